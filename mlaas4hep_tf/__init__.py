@@ -1,0 +1,44 @@
+"""Stream ROOT files into TensorFlow: `scan`, `RootDataset`, `export` and the rest, loaded when first used.
+
+Importing the package imports neither TensorFlow nor uproot: the reader processes depend on that.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "DataWarning": "errors",
+    "MlaasError": "errors",
+    "RootDataset": "dataset",
+    "Specs": "specs",
+    "export": "exporter",
+    "scan": "scanner",
+    "train": "train",
+}
+
+__all__ = ["DataWarning", "MlaasError", "RootDataset", "Specs", "export", "scan", "train"]
+
+if TYPE_CHECKING:
+    from mlaas4hep_tf import train
+    from mlaas4hep_tf.dataset import RootDataset
+    from mlaas4hep_tf.errors import DataWarning, MlaasError
+    from mlaas4hep_tf.exporter import export
+    from mlaas4hep_tf.scanner import scan
+    from mlaas4hep_tf.specs import Specs
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f"{__name__}.{_HOME[name]}")
+    value = module if name == "train" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

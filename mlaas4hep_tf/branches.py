@@ -1,0 +1,170 @@
+"""Which branches: their kind and dtype, what is selected of them, and which share their multiplicity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from mlaas4hep_tf.errors import BranchError, near_misses, shorten
+
+Kind = Literal["flat", "jagged", "array", "other"]
+
+IDENTIFIERS = ("run", "event", "luminosityBlock", "lumi")
+
+
+@dataclass(frozen=True)
+class BranchInfo:
+    """One branch as a file has it.
+
+    Attributes:
+        name: name of the branch.
+        typename: C++ type, as uproot prints it.
+        kind: ``flat`` (a number per event), ``jagged`` (a list per event), ``array`` (a list of constant
+            length) or ``other`` (nothing that becomes numbers).
+        dtype: NumPy dtype of the values in native byte order, empty for ``other``.
+        counter: branch that holds the multiplicity, if the branch shares one.
+        length: number of values per event of an ``array``, else 0.
+        reason: why a branch is ``other``.
+    """
+
+    name: str
+    typename: str
+    kind: Kind
+    dtype: str = ""
+    counter: str | None = None
+    length: int = 0
+    reason: str = ""
+
+    @property
+    def group(self) -> str:
+        """Branches of one group have the same multiplicity in every event."""
+        return self.counter or self.name
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Patterns that choose feature branches (``fnmatch`` rules, case-sensitive).
+
+    Attributes:
+        branches: patterns of branches to take; empty takes all that are numeric.
+        exclude: patterns of branches to leave out.
+        identifiers: names of branches that identify the event and are never features.
+    """
+
+    branches: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    identifiers: tuple[str, ...] = IDENTIFIERS
+
+    def wants(self, name: str) -> bool:
+        """Whether a branch of this name is a feature, if it can become one."""
+        if name in self.identifiers or any(fnmatchcase(name, p) for p in self.exclude):
+            return False
+        return not self.branches or any(fnmatchcase(name, p) for p in self.branches)
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Outcome of `select`: feature branches sorted (flat first, then jagged), and what else there is.
+
+    Attributes:
+        features: the branches to learn from.
+        identifiers: names of the event identifiers that the tree has.
+        left_out: branch -> why it cannot become numbers.
+    """
+
+    features: tuple[BranchInfo, ...]
+    identifiers: tuple[str, ...]
+    left_out: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which branches are packed into which float32 matrix, in this order.
+
+    Attributes:
+        flat: flat branches, columns of one matrix.
+        groups: names of the groups and of their branches, a matrix each.
+    """
+
+    flat: tuple[str, ...]
+    groups: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.flat + tuple(name for _, names in self.groups for name in names)
+
+
+def select(infos: Sequence[BranchInfo], selection: Selection, where: str) -> Selected:
+    """Apply a selection to the branches of one tree.
+
+    Raises:
+        BranchError: a pattern that matches nothing, a branch asked for by name that cannot become numbers,
+            or no numeric branch at all.
+    """
+    names = [info.name for info in infos]
+    for pattern in (*selection.branches, *selection.exclude):
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise BranchError(f"no branch matches {pattern!r}{near_misses(pattern, names)} in {where}")
+    wanted = [info for info in infos if selection.wants(info.name)]
+    for info in wanted:
+        if info.kind == "other" and info.name in selection.branches:
+            raise BranchError(
+                f"branch {info.name!r} cannot become numbers: it is {info.reason} ({info.typename}) in {where}; "
+                "take it out of branches="
+            )
+    features = [info for info in wanted if info.kind != "other"]
+    if not features:
+        raise BranchError(
+            f"no numeric branch is left to learn from in {where}, which has {len(infos)} branches "
+            f"({shorten(names)}); widen branches= or exclude="
+        )
+    left_out = {i.name: f"{i.reason} ({i.typename})" for i in wanted if i.kind == "other"}
+    found = tuple(name for name in selection.identifiers if name in set(names))
+    return Selected(tuple(sorted(features, key=_order)), found, left_out)
+
+
+def _order(info: BranchInfo) -> tuple[bool, str]:
+    return (info.kind != "flat", info.name)
+
+
+def check_schema(expected: Iterable[BranchInfo], infos: Sequence[BranchInfo], where: str, reference: str) -> None:
+    """Hold the branches of one file to those expected: same names, kinds and dtypes.
+
+    Raises:
+        BranchError: names the first branch that is missing or of another type, and both places.
+    """
+    present = {info.name: info for info in infos}
+    for want in expected:
+        have = present.get(want.name)
+        if have is None:
+            raise BranchError(
+                f"all files must have the same branches: {want.name!r} of {reference} is missing in "
+                f"{where}{near_misses(want.name, present)}; exclude the branch or leave out the file"
+            )
+        if (have.kind, have.dtype, have.length) != (want.kind, want.dtype, want.length):
+            raise BranchError(
+                f"all files must agree on the type of a branch: {want.name!r} is {describe(have)} in {where} but "
+                f"{describe(want)} in {reference}; exclude the branch or leave out the file"
+            )
+        if have.group != want.group:
+            raise BranchError(
+                f"all files must agree on the counter of a branch: {want.name!r} is counted by {have.group!r} in "
+                f"{where} but by {want.group!r} in {reference}; exclude the branch or leave out the file"
+            )
+
+
+def describe(info: BranchInfo) -> str:
+    """``jagged float32``, ``array[3] float64``, or why it is nothing of the kind."""
+    if info.kind == "other":
+        return info.reason
+    return f"{info.kind}{f'[{info.length}]' if info.kind == 'array' else ''} {info.dtype}"
+
+
+def parse_patterns(patterns: str | Iterable[str] | None) -> tuple[str, ...]:
+    """``None``, one pattern, a comma list or several patterns, as a tuple."""
+    if patterns is None:
+        return ()
+    listed = patterns.split(",") if isinstance(patterns, str) else list(patterns)
+    return tuple(p.strip() for p in listed if p.strip())

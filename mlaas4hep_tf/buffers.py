@@ -1,0 +1,117 @@
+"""Memory that reader processes fill and the training process reads: anonymous, recycled, never a file.
+
+A buffer is a ``memfd``: it has no name, so there is nothing in /dev/shm to leave behind, whoever is killed
+and whenever; the kernel frees it with its last user.  The training process owns the buffers; a reader on
+the same machine opens one through ``/proc/<pid>/fd/<fd>``, fills it and forgets it.  Arrays start at
+multiples of 64 bytes, so that TensorFlow takes them without a copy; when TensorFlow has dropped the last
+of them, the buffer goes back to the pool.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class BufferRef:
+    """Where another process finds a buffer, or that the array data travel with the message (`fd` < 0)."""
+
+    pid: int
+    fd: int
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """Shape and dtype of one array of a buffer."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+
+def supported() -> bool:
+    """Whether processes of this machine can share buffers so; if not, arrays are pickled."""
+    return sys.platform == "linux" and hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
+
+
+def offsets(specs: Sequence[ArraySpec]) -> list[int]:
+    """Byte position of each array, and behind the last one the size of the whole."""
+    positions = [0]
+    for spec in specs:
+        positions.append(-(-(positions[-1] + spec.nbytes) // ALIGNMENT) * ALIGNMENT)
+    return positions
+
+
+def views(root: npt.NDArray[np.uint8], specs: Sequence[ArraySpec]) -> list[npt.NDArray[np.generic]]:
+    """The arrays inside a buffer, without a copy."""
+    return [
+        root[start : start + spec.nbytes].view(spec.dtype).reshape(spec.shape)
+        for start, spec in zip(offsets(specs), specs, strict=False)
+    ]
+
+
+def allocate(ref: BufferRef | None, specs: Sequence[ArraySpec]) -> list[npt.NDArray[np.generic]]:
+    """Reader side: arrays to fill, in the shared buffer, or in private memory where there is none."""
+    size = offsets(specs)[-1]
+    if ref is None or size == 0:
+        return [np.empty(spec.shape, spec.dtype) for spec in specs]
+    fd = os.open(f"/proc/{ref.pid}/fd/{ref.fd}", os.O_RDWR)
+    try:
+        if os.fstat(fd).st_size < size:
+            os.ftruncate(fd, size)
+        return views(np.frombuffer(mmap.mmap(fd, size), np.uint8), specs)
+    finally:
+        os.close(fd)
+
+
+class BufferPool:
+    """Training side: lends buffers to readers and takes them back when their arrays are gone."""
+
+    def __init__(self) -> None:
+        self._free: list[int] = []
+        self._closer = weakref.finalize(self, _close_all, self._free)
+
+    def lend(self) -> BufferRef:
+        try:
+            fd = self._free.pop()
+        except IndexError:
+            fd = os.memfd_create("mlaas4hep")
+        return BufferRef(os.getpid(), fd)
+
+    def give_back(self, ref: BufferRef) -> None:
+        """For a buffer that was lent and never opened by `arrays`."""
+        self._recycle(ref.fd)
+
+    def arrays(self, ref: BufferRef, specs: Sequence[ArraySpec]) -> list[npt.NDArray[np.generic]]:
+        """The arrays that a reader left; the buffer is recycled when all of them are garbage."""
+        size = offsets(specs)[-1]
+        if size == 0:
+            self._recycle(ref.fd)
+            return [np.empty(spec.shape, spec.dtype) for spec in specs]
+        root = np.frombuffer(mmap.mmap(ref.fd, size, access=mmap.ACCESS_READ), np.uint8)
+        weakref.finalize(root, self._recycle, ref.fd)
+        return views(root, specs)
+
+    def _recycle(self, fd: int) -> None:
+        if self._closer.alive:
+            self._free.append(fd)
+        else:
+            os.close(fd)
+
+
+def _close_all(free: list[int]) -> None:
+    while free:
+        os.close(free.pop())

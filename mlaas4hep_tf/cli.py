@@ -1,0 +1,297 @@
+"""``mlaas4hep-tf scan | train | evaluate | predict | export``: every step from the shell."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mlaas4hep_tf.branches import IDENTIFIERS
+from mlaas4hep_tf.errors import ConfigError, DataWarning, LabelError, MlaasError
+from mlaas4hep_tf.params import PaperParams
+from mlaas4hep_tf.scanner import scan as scan_files
+from mlaas4hep_tf.specs import Specs
+
+if TYPE_CHECKING:
+    from mlaas4hep_tf.train import Evaluation
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
+    help="Train TensorFlow models on ROOT files and export them for serving.",
+)  # fmt: skip
+_out = Console(highlight=False)
+_err = Console(stderr=True, highlight=False)
+
+Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Paths, patterns, folders, lists (.txt), URLs.")]
+OptionalFiles = Annotated[list[str] | None, typer.Argument(metavar="[FILE]...", help="As for scan.")]
+Tree = Annotated[str | None, typer.Option("--tree", help="Name of the tree; not needed if a file has one only.")]
+Branches = Annotated[list[str] | None, typer.Option("--branches", help="Patterns of branches to take, comma-separated or repeated.")]
+Exclude = Annotated[list[str] | None, typer.Option("--exclude", help="Patterns of branches to leave out, such as the truth.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Reader processes; by default one per core.")]
+RunFolder = Annotated[Path, typer.Option("--run", help="Run folder that `train` left.")]
+LabelOption = Annotated[list[str] | None, typer.Option("--label", metavar="PATTERN=NUMBER", help="Label of the files that match; the first match counts.")]
+LabelsOption = Annotated[str | None, typer.Option("--labels", help="Instead: a number per file (comma list, or a file with one per line), or the name of a branch.")]
+
+
+@app.callback()
+def _main(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    """Options in front of the command."""
+
+
+@app.command(epilog="Example: mlaas4hep-tf scan data/*.root --tree events --exclude isSignal -o specs.json")
+def scan(
+    files: Files,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the specs go.")] = Path("specs.json"),
+    tree: Tree = None,
+    branches: Branches = None,
+    exclude: Exclude = None,
+    identifier: Annotated[list[str] | None, typer.Option("--identifier", help=f"Branches that identify an event; default {','.join(IDENTIFIERS)}.")] = None,
+    quantile: Annotated[float | None, typer.Option("--quantile", help="Cut multiplicities at this quantile, such as 0.999.")] = None,
+    workers: Workers = None,
+) -> None:
+    """Pass 1: read all files once and write the specs."""
+    start = perf_counter()
+    specs = scan_files(
+        files, tree, branches=_patterns(branches), exclude=_patterns(exclude),
+        identifiers=tuple(_patterns(identifier)) or IDENTIFIERS, workers=workers,
+    )  # fmt: skip
+    if quantile is not None:
+        specs = specs.with_lengths(quantile=quantile)
+    specs.save(output)
+    seconds = perf_counter() - start
+    _print_specs(specs)
+    _out.print(f"{specs.entries:,} events in {seconds:.1f} s ({specs.entries / seconds:,.0f} events/s) -> {output}")
+
+
+@app.command(epilog="Example: mlaas4hep-tf train data/*.root --specs specs.json --label '*signal*=1' --label '*=0' --epochs 5 --out runs/tth")
+def train(
+    files: OptionalFiles = None,
+    out: Annotated[Path, typer.Option("--out", help="Run folder to make.")] = Path("runs/latest"),
+    specs: Annotated[Path | None, typer.Option("--specs", help="Specs from `scan`; without them the files are scanned first.")] = None,
+    label: LabelOption = None,
+    labels: LabelsOption = None,
+    model: Annotated[str, typer.Option("--model", help="mlp, set, module:function, or a model.py with def model(idim).")] = "mlp",
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the whole data [default: 5].")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Events per batch [default: 100].")] = None,
+    split: Annotated[str, typer.Option("--split", help="Fractions for training, validation and test.")] = "0.64,0.16,0.20",
+    seed: Annotated[int, typer.Option("--seed", help="Of weights, split and order.")] = 0,
+    normalize: Annotated[str, typer.Option("--normalize", help="minmax, standard or none.")] = "minmax",
+    chunk_size: Annotated[int | None, typer.Option("--chunk-size", help="Events mixed at a time [default: 100000].")] = None,
+    weights: Annotated[str | None, typer.Option("--weights", help="Branch of event weights for the loss.")] = None,
+    patience: Annotated[int | None, typer.Option("--patience", help="Stop after so many epochs without a better validation loss.")] = None,
+    params: Annotated[Path | None, typer.Option("--params", help="params.json of the paper's programs.")] = None,
+    tree: Tree = None,
+    branches: Branches = None,
+    exclude: Exclude = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
+    workers: Workers = None,
+) -> None:
+    """Pass 2: train a model and leave a run folder with metrics, plots and report."""
+    paper = PaperParams.load(params) if params else None
+    for key, why in (paper.dead if paper else {}).items():
+        _err.print(f"note: {params}: {key!r} has no effect: {why}")
+    named = tuple(paper.locate(f) if paper else f for f in files or ())
+    if not named:
+        raise ConfigError("no input files: name at least one, for example mlaas4hep-tf train data/*.root ...")
+    if specs is not None:
+        known = Specs.load(specs)
+    else:
+        known = scan_files(
+            named, tree or (paper.tree if paper else None),
+            branches=_patterns(branches) or (paper.branches if paper else ()),
+            exclude=_patterns(exclude) or (paper.exclude if paper else ()),
+            identifiers=paper.identifiers if paper else IDENTIFIERS, workers=workers,
+        )  # fmt: skip
+    _import_tensorflow()
+    from mlaas4hep_tf.runs import RunConfig, train_run
+
+    config = RunConfig(
+        files=named, labels=_labels(label, labels), model=model,
+        epochs=epochs or (paper.epochs if paper else 5),
+        batch_size=_first(batch_size, paper.batch_size if paper else 100),
+        split=_fractions(split), seed=seed, normalize=_normalize(normalize),
+        chunk_size=_first(chunk_size, paper.chunk_size if paper else 100_000),
+        shuffle=paper.shuffle if paper else True, weights=weights, workers=workers, patience=patience,
+        max_events=paper.events if paper else None,
+    )  # fmt: skip
+    run = train_run(config, known, out, overwrite=overwrite, verbose=1 if _out.is_terminal else 2)
+    _print_parts(run.metrics["parts"])
+    _out.print(f"trained at {run.metrics['events_per_s']:,.0f} events/s, reading included")
+    _out.print(f"report: {out / 'report.html'}")
+
+
+@app.command(epilog="Example: mlaas4hep-tf evaluate --run runs/tth")
+def evaluate(
+    run: RunFolder,
+    files: OptionalFiles = None,
+    label: LabelOption = None,
+    labels: LabelsOption = None,
+) -> None:
+    """Evaluate a run on its own three parts, or on all events of other files."""
+    _import_tensorflow()
+    from mlaas4hep_tf.runs import Run, evaluate_run
+
+    given = _labels(label, labels) if label or labels else None
+    _print_evaluations(evaluate_run(Run.load(run), tuple(files or ()), given))
+
+
+@app.command(epilog="Example: mlaas4hep-tf predict data/*.root --run runs/tth -o scores.root")
+def predict(
+    files: Files,
+    run: RunFolder,
+    output: Annotated[Path, typer.Option("-o", "--output", help="ROOT file for the scores.")] = Path("scores.root"),
+    workers: Workers = None,
+) -> None:
+    """Write scores and identifiers of every event as a ROOT file, in the order of the input."""
+    _import_tensorflow()
+    from mlaas4hep_tf.predict import predict_files
+    from mlaas4hep_tf.runs import Run
+
+    trained = Run.load(run)
+    start = perf_counter()
+    events = predict_files(
+        trained.model, files, trained.specs, output, normalize=trained.config.normalize, workers=workers, progress=True
+    )
+    seconds = perf_counter() - start
+    _out.print(f"{events:,} events in {seconds:.1f} s ({events / seconds:,.0f} events/s) -> {output}")
+
+
+@app.command(epilog="Example: mlaas4hep-tf export --run runs/tth --to models/tth")
+def export(
+    run: RunFolder,
+    to: Annotated[Path, typer.Option("--to", help="Model folder; the next free version is made in it.")],
+) -> None:
+    """Export a run as a SavedModel for TF-Serving: raw branches in, score out."""
+    _import_tensorflow()
+    from mlaas4hep_tf.exporter import export as export_model
+    from mlaas4hep_tf.exporter import next_version
+    from mlaas4hep_tf.runs import Run
+
+    trained = Run.load(run)
+    card = {"metrics": trained.metrics["parts"], "seed": trained.config.seed, "trained": trained.metrics["date"]}
+    path = export_model(
+        trained.model, trained.specs, next_version(to), normalize=trained.config.normalize, card=card
+    )
+    _out.print(f"exported -> {path}")
+
+
+def _patterns(given: list[str] | None) -> list[str]:
+    return [p.strip() for text in given or () for p in text.split(",") if p.strip()]
+
+
+def _first(given: int | None, default: int) -> int:
+    return default if given is None else given
+
+
+def _fractions(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--split needs three fractions such as 0.64,0.16,0.20, not {text!r}") from None
+
+
+def _normalize(text: str) -> Any:
+    return None if text == "none" else text
+
+
+def _labels(patterns: list[str] | None, labels: str | None) -> Any:
+    """Labels as for `RootDataset`, from ``--label PATTERN=NUMBER`` or ``--labels``."""
+    if bool(patterns) == bool(labels):
+        raise LabelError("labels are needed once: --label '*signal*=1' --label '*=0', or --labels")
+    if patterns:
+        return dict(_pattern_label(text) for text in patterns)
+    assert labels is not None
+    text = Path(labels).read_text() if os.path.isfile(labels) else labels
+    numbers = [part for line in text.splitlines() for part in line.partition("#")[0].replace(",", " ").split()]
+    try:
+        return tuple(float(number) for number in numbers)
+    except ValueError:
+        if len(numbers) == 1:
+            return numbers[0]
+        raise LabelError(f"--labels must be a number per file or the name of one branch, not {labels!r}") from None
+
+
+def _pattern_label(text: str) -> tuple[str, float]:
+    pattern, _, number = text.rpartition("=")
+    try:
+        return pattern, float(number)
+    except ValueError:
+        raise LabelError(f"--label must be PATTERN=NUMBER, such as '*signal*=1', not {text!r}") from None
+
+
+def _print_specs(specs: Specs) -> None:
+    table = Table("group", "branches", "largest", "kept", "mean", box=None, pad_edge=False)
+    table.add_row("(flat)", str(len(specs.flat)), "", "", "")
+    for group, members in specs.groups.items():
+        first = members[0]
+        mean = sum(i * n for i, n in enumerate(first.multiplicities)) / max(sum(first.multiplicities), 1)
+        table.add_row(group, str(len(members)), str(first.largest), str(first.length), f"{mean:.2f}")
+    shown = 12
+    _out.print(table if len(specs.groups) <= shown else f"{len(specs.flat)} flat branches, {len(specs.groups)} groups")
+    _out.print(f"{len(specs.branches)} branches, {len(specs.vector_names)} columns, fingerprint {specs.fingerprint}")
+
+
+def _print_evaluations(results: dict[str, Evaluation]) -> None:
+    _print_parts({name: result.summary() for name, result in results.items()})
+
+
+def _print_parts(parts: dict[str, Any]) -> None:
+    table = Table("part", "events", "AUC", "", "accuracy", box=None, pad_edge=False)
+    for name, part in parts.items():
+        auc = ("-", "") if part["auc"] is None else (f"{part['auc']:.4f}", f"± {part['auc_error']:.4f}")
+        table.add_row(name, f"{part['events']:,}", *auc, f"{part['accuracy']:.4f}")
+    _out.print(table)
+
+
+def _import_tensorflow() -> None:
+    """Import TensorFlow (not needed for `scan` and ``--help``) without its start-up chatter on stderr."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with tempfile.TemporaryFile() as chatter:
+        stderr = os.dup(2)
+        try:
+            os.dup2(chatter.fileno(), 2)
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+        except ImportError:
+            chatter.seek(0)
+            os.write(stderr, chatter.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def main() -> None:
+    """Entry point: 0, or 1 and one line for what can go wrong (``--debug``: the traceback as well)."""
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except MlaasError as error:
+        if "--debug" in sys.argv:
+            raise
+        _err.print(f"[red]error:[/red] {_escape(str(error))}", soft_wrap=True)
+        sys.exit(1)
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+    if issubclass(category, DataWarning):
+        _err.print(f"[yellow]note:[/yellow] {_escape(str(message))}", soft_wrap=True)
+    elif "--debug" in sys.argv:
+        _err.print(f"{category.__name__}: {message}", markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

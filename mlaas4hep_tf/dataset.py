@@ -1,0 +1,231 @@
+"""`RootDataset`: plan -> from_generator lanes, interleaved in parallel -> transforms -> batches -> prefetch."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import tensorflow as tf
+
+from mlaas4hep_tf.branches import Selection
+from mlaas4hep_tf.engine import Engine, default_workers
+from mlaas4hep_tf.errors import LabelError, PlanError
+from mlaas4hep_tf.files import FileArgument, RootFile, expand
+from mlaas4hep_tf.pipeline import DataLayout, PipelineOptions, build_pipeline
+from mlaas4hep_tf.plan import EntryRange, deal, make_plan, split_sizes
+from mlaas4hep_tf.scanner import inspect_files
+from mlaas4hep_tf.specs import Specs
+from mlaas4hep_tf.stream import PerFile, Stream, resolve_target
+from mlaas4hep_tf.transforms.normalize import Normalize
+from mlaas4hep_tf.transforms.vector import Preprocessor
+
+
+@contextmanager
+def original_errors(*datasets: RootDataset) -> Iterator[None]:
+    """Raise our own error where TensorFlow raises one that only quotes it."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        failures = [failure for ds in datasets for failure in ds.take_failures()]
+        if failures:
+            raise failures[0] from error
+        raise
+
+
+class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no type information
+    """Events of ROOT files as a `tf.data.Dataset` of batches, ready for `model.fit` (pass 2 of the paper).
+
+    Elements are `x`, `(x, y)` or `(x, y, weight)`, with `y` and `weight` float32 [B]:
+
+    - ``layout="vector"``: x is float32 [B, D] (columns `specs.vector_names`), or with ``mask=True`` a dict
+      ``{"vector": [B, D], "mask": bool [B, D]}``, True = real value;
+    - ``layout="columns"``: a dict, flat branches [B], jagged ones [B, L], with ``mask=True`` also
+      ``<branch>_mask``;
+    - ``layout="ragged"``: a dict, flat branches [B], jagged ones `tf.RaggedTensor` [B, None].
+
+    Every event comes exactly once per epoch.  Each iteration over the dataset is a new epoch with an order of
+    its own, which depends on the seed and not on the number of workers.  Files are mixed within every chunk
+    in proportion to their events (paper, section 3.3); rows are shuffled within the chunk.  With
+    ``shuffle=False`` events come in the order of files and entries, unmixed.
+
+    Memory holds up to three chunks and for each lane (a file, or a group of them beyond 64) a few blocks.
+
+    Attributes:
+        specs: the specs in use.
+        normalize: the normalisation in use.
+        files: the opened files.
+        entries: events per epoch.
+    """
+
+    def __init__(
+        self,
+        files: FileArgument,
+        specs: Specs,
+        *,
+        labels: PerFile | None = None,
+        batch_size: int = 256,
+        chunk_size: int = 100_000,
+        shuffle: bool = True,
+        seed: int = 0,
+        normalize: Normalize | None = "minmax",
+        layout: DataLayout = "vector",
+        mask: bool = False,
+        weights: PerFile | None = None,
+        workers: int | None = None,
+        executor: Executor | None = None,
+    ) -> None:
+        """Open the files and plan the reading; no event is read.
+
+        Args:
+            files: paths, patterns, folders, lists, URLs (`files.expand`).
+            specs: from `scan`; they must belong to these files unless they are `unbound`.
+            labels: a number per file, by pattern (first match counts) or as a list, or the name of a branch.
+            batch_size: events per batch; the last batch of an epoch may be smaller.
+            chunk_size: events mixed at a time; rounded down to whole batches.
+            shuffle: mix files and shuffle events.
+            seed: of the order.
+            normalize: ``minmax``, ``standard`` or None (`transforms.normalize`).
+            layout: form of the elements.
+            mask: deliver the mask.
+            weights: like `labels`; given to the loss by Keras.
+            workers: reader processes, by default one per core.
+            executor: where to read instead of local processes.
+
+        Raises:
+            MlaasError: see `errors`; everything that can be known before the first event.
+        """
+        if layout not in ("vector", "columns", "ragged"):
+            raise PlanError(f"layout must be 'vector', 'columns' or 'ragged', not {layout!r}")
+        if layout == "ragged" and mask:
+            raise PlanError("layout='ragged' has no padding to mask; take mask=False, or layout='columns'")
+        if weights is not None and labels is None:
+            raise LabelError("weights go to the loss together with labels: give labels= as well")
+        engine = Engine(default_workers() if workers is None else workers, executor)
+        targets = tuple(t for t in (labels, weights) if isinstance(t, str))
+        wanted = Selection(tuple(b.name for b in specs.branches) + targets, (), ())
+        opened = inspect_files(expand(files, specs.tree or None), wanted, engine)
+        specs = specs.resolve(opened[0])
+        specs.check(opened)
+        preprocessor = Preprocessor(specs, normalize)
+        stream = Stream(
+            opened, preprocessor.layout, {group: members[0].length for group, members in specs.groups.items()},
+            resolve_target("labels", labels, opened), resolve_target("weights", weights, opened), engine,
+        )  # fmt: skip
+        options = PipelineOptions(batch_size, chunk_size, shuffle, seed, layout, mask)
+        parts = tuple((EntryRange(n, 0, f.entries),) for n, f in enumerate(opened))
+        self._build(stream, preprocessor, options, parts)
+
+    def _build(
+        self, stream: Stream, preprocessor: Preprocessor, options: PipelineOptions, parts: Sequence[Sequence[EntryRange]]
+    ) -> None:
+        self._stream, self._preprocessor, self._settings, self._parts = stream, preprocessor, options, parts
+        self.plan = make_plan(
+            parts, [f.edges for f in stream.files], chunk_size=options.chunk_size, batch_size=options.batch_size,
+            shuffle=options.shuffle, seed=options.seed,
+        )  # fmt: skip
+        self._pipeline = build_pipeline(stream, preprocessor, options, self.plan)
+        super().__init__(self._pipeline._variant_tensor)
+
+    def _inputs(self) -> list[tf.data.Dataset]:
+        return [self._pipeline]
+
+    @property
+    def element_spec(self) -> Any:
+        return self._pipeline.element_spec
+
+    @property
+    def specs(self) -> Specs:
+        return self._preprocessor.specs
+
+    @property
+    def normalize(self) -> Normalize | None:
+        return self._preprocessor.normalize
+
+    @property
+    def files(self) -> tuple[RootFile, ...]:
+        return self._stream.files
+
+    @property
+    def entries(self) -> int:
+        return self.plan.entries
+
+    @property
+    def preprocessor(self) -> Preprocessor:
+        return self._preprocessor
+
+    @property
+    def truncated(self) -> dict[str, int]:
+        """Events and objects beyond the specs' lengths, by group, read since the files were opened."""
+        return dict(self._stream.truncated)
+
+    def take_failures(self) -> list[Exception]:
+        """Errors of reading since the last call."""
+        failures = list(self._stream.failures)
+        self._stream.failures.clear()
+        return failures
+
+    def __iter__(self) -> Iterator[Any]:
+        with original_errors(self):
+            yield from super().__iter__()
+
+    def _part(self, parts: Sequence[Sequence[EntryRange]], **changes: Any) -> RootDataset:
+        part = RootDataset.__new__(RootDataset)
+        part._build(self._stream, self._preprocessor, replace(self._settings, **changes), parts)
+        return part
+
+    def split(self, *fractions: float, seed: int | None = None) -> tuple[RootDataset, ...]:
+        """Disjoint datasets with these fractions of the events; fractions that sum to 1 use every event.
+
+        Each file gives each part its share, so the parts have the composition of the whole.  Blocks of a file
+        are dealt out at random but along clusters, so that no basket is read for two parts without need.
+
+        Args:
+            fractions: for example 0.64, 0.16, 0.20, as in the paper.
+            seed: of the choice; the dataset's own by default.
+
+        Raises:
+            PlanError: fractions that make no sense for this many events.
+        """
+        sizes = split_sizes(self.entries, fractions)
+        return self._deal(sizes, seed)[: len(fractions)]
+
+    def sample(self, events: int) -> RootDataset:
+        """A dataset of this many events with the composition of the whole."""
+        if not 0 < events <= self.entries:
+            raise PlanError(f"a sample must have 1 to {self.entries} events, not {events}")
+        return self._deal([events, self.entries - events], None)[0]
+
+    def shard(self, num_shards: int, index: int, name: str | None = None) -> RootDataset:
+        """The events of one of `num_shards` workers: disjoint, together all, equal in size to within one event.
+
+        Unlike `tf.data.Dataset.shard` it shards the plan, so that each worker reads its own part only.
+        """
+        if not 0 <= index < num_shards:
+            raise PlanError(f"the index of a shard must lie in 0 to {num_shards - 1}, not {index}")
+        if num_shards > self.entries:
+            raise PlanError(f"{self.entries} events cannot be given to {num_shards} shards; use fewer")
+        sizes = [self.entries * (i + 1) // num_shards - self.entries * i // num_shards for i in range(num_shards)]
+        return self._deal(sizes, None)[index]
+
+    def _deal(self, sizes: Sequence[int], seed: int | None) -> tuple[RootDataset, ...]:
+        edges = [f.edges for f in self.files]
+        dealt = deal(self._parts, edges, sizes, self._settings.seed if seed is None else seed)
+        return tuple(self._part(parts) for parts in dealt if any(map(len, itertools.chain(*parts))))
+
+    def in_order(self) -> RootDataset:
+        """The same events in the order of files and entries, unmixed: for evaluation and prediction."""
+        return self._part(self._parts, shuffle=False)
+
+    def composition(self) -> dict[float, int]:
+        """Events per label, where labels are given per file."""
+        labels = self._stream.labels
+        found = Counter[float]()
+        for number, ranges in enumerate(self._parts):
+            if labels is not None and labels.per_file:
+                found[labels.per_file[number]] += sum(map(len, ranges))
+        return dict(sorted(found.items()))

@@ -1,0 +1,73 @@
+"""What can go wrong, as one tree of exceptions.
+
+    MlaasError
+    ├── InputFileError       a file that is missing, unreadable, truncated or no ROOT file
+    ├── TreeError            a tree that is not in the file, or one of several that was not named
+    ├── BranchError          a branch that is missing, not numeric, or of another type than expected
+    ├── SpecsError           a specs file that cannot be read, or specs that belong to other data
+    ├── LabelError           labels or weights that match no file, or leave a file without one
+    ├── PlanError            a batch, chunk, split or selection of events that makes no sense
+    ├── ReaderError          reader processes that die again and again
+    ├── ModelError           a model that cannot be loaded, or does not fit the data
+    └── ConfigError          a parameter file or command line that cannot be understood
+
+Every message says the rule, what was received, where (file, tree, branch, entries) and what to do.  It is
+one line: the command line prints it as it is.  Warnings about data are `DataWarning`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class MlaasError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class InputFileError(MlaasError): ...
+
+
+class TreeError(MlaasError): ...
+
+
+class BranchError(MlaasError): ...
+
+
+class SpecsError(MlaasError): ...
+
+
+class LabelError(MlaasError): ...
+
+
+class PlanError(MlaasError): ...
+
+
+class ReaderError(MlaasError): ...
+
+
+class ModelError(MlaasError): ...
+
+
+class ConfigError(MlaasError): ...
+
+
+class DataWarning(UserWarning):
+    """Something in the data was left out or changed, by a stated rule."""
+
+
+def near_misses(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'Jet_pt'?)`` for the closest known names, or nothing."""
+    known = list(known)
+    folded = {k.casefold(): k for k in known}
+    close = get_close_matches(name.casefold(), folded, n=3, cutoff=0.6)
+    if not close:
+        return ""
+    return " (did you mean " + " or ".join(repr(folded[c]) for c in close) + "?)"
+
+
+def shorten(names: Iterable[object], most: int = 8) -> str:
+    """A comma list of at most `most` names, and how many more there are."""
+    listed = [str(n) for n in names]
+    rest = len(listed) - most
+    return ", ".join(listed[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,177 @@
+"""`export`: preprocessing and model as one SavedModel, raw jagged branches in, score out, in TF-Serving layout."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mlaas4hep_tf.dataset import RootDataset
+from mlaas4hep_tf.errors import ModelError
+from mlaas4hep_tf.models import MASK, VECTOR, check_inputs, wants_mask
+from mlaas4hep_tf.specs import Specs
+from mlaas4hep_tf.transforms.normalize import Normalize
+from mlaas4hep_tf.transforms.pad import sentinel
+from mlaas4hep_tf.transforms.vector import Preprocessor
+
+SPLITS = "_row_splits"
+SCORE = "score"
+WARMUP_ROWS = (1, 8)
+
+
+class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type information
+    """The model with its three doors."""
+
+    def __init__(self, model: keras.Model, preprocessor: Preprocessor) -> None:
+        super().__init__()
+        self.model = model
+        self._preprocessor = preprocessor
+        self._masked = wants_mask(model)
+
+    def _score(self, vector: tf.Tensor, mask: tf.Tensor) -> dict[str, tf.Tensor]:
+        x = {VECTOR: vector, MASK: mask} if self._masked else vector
+        return {SCORE: self.model(x, training=False)}
+
+    def padded(self, **branches: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self._score(*self._preprocessor.finish(self._preprocessor.from_branches(branches)))
+
+    def ragged(self, **branches: tf.Tensor) -> dict[str, tf.Tensor]:
+        layout = self._preprocessor.layout
+        groups = []
+        for group, names in layout.groups:
+            splits = tf.cast(branches[group + SPLITS], tf.int32)
+            values = tf.stack([branches[name] for name in names], axis=1)  # [m, F]
+            groups.append((sentinel(values), splits[:-1], splits[1:] - splits[:-1]))
+        rows = tf.shape(groups[0][1] if groups else branches[layout.flat[0]])[0]
+        flat = tf.stack([branches[name] for name in layout.flat], axis=1) if layout.flat else tf.zeros([rows, 0])
+        return self._score(*self._preprocessor.finish(self._preprocessor.from_packed(flat, groups)))
+
+    def vector(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self._score(inputs[VECTOR], inputs.get(MASK))
+
+    def signatures(self) -> dict[str, Any]:
+        specs, layout = self._preprocessor.specs, self._preprocessor.layout
+        padded = {b.name: tf.TensorSpec([None] if b.kind == "flat" else [None, None], tf.float32) for b in specs.branches}
+        ragged = {b.name: tf.TensorSpec([None], tf.float32) for b in specs.branches}
+        ragged |= {group + SPLITS: tf.TensorSpec([None], tf.int64) for group, _ in layout.groups}
+        vector = {VECTOR: tf.TensorSpec([None, self._preprocessor.width], tf.float32)}
+        if self._masked:
+            vector[MASK] = tf.TensorSpec([None, self._preprocessor.width], tf.bool)
+        doors = {"serving_default": (self.padded, padded), "ragged": (self.ragged, ragged), "vector": (self.vector, vector)}
+        return {name: tf.function(door).get_concrete_function(**_named(spec)) for name, (door, spec) in doors.items()}
+
+
+def _named(spec: Mapping[str, tf.TensorSpec]) -> dict[str, tf.TensorSpec]:
+    return {name: tf.TensorSpec(s.shape, s.dtype, name=name) for name, s in spec.items()}
+
+
+def export(
+    model: keras.Model,
+    specs: Specs | RootDataset,
+    path: str | os.PathLike[str],
+    *,
+    normalize: Normalize | None = "minmax",
+    card: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a SavedModel that takes events as they are in the ROOT files.
+
+    Signatures, all with output ``score`` float32 [B, outputs]:
+
+    - ``serving_default``: branches by name, flat float32 [B], jagged float32 [B, any] padded with NaN;
+    - ``ragged``: flat float32 [B], jagged values float32 [m] and for each group ``<group>_row_splits`` int64 [B + 1];
+    - ``vector``: the ready ``vector`` float32 [B, D], and ``mask`` bool [B, D] if the model takes it.
+
+    Lengths, order and constants of the specs are part of the graph, so what is trained is what is served.
+    ``assets.extra/`` holds warm-up requests for TF-Serving and the model card.
+
+    Args:
+        model: a Keras model trained on ``layout="vector"``.
+        specs: the specs it was trained with, or better the dataset itself, which knows its normalisation.
+        path: version folder to make, ``<name>/<version>``, the version an integer.
+        normalize: as in the `RootDataset` it was trained on; with a dataset its own is taken.
+        card: more entries of the model card, for example metrics.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ModelError: a folder that exists, is no version, or a model whose input is not the vector.
+    """
+    preprocessor = specs.preprocessor if isinstance(specs, RootDataset) else Preprocessor(specs, normalize)
+    target = Path(path)
+    if not target.name.isdigit():
+        raise ModelError(f"TF-Serving loads <name>/<version> with an integer version: {target} ends in {target.name!r}")
+    if target.exists():
+        raise ModelError(f"{target} exists already: a version is never changed; export the next one")
+    check_inputs(model, preprocessor.width)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+        folder = Path(scratch) / "model"
+        servable = _Servable(model, preprocessor)
+        tf.saved_model.save(servable, str(folder), signatures=servable.signatures())
+        extra = folder / "assets.extra"
+        extra.mkdir()
+        _write_warmup(extra / "tf_serving_warmup_requests", preprocessor.specs, target.parent.name)
+        content = _card(model, preprocessor, card or {}, target)
+        (extra / "model_card.json").write_text(json.dumps(content, indent=1) + "\n")
+        folder.chmod(0o755)
+        folder.replace(target)
+    shutil.copy(target / "assets.extra" / "model_card.json", target.parent / f"{target.name}.model_card.json")
+    return target
+
+
+def next_version(base: str | os.PathLike[str]) -> Path:
+    """``<base>/<n>`` with the first version that is free."""
+    folder = Path(base)
+    taken = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
+    return folder / str(max(taken, default=0) + 1)
+
+
+def sample_request(specs: Specs, rows: int) -> dict[str, np.ndarray]:
+    """A plausible request to ``serving_default``: every value at its mean (or middle), lists of full length."""
+    request = {}
+    for branch in specs.branches:
+        middle = 0.0 if branch.min is None or branch.max is None else (branch.min + branch.max) / 2
+        value = np.float32(branch.mean if branch.mean is not None else middle)
+        shape = (rows,) if branch.kind == "flat" else (rows, max(branch.length, 1))
+        request[branch.name] = np.full(shape, value, np.float32)
+    return request
+
+
+def _write_warmup(path: Path, specs: Specs, name: str) -> None:
+    from tensorflow_serving.apis.predict_pb2 import PredictRequest  # here: only export needs it, and it is slow to import
+    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
+
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for rows in WARMUP_ROWS:
+            request = PredictRequest()
+            request.model_spec.name = name
+            request.model_spec.signature_name = "serving_default"
+            for branch, values in sample_request(specs, rows).items():
+                request.inputs[branch].CopyFrom(tf.make_tensor_proto(values))
+            writer.write(PredictionLog(predict_log=PredictLog(request=request)).SerializeToString())
+
+
+def _card(model: keras.Model, preprocessor: Preprocessor, more: Mapping[str, Any], target: Path) -> dict[str, Any]:
+    specs = preprocessor.specs
+    packages = ("mlaas4hep_tf", "tensorflow", "keras", "numpy")
+    return {
+        "name": target.parent.name,
+        "version": int(target.name),
+        "model": {"name": model.name, "parameters": model.count_params(), "mask": wants_mask(model)},
+        "data": {"fingerprint": specs.fingerprint, "entries": specs.entries, "files": len(specs.files), "tree": specs.tree},
+        "normalize": preprocessor.normalize,
+        "columns": len(specs.vector_names),
+        "versions": {package: version(package) for package in packages},
+        **more,
+        "specs": specs.to_json(),
+    }

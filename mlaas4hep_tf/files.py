@@ -1,0 +1,149 @@
+"""Which files: paths, patterns, folders, lists of names and URLs become `Source`s, one per file."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+
+from mlaas4hep_tf.branches import BranchInfo
+from mlaas4hep_tf.errors import InputFileError, near_misses
+from mlaas4hep_tf.index import NO_INDEX, FileIndex
+
+FileArgument = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+_URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_WITH_TREE = re.compile(r"^(?P<path>.*\.root(?:\.\d+)?):(?P<tree>[^/\\].*)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file by its local path or URL, and the tree that was named with it (``file.root:tree``)."""
+
+    url: str
+    tree: str | None = None
+
+    @property
+    def remote(self) -> bool:
+        return bool(_URL.match(self.url))
+
+
+@dataclass(frozen=True)
+class RootFile:
+    """What one opening of a file tells: all that planning needs, before any event is read.
+
+    Attributes:
+        url: path or URL.
+        tree: name of the TTree or RNTuple.
+        uuid: the file's own UUID, as text.
+        entries: number of events.
+        edges: entry numbers at which all branches start a new basket (cluster edges), from 0 to `entries`.
+        branches: every branch with its kind; those that were not selected are of kind ``other``.
+        index: where the baskets of the selected branches lie.
+        stamp: size and modification time of a local file, to notice that it was replaced.
+    """
+
+    url: str
+    tree: str
+    uuid: str
+    entries: int
+    edges: tuple[int, ...]
+    branches: tuple[BranchInfo, ...]
+    index: FileIndex = NO_INDEX
+    stamp: tuple[int, int] | None = None
+
+    @property
+    def where(self) -> str:
+        return f"file {self.url}, tree {self.tree}"
+
+    def part(self, names: Iterable[str], start: int, stop: int) -> RootFile:
+        """What a reader process needs to be told to read these branches and entries."""
+        wanted = set(names)
+        branches = tuple(info for info in self.branches if info.name in wanted)
+        return replace(self, edges=(), branches=branches, index=self.index.part(wanted, start, stop))
+
+
+def expand(files: FileArgument, tree: str | None = None) -> tuple[Source, ...]:
+    """Resolve what the user named to single files, in the order given (patterns and folders sorted by name).
+
+    Args:
+        files: one or several of: a path, a glob pattern, a folder (its ``*.root`` files), a text file of
+            names (``.txt`` or ``.list``: one a line or separated by commas, ``#`` comments), ``file.root:tree``,
+            ``root://`` and ``http(s)://`` URLs.
+        tree: the tree of files that name none themselves.
+
+    Raises:
+        InputFileError: a path or pattern that matches nothing, or a file that is named twice.
+    """
+    given = [files] if isinstance(files, str | os.PathLike) else list(files)
+    if not given:
+        raise InputFileError("no input files: the list of files is empty; name at least one ROOT file")
+    origin: dict[str, str] = {}
+    sources = []
+    for text in map(os.fspath, given):
+        for source in _expand_one(text):
+            source = Source(source.url, source.tree or tree)
+            identity = source.url if source.remote else os.path.realpath(source.url)
+            identity += f":{source.tree}"
+            if identity in origin:
+                raise InputFileError(
+                    f"a file may be named once only, or its events would be read twice: {source.url} "
+                    f"comes from {origin[identity]!r} and from {text!r}; take it out of one of them"
+                )
+            origin[identity] = text
+            sources.append(source)
+    return tuple(sources)
+
+
+def _expand_one(text: str) -> list[Source]:
+    path, tree = _split_tree(text)
+    if _URL.match(path):
+        if any(c in path for c in "*["):
+            raise InputFileError(f"patterns in URLs are not resolved: {path}; name the files, or list them in a .txt")
+        return [Source(path, tree)]
+    path = os.path.expanduser(path)
+    if os.path.isdir(path):
+        found = sorted(glob.glob(os.path.join(glob.escape(path), "*.root")))
+        return _found(found, tree, f"folder {path} holds no *.root file")
+    if Path(path).suffix in (".txt", ".list") and os.path.isfile(path):
+        return _from_list(path)
+    if os.path.exists(path):
+        return [Source(path, tree)]
+    if glob.has_magic(path):
+        return _found(sorted(glob.glob(path, recursive=True)), tree, f"pattern {path!r} matches no file")
+    raise InputFileError(f"no such file: {path}{_similar_files(path)}; check the path")
+
+
+def _found(paths: Sequence[str], tree: str | None, nothing: str) -> list[Source]:
+    if not paths:
+        raise InputFileError(f"{nothing} (working directory {os.getcwd()}); check the path")
+    return [Source(p, tree) for p in paths]
+
+
+def _from_list(path: str) -> list[Source]:
+    lines = (line.partition("#")[0] for line in Path(path).read_text().splitlines())
+    names = [name.strip() for line in lines for name in line.split(",") if name.strip()]
+    if not names:
+        raise InputFileError(f"the list of files {path} names no file")
+    return [source for name in names for source in _expand_one(name)]
+
+
+def _split_tree(text: str) -> tuple[str, str | None]:
+    match = _WITH_TREE.match(text)
+    return (match["path"], match["tree"]) if match else (text, None)
+
+
+def _similar_files(path: str) -> str:
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        return f" (there is no folder {folder})"
+    return near_misses(os.path.basename(path), os.listdir(folder))
+
+
+def matches(url: str, pattern: str) -> bool:
+    """True if a file pattern (as in ``labels={"*signal*": 1}``) matches the whole path or its last part."""
+    return fnmatch(url, pattern) or fnmatch(url.rsplit("/", 1)[-1], pattern)

@@ -1,0 +1,175 @@
+"""Reference models built from `Specs`, and the user's own: ``module:function`` or a ``model.py``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from mlaas4hep_tf.errors import ModelError
+from mlaas4hep_tf.specs import Specs
+
+VECTOR, MASK = "vector", "mask"
+
+
+def mlp(specs: Specs) -> keras.Model:
+    """The paper's network (section 4.2): 128 and 64 ReLU, dropout 0.5 between them, sigmoid; input [B, D]."""
+    inputs = keras.Input((len(specs.vector_names),), name=VECTOR)
+    x = keras.layers.Dense(128, activation="relu")(inputs)
+    x = keras.layers.Dropout(0.5)(x)
+    x = keras.layers.Dense(64, activation="relu")(x)
+    return keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid", name="score")(x), name="mlp")
+
+
+def set_model(specs: Specs) -> keras.Model:
+    """A network that knows padding from objects: one small network per object, pooled over the real ones.
+
+    Inputs ``vector`` float32 [B, D] and ``mask`` bool [B, D].  The order of the objects and the length of
+    the padding make no difference to the output (M. Zaheer et al., Deep Sets, 2017).
+    """
+    width = len(specs.vector_names)
+    vector = keras.Input((width,), name=VECTOR)
+    mask = keras.Input((width,), name=MASK, dtype="bool")
+    columns = {name: number for number, name in enumerate(specs.vector_names)}
+    parts = []
+    if specs.flat:
+        parts.append(TakeColumns([columns[b.name] for b in specs.flat], name="flat")(vector))
+    for number, members in enumerate(specs.groups.values()):
+        if members[0].length == 0:
+            continue
+        place = [[columns[name] for name in names] for names in zip(*(b.columns for b in members), strict=True)]
+        objects = TakeColumns(place, name=f"objects_{number}")(vector)  # [B, L, F]
+        real = TakeColumns(place, name=f"real_{number}")(mask)  # [B, L, F]
+        x = keras.layers.Dense(64, activation="relu")(objects)
+        x = keras.layers.Dense(64, activation="relu")(x)
+        parts.append(MaskedPool(name=f"pool_{number}")([x, real]))
+    x = keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
+    x = keras.layers.Dense(128, activation="relu")(x)
+    x = keras.layers.Dropout(0.2)(x)
+    x = keras.layers.Dense(64, activation="relu")(x)
+    score = keras.layers.Dense(1, activation="sigmoid", name="score")(x)
+    return keras.Model({VECTOR: vector, MASK: mask}, score, name="set")
+
+
+@keras.saving.register_keras_serializable(package="mlaas4hep_tf")
+class TakeColumns(keras.layers.Layer):  # type: ignore[misc]  # keras has no type information
+    """Columns of a matrix by number: [B, D] -> [B, *shape of the numbers]."""
+
+    def __init__(self, columns: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.columns = np.asarray(columns, np.int32)
+
+    def call(self, inputs: Any) -> Any:
+        taken = keras.ops.take(inputs, self.columns.ravel(), axis=1)
+        return keras.ops.reshape(taken, (-1, *self.columns.shape))
+
+    def compute_output_spec(self, inputs: Any) -> Any:
+        return keras.KerasTensor((inputs.shape[0], *self.columns.shape), inputs.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "columns": self.columns.tolist()}
+
+
+@keras.saving.register_keras_serializable(package="mlaas4hep_tf")
+class MaskedPool(keras.layers.Layer):  # type: ignore[misc]  # keras has no type information
+    """Mean and maximum over the real objects: features [B, L, H], real [B, L, F] -> [B, 2 H]; 0 where there is none.
+
+    An object is real if at least one of its branches is.
+    """
+
+    def call(self, inputs: Any) -> Any:
+        features, real = inputs
+        weight = keras.ops.cast(keras.ops.any(real, axis=-1, keepdims=True), features.dtype)  # [B, L, 1]
+        count = keras.ops.sum(weight, axis=1)  # [B, 1]
+        mean = keras.ops.sum(features * weight, axis=1) / keras.ops.maximum(count, 1)
+        largest = keras.ops.max(features * weight, axis=1)  # features are ReLU outputs: 0 is their floor
+        return keras.ops.concatenate([mean, largest], axis=-1)
+
+    def compute_output_spec(self, inputs: Any) -> Any:
+        shape = inputs[0].shape
+        return keras.KerasTensor((shape[0], 2 * shape[2]), inputs[0].dtype)
+
+
+BUILT_IN: dict[str, Callable[[Specs], keras.Model]] = {"mlp": mlp, "set": set_model}
+
+
+def build(name: str, specs: Specs, learning_rate: float = 1e-3) -> keras.Model:
+    """A compiled model by name.
+
+    Args:
+        name: ``mlp``, ``set``, ``package.module:function`` or a path of a ``model.py``.  The user's function
+            (``model`` in a file, as in the paper) takes the length of the input vector and returns a model;
+            one that is not compiled is compiled with Adam and binary cross-entropy.
+
+    Raises:
+        ModelError: no such model, or one that does not fit the data.
+    """
+    if name in BUILT_IN:
+        model = BUILT_IN[name](specs)
+    else:
+        width = len(specs.vector_names)
+        model = _user_function(name)(width)
+        if not isinstance(model, keras.Model):
+            raise ModelError(f"{name} must return a Keras model, not {type(model).__name__}")
+        check_inputs(model, width)
+    if not model.compiled:
+        model.compile(
+            optimizer=keras.optimizers.Adam(learning_rate),
+            loss=keras.losses.BinaryCrossentropy(),
+            weighted_metrics=[keras.metrics.AUC(name="auc"), keras.metrics.BinaryAccuracy(name="accuracy")],
+        )
+    return model
+
+
+def check_inputs(model: keras.Model, width: int) -> None:
+    """Hold a model's inputs to the vector.
+
+    Raises:
+        ModelError: inputs that are neither one vector of this width nor a vector and a mask.
+    """
+    if not model.built:
+        model.build((None, width))
+    shapes = {tensor.name: tuple(tensor.shape) for tensor in model.inputs}
+    if any(shape[1:] != (width,) for shape in shapes.values()) or len(shapes) > 2:
+        raise ModelError(
+            f"the model takes {shapes}, but the data give a vector of {width} columns "
+            f"(and a mask, for inputs named {VECTOR!r} and {MASK!r})"
+        )
+
+
+def wants_mask(model: keras.Model) -> bool:
+    """Whether a model takes ``{"vector", "mask"}`` rather than the vector alone."""
+    return len(model.inputs) > 1
+
+
+def _user_function(name: str) -> Callable[[int], Any]:
+    if name.endswith(".py"):
+        path = Path(name)
+        if not path.is_file():
+            raise ModelError(f"no such model file: {name}")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None and spec.loader is not None  # a .py file always has a loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        function = "model"
+    elif ":" in name:
+        module_name, function = name.split(":", 1)
+        sys.path.insert(0, os.getcwd())
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError as error:
+            raise ModelError(f"cannot import the model {name!r}: {error}") from error
+        finally:
+            sys.path.remove(os.getcwd())
+    else:
+        raise ModelError(f"no model {name!r}: it must be {', '.join(BUILT_IN)}, module:function or a model.py")
+    if not callable(found := getattr(module, function, None)):
+        raise ModelError(f"{name} defines no function {function!r} (def {function}(idim))")
+    return found

@@ -1,0 +1,250 @@
+"""Which events are read when: splits, shards, lanes, chunks and epochs, as pure arithmetic on entry numbers.
+
+Nothing here opens a file.  Every rule of the dataset that counts (exactly once, in proportion, in the same
+order for the same seed) is a property of these functions and tested as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isclose
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlaas4hep_tf.errors import PlanError
+
+IntArray = npt.NDArray[np.int64]
+
+MAX_LANES = 64  # beyond it several files share a lane: each lane keeps a block in memory and a file open
+BLOCK_ENTRIES = 16_384  # larger reads do not pay; throughput is flat beyond, memory is not
+SPLIT_BLOCKS = (8, 64)  # of one file that a split deals out: at least so many, though it cuts clusters, at most so many
+_SPLIT, _SHUFFLE = 1, 2  # what a random stream is for
+
+
+@dataclass(frozen=True)
+class EntryRange:
+    """Entries [start, stop) of one file; `file` is its number in the list of files."""
+
+    file: int
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The order of one dataset: lanes of blocks, mixed into chunks, cut into batches.
+
+    Attributes:
+        lanes: blocks of each lane in the order of the files; one lane if `shuffle` is off.
+        chunk_size: events mixed at a time; a multiple of `batch_size`.
+        batch_size: events per batch.
+        shuffle: permute the blocks of each lane anew in every epoch.
+        seed: of the permutations.
+    """
+
+    lanes: tuple[tuple[EntryRange, ...], ...]
+    chunk_size: int
+    batch_size: int
+    shuffle: bool
+    seed: int
+
+    @property
+    def lane_entries(self) -> tuple[int, ...]:
+        return tuple(sum(map(len, lane)) for lane in self.lanes)
+
+    @property
+    def entries(self) -> int:
+        return sum(self.lane_entries)
+
+    @property
+    def batches(self) -> int:
+        return -(-self.entries // self.batch_size)
+
+    @property
+    def takes(self) -> IntArray:
+        """Events that each chunk takes from each lane, int64 [chunks, lanes]."""
+        ends = [*range(self.chunk_size, self.entries, self.chunk_size), self.entries]
+        return apportion(self.lane_entries, ends)
+
+    def blocks(self, lane: int, epoch: int) -> list[EntryRange]:
+        """The blocks of a lane in the order in which this epoch reads them."""
+        blocks = list(self.lanes[lane])
+        if self.shuffle:
+            _generator(self.seed, _SHUFFLE, epoch, lane).shuffle(blocks)
+        return blocks
+
+
+def _generator(seed: int, *stream: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=stream))
+
+
+def apportion(sizes: Sequence[int], ends: Sequence[int]) -> IntArray:
+    """Deal the first `ends[k]` of sum(sizes) events out to lanes in proportion to their sizes.
+
+    After every prefix each lane has given floor or ceil of its ideal share `ends[k] * size / total`, and
+    never takes an event back.  Of the lanes that may give one more, those give it that must do so soonest:
+    earliest deadline first, which is feasible at every prefix (R. Tijdeman, The chairman assignment
+    problem, 1980; G. Steiner and S. Yeomans, 1993).
+
+    Args:
+        sizes: events of each lane.
+        ends: increasing prefixes; the last may be the total.
+
+    Returns:
+        Events of each step and lane, int64 [len(ends), len(sizes)].
+    """
+    total = sum(sizes)
+    exact: Any = np.int64 if total < 2**31 else object  # products of two counts must not overflow
+    size = np.array(sizes, dtype=exact)
+    given = np.zeros(len(sizes), dtype=exact)
+    steps = np.zeros((len(ends), len(sizes)), np.int64)
+    for number, end in enumerate(ends):
+        now = np.maximum(given, size * end // max(total, 1))
+        rest = int(end - now.sum())
+        if rest:
+            may = np.flatnonzero(now < -(-size * end // total))
+            deadline = -(-(now[may] + 1) * total // size[may])
+            now[may[np.argsort(deadline, kind="stable")[:rest]]] += 1
+        steps[number] = now - given
+        given = now
+    return steps
+
+
+def blocks(file: int, entries: int, edges: Sequence[int], size: int) -> list[EntryRange]:
+    """A whole file as blocks of about `size` entries (see `cut`)."""
+    return cut(EntryRange(file, 0, entries), edges, size)
+
+
+def cut(part: EntryRange, edges: Sequence[int], size: int) -> list[EntryRange]:
+    """Cut a range at cluster edges, so that few baskets are decoded twice.
+
+    Clusters are joined up to `size` entries; one of more than twice that is cut in equal pieces.
+    """
+    inner = [edge for edge in edges if part.start < edge < part.stop]
+    bounds = [part.start]
+    for start, stop in zip([part.start, *inner], [*inner, part.stop], strict=True):
+        if bounds[-1] != start and stop - bounds[-1] > size:
+            bounds.append(start)
+        if stop - start > 2 * size:
+            pieces = -(-(stop - start) // size)
+            bounds.extend(start + (stop - start) * i // pieces for i in range(1, pieces))
+    bounds = [*dict.fromkeys(bounds), part.stop]
+    return [EntryRange(part.file, a, b) for a, b in zip(bounds, bounds[1:], strict=False) if a < b]
+
+
+def split_sizes(entries: int, fractions: Sequence[float]) -> list[int]:
+    """Events of each part, by largest remainder; what the fractions leave over is a last part of its own.
+
+    Raises:
+        PlanError: fractions that are not positive, sum to more than 1, or leave a part without an event.
+    """
+    if not fractions or any(not 0 < f <= 1 for f in fractions) or sum(fractions) > 1 + 1e-9:
+        raise PlanError(f"fractions of a split must be positive and sum to at most 1, not {tuple(fractions)}")
+    rest = 1 - sum(fractions)
+    shares = np.array([*fractions, 0.0 if isclose(rest, 0, abs_tol=1e-9) else rest])
+    ideal = shares / shares.sum() * entries
+    sizes = np.floor(ideal).astype(np.int64)
+    sizes[np.argsort(sizes - ideal, kind="stable")[: entries - int(sizes.sum())]] += 1
+    if not all(sizes[: len(fractions)]):
+        raise PlanError(
+            f"a split of {entries} events into {tuple(fractions)} leaves a part without an event; "
+            "use more data or fewer parts"
+        )
+    return [int(s) for s in sizes]
+
+
+def deal(parts: Sequence[Sequence[EntryRange]], edges: Sequence[Sequence[int]], sizes: Sequence[int], seed: int
+         ) -> list[tuple[tuple[EntryRange, ...], ...]]:  # fmt: skip
+    """Deal the events of each file out to datasets of the given sizes: disjoint, and together all of them.
+
+    Of every file each dataset gets its share to within two events, in blocks that are chosen at random but
+    follow the clusters, so that a basket is seldom needed by two datasets.
+
+    Args:
+        parts: for each file the ranges to deal out.
+        edges: for each file its cluster edges.
+        sizes: events of each dataset; they sum to the events of `parts`.
+        seed: of the choice of blocks.
+
+    Returns:
+        For each dataset, for each file, its ranges in order.
+    """
+    per_file = [sum(map(len, ranges)) for ranges in parts]
+    shares = apportion(sizes, np.cumsum(per_file).tolist())
+    out: list[list[tuple[EntryRange, ...]]] = [[] for _ in sizes]
+    for number, ranges in enumerate(parts):
+        size = _split_size(per_file[number], len(edges[number]) - 1)
+        pieces = [piece for r in ranges for piece in cut(r, edges[number], size)]
+        _generator(seed, _SPLIT, number).shuffle(pieces)
+        for dataset, taken in enumerate(_deal_out(pieces, shares[number].tolist())):
+            out[dataset].append(tuple(_join(sorted(taken, key=lambda r: r.start))))
+    return [tuple(dataset) for dataset in out]
+
+
+def _split_size(entries: int, clusters: int) -> int:
+    few, many = (max(1, -(-entries // count)) for count in SPLIT_BLOCKS)
+    return min(few, max(many, entries // max(clusters, 1)))
+
+
+def _deal_out(pieces: Sequence[EntryRange], sizes: Sequence[int]) -> list[list[EntryRange]]:
+    """Cut a sequence of ranges into runs of the given numbers of events."""
+    stack = list(reversed(pieces))
+    runs = []
+    for wanted in sizes:
+        run = []
+        while wanted:
+            piece = stack.pop()
+            if len(piece) > wanted:
+                stack.append(EntryRange(piece.file, piece.start + wanted, piece.stop))
+                piece = EntryRange(piece.file, piece.start, piece.start + wanted)
+            run.append(piece)
+            wanted -= len(piece)
+        runs.append(run)
+    return runs
+
+
+def _join(ranges: Sequence[EntryRange]) -> list[EntryRange]:
+    joined: list[EntryRange] = []
+    for part in ranges:
+        if joined and joined[-1].stop == part.start:
+            joined[-1] = EntryRange(part.file, joined[-1].start, part.stop)
+        else:
+            joined.append(part)
+    return joined
+
+
+def make_plan(
+    parts: Sequence[Sequence[EntryRange]],
+    edges: Sequence[Sequence[int]],
+    *,
+    chunk_size: int,
+    batch_size: int,
+    shuffle: bool,
+    seed: int,
+) -> Plan:
+    """Lay out lanes: a file each, or groups of neighbouring files where there are more than `MAX_LANES`.
+
+    Raises:
+        PlanError: sizes that are not positive, or no event at all.
+    """
+    for name, value in (("batch_size", batch_size), ("chunk_size", chunk_size)):
+        if value < 1:
+            raise PlanError(f"{name} must be at least 1 event, not {value}")
+    numbers = [n for n, ranges in enumerate(parts) if any(map(len, ranges))]
+    if not numbers:
+        raise PlanError("there is no event to read: every file is empty or cut away")
+    lanes = min(len(numbers), MAX_LANES) if shuffle else 1
+    groups = [group.tolist() for group in np.array_split(numbers, lanes)]
+    chunk = max(batch_size, chunk_size - chunk_size % batch_size)
+    size = int(np.clip(chunk // lanes, 256, BLOCK_ENTRIES))
+    cuts = [
+        tuple(block for number in group for part in parts[number] for block in cut(part, edges[number], size))
+        for group in groups
+    ]  # fmt: skip
+    return Plan(tuple(cuts), chunk, batch_size, shuffle, seed)

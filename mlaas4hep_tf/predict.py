@@ -1,0 +1,112 @@
+"""`predict_files`: scores and identifiers of every event of some files, as a ROOT file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+
+from mlaas4hep_tf.dataset import RootDataset
+from mlaas4hep_tf.engine import Engine, default_workers
+from mlaas4hep_tf.files import FileArgument, RootFile
+from mlaas4hep_tf.models import wants_mask
+from mlaas4hep_tf.plan import EntryRange, blocks
+from mlaas4hep_tf.progress import progress_bar
+from mlaas4hep_tf.scanner import inspect_files
+from mlaas4hep_tf.branches import Selection
+from mlaas4hep_tf.files import Source
+from mlaas4hep_tf.specs import Specs
+from mlaas4hep_tf.train import FloatArray, predict_batch
+from mlaas4hep_tf.transforms.normalize import Normalize
+
+BATCH = 4096
+WRITE_ENTRIES = 65_536  # rows of one basket of the output
+
+
+def predict_files(
+    model: keras.Model,
+    files: FileArgument,
+    specs: Specs,
+    out: str | os.PathLike[str],
+    *,
+    normalize: Normalize | None = "minmax",
+    workers: int | None = None,
+    progress: bool = False,
+) -> int:
+    """Apply a model to every event of some files, which need not be those it was trained on.
+
+    The tree has the name of the input's and a row per event, in the order of files and entries: ``file``
+    (number of the input file), ``entry`` (in that file), the identifiers that the input has, and ``score``
+    (``score_0``, ``score_1`` ... for a model with several outputs).
+
+    Returns:
+        The number of events.
+
+    Raises:
+        MlaasError: files that lack a branch of the specs, or cannot be read.
+    """
+    from mlaas4hep_tf.writer import tree_writer  # here: uproot is needed for writing only
+
+    ds = RootDataset(
+        files, specs.unbound(), batch_size=BATCH, shuffle=False, normalize=normalize, mask=wants_mask(model),
+        workers=workers,
+    )  # fmt: skip
+    engine = Engine(workers or default_workers())
+    scores = _Scores(predict_batch(model, x) for x in ds)
+    with tree_writer(out, ds.files[0].tree) as tree, progress_bar("predict", ds.entries, "events", progress) as advance:
+        for block, identifiers in _identifiers(ds.files, specs, engine):
+            found = scores.take(len(block))
+            names = ["score"] if found.shape[1] == 1 else [f"score_{i}" for i in range(found.shape[1])]
+            rows = {
+                "file": np.full(len(block), block.file, np.int32),
+                "entry": np.arange(block.start, block.stop, dtype=np.int64),
+                **identifiers,
+                **{name: found[:, i].astype(np.float32) for i, name in enumerate(names)},
+            }
+            tree.extend(rows)
+            advance(len(block))
+    return ds.entries
+
+
+class _Scores:
+    """A stream of batches from which any number of rows is taken."""
+
+    def __init__(self, batches: Iterator[FloatArray]) -> None:
+        self._batches = iter(batches)
+        self._rest: FloatArray | None = None
+
+    def take(self, rows: int) -> FloatArray:
+        parts = [] if self._rest is None else [self._rest]
+        while sum(map(len, parts)) < rows:
+            parts.append(next(self._batches))
+        joined = np.concatenate(parts)
+        self._rest = joined[rows:]
+        return joined[:rows]
+
+
+def _identifiers(
+    files: tuple[RootFile, ...], specs: Specs, engine: Engine
+) -> Iterator[tuple[EntryRange, dict[str, np.ndarray]]]:
+    selection = Selection(specs.identifiers, (), ())
+    opened = files
+    if specs.identifiers:
+        opened = inspect_files([Source(f.url, f.tree) for f in files], selection, engine)
+    tasks = [b for n, f in enumerate(opened) for b in blocks(n, f.entries, f.edges, WRITE_ENTRIES)]
+    parts = ((opened[b.file].part(specs.identifiers, b.start, b.stop), b) for b in tasks)
+    yield from zip(tasks, engine.map(partial(read_flat, specs.identifiers), parts), strict=True)
+
+
+def read_flat(names: tuple[str, ...], task: tuple[RootFile, EntryRange]) -> dict[str, Any]:
+    """Runs in a reader process: flat branches in their own dtype."""
+    from mlaas4hep_tf.reader import read  # here, so that the training process never imports uproot for reading
+
+    file, entries = task
+    columns = read(file, entries.start, entries.stop, names)
+    return {
+        name: np.concatenate([np.empty(0, pieces[0].dtype.newbyteorder("=") if pieces else np.float32), *pieces])
+        for name, pieces in columns.values.items()
+    }

@@ -1,0 +1,230 @@
+"""Pass 1: one parallel read of the data, as statistics that merge, finished into `Specs` (paper, section 3.3)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlaas4hep_tf.branches import IDENTIFIERS, BranchInfo, Selected, Selection, check_schema, parse_patterns, select
+from mlaas4hep_tf.engine import Engine, default_workers
+from mlaas4hep_tf.errors import DataWarning, InputFileError, shorten
+from mlaas4hep_tf.files import FileArgument, RootFile, Source, expand
+from mlaas4hep_tf.plan import EntryRange, blocks
+from mlaas4hep_tf.progress import progress_bar
+from mlaas4hep_tf.specs import BranchSpec, FileSpec, Specs
+
+Array = npt.NDArray[Any]
+
+SCAN_ENTRIES = 32_768  # read at a time by one process: larger reads do not pay (only memory grows)
+FLOAT32_INTEGERS = 2**24  # beyond it float32 does not hold every integer
+
+
+@dataclass(frozen=True)
+class BranchStats:
+    """Statistics of one branch over some entries; `merge` of two is that of both.
+
+    Attributes:
+        values, nan, posinf, neginf: numbers of values.
+        min, max: of the finite values; +inf and -inf where there are none.
+        mean: of the finite values, 0 where there are none.
+        m2: sum of squared deviations from the mean (Chan, Golub, LeVeque 1983).
+        multiplicities: events with 0, 1, 2 ... values, int64; empty for flat branches.
+    """
+
+    values: int
+    nan: int
+    posinf: int
+    neginf: int
+    min: float
+    max: float
+    mean: float
+    m2: float
+    multiplicities: Array
+
+    @property
+    def finite(self) -> int:
+        return self.values - self.nan - self.posinf - self.neginf
+
+    def merge(self, other: BranchStats) -> BranchStats:
+        """Associative: exactly for counts, min and max, to rounding of float64 for mean and m2."""
+        n, m = self.finite, other.finite
+        share = m / (n + m) if n + m else 0.0
+        delta = other.mean - self.mean
+        return BranchStats(
+            self.values + other.values, self.nan + other.nan, self.posinf + other.posinf, self.neginf + other.neginf,
+            min(self.min, other.min), max(self.max, other.max),
+            self.mean + delta * share, self.m2 + other.m2 + delta * delta * n * share,
+            _add(self.multiplicities, other.multiplicities),
+        )  # fmt: skip
+
+    def finish(self, info: BranchInfo) -> BranchSpec:
+        known = self.finite > 0
+        largest = max(len(self.multiplicities) - 1, 0)
+        return BranchSpec(
+            info.name, info.kind, info.dtype, info.group, 1 if info.kind == "flat" else largest,
+            tuple(self.multiplicities.tolist()), self.values, self.nan, self.posinf, self.neginf,
+            self.min if known else None, self.max if known else None,
+            self.mean if known else None, self.m2 / self.finite if known else None,
+        )  # fmt: skip
+
+
+NOTHING = BranchStats(0, 0, 0, 0, np.inf, -np.inf, 0.0, 0.0, np.zeros(0, np.int64))
+
+
+def _add(a: Array, b: Array) -> Array:
+    short, long = sorted((a, b), key=len)
+    total = long.copy()
+    total[: len(short)] += short
+    return total
+
+
+def statistics(values: Sequence[Array], multiplicities: Array) -> BranchStats:
+    """Statistics of one branch from its values (1-D arrays of any numeric dtype and byte order)."""
+    joined = np.concatenate(values) if len(values) > 1 else values[0] if values else np.empty(0)
+    data = joined.astype(joined.dtype.newbyteorder("="), copy=False)
+    counts = (0, 0, 0)
+    if data.dtype.kind == "f" and not np.isfinite(data.sum(dtype=np.float64)):
+        counts = tuple(int(np.count_nonzero(test(data))) for test in (np.isnan, np.isposinf, np.isneginf))
+        data = data[np.isfinite(data)]
+    if not len(data):
+        return BranchStats(len(joined), *counts, np.inf, -np.inf, 0.0, 0.0, multiplicities)
+    mean = float(data.mean(dtype=np.float64))
+    deviation = np.subtract(data, mean, dtype=np.float64)
+    np.square(deviation, out=deviation)  # np.dot would start BLAS threads, which fight with the other readers
+    return BranchStats(
+        len(joined), *counts, float(data.min()), float(data.max()), mean, float(deviation.sum()),
+        multiplicities,
+    )  # fmt: skip
+
+
+def scan_range(infos: Sequence[BranchInfo], task: tuple[RootFile, EntryRange]) -> list[BranchStats]:
+    """Runs in a reader process: the statistics of every branch over one entry range."""
+    from mlaas4hep_tf.reader import read  # here, so that the training process never imports uproot
+
+    file, entries = task
+    columns = read(file, entries.start, entries.stop, [info.name for info in infos])
+    per_group = {group: np.bincount(counts).astype(np.int64) for group, counts in columns.counts.items()}
+    nothing = np.zeros(0, np.int64)
+    return [
+        statistics(columns.values[info.name], nothing if info.kind == "flat" else per_group[info.group])
+        for info in infos
+    ]  # fmt: skip
+
+
+def inspect_source(selection: Selection, source: Source) -> RootFile:
+    """Runs in a reader process: one opening of a file."""
+    from mlaas4hep_tf.reader import inspect
+
+    return inspect(source, selection)
+
+
+def inspect_files(
+    sources: Sequence[Source], selection: Selection, engine: Engine, progress: bool = False
+) -> tuple[RootFile, ...]:
+    """Open all files, several at a time, in the order given."""
+    with progress_bar("open", len(sources), "files", progress) as advance:
+        found = []
+        for file in engine.map(partial(inspect_source, selection), sources):
+            found.append(file)
+            advance(1)
+    return tuple(found)
+
+
+def scan(
+    files: FileArgument,
+    tree: str | None = None,
+    *,
+    branches: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] | None = None,
+    identifiers: Iterable[str] = IDENTIFIERS,
+    workers: int | None = None,
+    executor: Executor | None = None,
+    progress: bool = True,
+) -> Specs:
+    """Read all files once and describe every feature branch (pass 1 of the paper, figure 6).
+
+    Args:
+        files: paths, patterns, folders, lists, URLs (`files.expand`).
+        tree: name of the tree; may be left out where a file has only one.
+        branches: patterns of branches to take; all numeric ones by default.
+        exclude: patterns of branches to leave out, for example the truth.
+        identifiers: branches that identify an event; never features.
+        workers: reader processes, by default one per core.
+        executor: where to read instead, for example ``dask.distributed.Client(...).get_executor()``.
+        progress: show a progress bar on a terminal.
+
+    Returns:
+        Specs of the dataset, the same whatever the number of workers.
+
+    Raises:
+        InputFileError, TreeError, BranchError: see `errors`; also where files differ in their schema.
+    """
+    sources = expand(files, tree)
+    engine = Engine(default_workers() if workers is None else workers, executor)
+    selection = Selection(parse_patterns(branches), parse_patterns(exclude), tuple(identifiers))
+    opened = inspect_files(sources, selection, engine, progress)
+    if not sum(file.entries for file in opened):
+        raise InputFileError(f"there is no event in {shorten(f.url for f in opened)}: every tree is empty")
+    chosen = choose(opened, selection)
+    totals = _read_all(opened, chosen.features, engine, progress)
+    specs = Specs(
+        tree=opened[0].tree,
+        branches=tuple(stats.finish(info) for stats, info in zip(totals, chosen.features, strict=True)),
+        files=tuple(FileSpec(f.url, f.uuid, f.entries) for f in opened),
+        selection=selection,
+        identifiers=chosen.identifiers,
+        left_out=dict(chosen.left_out),
+    )
+    for message in remarks(specs):
+        warnings.warn(message, DataWarning, stacklevel=2)
+    return specs
+
+
+def choose(files: Sequence[RootFile], selection: Selection) -> Selected:
+    """The feature branches, the same in every file."""
+    chosen = select(files[0].branches, selection, files[0].where)
+    for file in files[1:]:
+        check_schema(chosen.features, file.branches, file.where, files[0].where)
+    return chosen
+
+
+def _read_all(
+    files: Sequence[RootFile], infos: Sequence[BranchInfo], engine: Engine, progress: bool
+) -> list[BranchStats]:
+    tasks = [(files[b.file], b) for number, f in enumerate(files) for b in blocks(number, f.entries, f.edges, SCAN_ENTRIES)]
+    totals = [NOTHING] * len(infos)
+    names = [info.name for info in infos]
+    with progress_bar("scan", sum(len(b) for _, b in tasks), "events", progress) as advance:
+        parts = ((file.part(names, b.start, b.stop), b) for file, b in tasks)
+        for (_, done), stats in zip(tasks, engine.map(partial(scan_range, infos), parts), strict=True):
+            totals = [a.merge(b) for a, b in zip(totals, stats, strict=True)]
+            advance(len(done))
+    return totals
+
+
+def remarks(specs: Specs) -> list[str]:
+    """What a user should know of the data before training."""
+    found = [f"branch {name!r} is left out: {why}" for name, why in specs.left_out.items()]
+    if len(found) > 8:
+        found = [f"{len(found)} branches are left out as they are no numbers: {shorten(specs.left_out)}"]
+    for what, names in (
+        ("without a finite value (all columns masked)", [b.name for b in specs.branches if b.empty]),
+        ("with one constant value (tells nothing)", [b.name for b in specs.branches if b.constant]),
+        ("with integers beyond 2^24 (float32 rounds them)", [b.name for b in specs.branches if _rounds(b)]),
+        ("with NaN or infinite values (masked)", [b.name for b in specs.branches if b.nan + b.posinf + b.neginf]),
+    ):
+        if names:
+            found.append(f"branch{'es' * (len(names) > 1)} {what}: {shorten(names)}")
+    return found
+
+
+def _rounds(branch: BranchSpec) -> bool:
+    big = max(abs(branch.min or 0), abs(branch.max or 0)) > FLOAT32_INTEGERS
+    return big and branch.dtype.lstrip("u").startswith("int")

@@ -1,0 +1,294 @@
+"""What pass 1 leaves behind: frozen `Specs` of a dataset, saved as JSON and bound to the data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from mlaas4hep_tf.branches import IDENTIFIERS, BranchInfo, Kind, Selection, check_schema
+from mlaas4hep_tf.errors import PlanError, SpecsError, shorten
+from mlaas4hep_tf.files import RootFile
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class BranchSpec:
+    """One feature branch over the whole dataset.
+
+    NaN and +-inf are counted and kept out of everything else.  A branch without a finite value is *empty*:
+    `min`, `max`, `mean` and `variance` are None.  One with `min == max` is *constant*.
+
+    Attributes:
+        name, kind, dtype: as in `BranchInfo`.
+        group: branches of one group share their multiplicity.
+        length: values per event kept in the vector; 1 for flat branches.
+        multiplicities: how many events have 0, 1, 2 ... values; empty for flat branches.
+        values: number of values, finite or not.
+        nan, posinf, neginf: how many of them are not finite.
+        min, max, mean, variance: of the finite values (population variance), in the branch's own unit.
+    """
+
+    name: str
+    kind: Kind
+    dtype: str
+    group: str
+    length: int
+    multiplicities: tuple[int, ...]
+    values: int
+    nan: int
+    posinf: int
+    neginf: int
+    min: float | None
+    max: float | None
+    mean: float | None
+    variance: float | None
+
+    @property
+    def largest(self) -> int:
+        """Largest multiplicity seen; 1 for flat branches."""
+        return 1 if self.kind == "flat" else max(len(self.multiplicities) - 1, 0)
+
+    @property
+    def empty(self) -> bool:
+        return self.min is None
+
+    @property
+    def constant(self) -> bool:
+        return self.min is not None and self.min == self.max
+
+    @property
+    def truncated(self) -> tuple[int, int]:
+        """Events with more values than `length`, and the values beyond it."""
+        beyond = list(enumerate(self.multiplicities))[self.length + 1 :] if self.kind != "flat" else []
+        return sum(n for _, n in beyond), sum(n * (size - self.length) for size, n in beyond)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        if self.kind == "flat":
+            return (self.name,)
+        return tuple(f"{self.name}_{i}" for i in range(self.length))
+
+
+@dataclass(frozen=True)
+class FileSpec:
+    """One file of the dataset, by what it is (uuid, entries) and where it lay."""
+
+    url: str
+    uuid: str
+    entries: int
+
+
+@dataclass(frozen=True)
+class Specs:
+    """Everything that padding, normalisation and the model's shape need, from one pass over the data.
+
+    Attributes:
+        tree: name of the tree.
+        branches: feature branches, flat ones by name, then jagged ones by name.
+        files: the files that were read.
+        selection: the patterns that chose the branches.
+        identifiers: identifier branches that the tree has.
+        left_out: branch -> why it could not become a feature.
+        bound: whether these specs hold for `files` only (`unbound` lifts that).
+    """
+
+    tree: str
+    branches: tuple[BranchSpec, ...]
+    files: tuple[FileSpec, ...]
+    selection: Selection
+    identifiers: tuple[str, ...]
+    left_out: Mapping[str, str]
+    bound: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.branches:
+            raise SpecsError("specs need at least one branch")
+
+    @property
+    def entries(self) -> int:
+        return sum(file.entries for file in self.files)
+
+    @property
+    def flat(self) -> tuple[BranchSpec, ...]:
+        return tuple(b for b in self.branches if b.kind == "flat")
+
+    @property
+    def jagged(self) -> tuple[BranchSpec, ...]:
+        """Jagged branches and arrays of constant length."""
+        return tuple(b for b in self.branches if b.kind != "flat")
+
+    @property
+    def groups(self) -> dict[str, tuple[BranchSpec, ...]]:
+        """Group name -> its branches by name."""
+        found: dict[str, tuple[BranchSpec, ...]] = {}
+        for branch in self.jagged:
+            found[branch.group] = (*found.get(branch.group, ()), branch)
+        return found
+
+    @property
+    def vector_names(self) -> tuple[str, ...]:
+        """Columns of the vector (paper, figure 3): sorted flat branches, then sorted jagged ones as `<branch>_<i>`."""
+        return tuple(column for branch in self.branches for column in branch.columns)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the data and the selection: uuids, entries and schema, not where the files lie."""
+        parts = [sorted((f.uuid, f.entries) for f in self.files), self.tree, asdict(self.selection)]
+        parts += [[b.name, b.kind, b.dtype, b.group] for b in self.branches]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+    def with_lengths(self, *, quantile: float) -> Specs:
+        """Cut every jagged branch at a quantile of its multiplicity (paper, footnote 8).
+
+        The new length is the smallest that holds the multiplicity of at least this fraction of the events;
+        all branches of a group get the same.  What is beyond is truncated when the data are read.
+
+        Raises:
+            PlanError: a quantile outside (0, 1].
+        """
+        if not 0 < quantile <= 1:
+            raise PlanError(f"a quantile of the multiplicity must lie in (0, 1], not {quantile}")
+        return replace(self, branches=tuple(replace(b, length=_quantile(b, quantile)) for b in self.branches))
+
+    def unbound(self) -> Specs:
+        """The same specs for any files of the same schema: new data to predict, or more of the same simulation."""
+        return replace(self, bound=False)
+
+    def resolve(self, file: RootFile) -> Specs:
+        """Fill in kind, dtype and group, which the paper's specs lack, from a file of the dataset."""
+        known = {info.name: info for info in file.branches}
+        found = [
+            replace(b, kind=known[b.name].kind, dtype=known[b.name].dtype, group=known[b.name].group)
+            if not b.dtype and b.name in known and (b.kind == "flat") == (known[b.name].kind == "flat") else b
+            for b in self.branches
+        ]  # fmt: skip
+        return replace(self, tree=self.tree or file.tree, branches=tuple(found))
+
+    def check(self, files: Sequence[RootFile]) -> None:
+        """Hold files to these specs: same schema, and, while bound, files that were scanned.
+
+        Raises:
+            SpecsError: files that were not scanned, or that changed since.
+            BranchError: a branch that is missing or of another type.
+        """
+        expected = [BranchInfo(b.name, "", b.kind, b.dtype, *_counter(b)) for b in self.branches]
+        for file in files:
+            check_schema(expected, file.branches, file.where, "the specs")
+        if not self.bound:
+            return
+        known = {(f.uuid, f.entries) for f in self.files}
+        urls = {f.url: f for f in self.files}
+        for file in files:
+            if (file.uuid, file.entries) in known:
+                continue
+            was = urls.get(file.url)
+            what = (
+                f"it has uuid {file.uuid} and {file.entries} entries, the specs say {was.uuid} and {was.entries}"
+                if was
+                else f"they were made from {len(self.files)} other files ({shorten((f.url for f in self.files), 2)})"
+            )
+            raise SpecsError(
+                f"the specs belong to other data than {file.where}: {what}; scan these files, "
+                "or use specs.unbound() to apply the specs to new data of the same kind"
+            )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write JSON; the file appears under its name only when it is complete."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(target.name + ".part")
+        partial.write_text(json.dumps(self.to_json(), indent=1) + "\n")
+        partial.replace(target)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"version": VERSION, "fingerprint": self.fingerprint, **asdict(self)}
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Specs:
+        """Read specs, ours or those of the paper's programs.
+
+        Raises:
+            SpecsError: no such file, no specs, a newer version, or a fingerprint that does not fit the content.
+        """
+        try:
+            content = json.loads(Path(path).read_text())
+        except FileNotFoundError:
+            raise SpecsError(f"no specs file {os.fspath(path)}; make one with `mlaas4hep-tf scan`") from None
+        except (OSError, ValueError) as error:
+            raise SpecsError(f"cannot read specs {os.fspath(path)}: {error}") from error
+        if not isinstance(content, dict):
+            raise SpecsError(f"{os.fspath(path)} holds no specs: a JSON object is expected")
+        if {"jdim", "minv", "maxv"} <= content.keys():
+            return from_paper(content)
+        return _from_json(content, os.fspath(path))
+
+
+def _counter(branch: BranchSpec) -> tuple[str | None, int]:
+    shared = branch.group if branch.group != branch.name else None
+    return shared, branch.largest if branch.kind == "array" else 0
+
+
+def _quantile(branch: BranchSpec, quantile: float) -> int:
+    if branch.kind != "jagged":
+        return branch.length
+    needed = quantile * sum(branch.multiplicities)
+    seen = 0
+    for size, events in enumerate(branch.multiplicities):
+        seen += events
+        if seen >= needed:
+            return size
+    return branch.length
+
+
+def _from_json(content: dict[str, Any], path: str) -> Specs:
+    if content.get("version") != VERSION:
+        raise SpecsError(f"{path} holds no specs of version {VERSION}: version is {content.get('version')!r}; scan again")
+    try:
+        specs = Specs(
+            tree=content["tree"],
+            branches=tuple(_branch(b) for b in content["branches"]),
+            files=tuple(FileSpec(**f) for f in content["files"]),
+            selection=Selection(**{k: tuple(v) for k, v in content["selection"].items()}),
+            identifiers=tuple(content["identifiers"]),
+            left_out=content["left_out"],
+            bound=content["bound"],
+        )
+    except (KeyError, TypeError) as error:
+        raise SpecsError(f"the specs {path} are damaged ({type(error).__name__}: {error}); scan again") from error
+    if specs.fingerprint != content.get("fingerprint"):
+        raise SpecsError(
+            f"the specs {path} were changed by hand: their content has fingerprint {specs.fingerprint}, "
+            f"the file says {content.get('fingerprint')}; scan again"
+        )
+    return specs
+
+
+def _branch(content: dict[str, Any]) -> BranchSpec:
+    known = {f.name for f in fields(BranchSpec)}
+    return BranchSpec(**{k: tuple(v) if k == "multiplicities" else v for k, v in content.items() if k in known})
+
+
+def from_paper(content: Mapping[str, Any]) -> Specs:
+    """Specs of the paper's programs: ``jdim``, ``minv``, ``maxv``, ``fkeys``, ``jkeys`` (and ``events``).
+
+    They know neither dtypes, counters nor files, so the result is unbound, each jagged branch is a group of
+    its own until data are seen, and mean and variance are unknown (only ``normalize="minmax"`` works).
+    """
+    branches = []
+    for name in (*sorted(content["fkeys"]), *sorted(content["jkeys"])):
+        jagged = name in content["jdim"]
+        low, high = content["minv"].get(name), content["maxv"].get(name)
+        length = int(content["jdim"][name]) if jagged else 1
+        branches.append(
+            BranchSpec(name, "jagged" if jagged else "flat", "", name, length, (0,) * (length + 1) if jagged else (),
+                       0, 0, 0, 0, low, high, None, None)
+        )  # fmt: skip
+    files = tuple(FileSpec(name, "", int(n)) for name, n in content.get("events", {}).items() if name != "total")
+    names = tuple(b.name for b in branches)
+    return Specs("", tuple(branches), files, Selection(names, (), IDENTIFIERS), (), {}, bound=False)

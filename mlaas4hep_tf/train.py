@@ -1,0 +1,156 @@
+"""Plain Keras training with what a physicist expects around it: seeds, best model, logs, AUC and ROC."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from mlaas4hep_tf.dataset import RootDataset, original_errors
+from mlaas4hep_tf.errors import LabelError
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Outcome of `fit`.
+
+    Attributes:
+        history: per epoch, name of a loss or metric -> values.
+        seconds: wall time of the training.
+        events_per_s: events trained on per second, reading included.
+    """
+
+    history: dict[str, list[float]]
+    seconds: float
+    events_per_s: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a model tells two classes apart on one dataset.
+
+    Attributes:
+        labels, scores, weights: per event, float64 [n].
+    """
+
+    labels: FloatArray
+    scores: FloatArray
+    weights: FloatArray
+
+    @property
+    def auc(self) -> float | None:
+        """Area under the ROC curve; None where a class is missing."""
+        if len(np.unique(self.labels)) < 2:
+            return None
+        return float(roc_auc_score(self.labels, self.scores, sample_weight=self.weights))
+
+    @property
+    def auc_error(self) -> float | None:
+        """Standard error of the AUC (J. Hanley and B. McNeil, Radiology 143, 1982), for unweighted events."""
+        a = self.auc
+        if a is None:
+            return None
+        n1 = int(np.count_nonzero(self.labels > 0.5))
+        n0 = len(self.labels) - n1
+        q1, q2 = a / (2 - a), 2 * a * a / (1 + a)
+        return float(np.sqrt(max(a * (1 - a) + (n1 - 1) * (q1 - a * a) + (n0 - 1) * (q2 - a * a), 0) / (n1 * n0)))
+
+    @property
+    def accuracy(self) -> float:
+        """Weighted fraction of events on the right side of 0.5."""
+        return float(np.average((self.scores > 0.5) == (self.labels > 0.5), weights=self.weights))
+
+    def roc(self) -> tuple[FloatArray, FloatArray]:
+        """Background and signal efficiency along the ROC curve."""
+        false, true, _ = roc_curve(self.labels, self.scores, sample_weight=self.weights)
+        return false, true
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "events": len(self.labels), "auc": self.auc, "auc_error": self.auc_error, "accuracy": self.accuracy,
+        }  # fmt: skip
+
+
+def fit(
+    model: keras.Model,
+    train: RootDataset,
+    valid: RootDataset | None = None,
+    *,
+    epochs: int = 5,
+    out: str | os.PathLike[str] | None = None,
+    patience: int | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: int = 0,
+) -> Fit:
+    """Train over the whole data in every epoch and keep the best model.
+
+    With validation data the weights of the epoch with the lowest validation loss are restored at the end, and
+    training stops early after `patience` epochs without a better one (None: never).  With `out` it leaves
+    ``model.keras`` (the best so far, at any time), ``history.csv`` and ``tensorboard/`` there.
+
+    Call `keras.utils.set_random_seed` before building the model for reproducible results.
+
+    Raises:
+        MlaasError: reading errors, as they are.
+    """
+    monitor = "val_loss" if valid is not None else "loss"
+    extra: list[keras.callbacks.Callback] = list(callbacks)
+    if valid is not None:
+        extra.append(
+            keras.callbacks.EarlyStopping(monitor, patience=patience or epochs, restore_best_weights=True)
+        )  # fmt: skip
+    if out is not None:
+        folder = Path(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        extra += [
+            keras.callbacks.ModelCheckpoint(folder / "model.keras", monitor, save_best_only=True),
+            keras.callbacks.CSVLogger(folder / "history.csv"),
+            keras.callbacks.TensorBoard(folder / "tensorboard"),
+        ]
+    start = perf_counter()
+    with original_errors(*(ds for ds in (train, valid) if ds is not None)):
+        history = model.fit(train, validation_data=valid, epochs=epochs, callbacks=extra, verbose=verbose)
+    seconds = perf_counter() - start
+    done = {name: [float(v) for v in values] for name, values in history.history.items()}
+    read = train.entries + (valid.entries if valid is not None else 0)
+    return Fit(done, seconds, read * len(history.epoch) / seconds)
+
+
+def evaluate(model: keras.Model, ds: RootDataset) -> Evaluation:
+    """Scores of a labelled dataset, in the order of its files.
+
+    Raises:
+        LabelError: a dataset without labels, or with others than 0 and 1.
+    """
+    labels, scores, weights = [], [], []
+    for element in ds.in_order():
+        if not isinstance(element, tuple):
+            raise LabelError("evaluation needs labels: give the dataset labels=")
+        x, y, *w = element
+        scores.append(predict_batch(model, x))
+        labels.append(y.numpy().astype(np.float64))
+        weights.append(w[0].numpy().astype(np.float64) if w else np.ones(len(labels[-1])))
+    check_binary(np.unique(np.concatenate(labels)).tolist())
+    return Evaluation(np.concatenate(labels), np.concatenate(scores)[:, 0], np.concatenate(weights))
+
+
+def predict_batch(model: keras.Model, x: Any) -> FloatArray:
+    """Outputs of one batch, float64 [B, outputs]."""
+    scores = np.asarray(keras.ops.convert_to_numpy(model(x, training=False)), np.float64)
+    return scores.reshape(len(scores), -1)
+
+
+def check_binary(labels: Sequence[float]) -> None:
+    """Raise LabelError unless all labels are 0 or 1."""
+    if not set(labels) <= {0.0, 1.0}:
+        raise LabelError(f"two classes are expected, label 0 for background and 1 for signal; there are {sorted(set(labels))}")

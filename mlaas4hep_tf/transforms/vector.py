@@ -1,0 +1,124 @@
+"""From branches to the vector (paper, figure 3): one object that training and the exported model share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import tensorflow as tf
+
+from mlaas4hep_tf.branches import Layout
+from mlaas4hep_tf.specs import BranchSpec, Specs
+from mlaas4hep_tf.transforms.mask import mask_missing
+from mlaas4hep_tf.transforms.normalize import Normalize, check_normalize, constants, normalize_columns
+from mlaas4hep_tf.transforms.pad import pad, resize
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """Everything between raw branches and the model's input.
+
+    Attributes:
+        specs: lengths, order and constants of the branches.
+        normalize: which constants (see `normalize.constants`).
+    """
+
+    specs: Specs
+    normalize: Normalize | None
+
+    def __post_init__(self) -> None:
+        check_normalize(self.normalize)
+
+    @cached_property
+    def layout(self) -> Layout:
+        groups = tuple((group, tuple(b.name for b in members)) for group, members in self.specs.groups.items())
+        return Layout(tuple(b.name for b in self.specs.flat), groups)
+
+    @property
+    def width(self) -> int:
+        return len(self.specs.vector_names)
+
+    @cached_property
+    def _order(self) -> list[int] | None:
+        """Where each column of the vector lies when groups are laid side by side; None if it is there already."""
+        lengths = {b.name: len(b.columns) for b in self.specs.branches}
+        at, starts = 0, {}
+        for name in self.layout.names:
+            starts[name] = at
+            at += lengths[name]
+        order = [starts[b.name] + i for b in self.specs.branches for i in range(lengths[b.name])]
+        return None if order == list(range(at)) else order
+
+    @cached_property
+    def columns(self) -> dict[str, slice]:
+        """Branch -> its columns of the vector."""
+        at, found = 0, {}
+        for branch in self.specs.branches:
+            found[branch.name] = slice(at, at + len(branch.columns))
+            at += len(branch.columns)
+        return found
+
+    def from_packed(self, flat: tf.Tensor, groups: list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]) -> tf.Tensor:
+        """Raw vector of packed events, NaN where there is no value.
+
+        Args:
+            flat: float32 [n, flat branches].
+            groups: for each group of the layout (values with sentinel [m + 1, F], starts [n], counts [n]).
+
+        Returns:
+            float32 [n, D].
+        """
+        parts = [flat]
+        for (values, starts, counts), members in zip(groups, self.specs.groups.values(), strict=True):
+            length, features = members[0].length, len(members)
+            parts.append(tf.reshape(pad(values, starts, counts, length), [-1, features * length]))  # [n, F * L]
+        vector = tf.concat(parts, axis=1) if groups else flat
+        vector = tf.ensure_shape(vector, [None, self.width])
+        return vector if self._order is None else tf.gather(vector, np.array(self._order, np.int32), axis=1)
+
+    def from_branches(self, branches: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Raw vector from branches by name: flat [n], jagged [n, any] padded with NaN -> float32 [n, D]."""
+        return tf.concat([self._rectangle(b, branches[b.name]) for b in self.specs.branches], axis=1)
+
+    def _rectangle(self, branch: BranchSpec, values: tf.Tensor) -> tf.Tensor:
+        return values[:, tf.newaxis] if branch.kind == "flat" else resize(values, branch.length)
+
+    def ragged(
+        self, flat: tf.Tensor, groups: list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
+    ) -> dict[str, tf.Tensor | tf.RaggedTensor]:
+        """Normalised branches of packed events (as in `from_packed`): flat [n], jagged ragged [n, None]."""
+        found: dict[str, tf.Tensor | tf.RaggedTensor] = {}
+        for number, name in enumerate(self.layout.flat):
+            found[name] = self._normalized(name, flat[:, number])
+        for (values, starts, counts), members in zip(groups, self.specs.groups.values(), strict=True):
+            kept = tf.minimum(counts, members[0].length)
+            splits = tf.concat([[0], tf.cumsum(kept)], axis=0)
+            rows = tf.repeat(starts - splits[:-1], kept) + tf.range(splits[-1])
+            objects = tf.gather(values, rows)  # [objects kept, F]
+            for number, branch in enumerate(members):
+                real = self._normalized(branch.name, objects[:, number])
+                found[branch.name] = tf.RaggedTensor.from_row_splits(real, splits, validate=False)
+        return {b.name: found[b.name] for b in self.specs.branches}
+
+    def _normalized(self, name: str, values: tf.Tensor) -> tf.Tensor:
+        if not self.columns[name].stop > self.columns[name].start:
+            return values
+        offset, scale = (c[self.columns[name].start] for c in self._constants)
+        return mask_missing(normalize_columns(values, offset, scale))[0]
+
+    def finish(self, vector: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Normalise and mask: raw [n, D] -> (float32 [n, D], bool [n, D], True = real value)."""
+        return mask_missing(normalize_columns(vector, *self._constants))
+
+    @cached_property
+    def _constants(self) -> tuple[np.ndarray, np.ndarray]:
+        return constants(self.specs, self.normalize)
+
+    def split(self, vector: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Columns of a vector by branch: flat [n], jagged [n, L]."""
+        return {
+            b.name: vector[:, self.columns[b.name].start] if b.kind == "flat" else vector[:, self.columns[b.name]]
+            for b in self.specs.branches
+        }
