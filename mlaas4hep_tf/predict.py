@@ -5,21 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import keras
 import numpy as np
 
+from mlaas4hep_tf.branches import Selection
 from mlaas4hep_tf.dataset import RootDataset
 from mlaas4hep_tf.engine import Engine, default_workers
-from mlaas4hep_tf.files import FileArgument, RootFile
+from mlaas4hep_tf.files import FileArgument, RootFile, Source
 from mlaas4hep_tf.models import wants_mask
 from mlaas4hep_tf.plan import EntryRange, blocks
 from mlaas4hep_tf.progress import progress_bar
 from mlaas4hep_tf.scanner import inspect_files
-from mlaas4hep_tf.branches import Selection
-from mlaas4hep_tf.files import Source
 from mlaas4hep_tf.specs import Specs
+from mlaas4hep_tf.stream import read_flat
 from mlaas4hep_tf.train import FloatArray, predict_batch
 from mlaas4hep_tf.transforms.normalize import Normalize
 
@@ -98,15 +97,3 @@ def _identifiers(
     tasks = [b for n, f in enumerate(opened) for b in blocks(n, f.entries, f.edges, WRITE_ENTRIES)]
     parts = ((opened[b.file].part(specs.identifiers, b.start, b.stop), b) for b in tasks)
     yield from zip(tasks, engine.map(partial(read_flat, specs.identifiers), parts), strict=True)
-
-
-def read_flat(names: tuple[str, ...], task: tuple[RootFile, EntryRange]) -> dict[str, Any]:
-    """Runs in a reader process: flat branches in their own dtype."""
-    from mlaas4hep_tf.reader import read  # here, so that the training process never imports uproot for reading
-
-    file, entries = task
-    columns = read(file, entries.start, entries.stop, names)
-    return {
-        name: np.concatenate([np.empty(0, pieces[0].dtype.newbyteorder("=") if pieces else np.float32), *pieces])
-        for name, pieces in columns.values.items()
-    }

@@ -105,7 +105,7 @@ def train_run(config: RunConfig, specs: Specs, out: str | os.PathLike[str], *, o
         MlaasError: whatever is wrong with the data, before training where that can be known.
     """
     folder = Path(out)
-    if (folder / "config.json").exists() and not overwrite:
+    if (folder / "metrics.json").exists() and not overwrite:
         raise ConfigError(f"{folder} holds a run already; choose another folder, or overwrite it (--overwrite)")
     keras.utils.set_random_seed(config.seed)
     model = build(config.model, specs)

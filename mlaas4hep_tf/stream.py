@@ -219,6 +219,18 @@ def read_block(file: RootFile, start: int, stop: int, layout: Layout, ref: Buffe
     return read_packed(file, start, stop, layout, ref)
 
 
+def read_flat(names: tuple[str, ...], task: tuple[RootFile, EntryRange]) -> dict[str, Any]:
+    """Runs in a reader process: flat branches in their own dtype."""
+    from mlaas4hep_tf.reader import read
+
+    file, entries = task
+    columns = read(file, entries.start, entries.stop, names)
+    return {
+        name: np.concatenate([np.empty(0, pieces[0].dtype.newbyteorder("=") if pieces else np.float32), *pieces])
+        for name, pieces in columns.values.items()
+    }
+
+
 def _cut(events: tuple[Array, ...], at: int, groups: int) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """Cut packed events in two behind event `at`."""
     head, tail = [events[0][:at]], [events[0][at:]]

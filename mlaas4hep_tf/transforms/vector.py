@@ -73,7 +73,8 @@ class Preprocessor:
         parts = [flat]
         for (values, starts, counts), members in zip(groups, self.specs.groups.values(), strict=True):
             length, features = members[0].length, len(members)
-            parts.append(tf.reshape(pad(values, starts, counts, length), [-1, features * length]))  # [n, F * L]
+            rows = tf.shape(starts)[0]
+            parts.append(tf.reshape(pad(values, starts, counts, length), [rows, features * length]))  # [n, F * L]
         vector = tf.concat(parts, axis=1) if groups else flat
         vector = tf.ensure_shape(vector, [None, self.width])
         return vector if self._order is None else tf.gather(vector, np.array(self._order, np.int32), axis=1)

@@ -1,0 +1,37 @@
+"""Shared data: the committed demo sample, and the larger sample beside the checkout where there is one."""
+
+import os
+import warnings
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+import pytest
+
+from mlaas4hep_tf import Specs, scan
+from mlaas4hep_tf.errors import DataWarning
+
+ROOT = Path(__file__).parent.parent
+DEMO = ROOT / "benchmarks" / "data" / "tth"
+SHARED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def demo_files() -> list[str]:
+    return sorted(map(str, DEMO.glob("*.root")))
+
+
+@pytest.fixture(scope="session")
+def demo_specs(demo_files) -> Specs:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # genWeight is constant
+        return scan(demo_files, "events", exclude="isSignal", progress=False)
+
+
+@pytest.fixture(scope="session")
+def real_files() -> Path:
+    folder = SHARED / "real"
+    if not folder.is_dir():
+        pytest.skip("real ROOT files are not beside this checkout (../shared/data/real)")
+    return folder

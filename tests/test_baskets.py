@@ -1,0 +1,105 @@
+"""The basket decoder against uproot: bit-exact for every dtype, compression and basket size."""
+
+import awkward as ak
+import numpy as np
+import pytest
+import uproot
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mlaas4hep_tf.baskets import coalesce, decompress
+from mlaas4hep_tf.branches import Selection
+from mlaas4hep_tf.files import Source
+from mlaas4hep_tf.reader import inspect, read
+from mlaas4hep_tf.testing import COMPRESSIONS, write_tree
+
+DTYPES = ["bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"]
+EVERYTHING = Selection((), (), ())
+
+
+def assert_like_uproot(path, tree, start, stop, expect_fast=True):
+    file = inspect(Source(str(path), tree), EVERYTHING)
+    names = [b.name for b in file.branches if b.kind != "other"]
+    if expect_fast:
+        assert file.index.names == set(names)
+    got = read(file, start, stop, names)
+    want = uproot.open(path)[tree].arrays(names, entry_start=start, entry_stop=stop)
+    for info in file.branches:
+        if info.kind == "other":
+            continue
+        values = np.concatenate([np.empty(0, info.dtype), *got.values[info.name]])
+        expected = ak.to_numpy(ak.flatten(want[info.name], axis=None))
+        assert values.dtype == expected.dtype == np.dtype(info.dtype)
+        assert values.tobytes() == expected.tobytes(), info.name
+        if info.kind == "jagged":
+            assert got.counts[info.group].tolist() == ak.num(want[info.name]).tolist(), info.name
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    counts=st.lists(st.integers(0, 6), min_size=1, max_size=60),
+    compression=st.sampled_from(sorted(COMPRESSIONS)),
+    basket=st.integers(1, 70),
+    seed=st.integers(0, 99),
+    data=st.data(),
+)
+def test_synthetic_trees(tmp_path, counts, compression, basket, seed, data):
+    rng = np.random.default_rng(seed)
+    entries, total = len(counts), sum(counts)
+    branches = {f"flat_{d}": rng.integers(0, 256, entries * np.dtype(d).itemsize, np.uint8).view(d) for d in DTYPES[1:]}
+    branches["flat_bool"] = rng.integers(0, 2, entries).astype(bool)
+    branches["fixed"] = rng.normal(size=(entries, 3)).astype("float32")
+    jagged = {d: ak.unflatten(rng.integers(0, 100, total).astype(d), counts) for d in DTYPES[1:]}
+    branches["Obj"] = ak.zip(jagged)
+    path = write_tree(tmp_path / "t.root", branches, compression=compression, basket=basket)
+    start = data.draw(st.integers(0, entries))
+    stop = data.draw(st.integers(start, entries))
+    assert_like_uproot(path, "events", 0, entries)
+    assert_like_uproot(path, "events", start, stop)
+
+
+@pytest.mark.parametrize("compression", sorted(COMPRESSIONS))
+def test_baskets_of_several_compression_blocks(tmp_path, compression):
+    rng = np.random.default_rng(0)
+    n = 4_500_000  # 18 MB of float32: more than the 16 MiB that one block holds
+    values = rng.integers(0, 50, n).astype(np.float32)
+    path = write_tree(tmp_path / "big.root", {"x": values}, compression=compression)
+    file = inspect(Source(str(path)), EVERYTHING)
+    got = read(file, 0, n, ["x"])
+    assert np.array_equal(np.concatenate(got.values["x"]), values)
+
+
+def test_every_real_file_like_uproot(real_files):
+    fast = {}
+    for path in sorted(real_files.glob("*.root")):
+        file = inspect(Source(str(path)), EVERYTHING)
+        assert_like_uproot(path, file.tree, 0, file.entries, expect_fast=False)
+        assert_like_uproot(path, file.tree, file.entries // 3, file.entries // 2, expect_fast=False)
+        fast[path.name] = len(file.index.names)
+    assert fast["uproot-HZZ.root"] == 51
+    assert fast["uproot-HZZ-objects.root"] == 11  # std::vector branches, with headers
+    assert fast["uproot-double32-float16.root"] == 0  # left to uproot
+
+
+@pytest.mark.parametrize(
+    ("blocks", "size", "says"),
+    [
+        (b"ZL\x08\x05\x00\x00\x09\x00\x00", 9, "ends too early"),
+        (b"QQ\x00\x01\x00\x00\x01\x00\x00x", 1, "unknown compression"),
+        (b"L4\x01\x09\x00\x00\x01\x00\x00" + bytes(8) + b"x", 1, "checksum"),
+    ],
+)
+def test_damaged_blocks(blocks, size, says):
+    with pytest.raises(ValueError, match=says):
+        decompress(memoryview(blocks), size)
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**7), st.integers(0, 10**5)), max_size=30))
+def test_every_span_lies_in_its_request(spans):
+    requests = coalesce(spans)
+    members = sorted(m for _, _, numbers in requests for m in numbers)
+    assert members == list(range(len(spans)))
+    for seek, size, numbers in requests:
+        for number in numbers:
+            assert seek <= spans[number][0]
+            assert spans[number][0] + spans[number][1] <= seek + size

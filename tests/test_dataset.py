@@ -1,0 +1,429 @@
+"""`RootDataset`: every event once, in its order, with the right numbers."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import warnings
+
+import awkward as ak
+import numpy as np
+import probe
+import pytest
+import tensorflow as tf
+import uproot
+
+from mlaas4hep_tf import RootDataset, scan
+from mlaas4hep_tf.engine import Engine
+from mlaas4hep_tf.errors import (
+    BranchError,
+    DataWarning,
+    InputFileError,
+    LabelError,
+    MlaasError,
+    PlanError,
+    SpecsError,
+)
+from mlaas4hep_tf.specs import from_paper
+from mlaas4hep_tf.testing import make_events, write_files, write_tree
+
+
+def quiet(*args, **kwargs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        return scan(*args, progress=False, **kwargs)
+
+
+def ids(ds):
+    """Event numbers in the order in which a dataset of `write_files` delivers them."""
+    column = ds.specs.vector_names.index("id")
+    batches = [(x[0] if isinstance(x, tuple) else x).numpy()[:, column] for x in ds]
+    return np.concatenate(batches).astype(int).tolist()
+
+
+def plain(files, specs, **options):
+    return RootDataset(files, specs, **({"normalize": None} | options))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "chunk", "batch"),
+    [
+        ([1000] * 30, 1000, 100),  # the paper's code loses up to a fifth of these
+        ([7, 1, 0, 250, 3, 0, 90], 64, 10),
+        ([1], 100_000, 256),
+        ([5, 5], 3, 4),  # chunks smaller than batches
+        ([2000, 10], 300, 1),
+        ([997, 1003], 1_000_000, 1500),
+    ],
+)
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_every_event_exactly_once(tmp_path, sizes, chunk, batch, shuffle):
+    files = write_files(tmp_path, sizes, basket=100)
+    ds = plain(files, quiet(files), chunk_size=chunk, batch_size=batch, shuffle=shuffle, workers=2)
+    total = sum(sizes)
+    assert ds.cardinality() == len(list(ds)) == -(-total // batch)
+    delivered = ids(ds)
+    assert sorted(delivered) == list(range(total))
+    if not shuffle:
+        assert delivered == list(range(total))
+
+
+def test_more_files_than_events_in_a_chunk(tmp_path):
+    files = write_files(tmp_path, [2] * 1500, groups={})
+    ds = plain(files, quiet(files), chunk_size=1000, batch_size=100, workers=2)
+    assert sorted(ids(ds)) == list(range(3000))
+
+
+def test_is_a_dataset_with_static_spec(tmp_path):
+    files = write_files(tmp_path, [100, 50])
+    ds = plain(files, quiet(files), labels=[1, 0], batch_size=30)
+    assert isinstance(ds, tf.data.Dataset)
+    width = len(ds.specs.vector_names)
+    assert ds.element_spec == (tf.TensorSpec((30, width), tf.float32), tf.TensorSpec((30,), tf.float32))
+    assert [len(y) for _, y in ds.take(2)] == [30, 30]
+    assert ds.map(lambda x, y: y).reduce(0.0, lambda total, y: total + tf.reduce_sum(y)).numpy() == 100
+    uneven = plain(files, quiet(files), labels=[1, 0], batch_size=40)
+    assert uneven.element_spec[0].shape == (None, width)
+
+
+def test_the_order_depends_on_the_seed_and_not_on_the_workers(tmp_path):
+    files = write_files(tmp_path, [500, 300, 200], basket=50)
+    specs = quiet(files)
+    options = {"chunk_size": 250, "batch_size": 50}
+    one, two, other = (plain(files, specs, seed=s, workers=w, **options) for s, w in ((3, 1), (3, 2), (4, 2)))
+    first = ids(one)
+    assert first == ids(two)
+    assert first != ids(other)
+    second = ids(one)
+    assert second != first
+    assert second == ids(two)
+
+
+def test_chunks_mix_the_files_in_proportion(tmp_path):
+    files = write_files(tmp_path, [600, 300, 100], basket=50)
+    ds = plain(files, quiet(files), chunk_size=100, batch_size=100)
+    for batch in range(10):
+        numbers = _batch_ids(ds, batch)
+        counts = [((numbers >= lo) & (numbers < hi)).sum() for lo, hi in ((0, 600), (600, 900), (900, 1000))]
+        assert counts == [60, 30, 10]
+
+
+def _batch_ids(ds, number):
+    column = ds.specs.vector_names.index("id")
+    return next(iter(ds.skip(number)))[:, column].numpy().astype(int)
+
+
+def test_split_is_disjoint_and_complete_and_stable(tmp_path):
+    files = write_files(tmp_path, [640, 160, 200], basket=20)
+    ds = plain(files, quiet(files), batch_size=50)
+    parts = [ids(part) for part in ds.split(0.64, 0.16, 0.20)]
+    assert [len(p) for p in parts] == [640, 160, 200]
+    assert sorted(sum(parts, [])) == list(range(1000))
+    assert [sorted(ids(p)) for p in ds.split(0.64, 0.16, 0.20)] == [sorted(p) for p in parts]
+    assert set(ids(ds.split(0.5, seed=9)[0])) != set(ids(ds.split(0.5, seed=8)[0]))
+    for part, fraction in zip(parts, (0.64, 0.16, 0.20), strict=True):
+        assert abs(sum(i < 640 for i in part) - 640 * fraction) < 2
+
+
+def test_shards_read_disjoint_parts(tmp_path):
+    files = write_files(tmp_path, [301, 200], basket=20)
+    ds = plain(files, quiet(files), batch_size=50)
+    shards = [ids(ds.shard(3, i)) for i in range(3)]
+    assert sorted(sum(shards, [])) == list(range(501))
+    assert [len(s) for s in shards] == [167, 167, 167]
+
+
+def expected_vector(events, specs):
+    """The raw vector of every event by awkward alone, NaN where there is no value."""
+    columns = []
+    for branch in specs.branches:
+        values = events[branch.name]
+        if branch.kind == "flat":
+            columns.append(ak.to_numpy(values).astype(np.float32)[:, None])
+        else:
+            padded = ak.fill_none(ak.pad_none(values, branch.length, clip=True), np.nan)
+            columns.append(ak.to_numpy(padded).astype(np.float32).reshape(len(events), branch.length))
+    return np.concatenate(columns, axis=1)
+
+
+def normalized(raw, specs, how):
+    """Normalisation by its definition, in float64; padding 0."""
+    out = np.zeros(raw.shape)
+    column = 0
+    for branch in specs.branches:
+        for _ in branch.columns:
+            x = raw[:, column].astype(np.float64)
+            if how == "minmax":
+                x = (x - branch.min) / ((branch.max - branch.min) or 1)
+            elif how == "standard":
+                x = (x - branch.mean) / (np.sqrt(branch.variance) or 1)
+            out[:, column] = np.where(np.isfinite(x), x, 0)
+            column += 1
+    return out
+
+
+@pytest.mark.parametrize("how", ["minmax", "standard", None])
+def test_the_vector_of_every_demo_event(demo_files, demo_specs, how):
+    events = uproot.concatenate([f + ":events" for f in demo_files])
+    ds = RootDataset(demo_files, demo_specs, normalize=how, mask=True, shuffle=False, batch_size=500)
+    raw = expected_vector(events, demo_specs)
+    batches = list(ds)
+    vector = np.concatenate([b["vector"].numpy() for b in batches])
+    mask = np.concatenate([b["mask"].numpy() for b in batches])
+    assert np.array_equal(mask, np.isfinite(raw))
+    expected = normalized(raw, demo_specs, how)
+    assert np.abs(vector - expected).max() <= 2e-6 * max(1, np.abs(expected).max())
+
+
+def test_the_vector_of_every_hzz_event(real_files):
+    path = real_files / "uproot-HZZ.root"
+    specs = quiet(path)
+    events = uproot.open(path)["events"].arrays()
+    vector = np.concatenate([b.numpy() for b in RootDataset(path, specs, shuffle=False, batch_size=100)])
+    expected = normalized(expected_vector(events, specs), specs, "minmax")
+    assert vector.shape == (2421, len(specs.vector_names))
+    assert np.abs(vector - expected).max() < 2e-6
+
+
+def test_every_real_file_gives_batches(real_files):
+    seen = []
+    for path in sorted(real_files.glob("*.root")):
+        if path.name == "uproot-empty.root":
+            continue
+        specs = quiet(path)
+        ds = RootDataset(path, specs, batch_size=64, shuffle=False, normalize=None, mask=True)
+        events = uproot.open(path)[specs.tree].arrays([b.name for b in specs.branches])
+        mask = np.concatenate([b["mask"].numpy() for b in ds])
+        assert np.array_equal(mask, np.isfinite(expected_vector(events, specs))), path.name
+        seen.append(path.name)
+    assert len(seen) == 12
+
+
+def test_layouts_hold_the_same_values(tmp_path):
+    files = write_files(tmp_path, [70, 30], groups={"Jet": 2, "Mu": 1}, basket=20)
+    specs = quiet(files)
+    options = {"batch_size": 40, "seed": 5, "labels": [1, 0]}
+    vector = [x for x, _ in RootDataset(files, specs, mask=True, **options)]
+    columns = [x for x, _ in RootDataset(files, specs, mask=True, layout="columns", **options)]
+    ragged = [x for x, _ in RootDataset(files, specs, layout="ragged", **options)]
+    assert [len(x["x"]) for x in columns] == [40, 40, 20]
+    for v, c, r in zip(vector, columns, ragged, strict=True):
+        names = [b.name for b in specs.branches]
+        flat = [c[n][:, None] if len(c[n].shape) == 1 else c[n] for n in names]
+        assert np.array_equal(np.concatenate(flat, axis=1), v["vector"])
+        masks = [c[n + "_mask"][:, None] if len(c[n].shape) == 1 else c[n + "_mask"] for n in names]
+        assert np.array_equal(np.concatenate(masks, axis=1), v["mask"])
+        for name in ("Jet_0", "Jet_1", "Mu_0"):
+            assert isinstance(r[name], tf.RaggedTensor)
+            assert r[name].row_lengths().numpy().tolist() == c[name + "_mask"].numpy().sum(axis=1).tolist()
+            length = c[name].shape[1]
+            assert np.array_equal(r[name].to_tensor(shape=(None, length)), c[name])
+
+
+def test_fixed_size_arrays_are_lists_that_never_end_early(tmp_path):
+    values = np.arange(12, dtype="f4").reshape(4, 3)
+    path = write_tree(tmp_path / "t.root", {"a": values, "b": np.arange(4, dtype="f4")})
+    specs = quiet(path)
+    assert specs.vector_names == ("b", "a_0", "a_1", "a_2")
+    (batch,) = RootDataset(path, specs, normalize=None, shuffle=False)
+    assert np.array_equal(batch, np.c_[np.arange(4), values])
+
+
+def test_missing_values_are_masked_and_never_minima(tmp_path):
+    path = write_tree(tmp_path / "t.root", {
+        "x": np.array([2, np.nan, np.inf, 4], "f4"), "Obj": ak.zip({"a": ak.Array([[], [5.0, -np.inf], [7.0], [9.0]])}),
+    })  # fmt: skip
+    specs = quiet(path)
+    (batch,) = RootDataset(path, specs, shuffle=False, mask=True)
+    at = {name: number for number, name in enumerate(specs.vector_names)}
+    assert batch["mask"][:, at["x"]].numpy().tolist() == [True, False, False, True]
+    assert batch["vector"][:, at["x"]].numpy().tolist() == [0, 0, 0, 1]
+    objects = [at["Obj_a_0"], at["Obj_a_1"]]
+    assert batch["mask"].numpy()[:, objects].tolist() == [[False] * 2, [True, False], [True, False], [True, False]]
+    assert batch["vector"].numpy()[:, objects].tolist() == [[0, 0], [0, 0], [0.5, 0], [1, 0]]
+
+
+def test_truncation_is_counted(tmp_path):
+    counts = [1] * 90 + [5] * 10
+    path = write_tree(tmp_path / "t.root", {"Obj": ak.zip({"a": ak.unflatten(np.ones(140, "f4"), counts)})})
+    specs = quiet(path).with_lengths(quantile=0.9)
+    ds = RootDataset(path, specs, batch_size=10)
+    list(ds)
+    assert ds.truncated == {"nObj events": 10, "nObj objects": 40}
+
+
+def test_labels_and_weights(tmp_path):
+    files = write_files(tmp_path, [30, 20, 10])
+    specs = quiet(files)
+
+    def targets(**options):
+        ds = plain(files, specs, shuffle=False, batch_size=60, **options)
+        return [part.numpy().tolist() for part in next(iter(ds))[1:]]
+
+    per_file = [[1.0] * 30 + [0.0] * 20 + [0.0] * 10]
+    assert targets(labels={"*f000*": 1, "*": 0}) == targets(labels=[1, 0, 0]) == per_file
+    assert targets(labels="id") == [list(map(float, range(60)))]
+    assert targets(labels=[1, 0, 0], weights="id") == [*per_file, list(map(float, range(60)))]
+    assert targets(labels=[1, 0, 0], weights={"*f002*": 2.5, "*": 1})[1] == [1.0] * 50 + [2.5] * 10
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"labels": {"*f000*": 1}}, LabelError, "no pattern of labels matches file .*f001.root"),
+        ({"labels": {"*f000*": 1, "*.rot": 2, "*": 0}}, LabelError, r"'\*.rot' of labels matches none of the 2 files"),
+        ({"labels": [1]}, LabelError, "one number per file: 1 for 2 files"),
+        ({"labels": "idd"}, BranchError, r"no branch 'idd' \(did you mean 'id'\?\) for the labels"),
+        ({"labels": "Jet_0"}, BranchError, "need one number per event: 'Jet_0' is jagged"),
+        ({"weights": [1, 2]}, LabelError, "give labels= as well"),
+        ({"batch_size": 0}, PlanError, "batch_size must be at least 1"),
+        ({"chunk_size": -1}, PlanError, "chunk_size must be at least 1"),
+        ({"normalize": "max"}, PlanError, "normalize must be"),
+        ({"layout": "matrix"}, PlanError, "layout must be"),
+        ({"layout": "ragged", "mask": True}, PlanError, "no padding to mask"),
+        ({"workers": 0}, PlanError, "workers must be at least 1"),
+    ],
+)
+def test_options_that_make_no_sense(tmp_path, options, error, says):
+    files = write_files(tmp_path, [30, 20])
+    with pytest.raises(error, match=says):
+        RootDataset(files, quiet(files), **options)
+
+
+def test_specs_of_other_data_are_refused(tmp_path):
+    (mine,) = write_files(tmp_path, [30])
+    specs = quiet(mine)
+    other = write_tree(tmp_path / "other.root", make_events(31, seed=9))
+    with pytest.raises(SpecsError, match="belong to other data than file .*other.root.*scan these files"):
+        RootDataset(other, specs)
+    assert len(ids(plain(other, specs.unbound()))) == 31
+    less = write_tree(tmp_path / "less.root", {"id": np.arange(3, dtype="i4")})
+    with pytest.raises(BranchError, match="'nJet' of the specs is missing in file .*less.root"):
+        RootDataset(less, specs.unbound())
+
+
+def test_a_file_replaced_between_the_passes(tmp_path):
+    (path,) = write_files(tmp_path, [30])
+    specs = quiet(path)
+    write_tree(path, make_events(30, seed=3))
+    with pytest.raises(SpecsError, match="it has uuid .* the specs say"):
+        RootDataset(path, specs)
+
+
+def test_a_file_replaced_after_opening(tmp_path):
+    (path,) = write_files(tmp_path, [30])
+    ds = plain(path, quiet(path))
+    write_tree(path, make_events(40, seed=3))
+    with pytest.raises(InputFileError, match="was replaced since it was first opened"):
+        list(ds)
+
+
+def test_a_file_that_ends_early_while_training(tmp_path):
+    (path,) = write_files(tmp_path, [3000], basket=300)
+    ds = plain(path, quiet(path), batch_size=10)
+    size = os.path.getsize(path)
+    stamp = os.stat(path).st_mtime_ns
+    with open(path, "r+b") as file:
+        file.seek(size // 2)
+        file.write(bytes(2000))
+    os.utime(path, ns=(stamp, stamp))
+    with pytest.raises(InputFileError, match="cannot read file .*f000.root, tree events, entries") as caught:
+        list(ds)
+    assert "\n" not in str(caught.value)
+
+
+def test_specs_of_the_paper_apply(tmp_path):
+    (path,) = write_files(tmp_path, [50])
+    own = quiet(path, branches=["x", "Jet_0"])
+    low = {b.name: b.min for b in own.branches}
+    high = {b.name: b.max for b in own.branches}
+    paper = from_paper({"jdim": {"Jet_0": own.branches[1].length}, "minv": low, "maxv": high, "fkeys": ["x"], "jkeys": ["Jet_0"]})
+    ours = np.concatenate([x.numpy() for x in RootDataset(path, own, shuffle=False)])
+    theirs = np.concatenate([x.numpy() for x in RootDataset(path, paper, shuffle=False)])
+    assert np.array_equal(ours, theirs)
+    with pytest.raises(SpecsError, match="normalize='standard' needs numbers that these specs lack for x, Jet_0"):
+        list(RootDataset(path, paper, normalize="standard"))
+
+
+def test_reader_processes_never_import_tensorflow(tmp_path):
+    files = write_files(tmp_path, [100])
+    list(plain(files, quiet(files), workers=1))
+    modules = Engine(1).run(probe.loaded_modules)
+    assert "uproot" in modules
+    assert not [m for m in modules if m.split(".")[0] in ("tensorflow", "keras")]
+
+
+def test_a_killed_reader_is_replaced_and_its_work_redone(tmp_path):
+    files = write_files(tmp_path, [4000] * 5, basket=50)
+    ds = plain(files, quiet(files), workers=2, batch_size=100, chunk_size=1000)
+    engine = Engine(2)
+    stop = threading.Event()
+    killed = []
+
+    def kill():
+        while not stop.is_set() and len(killed) < 3:
+            time.sleep(0.2)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                pid = engine.run(probe.pid)
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        delivered = [ids(ds) for _ in range(3)]
+    finally:
+        stop.set()
+        thread.join()
+    assert killed
+    assert all(sorted(d) == list(range(20_000)) for d in delivered)
+
+
+def test_user_executors_fit(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    files = write_files(tmp_path, [100, 50])
+    with ThreadPoolExecutor(2) as executor:
+        specs = scan(files, executor=executor, progress=False)
+        assert specs == quiet(files)
+        assert sorted(ids(plain(files, specs, executor=executor))) == list(range(150))
+
+
+def test_a_script_needs_no_main_guard(tmp_path):
+    files = write_files(tmp_path, [100, 50])
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(f"""
+        from mlaas4hep_tf import RootDataset, scan
+        files = {files!r}
+        ds = RootDataset(files, scan(files), labels=[1, 0])
+        print("events", sum(len(y) for _, y in ds))
+    """))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.count("events 150") == 1, done.stderr
+    assert done.returncode == 0
+
+
+def test_nothing_is_left_in_shared_memory(tmp_path):
+    before = set(os.listdir("/dev/shm"))
+    files = write_files(tmp_path, [1000, 500], basket=100)
+    ds = plain(files, quiet(files), batch_size=10)
+    next(iter(ds))
+    assert not [name for name in set(os.listdir("/dev/shm")) - before if "mlaas" in name or "psm" in name]
+
+
+def test_errors_are_ours_also_inside_keras(tmp_path):
+    import keras
+
+    from mlaas4hep_tf.train import fit
+
+    (path,) = write_files(tmp_path, [100])
+    ds = RootDataset(path, quiet(path), labels=[1])
+    os.remove(path)
+    model = keras.Sequential([keras.layers.Dense(1, activation="sigmoid")])
+    model.compile(loss="binary_crossentropy")
+    with pytest.raises(MlaasError, match="cannot read file .*FileNotFoundError"):
+        fit(model, ds, epochs=1)

@@ -1,0 +1,200 @@
+"""Statistics that merge, and Specs of known data."""
+
+import json
+import warnings
+
+import awkward as ak
+import numpy as np
+import pytest
+import uproot
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlaas4hep_tf import MlaasError, Specs, scan
+from mlaas4hep_tf.errors import BranchError, DataWarning, InputFileError, PlanError, SpecsError
+from mlaas4hep_tf.scanner import NOTHING, statistics
+from mlaas4hep_tf.testing import make_events, write_files, write_tree
+
+FLOATS = st.lists(st.floats(width=32, allow_nan=True, allow_infinity=True), max_size=30)
+NO_COUNTS = np.zeros(0, np.int64)
+
+
+def quiet(*args, **kwargs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        return scan(*args, progress=False, **kwargs)
+
+
+def of(values, counts=()):
+    return statistics([np.array(values, np.float32)], np.array(counts, np.int64))
+
+
+@given(FLOATS, FLOATS, FLOATS)
+def test_merging_is_associative_and_equals_numpy(a, b, c):
+    left, right = of(a).merge(of(b)).merge(of(c)), of(a).merge(of(b).merge(of(c)))
+    whole = np.array(a + b + c, np.float32).astype(np.float64)
+    finite = whole[np.isfinite(whole)]
+    for got in (left, right, of(a + b + c)):
+        assert got.values == len(whole)
+        assert got.nan == np.isnan(whole).sum()
+        assert (got.posinf, got.neginf) == (np.isposinf(whole).sum(), np.isneginf(whole).sum())
+        assert (got.min, got.max) == (min(finite, default=np.inf), max(finite, default=-np.inf))
+        if len(finite):
+            scale = max(abs(finite).max(), 1e-300)
+            assert got.mean == pytest.approx(finite.mean(), abs=1e-12 * scale)
+            assert got.m2 == pytest.approx(((finite - finite.mean()) ** 2).sum(), rel=1e-9, abs=1e-12 * scale**2)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1), st.lists(st.integers(0, 9), min_size=1))
+def test_multiplicities_add_up(a, b):
+    merged = of([], np.bincount(a)).merge(of([], np.bincount(b)))
+    assert merged.multiplicities.tolist() == np.bincount(a + b).tolist()
+
+
+def test_nothing_is_neutral():
+    some = of([1, 2, 3], [0, 1])
+    for got in (NOTHING.merge(some), some.merge(NOTHING)):
+        assert (got.min, got.max, got.mean, got.m2) == (1, 3, 2, 2)
+        assert got.multiplicities.tolist() == [0, 1]
+
+
+def test_specs_of_the_demo_files_equal_awkward(demo_specs, demo_files):
+    events = uproot.concatenate([f + ":events" for f in demo_files])
+    assert demo_specs.entries == len(events) == 8522
+    assert {f.entries for f in demo_specs.files} == {500, 700, 800, 900, 1000, 1100, 1222, 1300}
+    assert demo_specs.identifiers == ("run", "event", "lumi")
+    for branch in demo_specs.branches:
+        values = ak.to_numpy(ak.flatten(events[branch.name], axis=None)).astype(np.float64)
+        assert (branch.min, branch.max) == (values.min(), values.max())
+        assert branch.mean == pytest.approx(values.mean(), rel=1e-12, abs=1e-12 * abs(values).max())
+        assert branch.variance == pytest.approx(values.var(), rel=1e-10)
+        if branch.kind == "jagged":
+            counts = ak.to_numpy(ak.num(events[branch.name]))
+            assert branch.multiplicities == tuple(np.bincount(counts))
+            assert branch.length == counts.max()
+
+
+def test_column_names_as_in_the_paper(demo_specs):
+    columns = demo_specs.vector_names
+    flat = [b.name for b in demo_specs.flat]
+    assert list(columns[: len(flat)]) == sorted(flat)
+    assert columns[len(flat) : len(flat) + 5] == tuple(f"FatJet_btag_{i}" for i in range(5))
+    assert columns[-1] == "Pair_tag_11"
+    assert [b.name for b in demo_specs.jagged] == sorted(b.name for b in demo_specs.jagged)
+    assert not {"run", "event", "lumi", "isSignal"} & set(columns)
+
+
+def test_the_same_specs_whatever_the_workers(tmp_path):
+    files = write_files(tmp_path, [1000, 3, 0, 500], basket=100)
+    assert quiet(files, workers=1) == quiet(files, workers=2)
+
+
+def test_rules_for_values_that_are_no_numbers(tmp_path):
+    counts = [1, 0, 2, 1]
+    path = write_tree(tmp_path / "t.root", {
+        "constant": np.full(4, 7.5, "f4"), "hollow": np.full(4, np.nan, "f4"),
+        "holes": np.array([1, np.nan, np.inf, -np.inf], "f4"), "big": np.array([0, 1, 2, 2**24 + 1], "i4"),
+        "Obj": ak.zip({"a": ak.unflatten(np.array([1, 2, np.nan, 4], "f4"), counts)}),
+        "Gone": ak.zip({"a": ak.unflatten(np.zeros(0, "f4"), [0, 0, 0, 0])}),
+    })  # fmt: skip
+    with pytest.warns(DataWarning) as caught:
+        specs = scan(path, progress=False)
+    said = " | ".join(str(w.message) for w in caught)
+    assert "without a finite value (all columns masked): hollow, Gone_a" in said
+    assert "one constant value (tells nothing): constant" in said
+    assert "integers beyond 2^24 (float32 rounds them): big" in said
+    assert "NaN or infinite values (masked): holes, hollow, Obj_a" in said
+    by = {b.name: b for b in specs.branches}
+    assert by["constant"].constant
+    assert by["hollow"].empty
+    assert (by["holes"].nan, by["holes"].posinf, by["holes"].neginf) == (1, 1, 1)
+    assert (by["holes"].min, by["holes"].max, by["holes"].variance) == (1, 1, 0)
+    assert (by["Obj_a"].values, by["Obj_a"].nan, by["Obj_a"].mean) == (4, 1, pytest.approx(7 / 3))
+    assert (by["Gone_a"].length, by["Gone_a"].columns) == (0, ())
+
+
+def test_lengths_at_a_quantile(tmp_path):
+    counts = [1] * 98 + [5, 40]
+    path = write_tree(tmp_path / "t.root", {"Obj": ak.zip({"a": ak.unflatten(np.ones(143, "f4"), counts)})})
+    specs = quiet(path)
+    lengths = {q: specs.with_lengths(quantile=q).groups["nObj"][0].length for q in (0.5, 0.98, 0.99, 0.995, 1)}
+    assert lengths == {0.5: 1, 0.98: 1, 0.99: 5, 0.995: 40, 1: 40}
+    assert specs.with_lengths(quantile=0.99).groups["nObj"][0].truncated == (1, 35)
+    with pytest.raises(PlanError, match=r"must lie in \(0, 1\], not 1.5"):
+        specs.with_lengths(quantile=1.5)
+
+
+def test_save_and_load(demo_specs, tmp_path):
+    demo_specs.save(tmp_path / "deep" / "specs.json")
+    assert Specs.load(tmp_path / "deep" / "specs.json") == demo_specs
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["specs.json"]
+
+
+def test_damaged_specs_say_so(demo_specs, tmp_path):
+    path = tmp_path / "specs.json"
+    for content, says in (
+        ("{", "cannot read specs"),
+        ("[]", "a JSON object is expected"),
+        ('{"version": 99}', "no specs of version 1"),
+        (json.dumps(demo_specs.to_json() | {"branches": 3}), "damaged"),
+        (json.dumps(demo_specs.to_json() | {"tree": "other"}), "changed by hand"),
+    ):
+        path.write_text(content)
+        with pytest.raises(SpecsError, match=says):
+            Specs.load(path)
+    with pytest.raises(SpecsError, match="no specs file .*; make one with"):
+        Specs.load(tmp_path / "none.json")
+
+
+def test_the_fingerprint_is_of_the_data_not_of_their_place(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    path = write_tree(tmp_path / "a" / "t.root", make_events(20))
+    moved = tmp_path / "b" / "u.root"
+    moved.write_bytes(path.read_bytes())
+    other = write_tree(tmp_path / "other.root", make_events(20))
+    assert quiet(path).fingerprint == quiet(moved).fingerprint
+    assert quiet(path).fingerprint != quiet(other).fingerprint
+    assert quiet(path).fingerprint != quiet(path, exclude="x").fingerprint
+
+
+def test_bad_input_is_one_clear_line(tmp_path, demo_files):
+    good = write_tree(tmp_path / "good.root", make_events(100))
+    (tmp_path / "text.root").write_text("no ROOT file at all " * 50)
+    (tmp_path / "short.root").write_bytes(good.read_bytes()[:3000])
+    write_tree(tmp_path / "empty.root", make_events(0))
+    write_tree(tmp_path / "less.root", {"id": np.arange(3, dtype="i4")})
+    for files, tree, error, says in (
+        ("text.root", None, InputFileError, "cannot read file .*text.root.*check that it is a complete ROOT file"),
+        ("short.root", None, InputFileError, "cannot read file .*short.root"),
+        ("empty.root", None, InputFileError, "no event in .*empty.root"),
+        (["good.root", "less.root"], None, BranchError, "'nJet' of .*good.root, tree events is missing in .*less.root"),
+        ("good.root", "event", MlaasError, r"no tree 'event' \(did you mean 'events'\?\)"),
+    ):
+        paths = [str(tmp_path / f) for f in ([files] if isinstance(files, str) else files)]
+        with pytest.raises(error, match=says) as caught:
+            quiet(paths, tree)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_file_names_branch_and_entries(tmp_path):
+    path = write_tree(tmp_path / "t.root", make_events(5000), basket=500)
+    raw = bytearray(path.read_bytes())
+    with uproot.open(path) as file:
+        seek = int(file["events"]["Jet_0"].member("fBasketSeek")[3])
+    raw[seek + 80 : seek + 90] = bytes(10)
+    path.write_bytes(raw)
+    with pytest.raises(InputFileError, match=r"t.root, tree events, entries 0 to 5000, branch 'Jet_0'"):
+        quiet(path)
+
+
+def test_specs_of_the_paper(tmp_path):
+    path = tmp_path / "specs.json"
+    path.write_text(json.dumps({
+        "jdim": {"Jet_0": 4}, "minv": {"x": -1.0, "Jet_0": 0.0}, "maxv": {"x": 2.0, "Jet_0": 9.0},
+        "fkeys": ["x"], "jkeys": ["Jet_0"], "nans": {"x": 0.33}, "events": {"total": 10, "f.root": 10},
+    }))  # fmt: skip
+    specs = Specs.load(path)
+    assert specs.vector_names == ("x", "Jet_0_0", "Jet_0_1", "Jet_0_2", "Jet_0_3")
+    assert (specs.branches[0].min, specs.branches[1].max) == (-1, 9)
+    assert not specs.bound
