@@ -119,7 +119,7 @@ def fit(
         ]
     start = perf_counter()
     with original_errors(*(ds for ds in (train, valid) if ds is not None)):
-        history = model.fit(train, validation_data=valid, epochs=epochs, callbacks=extra, verbose=verbose)
+        history = model.fit(train, validation_data=valid, epochs=epochs, callbacks=extra, verbose=verbose, shuffle=False)
     seconds = perf_counter() - start
     done = {name: [float(v) for v in values] for name, values in history.history.items()}
     read = train.entries + (valid.entries if valid is not None else 0)

@@ -1,0 +1,149 @@
+"""The command line as a person uses it: what it prints, leaves behind and says when something is wrong."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import uproot
+
+PROGRAM = str(Path(sys.executable).with_name("mlaas4hep-tf"))
+
+
+def cli(*args, cwd=None, check=True):
+    done = subprocess.run([PROGRAM, *map(str, args)], capture_output=True, text=True, cwd=cwd, timeout=300, check=False)
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory, demo_files):
+    """A folder with demo files, specs and a trained run."""
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "data").mkdir()
+    for name in demo_files:
+        shutil.copy(name, folder / "data")
+    done = cli("scan", "data/*.root", "--tree", "events", "--exclude", "isSignal", "-o", "specs.json", cwd=folder)
+    assert "70 branches, 508 columns" in done.stdout
+    assert "8,522 events in" in done.stdout
+    assert "one constant value (tells nothing): genWeight" in done.stderr
+    done = cli(
+        "train", "data/*.root", "--specs", "specs.json", "--label", "*signal*=1", "--label", "*=0", "--model", "mlp",
+        "--epochs", "2", "--batch-size", "100", "--split", "0.64,0.16,0.20", "--seed", "1", "--out", "runs/tth", cwd=folder,
+    )  # fmt: skip
+    assert "report: runs/tth/report.html" in done.stdout
+    assert done.stderr == ""
+    return folder
+
+
+def test_the_run_folder(work):
+    run = work / "runs" / "tth"
+    names = {p.name for p in run.iterdir()}
+    assert names >= {"model.keras", "specs.json", "config.json", "metrics.json", "history.csv", "curves.png",
+                     "roc.png", "scores.png", "report.html", "tensorboard"}  # fmt: skip
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert {name: part["events"] for name, part in metrics["parts"].items()} == {"train": 5454, "validation": 1364, "test": 1704}
+    assert metrics["parts"]["test"]["auc"] > 0.8
+    assert sum(p["composition"]["1"] for p in metrics["parts"].values()) == 900
+    assert len((run / "history.csv").read_text().splitlines()) == 3
+    report = (run / "report.html").read_text()
+    assert report.count("data:image/png;base64,") == 4
+    assert f"{metrics['parts']['test']['auc']:.4f}" in report
+
+
+def test_evaluate(work):
+    metrics = json.loads((work / "runs/tth/metrics.json").read_text())
+    own = cli("evaluate", "--run", "runs/tth", cwd=work).stdout
+    assert f"{metrics['parts']['test']['auc']:.4f}" in own
+    given = cli("evaluate", "data/signal_ttH.root", "data/bkg_tt_1.root", "--run", "runs/tth", cwd=work).stdout
+    assert "2,200" in given
+
+
+def test_predict_is_aligned_with_the_input(work):
+    cli("predict", "data/signal_ttH.root", "data/bkg_QCD_4.root", "--run", "runs/tth", "-o", "out/scores.root", cwd=work)
+    scores = uproot.open(work / "out/scores.root:events").arrays(library="np")
+    inputs = [uproot.open(work / f"data/{name}.root:events") for name in ("signal_ttH", "bkg_QCD_4")]
+    for name in ("run", "event", "lumi"):
+        assert np.array_equal(scores[name], np.concatenate([t[name].array(library="np") for t in inputs]))
+    assert scores["event"].dtype == np.int64
+    assert scores["file"].tolist() == [0] * 900 + [1] * 500
+    assert scores["entry"].tolist() == [*range(900), *range(500)]
+    assert scores["score"][:900].mean() > scores["score"][900:].mean()
+    assert [p.name for p in (work / "out").iterdir()] == ["scores.root"]
+
+
+def test_export_counts_versions(work):
+    for number in (1, 2):
+        assert f"models/tth/{number}" in cli("export", "--run", "runs/tth", "--to", "models/tth", cwd=work).stdout
+    assert (work / "models/tth/1/saved_model.pb").is_file()
+    assert (work / "models/tth/2/assets.extra/tf_serving_warmup_requests").is_file()
+
+
+def test_params_of_the_paper(work):
+    (work / "params.json").write_text(json.dumps({
+        "nevts": 2000, "shuffle": True, "chunk_size": 500, "epochs": 1, "batch_size": 50, "identifier": ["run", "event", "lumi"],
+        "branch": "events", "selected_branches": "", "exclude_branches": "isSignal,Pair_*", "hist": "pdfs", "split": 0.3,
+        "redirector": "root://xrootd.example", "verbose": 0, "nan": -1,
+    }))  # fmt: skip
+    (work / "files.txt").write_text("# the paper's list\ndata/signal_ttH.root\ndata/bkg_tt_1.root, data/bkg_QCD_1.root\n")
+    (work / "labels.txt").write_text("1\n0\n0\n")
+    done = cli("train", "files.txt", "--params", "params.json", "--labels", "labels.txt", "--out", "runs/paper", cwd=work)
+    for key in ("hist", "split", "nan"):
+        assert f"note: params.json: '{key}' has no effect" in done.stderr
+    metrics = json.loads((work / "runs/paper/metrics.json").read_text())
+    assert sum(p["events"] for p in metrics["parts"].values()) == 2000
+    config = json.loads((work / "runs/paper/config.json").read_text())
+    assert (config["epochs"], config["batch_size"], config["chunk_size"]) == (1, 50, 500)
+    specs = json.loads((work / "runs/paper/specs.json").read_text())
+    assert not [b["name"] for b in specs["branches"] if b["name"].startswith("Pair_")]
+
+
+LABELS = ("--label", "*signal*=1", "--label", "*=0")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("scan", "data/none.root"), "no such file: data/none.root"),
+        (("scan", "data/*.root", "--tree", "event"), "no tree 'event' (did you mean 'events'?) in file data/bkg_QCD_1.root"),
+        (("scan", "data/*.root", "--branches", "jet_pt"), "no branch matches 'jet_pt' (did you mean 'Jet_pt' or"),
+        (("scan", "params_none.txt"), "no such file"),
+        (("scan", "data/*.root", "--quantile", "2"), "must lie in (0, 1]"),
+        (("train", "data/*.root", "--specs", "nope.json", *LABELS), "no specs file nope.json"),
+        (("train", "data/*.root", "--specs", "specs.json"), "labels are needed once"),
+        (("train", "data/*.root", "--specs", "specs.json", "--label", "x"), "--label must be PATTERN=NUMBER"),
+        (("train", "data/*.root", "--specs", "specs.json", "--label", "*signal*=1"), "no pattern of labels matches file"),
+        (("train", "data/*.root", "--specs", "specs.json", "--label", "*=0"), "training needs events of two classes"),
+        (("train", "data/*.root", "--specs", "specs.json", "--label", "*signal*=2", "--label", "*=0"), "two classes are expected"),
+        (("train", "data/*.root", "--specs", "specs.json", *LABELS, "--split", "0.9,0.9,0.2"), "sum to at most 1"),
+        (("train", "data/*.root", "--specs", "specs.json", *LABELS, "--split", "a"), "--split needs three fractions"),
+        (("train", "data/*.root", "--specs", "specs.json", *LABELS, "--batch-size", "0"), "batch_size must be at least 1"),
+        (("train", "data/*.root", "--specs", "specs.json", *LABELS, "--epochs", "0"), "epochs must be at least 1"),
+        (("train", "data/*.root", "--specs", "specs.json", *LABELS, "--model", "mpl"), "no model 'mpl'"),
+        (("train", "data/*.root", "--specs", "specs.json", *LABELS, "--out", "runs/tth"), "holds a run already"),
+        (("train",), "no input files"),
+        (("predict", "data/*.root", "--run", "runs/none"), "runs/none holds no complete run"),
+        (("export", "--run", "runs/none", "--to", "m"), "runs/none holds no complete run"),
+    ],
+)  # fmt: skip
+def test_errors_are_one_line_without_a_traceback(work, args, says):
+    done = cli(*args, cwd=work, check=False)
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_debug_shows_the_traceback(work):
+    done = cli("--debug", "scan", "data/none.root", cwd=work, check=False)
+    assert "Traceback" in done.stderr
+    assert "no such file" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["scan", "train", "evaluate", "predict", "export"])
+def test_help_has_an_example(command):
+    assert f"Example: mlaas4hep-tf {command}" in " ".join(cli(command, "--help").stdout.split())

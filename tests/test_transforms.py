@@ -1,0 +1,63 @@
+"""Transformations against their definition by hand."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlaas4hep_tf.transforms.mask import mask_missing
+from mlaas4hep_tf.transforms.normalize import normalize_columns
+from mlaas4hep_tf.transforms.pad import pad, resize, sentinel
+
+NAN = float("nan")
+
+
+def pad_lists(lists, length):
+    """`pad` fed with lists of objects of two features each."""
+    values = np.array([obj for event in lists for obj in event], np.float32).reshape(-1, 2)
+    counts = np.array([len(event) for event in lists], np.int32)
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int32)
+    return pad(sentinel(tf.constant(values)), tf.constant(starts), tf.constant(counts), length).numpy()
+
+
+def test_short_lists_are_filled_and_long_ones_cut():
+    got = pad_lists([[], [(1, 2)], [(3, 4), (5, 6), (7, 8)]], 2)
+    want = [[[NAN, NAN]] * 2, [[1, NAN], [2, NAN]], [[3, 5], [4, 6]]]
+    assert np.array_equal(got, np.array(want, np.float32), equal_nan=True)
+
+
+@pytest.mark.parametrize("lists", [[[], []], [[(1, 2)]]])
+def test_no_object_or_no_length(lists):
+    assert np.isnan(pad_lists([[]] * len(lists), 3)).all()
+    assert pad_lists(lists, 0).shape == (len(lists), 2, 0)
+
+
+@given(st.lists(st.lists(st.tuples(st.floats(-9, 9, width=32), st.floats(-9, 9, width=32)), max_size=5), min_size=1),
+       st.integers(0, 4), st.integers(0, 4))  # fmt: skip
+def test_longer_padding_only_adds_nan(lists, length, more):
+    short, long = pad_lists(lists, length), pad_lists(lists, length + more)
+    assert np.array_equal(long[:, :, :length], short, equal_nan=True)
+    for event, row in zip(lists, long[:, :, length:], strict=True):
+        assert np.isnan(row[:, max(len(event) - length, 0) :]).all()
+
+
+@pytest.mark.parametrize(("width", "length"), [(0, 2), (1, 2), (2, 2), (4, 2), (3, 0)])
+def test_resize(width, length):
+    given_rows = np.arange(2 * width, dtype=np.float32).reshape(2, width)
+    got = resize(tf.constant(given_rows), length).numpy()
+    assert got.shape == (2, length)
+    assert np.array_equal(got[:, : min(width, length)], given_rows[:, :length])
+    assert np.isnan(got[:, width:]).all()
+
+
+def test_true_means_real():
+    values, mask = mask_missing(tf.constant([0.0, NAN, np.inf, -np.inf, -3.0]))
+    assert values.numpy().tolist() == [0, 0, 0, 0, -3]
+    assert mask.numpy().tolist() == [True, False, False, False, True]
+
+
+def test_normalisation_is_offset_and_scale():
+    got = normalize_columns(tf.constant([[3.0, NAN]]), np.float32([1, 1]), np.float32([4, 4])).numpy()
+    assert got[0, 0] == 0.5
+    assert np.isnan(got[0, 1])
