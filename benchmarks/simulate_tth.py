@@ -221,6 +221,7 @@ def reconstruct(particles: ak.Array, rng: np.random.Generator) -> tuple[dict[str
 
 def narrow(array: Any) -> Any:
     """float64 -> float32 of `MANTISSA_BITS` bits, int64 -> int32, through any awkward structure."""
+
     def change(layout: Any, **_: Any) -> Any:
         if not layout.is_numpy:
             return None
@@ -231,6 +232,7 @@ def narrow(array: Any) -> Any:
         drop = np.uint32(23 - MANTISSA_BITS)
         half = np.uint32(1) << (drop - np.uint32(1))
         return ak.contents.NumpyArray((((bits + half) >> drop) << drop).view(np.float32))
+
     return ak.transform(change, array)
 
 

@@ -121,9 +121,7 @@ def _unpack(raw: memoryview, entries: int) -> tuple[Array, Array | None]:
     nbytes, _, objlen, _, keylen, _ = _KEY.unpack_from(raw)
     *_, entries_there, last = _TAIL.unpack_from(raw, keylen - _TAIL.size - 1)
     if nbytes != len(raw) or entries_there != entries:
-        raise ValueError(
-            f"a basket says {nbytes} bytes and {entries_there} entries, its tree {len(raw)} and {entries}"
-        )
+        raise ValueError(f"a basket says {nbytes} bytes and {entries_there} entries, its tree {len(raw)} and {entries}")
     data = decompress(raw[keylen:], objlen) if nbytes - keylen != objlen else np.frombuffer(raw[keylen:], np.uint8)
     border = last - keylen
     if border == objlen:

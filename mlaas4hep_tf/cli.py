@@ -18,7 +18,7 @@ from mlaas4hep_tf.branches import IDENTIFIERS
 from mlaas4hep_tf.errors import ConfigError, DataWarning, LabelError, MlaasError
 from mlaas4hep_tf.params import PaperParams
 from mlaas4hep_tf.scanner import scan as scan_files
-from mlaas4hep_tf.specs import Specs
+from mlaas4hep_tf.specs import Specs, check_quantile
 
 if TYPE_CHECKING:
     from mlaas4hep_tf.train import Evaluation
@@ -33,12 +33,25 @@ _err = Console(stderr=True, highlight=False)
 Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Paths, patterns, folders, lists (.txt), URLs.")]
 OptionalFiles = Annotated[list[str] | None, typer.Argument(metavar="[FILE]...", help="As for scan.")]
 Tree = Annotated[str | None, typer.Option("--tree", help="Name of the tree; not needed if a file has one only.")]
-Branches = Annotated[list[str] | None, typer.Option("--branches", help="Patterns of branches to take, comma-separated or repeated.")]
-Exclude = Annotated[list[str] | None, typer.Option("--exclude", help="Patterns of branches to leave out, such as the truth.")]
+Branches = Annotated[
+    list[str] | None, typer.Option("--branches", help="Patterns of branches to take, comma-separated or repeated.")
+]
+Exclude = Annotated[
+    list[str] | None, typer.Option("--exclude", help="Patterns of branches to leave out, such as the truth.")
+]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Reader processes; by default one per core.")]
 RunFolder = Annotated[Path, typer.Option("--run", help="Run folder that `train` left.")]
-LabelOption = Annotated[list[str] | None, typer.Option("--label", metavar="PATTERN=NUMBER", help="Label of the files that match; the first match counts.")]
-LabelsOption = Annotated[str | None, typer.Option("--labels", help="Instead: a number per file (comma list, or a file with one per line), or the name of a branch.")]
+LabelOption = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="PATTERN=NUMBER", help="Label of files; the first match counts."),
+]
+LabelsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        help="Instead: a number per file (comma list, or a file with one per line), or the name of a branch.",
+    ),
+]
 
 
 @app.callback()
@@ -53,11 +66,18 @@ def scan(
     tree: Tree = None,
     branches: Branches = None,
     exclude: Exclude = None,
-    identifier: Annotated[list[str] | None, typer.Option("--identifier", help=f"Branches that identify an event; default {','.join(IDENTIFIERS)}.")] = None,
-    quantile: Annotated[float | None, typer.Option("--quantile", help="Cut multiplicities at this quantile, such as 0.999.")] = None,
+    identifier: Annotated[
+        list[str] | None,
+        typer.Option("--identifier", help=f"Branches that identify an event; default {','.join(IDENTIFIERS)}."),
+    ] = None,
+    quantile: Annotated[
+        float | None, typer.Option("--quantile", help="Cut multiplicities at this quantile, such as 0.999.")
+    ] = None,
     workers: Workers = None,
 ) -> None:
     """Pass 1: read all files once and write the specs."""
+    if quantile is not None:
+        check_quantile(quantile)
     start = perf_counter()
     specs = scan_files(
         files, tree, branches=_patterns(branches), exclude=_patterns(exclude),
@@ -71,22 +91,32 @@ def scan(
     _out.print(f"{specs.entries:,} events in {seconds:.1f} s ({specs.entries / seconds:,.0f} events/s) -> {output}")
 
 
-@app.command(epilog="Example: mlaas4hep-tf train data/*.root --specs specs.json --label '*signal*=1' --label '*=0' --epochs 5 --out runs/tth")
+@app.command(epilog="Example: mlaas4hep-tf train data/*.root --specs specs.json --labels labels.txt --out runs/tth")
 def train(
     files: OptionalFiles = None,
     out: Annotated[Path, typer.Option("--out", help="Run folder to make.")] = Path("runs/latest"),
-    specs: Annotated[Path | None, typer.Option("--specs", help="Specs from `scan`; without them the files are scanned first.")] = None,
+    specs: Annotated[
+        Path | None, typer.Option("--specs", help="Specs from `scan`; without them the files are scanned first.")
+    ] = None,
     label: LabelOption = None,
     labels: LabelsOption = None,
-    model: Annotated[str, typer.Option("--model", help="mlp, set, module:function, or a model.py with def model(idim).")] = "mlp",
+    model: Annotated[
+        str, typer.Option("--model", help="mlp, set, module:function, or a model.py with def model(idim).")
+    ] = "mlp",
     epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the whole data [default: 5].")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Events per batch [default: 100].")] = None,
-    split: Annotated[str, typer.Option("--split", help="Fractions for training, validation and test.")] = "0.64,0.16,0.20",
+    split: Annotated[
+        str, typer.Option("--split", help="Fractions for training, validation and test.")
+    ] = "0.64,0.16,0.20",
     seed: Annotated[int, typer.Option("--seed", help="Of weights, split and order.")] = 0,
     normalize: Annotated[str, typer.Option("--normalize", help="minmax, standard or none.")] = "minmax",
-    chunk_size: Annotated[int | None, typer.Option("--chunk-size", help="Events mixed at a time [default: 100000].")] = None,
+    chunk_size: Annotated[
+        int | None, typer.Option("--chunk-size", help="Events mixed at a time [default: 100000].")
+    ] = None,
     weights: Annotated[str | None, typer.Option("--weights", help="Branch of event weights for the loss.")] = None,
-    patience: Annotated[int | None, typer.Option("--patience", help="Stop after so many epochs without a better validation loss.")] = None,
+    patience: Annotated[
+        int | None, typer.Option("--patience", help="Stop after so many epochs without a better validation loss.")
+    ] = None,
     params: Annotated[Path | None, typer.Option("--params", help="params.json of the paper's programs.")] = None,
     tree: Tree = None,
     branches: Branches = None,
@@ -115,7 +145,7 @@ def train(
 
     config = RunConfig(
         files=named, labels=_labels(label, labels), model=model,
-        epochs=epochs or (paper.epochs if paper else 5),
+        epochs=_first(epochs, paper.epochs if paper else 5),
         batch_size=_first(batch_size, paper.batch_size if paper else 100),
         split=_fractions(split), seed=seed, normalize=_normalize(normalize),
         chunk_size=_first(chunk_size, paper.chunk_size if paper else 100_000),
@@ -177,9 +207,7 @@ def export(
 
     trained = Run.load(run)
     card = {"metrics": trained.metrics["parts"], "seed": trained.config.seed, "trained": trained.metrics["date"]}
-    path = export_model(
-        trained.model, trained.specs, next_version(to), normalize=trained.config.normalize, card=card
-    )
+    path = export_model(trained.model, trained.specs, next_version(to), normalize=trained.config.normalize, card=card)
     _out.print(f"exported -> {path}")
 
 
@@ -272,7 +300,7 @@ def _import_tensorflow() -> None:
 
 def main() -> None:
     """Entry point: 0, or 1 and one line for what can go wrong (``--debug``: the traceback as well)."""
-    warnings.showwarning = _show_warning
+    warnings.showwarning = _show_warning  # type: ignore[assignment]  # the other arguments are not used
     try:
         app()
     except MlaasError as error:
@@ -286,7 +314,8 @@ def _escape(text: str) -> str:
     return text.replace("[", r"\[")
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    """Print a note for `DataWarning`s; others are for developers (``--debug``)."""
     if issubclass(category, DataWarning):
         _err.print(f"[yellow]note:[/yellow] {_escape(str(message))}", soft_wrap=True)
     elif "--debug" in sys.argv:

@@ -121,7 +121,11 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         self._build(stream, preprocessor, options, parts)
 
     def _build(
-        self, stream: Stream, preprocessor: Preprocessor, options: PipelineOptions, parts: Sequence[Sequence[EntryRange]]
+        self,
+        stream: Stream,
+        preprocessor: Preprocessor,
+        options: PipelineOptions,
+        parts: Sequence[Sequence[EntryRange]],
     ) -> None:
         self._stream, self._preprocessor, self._settings, self._parts = stream, preprocessor, options, parts
         self.plan = make_plan(
@@ -200,7 +204,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             raise PlanError(f"a sample must have 1 to {self.entries} events, not {events}")
         return self._deal([events, self.entries - events], None)[0]
 
-    def shard(self, num_shards: int, index: int, name: str | None = None) -> RootDataset:
+    def shard(self, num_shards: int, index: int, name: str | None = None) -> RootDataset:  # noqa: ARG002 (as in tf.data)
         """The events of one of `num_shards` workers: disjoint, together all, equal in size to within one event.
 
         Unlike `tf.data.Dataset.shard` it shards the plan, so that each worker reads its own part only.

@@ -115,11 +115,11 @@ class _Pools:
                 pool = self._pools.setdefault(workers, None) or ProcessPoolExecutor(workers, timeout=IDLE_S)
                 self._pools[workers] = pool
                 try:
-                    return pool.submit(function, *args)
+                    future: Future[R] = pool.submit(function, *args)
+                    return future
                 except (BrokenProcessPool, ShutdownExecutorError):
                     self._pools[workers] = None
         raise ReaderError("reader processes cannot be started: they die at once; see their output above")
 
 
 _pools = _Pools()
-

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from mlaas4hep_tf.dataset import RootDataset
-from mlaas4hep_tf.errors import ModelError
+from mlaas4hep_tf.errors import ModelError, shorten
 from mlaas4hep_tf.models import MASK, VECTOR, check_inputs, wants_mask
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.transforms.normalize import Normalize
@@ -41,14 +43,16 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
         x = {VECTOR: vector, MASK: mask} if self._masked else vector
         return {SCORE: self.model(x, training=False)}
 
-    def padded(self, **branches: tf.Tensor) -> dict[str, tf.Tensor]:
+    def padded(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        branches = {b.name: inputs[input_name(b.name)] for b in self._preprocessor.specs.branches}
         return self._score(*self._preprocessor.finish(self._preprocessor.from_branches(branches)))
 
-    def ragged(self, **branches: tf.Tensor) -> dict[str, tf.Tensor]:
+    def ragged(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         layout = self._preprocessor.layout
+        branches = {name: inputs[input_name(name)] for name in layout.names}
         groups = []
         for group, names in layout.groups:
-            splits = tf.cast(branches[group + SPLITS], tf.int32)
+            splits = tf.cast(inputs[input_name(group + SPLITS)], tf.int32)
             values = tf.stack([branches[name] for name in names], axis=1)  # [m, F]
             groups.append((sentinel(values), splits[:-1], splits[1:] - splits[:-1]))
         rows = tf.shape(groups[0][1] if groups else branches[layout.flat[0]])[0]
@@ -60,18 +64,34 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
 
     def signatures(self) -> dict[str, Any]:
         specs, layout = self._preprocessor.specs, self._preprocessor.layout
-        padded = {b.name: tf.TensorSpec([None] if b.kind == "flat" else [None, None], tf.float32) for b in specs.branches}
+        padded = {
+            b.name: tf.TensorSpec([None] if b.kind == "flat" else [None, None], tf.float32) for b in specs.branches
+        }
         ragged = {b.name: tf.TensorSpec([None], tf.float32) for b in specs.branches}
         ragged |= {group + SPLITS: tf.TensorSpec([None], tf.int64) for group, _ in layout.groups}
         vector = {VECTOR: tf.TensorSpec([None, self._preprocessor.width], tf.float32)}
         if self._masked:
             vector[MASK] = tf.TensorSpec([None, self._preprocessor.width], tf.bool)
-        doors = {"serving_default": (self.padded, padded), "ragged": (self.ragged, ragged), "vector": (self.vector, vector)}
+        doors = {
+            "serving_default": (self.padded, padded),
+            "ragged": (self.ragged, ragged),
+            "vector": (self.vector, vector),
+        }
         return {name: tf.function(door).get_concrete_function(**_named(spec)) for name, (door, spec) in doors.items()}
 
 
 def _named(spec: Mapping[str, tf.TensorSpec]) -> dict[str, tf.TensorSpec]:
-    return {name: tf.TensorSpec(s.shape, s.dtype, name=name) for name, s in spec.items()}
+    named = {input_name(name): tf.TensorSpec(s.shape, s.dtype, name=input_name(name)) for name, s in spec.items()}
+    if len(named) < len(spec):
+        twice = [name for name, count in Counter(map(input_name, spec)).items() if count > 1]
+        raise ModelError(f"several branches would have the same input name {shorten(twice)}; exclude all but one")
+    return named
+
+
+def input_name(branch: str) -> str:
+    """Name of a branch in a signature: TensorFlow takes letters, digits and ``_``; others become ``_``."""
+    name = re.sub(r"\W", "_", branch, flags=re.ASCII)
+    return f"_{name}" if name[0].isdigit() else name
 
 
 def export(
@@ -86,7 +106,7 @@ def export(
 
     Signatures, all with output ``score`` float32 [B, outputs]:
 
-    - ``serving_default``: branches by name, flat float32 [B], jagged float32 [B, any] padded with NaN;
+    - ``serving_default``: branches by name (`input_name`), flat float32 [B], jagged float32 [B, any] padded with NaN;
     - ``ragged``: flat float32 [B], jagged values float32 [m] and for each group ``<group>_row_splits`` int64 [B + 1];
     - ``vector``: the ready ``vector`` float32 [B, D], and ``mask`` bool [B, D] if the model takes it.
 
@@ -143,12 +163,14 @@ def sample_request(specs: Specs, rows: int) -> dict[str, np.ndarray]:
         middle = 0.0 if branch.min is None or branch.max is None else (branch.min + branch.max) / 2
         value = np.float32(branch.mean if branch.mean is not None else middle)
         shape = (rows,) if branch.kind == "flat" else (rows, max(branch.length, 1))
-        request[branch.name] = np.full(shape, value, np.float32)
+        request[input_name(branch.name)] = np.full(shape, value, np.float32)
     return request
 
 
 def _write_warmup(path: Path, specs: Specs, name: str) -> None:
-    from tensorflow_serving.apis.predict_pb2 import PredictRequest  # here: only export needs it, and it is slow to import
+    from tensorflow_serving.apis.predict_pb2 import (
+        PredictRequest,
+    )  # here: only export needs it, and it is slow to import
     from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
 
     with tf.io.TFRecordWriter(str(path)) as writer:
@@ -168,9 +190,15 @@ def _card(model: keras.Model, preprocessor: Preprocessor, more: Mapping[str, Any
         "name": target.parent.name,
         "version": int(target.name),
         "model": {"name": model.name, "parameters": model.count_params(), "mask": wants_mask(model)},
-        "data": {"fingerprint": specs.fingerprint, "entries": specs.entries, "files": len(specs.files), "tree": specs.tree},
+        "data": {
+            "fingerprint": specs.fingerprint,
+            "entries": specs.entries,
+            "files": len(specs.files),
+            "tree": specs.tree,
+        },
         "normalize": preprocessor.normalize,
         "columns": len(specs.vector_names),
+        "inputs": {b.name: input_name(b.name) for b in specs.branches},
         "versions": {package: version(package) for package in packages},
         **more,
         "specs": specs.to_json(),

@@ -6,7 +6,7 @@ import glob
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -22,14 +22,24 @@ _WITH_TREE = re.compile(r"^(?P<path>.*\.root(?:\.\d+)?):(?P<tree>[^/\\].*)$", re
 
 @dataclass(frozen=True)
 class Source:
-    """A file by its local path or URL, and the tree that was named with it (``file.root:tree``)."""
+    """A file by its local path or URL, and the tree that was named with it (``file.root:tree``).
+
+    A relative path is relative to `folder`, the working directory when it was named: that of a reader
+    process may be another one.
+    """
 
     url: str
     tree: str | None = None
+    folder: str = field(default_factory=os.getcwd, compare=False)
 
     @property
     def remote(self) -> bool:
         return bool(_URL.match(self.url))
+
+    @property
+    def location(self) -> str:
+        """URL or absolute path."""
+        return self.url if self.remote else os.path.join(self.folder, self.url)
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,7 @@ class RootFile:
     """What one opening of a file tells: all that planning needs, before any event is read.
 
     Attributes:
-        url: path or URL.
+        source: where it lies.
         tree: name of the TTree or RNTuple.
         uuid: the file's own UUID, as text.
         entries: number of events.
@@ -47,7 +57,7 @@ class RootFile:
         stamp: size and modification time of a local file, to notice that it was replaced.
     """
 
-    url: str
+    source: Source
     tree: str
     uuid: str
     entries: int
@@ -55,6 +65,11 @@ class RootFile:
     branches: tuple[BranchInfo, ...]
     index: FileIndex = NO_INDEX
     stamp: tuple[int, int] | None = None
+
+    @property
+    def url(self) -> str:
+        """The path or URL as the user named it."""
+        return self.source.url
 
     @property
     def where(self) -> str:
@@ -84,9 +99,9 @@ def expand(files: FileArgument, tree: str | None = None) -> tuple[Source, ...]:
         raise InputFileError("no input files: the list of files is empty; name at least one ROOT file")
     origin: dict[str, str] = {}
     sources = []
-    for text in map(os.fspath, given):
+    for text in [os.fspath(path) for path in given]:
         for source in _expand_one(text):
-            source = Source(source.url, source.tree or tree)
+            source = replace(source, tree=source.tree or tree)
             identity = source.url if source.remote else os.path.realpath(source.url)
             identity += f":{source.tree}"
             if identity in origin:

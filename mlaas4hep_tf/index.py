@@ -79,5 +79,6 @@ def build_index(parts: Sequence[tuple[BranchIndex, Array, Array, Array]]) -> Fil
     return FileIndex(
         tuple(branches), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         np.concatenate(seeks).astype(np.int64), np.concatenate(sizes).astype(np.int64),
-        np.concatenate([e[:-1] for e in edges]).astype(np.int64), np.concatenate([e[1:] for e in edges]).astype(np.int64),
+        np.concatenate([e[:-1] for e in edges]).astype(np.int64),
+        np.concatenate([e[1:] for e in edges]).astype(np.int64),
     )  # fmt: skip

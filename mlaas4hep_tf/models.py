@@ -170,6 +170,7 @@ def _user_function(name: str) -> Callable[[int], Any]:
             sys.path.remove(os.getcwd())
     else:
         raise ModelError(f"no model {name!r}: it must be {', '.join(BUILT_IN)}, module:function or a model.py")
-    if not callable(found := getattr(module, function, None)):
+    found: Callable[[int], Any] | None = getattr(module, function, None)
+    if not callable(found):
         raise ModelError(f"{name} defines no function {function!r} (def {function}(idim))")
     return found

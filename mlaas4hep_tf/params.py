@@ -98,5 +98,3 @@ def _patterns(value: Any, folder: Path) -> tuple[str, ...]:
             lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
             return tuple(line for line in lines if line)
     return parse_patterns(value or None)
-
-

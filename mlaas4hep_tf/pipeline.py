@@ -19,7 +19,6 @@ import tensorflow as tf
 from mlaas4hep_tf.engine import default_workers
 from mlaas4hep_tf.plan import Plan
 from mlaas4hep_tf.stream import Array, Stream
-from mlaas4hep_tf.transforms.mask import mask_missing
 from mlaas4hep_tf.transforms.pad import sentinel
 from mlaas4hep_tf.transforms.vector import Preprocessor
 
@@ -99,8 +98,12 @@ def _chunks(stream: Stream, options: PipelineOptions, plan: Plan) -> tf.data.Dat
             lambda lane: tf.data.Dataset.from_generator(read, output_signature=signature, args=(lane, epoch)),
             cycle_length=lanes, num_parallel_calls=lanes, deterministic=True,
         )  # fmt: skip
-        return parts.ragged_batch(lanes).enumerate().map(
-            lambda number, parts: _chunk(parts, len(stream.targets), (options.seed, epoch, number), options.shuffle)
+        return (
+            parts.ragged_batch(lanes)
+            .enumerate()
+            .map(
+                lambda number, parts: _chunk(parts, len(stream.targets), (options.seed, epoch, number), options.shuffle)
+            )
         )
 
     return tf.data.Dataset.range(1).flat_map(read_epoch).prefetch(1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import isclose
 from typing import Any
 
@@ -135,7 +136,7 @@ def cut(part: EntryRange, edges: Sequence[int], size: int) -> list[EntryRange]:
             pieces = -(-(stop - start) // size)
             bounds.extend(start + (stop - start) * i // pieces for i in range(1, pieces))
     bounds = [*dict.fromkeys(bounds), part.stop]
-    return [EntryRange(part.file, a, b) for a, b in zip(bounds, bounds[1:], strict=False) if a < b]
+    return [EntryRange(part.file, a, b) for a, b in pairwise(bounds) if a < b]
 
 
 def split_sizes(entries: int, fractions: Sequence[float]) -> list[int]:

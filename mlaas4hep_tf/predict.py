@@ -12,7 +12,7 @@ import numpy as np
 from mlaas4hep_tf.branches import Selection
 from mlaas4hep_tf.dataset import RootDataset
 from mlaas4hep_tf.engine import Engine, default_workers
-from mlaas4hep_tf.files import FileArgument, RootFile, Source
+from mlaas4hep_tf.files import FileArgument, RootFile
 from mlaas4hep_tf.models import wants_mask
 from mlaas4hep_tf.plan import EntryRange, blocks
 from mlaas4hep_tf.progress import progress_bar
@@ -60,7 +60,7 @@ def predict_files(
         for block, identifiers in _identifiers(ds.files, specs, engine):
             found = scores.take(len(block))
             names = ["score"] if found.shape[1] == 1 else [f"score_{i}" for i in range(found.shape[1])]
-            rows = {
+            rows: dict[str, np.ndarray] = {
                 "file": np.full(len(block), block.file, np.int32),
                 "entry": np.arange(block.start, block.stop, dtype=np.int64),
                 **identifiers,
@@ -93,7 +93,7 @@ def _identifiers(
     selection = Selection(specs.identifiers, (), ())
     opened = files
     if specs.identifiers:
-        opened = inspect_files([Source(f.url, f.tree) for f in files], selection, engine)
+        opened = inspect_files([f.source for f in files], selection, engine)
     tasks = [b for n, f in enumerate(opened) for b in blocks(n, f.entries, f.edges, WRITE_ENTRIES)]
     parts = ((opened[b.file].part(specs.identifiers, b.start, b.stop), b) for b in tasks)
     yield from zip(tasks, engine.map(partial(read_flat, specs.identifiers), parts), strict=True)

@@ -11,7 +11,7 @@ import os
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -69,7 +69,7 @@ class OpenTree:
 
     def __init__(self, source: Source) -> None:
         with _blame(source.url):
-            self._file = uproot.open(source.url, object_cache=None, array_cache=None, **_options(source))
+            self._file = uproot.open(source.location, object_cache=None, array_cache=None, **_options(source))
             self.name = _find_tree(self._file, source)
             self.tree = self._file[self.name]
         self.uuid = str(self._file.file.uuid)
@@ -110,7 +110,7 @@ def inspect(source: Source, selection: Selection) -> RootFile:
             infos = tree.infos(selection)
             edges = _rntuple_edges(tree.tree) if tree.is_rntuple else _ttree_edges(tree.tree, infos)
             index = tree.index(infos)
-            return RootFile(source.url, tree.name, tree.uuid, tree.entries, edges, infos, index, stamp)
+            return RootFile(source, tree.name, tree.uuid, tree.entries, edges, infos, index, stamp)
     finally:
         tree.close()
 
@@ -120,12 +120,12 @@ _open_trees: OrderedDict[tuple[str, str], OpenTree] = OrderedDict()
 
 def _cached_tree(file: RootFile) -> OpenTree:
     """The file opened by uproot, for what our decoder does not read."""
-    key = (file.url, file.tree)
+    key = (file.source.location, file.tree)
     tree = _open_trees.pop(key, None)
     if tree is not None and tree.uuid != file.uuid:
         tree.close()
         tree = None
-    tree = _open_trees[key] = tree or OpenTree(Source(file.url, file.tree))
+    tree = _open_trees[key] = tree or OpenTree(replace(file.source, tree=file.tree))
     while len(_open_trees) > OPEN_FILES:
         _open_trees.popitem(last=False)[1].close()
     if (tree.uuid, tree.entries) != (file.uuid, file.entries):
@@ -145,9 +145,10 @@ def fetch(file: RootFile, spans: Sequence[tuple[int, int]]) -> list[memoryview]:
         OSError, ValueError: it cannot be read, or ends early.
     """
     requests = baskets.coalesce(spans)
-    if file_stamp(Source(file.url)) != file.stamp:
+    if file_stamp(file.source) != file.stamp:
         raise _replaced(file)
-    chunks = _fetch_remote(file.url, requests) if Source(file.url).remote else _fetch_local(file.url, requests)
+    fetch_all = _fetch_remote if file.source.remote else _fetch_local
+    chunks = fetch_all(file.source.location, requests)
     out: list[memoryview] = [memoryview(b"")] * len(spans)
     for (seek, size, members), raw in zip(requests, chunks, strict=True):
         if len(raw) != size:
@@ -178,7 +179,7 @@ def file_stamp(source: Source) -> tuple[int, int] | None:
     if source.remote:
         return None
     with _blame(source.url):
-        status = os.stat(source.url)
+        status = os.stat(source.location)
     return status.st_size, status.st_mtime_ns
 
 
@@ -304,7 +305,7 @@ def _find_tree(file: Any, source: Source) -> str:
     classes = file.classnames(recursive=True)
     trees = sorted({key.split(";")[0] for key, name in classes.items() if name in wanted})
     if source.tree in trees:
-        return source.tree
+        return str(source.tree)
     if source.tree is not None:
         raise TreeError(
             f"no tree {source.tree!r}{near_misses(source.tree, trees)} in file {source.url}, "
@@ -313,7 +314,7 @@ def _find_tree(file: Any, source: Source) -> str:
     if len(trees) != 1:
         have = f"has {len(trees)} trees ({shorten(trees)})" if trees else "has no tree"
         raise TreeError(f"file {source.url} {have}; name one with tree= (--tree) or as file.root:tree")
-    return trees[0]
+    return str(trees[0])
 
 
 def _ttree_infos(tree: Any, selection: Selection) -> Iterator[BranchInfo]:
@@ -329,11 +330,12 @@ def _ttree_info(name: str, branch: Any) -> BranchInfo:
     try:
         interpretation = branch.interpretation
         typename = branch.typename
-    except Exception as error:  # uproot raises many kinds for types that it cannot interpret
+    except Exception as error:  # noqa: BLE001 (uproot raises many kinds for types that it cannot interpret)
         return BranchInfo(name, "unknown", "other", reason=f"not interpretable: {_first_line(error)}")
     kind, dtype, length, reason = _classify(interpretation)
-    counter = branch.member("fLeaves")[0].member("fLeafCount") if kind == "jagged" else None
-    return BranchInfo(name, typename, kind, dtype, counter and str(counter.member("fName")), length, reason)
+    leaf = branch.member("fLeaves")[0].member("fLeafCount") if kind == "jagged" else None
+    counter = None if leaf is None else str(leaf.member("fName"))
+    return BranchInfo(name, typename, kind, dtype, counter, length, reason)
 
 
 def _index_branch(name: str, branch: Any) -> tuple[BranchIndex, Array, Array, Array] | str:
@@ -362,34 +364,35 @@ def _classify(interpretation: Any) -> tuple[Kind, str, int, str]:
     numerical = uproot.interpretation.numerical
     if isinstance(interpretation, uproot.interpretation.jagged.AsJagged):
         kind, dtype, _, reason = _classify(interpretation.content)
-        if kind != "flat":
-            return "other", "", 0, reason or "lists of arrays"
-        return "jagged", dtype, 0, ""
-    if isinstance(interpretation, numerical.TruncatedNumerical):
-        length = int(np.prod(interpretation.to_dims, dtype=np.int64))
-        return ("array" if interpretation.to_dims else "flat"), "float64" if "Double" in type(
-            interpretation
-        ).__name__ else "float32", length if interpretation.to_dims else 0, ""
+        return ("jagged", dtype, 0, "") if kind == "flat" else ("other", "", 0, reason or "lists of arrays")
+    if isinstance(interpretation, numerical.TruncatedNumerical):  # Double32_t, Float16_t
+        dtype = "float64" if isinstance(interpretation, numerical.AsDouble32) else "float32"
+        return (*_dimensions(interpretation.to_dims, dtype), "")
     if type(interpretation) is numerical.AsDtype and interpretation.to_dtype.fields is None:
         base, shape = interpretation.to_dtype.subdtype or (interpretation.to_dtype, ())
         if base.kind in "biuf":
-            length = int(np.prod(shape, dtype=np.int64)) if shape else 0
-            return ("array" if shape else "flat"), base.newbyteorder("=").name, length, ""
+            return (*_dimensions(shape, base.newbyteorder("=").name), "")
     if isinstance(interpretation, uproot.interpretation.strings.AsStrings):
         return "other", "", 0, "text"
-    if isinstance(interpretation, uproot.interpretation.objects.AsObjects):
-        return "other", "", 0, "objects or lists of lists"
-    return "other", "", 0, "objects"
+    lists = isinstance(interpretation, uproot.interpretation.objects.AsObjects)
+    return "other", "", 0, "objects or lists of lists" if lists else "objects"
+
+
+def _dimensions(shape: tuple[int, ...], dtype: str) -> tuple[Kind, str, int]:
+    return ("array", dtype, int(np.prod(shape, dtype=np.int64))) if shape else ("flat", dtype, 0)
 
 
 def _ttree_edges(tree: Any, infos: Sequence[BranchInfo]) -> tuple[int, ...]:
     """Entries at which every numeric branch starts a basket; if there are none inside, where most do."""
-    per_branch = Counter(tuple(tree[info.name].entry_offsets) for info in infos if info.kind != "other")
+    per_branch: Counter[tuple[int, ...]] = Counter(
+        tuple(tree[info.name].entry_offsets) for info in infos if info.kind != "other"
+    )
     if not per_branch:
         return (0, int(tree.num_entries))
     common = set.intersection(*map(set, per_branch))
     if len(common) <= 2:
-        common = set(max(per_branch, key=lambda edges: (per_branch[edges] * (len(edges) > 2), len(edges))))
+        by_use = sorted(per_branch, key=lambda edges: (per_branch[edges] * (len(edges) > 2), len(edges)))
+        common = set(by_use[-1])
     return tuple(sorted(common | {0, int(tree.num_entries)}))
 
 
@@ -410,7 +413,9 @@ def _rntuple_infos(ntuple: Any) -> Iterator[BranchInfo]:
             counter = f"n{name.split('_')[0]}"
             counter = counter if counter in counters else name
         reason = "" if kind != "other" else "text, objects, optional values or lists of lists"
-        yield BranchInfo(name, typename, kind, dtype, counter if kind == "jagged" and counter != name else None, length, reason)
+        yield BranchInfo(
+            name, typename, kind, dtype, counter if kind == "jagged" and counter != name else None, length, reason
+        )
 
 
 def _rntuple_kind(typename: str) -> tuple[Kind, str, int]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -17,7 +18,7 @@ from mlaas4hep_tf.train import Evaluation
 
 COLORS = {"train": "#4477AA", "validation": "#CCBB44", "test": "#EE6677"}  # P. Tol's bright scheme
 SIGNAL, BACKGROUND = "#EE6677", "#4477AA"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "grid.linewidth": 0.6,
     "font.size": 11, "axes.titlesize": 12, "legend.frameon": False, "savefig.bbox": "tight", "savefig.dpi": 130,
 }  # fmt: skip
@@ -41,7 +42,9 @@ def write_report(
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     page = environment.from_string((Path(__file__).parent / "report.html.jinja").read_text())
     report = folder / "report.html"
-    report.write_text(page.render(title=folder.name, metrics=metrics, specs=specs, images=images, notes=data_notes(specs)))
+    report.write_text(
+        page.render(title=folder.name, metrics=metrics, specs=specs, images=images, notes=data_notes(specs))
+    )
     return report
 
 
@@ -106,15 +109,13 @@ def plot_scores(results: Mapping[str, Evaluation]) -> Figure:
         train, test = (results[part].scores[results[part].labels == wanted] for part in ("train", "test"))
         axes.hist(train, bins=bins, density=True, color=color, alpha=0.35, label=f"{name} (train)")
         _points(axes, test, bins, color, f"{name} (test)")
-    axes.set(xlabel="score", ylabel="events (normalised)", xlim=(bins[0], bins[-1]))
-    axes.legend()
+    axes.set(xlabel="score", ylabel="events (normalised)", xlim=(bins[0], bins[-1]), yscale="log")
+    axes.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
     figure.tight_layout()
     return figure
 
 
 def _points(axes: Axes, values: Any, bins: list[float], color: str, label: str) -> None:
-    import numpy as np
-
     counts, edges = np.histogram(values, bins=bins)
     scale = max(counts.sum(), 1) * np.diff(edges)
     filled = counts > 0
@@ -132,7 +133,9 @@ def plot_multiplicities(specs: Specs) -> Figure:
     axes = figure.subplots()
     for number, (group, branch) in enumerate(shown.items()):
         color = f"C{number}"
-        axes.stairs(branch.multiplicities, [i - 0.5 for i in range(len(branch.multiplicities) + 1)], color=color, label=group)
+        axes.stairs(
+            branch.multiplicities, [i - 0.5 for i in range(len(branch.multiplicities) + 1)], color=color, label=group
+        )
         if branch.length < branch.largest:
             axes.axvline(branch.length + 0.5, color=color, linestyle=":", linewidth=1)
     axes.set(xlabel="objects in an event", ylabel="events")

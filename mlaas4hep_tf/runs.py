@@ -94,11 +94,13 @@ class Run:
             model = keras.models.load_model(path / "model.keras")
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} holds no complete run: {error}; make one with `mlaas4hep-tf train`") from error
-        config = RunConfig(**{k: tuple(v) if k in ("files", "split") else v for k, v in content.items()})
-        return Run(path, model, Specs.load(path / "specs.json"), config, metrics)
+        fields: dict[str, Any] = {k: tuple(v) if k in ("files", "split") else v for k, v in content.items()}
+        return Run(path, model, Specs.load(path / "specs.json"), RunConfig(**fields), metrics)
 
 
-def train_run(config: RunConfig, specs: Specs, out: str | os.PathLike[str], *, overwrite: bool = False, verbose: int = 0) -> Run:
+def train_run(
+    config: RunConfig, specs: Specs, out: str | os.PathLike[str], *, overwrite: bool = False, verbose: int = 0
+) -> Run:
     """Train as `config` says and leave a run folder.
 
     Raises:
@@ -113,7 +115,9 @@ def train_run(config: RunConfig, specs: Specs, out: str | os.PathLike[str], *, o
     composition = ds.composition()
     check_binary(list(composition))
     if len(composition) == 1:
-        raise LabelError(f"training needs events of two classes; all {ds.entries} events have label {[*composition][0]:g}")
+        raise LabelError(
+            f"training needs events of two classes; all {ds.entries} events have label {next(iter(composition)):g}"
+        )
     parts = dict(zip(PARTS, ds.split(*config.split), strict=True))
     folder.mkdir(parents=True, exist_ok=True)
     ds.specs.save(folder / "specs.json")
@@ -134,7 +138,9 @@ def evaluate_run(run: Run, files: tuple[str, ...] = (), labels: PerFile | None =
     """Evaluate a run again: on the three parts of its own data, or on all events of other files."""
     mask = wants_mask(run.model)
     if files:
-        ds = replace(run.config, files=files, labels=labels or run.config.labels).dataset(run.specs.unbound(), mask=mask)
+        ds = replace(run.config, files=files, labels=labels or run.config.labels).dataset(
+            run.specs.unbound(), mask=mask
+        )
         return {"files": evaluate(run.model, ds)}
     parts = run.config.dataset(run.specs, mask=mask).split(*run.config.split)
     return {name: evaluate(run.model, part) for name, part in zip(PARTS, parts, strict=True)}

@@ -89,9 +89,10 @@ def statistics(values: Sequence[Array], multiplicities: Array) -> BranchStats:
     """Statistics of one branch from its values (1-D arrays of any numeric dtype and byte order)."""
     joined = np.concatenate(values) if len(values) > 1 else values[0] if values else np.empty(0)
     data = joined.astype(joined.dtype.newbyteorder("="), copy=False)
-    counts = (0, 0, 0)
+    counts: tuple[int, int, int] = (0, 0, 0)
     if data.dtype.kind == "f" and not np.isfinite(data.sum(dtype=np.float64)):
-        counts = tuple(int(np.count_nonzero(test(data))) for test in (np.isnan, np.isposinf, np.isneginf))
+        nan, posinf, neginf = (int(np.count_nonzero(test(data))) for test in (np.isnan, np.isposinf, np.isneginf))
+        counts = (nan, posinf, neginf)
         data = data[np.isfinite(data)]
     if not len(data):
         return BranchStats(len(joined), *counts, np.inf, -np.inf, 0.0, 0.0, multiplicities)
@@ -198,7 +199,9 @@ def choose(files: Sequence[RootFile], selection: Selection) -> Selected:
 def _read_all(
     files: Sequence[RootFile], infos: Sequence[BranchInfo], engine: Engine, progress: bool
 ) -> list[BranchStats]:
-    tasks = [(files[b.file], b) for number, f in enumerate(files) for b in blocks(number, f.entries, f.edges, SCAN_ENTRIES)]
+    tasks = [
+        (files[b.file], b) for number, f in enumerate(files) for b in blocks(number, f.entries, f.edges, SCAN_ENTRIES)
+    ]
     totals = [NOTHING] * len(infos)
     names = [info.name for info in infos]
     with progress_bar("scan", sum(len(b) for _, b in tasks), "events", progress) as advance:

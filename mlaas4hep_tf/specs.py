@@ -152,8 +152,7 @@ class Specs:
         Raises:
             PlanError: a quantile outside (0, 1].
         """
-        if not 0 < quantile <= 1:
-            raise PlanError(f"a quantile of the multiplicity must lie in (0, 1], not {quantile}")
+        check_quantile(quantile)
         return replace(self, branches=tuple(replace(b, length=_quantile(b, quantile)) for b in self.branches))
 
     def unbound(self) -> Specs:
@@ -229,6 +228,12 @@ class Specs:
         return _from_json(content, os.fspath(path))
 
 
+def check_quantile(quantile: float) -> None:
+    """Raise PlanError unless the quantile lies in (0, 1]."""
+    if not 0 < quantile <= 1:
+        raise PlanError(f"a quantile of the multiplicity must lie in (0, 1], not {quantile:g}")
+
+
 def _counter(branch: BranchSpec) -> tuple[str | None, int]:
     shared = branch.group if branch.group != branch.name else None
     return shared, branch.largest if branch.kind == "array" else 0
@@ -248,7 +253,9 @@ def _quantile(branch: BranchSpec, quantile: float) -> int:
 
 def _from_json(content: dict[str, Any], path: str) -> Specs:
     if content.get("version") != VERSION:
-        raise SpecsError(f"{path} holds no specs of version {VERSION}: version is {content.get('version')!r}; scan again")
+        raise SpecsError(
+            f"{path} holds no specs of version {VERSION}: version is {content.get('version')!r}; scan again"
+        )
     try:
         specs = Specs(
             tree=content["tree"],
@@ -270,8 +277,8 @@ def _from_json(content: dict[str, Any], path: str) -> Specs:
 
 
 def _branch(content: dict[str, Any]) -> BranchSpec:
-    known = {f.name for f in fields(BranchSpec)}
-    return BranchSpec(**{k: tuple(v) if k == "multiplicities" else v for k, v in content.items() if k in known})
+    known: dict[str, Any] = {f.name: content[f.name] for f in fields(BranchSpec)}
+    return BranchSpec(**known | {"multiplicities": tuple(known["multiplicities"])})
 
 
 def from_paper(content: Mapping[str, Any]) -> Specs:

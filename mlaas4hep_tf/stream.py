@@ -161,7 +161,7 @@ class Stream:
             return pieces[0]
         if pieces:
             return tuple(np.concatenate(parts) for parts in zip(*pieces, strict=True))
-        empty = [np.empty((0, len(self.layout.flat)), np.float32)]
+        empty: list[Array] = [np.empty((0, len(self.layout.flat)), np.float32)]
         for _, names in self.layout.groups:
             empty += [np.empty((0, len(names)), np.float32), np.empty(0, np.int32)]
         return (*empty, *(np.empty(0, np.float32) for _ in self.targets))
@@ -185,7 +185,10 @@ class Stream:
             for _, ref, future in waiting:
                 future.cancel()
                 if ref is not None:
-                    future.add_done_callback(lambda _, ref=ref: self.pool.give_back(ref))
+                    future.add_done_callback(partial(self._give_back, ref))
+
+    def _give_back(self, ref: BufferRef, _: Future[Any]) -> None:
+        self.pool.give_back(ref)
 
     def _submit(self, block: EntryRange, ref: BufferRef | None) -> Future[Any]:
         file = self.files[block.file]

@@ -36,7 +36,8 @@ def make_events(
     for group, count in (groups if groups is not None else {"Jet": 2}).items():
         counts = rng.poisson(mean, entries)
         columns = {
-            str(i): ak.unflatten(rng.exponential(size=int(counts.sum())).astype(np.float32), counts) for i in range(count)
+            str(i): ak.unflatten(rng.exponential(size=int(counts.sum())).astype(np.float32), counts)
+            for i in range(count)
         }
         branches[group] = ak.zip(columns)
     return branches

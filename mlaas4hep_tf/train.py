@@ -119,7 +119,9 @@ def fit(
         ]
     start = perf_counter()
     with original_errors(*(ds for ds in (train, valid) if ds is not None)):
-        history = model.fit(train, validation_data=valid, epochs=epochs, callbacks=extra, verbose=verbose, shuffle=False)
+        history = model.fit(
+            train, validation_data=valid, epochs=epochs, callbacks=extra, verbose=verbose, shuffle=False
+        )
     seconds = perf_counter() - start
     done = {name: [float(v) for v in values] for name, values in history.history.items()}
     read = train.entries + (valid.entries if valid is not None else 0)
@@ -153,4 +155,6 @@ def predict_batch(model: keras.Model, x: Any) -> FloatArray:
 def check_binary(labels: Sequence[float]) -> None:
     """Raise LabelError unless all labels are 0 or 1."""
     if not set(labels) <= {0.0, 1.0}:
-        raise LabelError(f"two classes are expected, label 0 for background and 1 for signal; there are {sorted(set(labels))}")
+        raise LabelError(
+            f"two classes are expected, label 0 for background and 1 for signal; there are {sorted(set(labels))}"
+        )

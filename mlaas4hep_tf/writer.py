@@ -15,7 +15,7 @@ Rows = Mapping[str, npt.NDArray[np.generic]]
 
 
 @contextmanager
-def tree_writer(path: str | os.PathLike[str], tree: str) -> Iterator["TreeWriter"]:
+def tree_writer(path: str | os.PathLike[str], tree: str) -> Iterator[TreeWriter]:
     """Write a tree of flat branches; the file appears under its name only when it is complete."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import uproot
 
+from mlaas4hep_tf.cli import main
+
 PROGRAM = str(Path(sys.executable).with_name("mlaas4hep-tf"))
 
 
@@ -46,7 +48,11 @@ def test_the_run_folder(work):
     assert names >= {"model.keras", "specs.json", "config.json", "metrics.json", "history.csv", "curves.png",
                      "roc.png", "scores.png", "report.html", "tensorboard"}  # fmt: skip
     metrics = json.loads((run / "metrics.json").read_text())
-    assert {name: part["events"] for name, part in metrics["parts"].items()} == {"train": 5454, "validation": 1364, "test": 1704}
+    assert {name: part["events"] for name, part in metrics["parts"].items()} == {
+        "train": 5454,
+        "validation": 1364,
+        "test": 1704,
+    }
     assert metrics["parts"]["test"]["auc"] > 0.8
     assert sum(p["composition"]["1"] for p in metrics["parts"].values()) == 900
     assert len((run / "history.csv").read_text().splitlines()) == 3
@@ -64,9 +70,11 @@ def test_evaluate(work):
 
 
 def test_predict_is_aligned_with_the_input(work):
-    cli("predict", "data/signal_ttH.root", "data/bkg_QCD_4.root", "--run", "runs/tth", "-o", "out/scores.root", cwd=work)
-    scores = uproot.open(work / "out/scores.root:events").arrays(library="np")
-    inputs = [uproot.open(work / f"data/{name}.root:events") for name in ("signal_ttH", "bkg_QCD_4")]
+    cli(
+        "predict", "data/signal_ttH.root", "data/bkg_QCD_4.root", "--run", "runs/tth", "-o", "out/scores.root", cwd=work
+    )
+    scores = uproot.open(f"{work}/out/scores.root:events").arrays(library="np")
+    inputs = [uproot.open(f"{work}/data/{name}.root:events") for name in ("signal_ttH", "bkg_QCD_4")]
     for name in ("run", "event", "lumi"):
         assert np.array_equal(scores[name], np.concatenate([t[name].array(library="np") for t in inputs]))
     assert scores["event"].dtype == np.int64
@@ -89,9 +97,13 @@ def test_params_of_the_paper(work):
         "branch": "events", "selected_branches": "", "exclude_branches": "isSignal,Pair_*", "hist": "pdfs", "split": 0.3,
         "redirector": "root://xrootd.example", "verbose": 0, "nan": -1,
     }))  # fmt: skip
-    (work / "files.txt").write_text("# the paper's list\ndata/signal_ttH.root\ndata/bkg_tt_1.root, data/bkg_QCD_1.root\n")
+    (work / "files.txt").write_text(
+        "# the paper's list\ndata/signal_ttH.root\ndata/bkg_tt_1.root, data/bkg_QCD_1.root\n"
+    )
     (work / "labels.txt").write_text("1\n0\n0\n")
-    done = cli("train", "files.txt", "--params", "params.json", "--labels", "labels.txt", "--out", "runs/paper", cwd=work)
+    done = cli(
+        "train", "files.txt", "--params", "params.json", "--labels", "labels.txt", "--out", "runs/paper", cwd=work
+    )
     for key in ("hist", "split", "nan"):
         assert f"note: params.json: '{key}' has no effect" in done.stderr
     metrics = json.loads((work / "runs/paper/metrics.json").read_text())
@@ -130,11 +142,22 @@ LABELS = ("--label", "*signal*=1", "--label", "*=0")
         (("export", "--run", "runs/none", "--to", "m"), "runs/none holds no complete run"),
     ],
 )  # fmt: skip
-def test_errors_are_one_line_without_a_traceback(work, args, says):
-    done = cli(*args, cwd=work, check=False)
+def test_errors_are_one_line_without_a_traceback(work, args, says, monkeypatch, capsys):
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(sys, "argv", ["mlaas4hep-tf", *args])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1
+    printed = capsys.readouterr().err
+    assert says in printed
+    assert printed.startswith("error: ")
+    assert len(printed.strip().splitlines()) == 1
+
+
+def test_the_program_ends_with_1_and_one_line(work):
+    done = cli("scan", "data/none.root", cwd=work, check=False)
     assert done.returncode == 1
-    assert says in done.stderr
-    assert done.stderr.startswith("error: ")
+    assert done.stderr.startswith("error: no such file: data/none.root")
     assert len(done.stderr.strip().splitlines()) == 1
 
 

@@ -340,7 +340,9 @@ def test_specs_of_the_paper_apply(tmp_path):
     own = quiet(path, branches=["x", "Jet_0"])
     low = {b.name: b.min for b in own.branches}
     high = {b.name: b.max for b in own.branches}
-    paper = from_paper({"jdim": {"Jet_0": own.branches[1].length}, "minv": low, "maxv": high, "fkeys": ["x"], "jkeys": ["Jet_0"]})
+    paper = from_paper(
+        {"jdim": {"Jet_0": own.branches[1].length}, "minv": low, "maxv": high, "fkeys": ["x"], "jkeys": ["Jet_0"]}
+    )
     ours = np.concatenate([x.numpy() for x in RootDataset(path, own, shuffle=False)])
     theirs = np.concatenate([x.numpy() for x in RootDataset(path, paper, shuffle=False)])
     assert np.array_equal(ours, theirs)
@@ -393,15 +395,27 @@ def test_user_executors_fit(tmp_path):
         assert sorted(ids(plain(files, specs, executor=executor))) == list(range(150))
 
 
+def test_readers_find_files_after_a_change_of_folder(tmp_path, monkeypatch):
+    write_files(tmp_path, [20])
+    monkeypatch.chdir(tmp_path)
+    ds = plain("f000.root", quiet("f000.root"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert sorted(ids(ds)) == list(range(20))
+    assert ds.files[0].url == "f000.root"
+
+
 def test_a_script_needs_no_main_guard(tmp_path):
     files = write_files(tmp_path, [100, 50])
     script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(f"""
+    script.write_text(
+        textwrap.dedent(f"""
         from mlaas4hep_tf import RootDataset, scan
         files = {files!r}
         ds = RootDataset(files, scan(files), labels=[1, 0])
         print("events", sum(len(y) for _, y in ds))
-    """))
+    """)
+    )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.count("events 150") == 1, done.stderr
     assert done.returncode == 0

@@ -24,7 +24,9 @@ def exported(request, demo_files, demo_specs, tmp_path_factory):
     specs = demo_specs.with_lengths(quantile=0.9)  # so that there is something to cut
     keras.utils.set_random_seed(1)
     model = build(request.param, specs)
-    ds = RootDataset(demo_files[:2], specs, mask=request.param == "set", normalize="standard", shuffle=False, batch_size=700)
+    ds = RootDataset(
+        demo_files[:2], specs, mask=request.param == "set", normalize="standard", shuffle=False, batch_size=700
+    )
     path = export(model, ds, tmp_path_factory.mktemp("models") / request.param / "1", card={"metrics": {"auc": 0.5}})
     return model, ds, path, tf.saved_model.load(str(path))
 
@@ -124,23 +126,34 @@ def test_versions_count_up_and_are_never_changed(exported, tmp_path):
 
 
 def test_missing_values_and_odd_names(tmp_path):
-    path = write_tree(tmp_path / "t.root", {
-        "x": np.array([2, np.nan, np.inf, 4], "f4"),
-        "Obj": ak.zip({"a": ak.Array([[], [5.0, -np.inf], [7.0], [9.0]])}), "fixed": np.arange(8, dtype="f4").reshape(4, 2),
-    })  # fmt: skip
+    branches = {
+        "met.x": np.array([2, np.nan, np.inf, 4], "f4"),
+        "Obj": ak.zip({"a": ak.Array([[], [5.0, -np.inf], [7.0], [9.0]])}),
+        "fixed-size": np.arange(8, dtype="f4").reshape(4, 2),
+    }
+    path = write_tree(tmp_path / "t.root", branches)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
-        specs = scan(path, progress=False)
+        specs = scan(path, exclude="nObj", progress=False)
     model = build("mlp", specs)
     folder = export(model, specs, tmp_path / "odd" / "7")
-    served = tf.saved_model.load(str(folder)).signatures["serving_default"]
-    got = served(
-        x=tf.constant([2, np.nan, np.inf, 4.0]),
-        Obj_a=tf.constant([[np.nan, np.nan], [5, -np.inf], [7, np.nan], [9, np.nan]], tf.float32),
-        fixed=tf.constant(np.arange(8).reshape(4, 2), tf.float32),
-    )["score"].numpy()
+    request = {
+        "met_x": tf.constant([2, np.nan, np.inf, 4.0]),
+        "Obj_a": tf.constant([[np.nan, np.nan], [5, -np.inf], [7, np.nan], [9, np.nan]], tf.float32),
+        "fixed_size": tf.constant(np.arange(8).reshape(4, 2), tf.float32),
+    }
+    got = tf.saved_model.load(str(folder)).signatures["serving_default"](**request)["score"].numpy()
     want = np.concatenate([predict_batch(model, x) for x in RootDataset(path, specs, shuffle=False)])
     assert np.abs(got - want).max() < 1e-6
+    inputs = json.loads((folder / "assets.extra" / "model_card.json").read_text())["inputs"]
+    assert inputs == {"met.x": "met_x", "Obj_a": "Obj_a", "fixed-size": "fixed_size"}
+
+
+def test_input_names_that_collide(tmp_path):
+    path = write_tree(tmp_path / "t.root", {"a.b": np.arange(4, dtype="f4"), "a_b": np.arange(4, dtype="f4")})
+    specs = scan(path, progress=False)
+    with pytest.raises(ModelError, match="several branches would have the same input name a_b"):
+        export(build("mlp", specs), specs, tmp_path / "m" / "1")
 
 
 def test_the_sample_request_has_every_branch(demo_specs):

@@ -41,7 +41,9 @@ def test_each_module_imports_only_from_those_above_it(module):
         assert order.index(imported) < order.index(module) or imported in lazy.get(module, ())
 
 
-@pytest.mark.parametrize("module", [m for m in module_order() if "transforms" not in m][: module_order().index("stream") + 1])
+@pytest.mark.parametrize(
+    "module", [m for m in module_order() if "transforms" not in m][: module_order().index("stream") + 1]
+)
 def test_no_tensorflow_above_the_transforms(module):
     code = f"import sys, mlaas4hep_tf.{module}; assert 'tensorflow' not in sys.modules and 'keras' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
@@ -70,6 +72,8 @@ def test_the_readme_runs(tmp_path):
     (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
     code = "\n".join(readme_blocks())
     assert "RootDataset" in code
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "models" / "tth" / "1" / "saved_model.pb").is_file()

@@ -34,7 +34,9 @@ def constants(specs: Specs, normalize: Normalize | None) -> tuple[npt.NDArray[np
     pairs = [(_pair(branch, normalize), len(branch.columns)) for branch in specs.branches]
     unknown = [b.name for b, (pair, _) in zip(specs.branches, pairs, strict=True) if pair is None]
     if unknown:
-        raise SpecsError(f"normalize={normalize!r} needs numbers that these specs lack for {shorten(unknown)}; scan again")
+        raise SpecsError(
+            f"normalize={normalize!r} needs numbers that these specs lack for {shorten(unknown)}; scan again"
+        )
     columns = [pair for pair, count in pairs if pair for _ in range(count)]
     table = np.array(columns, np.float64).reshape(-1, 2).astype(np.float32)
     scale = np.where(table[:, 1] > 0, table[:, 1], np.float32(1))
@@ -52,8 +54,6 @@ def _pair(branch: BranchSpec, normalize: Normalize | None) -> tuple[float, float
     return branch.mean, branch.variance**0.5
 
 
-def normalize_columns(
-    vector: tf.Tensor, offset: npt.NDArray[np.float32], scale: npt.NDArray[np.float32]
-) -> tf.Tensor:
+def normalize_columns(vector: tf.Tensor, offset: npt.NDArray[np.float32], scale: npt.NDArray[np.float32]) -> tf.Tensor:
     """(x - offset) / scale; NaN stays NaN.  float32 [n, D] -> [n, D]."""
     return (vector - offset) / scale
