@@ -173,9 +173,16 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         self._stream.failures.clear()
         return failures
 
-    def __iter__(self) -> Iterator[Any]:
-        with original_errors(self):
-            yield from super().__iter__()
+    def __iter__(self) -> Any:
+        iterator = super().__iter__()
+        get_next = iterator._next_internal  # what `next` and `get_next` call
+
+        def next_or_original_error() -> Any:
+            with original_errors(self):
+                return get_next()
+
+        iterator._next_internal = next_or_original_error
+        return iterator
 
     def _part(self, parts: Sequence[Sequence[EntryRange]], **changes: Any) -> RootDataset:
         part = RootDataset.__new__(RootDataset)

@@ -141,6 +141,6 @@ def plot_multiplicities(specs: Specs) -> Figure:
     axes.set(xlabel="objects in an event", ylabel="events")
     if shown:
         axes.set_yscale("log")
-        axes.legend()
+        axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
     figure.tight_layout()
     return figure

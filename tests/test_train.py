@@ -1,0 +1,92 @@
+"""Training and evaluation: weights, the best model, AUC against an independent count."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlaas4hep_tf import RootDataset, scan
+from mlaas4hep_tf.errors import LabelError
+from mlaas4hep_tf.models import build
+from mlaas4hep_tf.testing import write_files
+from mlaas4hep_tf.train import Evaluation, evaluate, fit
+
+
+@pytest.fixture
+def data(tmp_path):
+    files = write_files(tmp_path, [150, 100], basket=50)
+    return files, scan(files, progress=False)
+
+
+def test_weights_reach_the_loss(data):
+    files, specs = data
+    model = build("mlp", specs)
+    weights = {"*f000*": 0.25, "*": 3}
+    weighted = RootDataset(files, specs, labels=[1, 0], weights=weights, batch_size=250, shuffle=False)
+    x, y, w = next(iter(weighted))
+    score = np.asarray(model(x))[:, 0].astype(np.float64)
+    entropy = -np.where(y == 1, np.log(score), np.log1p(-score))
+    loss = model.evaluate(weighted, verbose=0, return_dict=True)["loss"]
+    assert w.numpy().tolist() == [0.25] * 150 + [3.0] * 100
+    assert loss == pytest.approx((entropy * w.numpy()).mean(), rel=1e-4)
+    plain = RootDataset(files, specs, labels=[1, 0], batch_size=250, shuffle=False)
+    assert model.evaluate(plain, verbose=0, return_dict=True)["loss"] == pytest.approx(entropy.mean(), rel=1e-4)
+
+
+def test_the_best_epoch_is_kept_and_training_stops(data, tmp_path):
+    files, specs = data
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((len(specs.vector_names),)), keras.layers.Dense(1, activation="sigmoid")])
+    model.compile(loss="binary_crossentropy", optimizer=keras.optimizers.SGD(50.0))  # a rate that must diverge
+    train, valid = RootDataset(files, specs, labels="x", batch_size=50).split(0.7, 0.3)
+    done = fit(model, train, valid, epochs=20, out=tmp_path / "run", patience=2)
+    losses = done.history["val_loss"]
+    assert len(losses) < 20
+    assert len(losses) - 1 - int(np.argmin(losses)) == 2
+    assert model.evaluate(valid, verbose=0) == pytest.approx(min(losses), rel=1e-5)
+    saved = keras.models.load_model(tmp_path / "run" / "model.keras")
+    assert saved.evaluate(valid, verbose=0) == pytest.approx(min(losses), rel=1e-5)
+    assert (tmp_path / "run" / "history.csv").is_file()
+    assert any((tmp_path / "run" / "tensorboard").rglob("events*"))
+
+
+def test_the_same_seed_trains_the_same_model(data):
+    files, specs = data
+
+    def weights():
+        keras.utils.set_random_seed(7)
+        model = build("mlp", specs)
+        fit(model, RootDataset(files, specs, labels=[1, 0], batch_size=50, seed=7), epochs=2)
+        return model.get_weights()
+
+    for a, b in zip(weights(), weights(), strict=True):
+        assert np.array_equal(a, b)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 9), st.integers(1, 5)), min_size=1, max_size=40))
+def test_auc_is_the_chance_that_signal_scores_higher(events):
+    labels, scores, weights = (np.array(column, float) for column in zip(*events, strict=True))
+    result = Evaluation(labels, scores, weights)
+    pairs = [
+        (w1 * w0, (s1 > s0) + 0.5 * (s1 == s0))
+        for l1, s1, w1 in zip(labels, scores, weights, strict=True)
+        for l0, s0, w0 in zip(labels, scores, weights, strict=True)
+        if l1 and not l0
+    ]
+    if not pairs:
+        assert result.auc is None
+        assert result.auc_error is None
+    else:
+        weight, wins = np.array(pairs).T
+        assert result.auc == pytest.approx(np.average(wins, weights=weight))
+        assert 0 <= result.auc_error < 1
+
+
+def test_evaluation_needs_two_classes_of_labels(data):
+    files, specs = data
+    model = build("mlp", specs)
+    with pytest.raises(LabelError, match="needs labels"):
+        evaluate(model, RootDataset(files, specs))
+    with pytest.raises(LabelError, match=r"two classes are expected.*\[0.0, 3.0\]"):
+        evaluate(model, RootDataset(files, specs, labels=[3, 0]))
