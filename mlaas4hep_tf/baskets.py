@@ -75,17 +75,18 @@ def _column(
     pieces, counts = [], [np.empty(0, np.int64)]
     for raw, first, last in baskets:
         lo, hi = max(start, first) - first, min(stop, last) - first
-        data, ends = _unpack(raw, last - first)
+        data, border, keylen = _unpack(raw, last - first)
         if not branch.jagged:
             pieces.append(_flat(data, dtype, branch.length, last - first)[lo * branch.length : hi * branch.length])
             continue
-        if ends is None:
+        if border == len(data):
             raise ValueError("a basket of a jagged branch has no entry offsets")
         whole = (lo, hi) == (0, last - first)
         if whole and not counted and not branch.header:
-            pieces.append(data.view(dtype))
+            pieces.append(data[:border].view(dtype))
             continue
-        values, per_entry = _jagged(data, ends, dtype, branch.header)
+        ends = _entry_ends(data, border, keylen, last - first)
+        values, per_entry = _jagged(data[:border], ends, dtype, branch.header)
         counts.append(per_entry[lo:hi])
         if not whole:
             at = int(per_entry[:lo].sum())
@@ -116,43 +117,47 @@ def _jagged(data: Array, ends: Array, dtype: np.dtype[Any], header: int) -> tupl
     return data.view(dtype), counts
 
 
-def _unpack(raw: memoryview, entries: int) -> tuple[Array, Array | None]:
-    """Decompressed values of a basket, as bytes, and the byte position of each entry where it has them."""
+def _unpack(raw: memoryview, entries: int) -> tuple[Array, int, int]:
+    """Decompressed bytes of a basket, where its values end in them, and the length of its key."""
     nbytes, _, objlen, _, keylen, _ = _KEY.unpack_from(raw)
     *_, entries_there, last = _TAIL.unpack_from(raw, keylen - _TAIL.size - 1)
     if nbytes != len(raw) or entries_there != entries:
         raise ValueError(f"a basket says {nbytes} bytes and {entries_there} entries, its tree {len(raw)} and {entries}")
-    data = decompress(raw[keylen:], objlen) if nbytes - keylen != objlen else np.frombuffer(raw[keylen:], np.uint8)
-    border = last - keylen
-    if border == objlen:
-        return data, None
-    ends = data[border:].view(">i4")[1:].astype(np.int64) - keylen
+    if not 0 <= last - keylen <= objlen:
+        raise ValueError(f"the values of a basket of {objlen} bytes end at {last - keylen}")
+    body = raw[keylen:]
+    data = np.frombuffer(body if len(body) == objlen else decompress(body, objlen), np.uint8)
+    return data, last - keylen, keylen
+
+
+def _entry_ends(data: Array, border: int, keylen: int, entries: int) -> Array:
+    """Byte position of each entry of a jagged branch, and behind the last one, int64 [entries + 1]."""
+    ends = data[border:].view(">i4")[1 : entries + 2].astype(np.int64) - keylen
     if len(ends) <= entries:
         raise ValueError(f"a basket of {entries} entries has {len(ends)} entry offsets")
-    ends = ends[: entries + 1]
     ends[-1] = border
-    return data[:border], ends
+    return ends
 
 
-def decompress(blocks: memoryview, size: int) -> Array:
+def decompress(blocks: memoryview, size: int) -> Any:
     """Undo ROOT's compression: one or several blocks, each with a header of 9 bytes (LZ4: and a checksum)."""
     out: list[Any] = []
     position = filled = 0
     while position < len(blocks):
-        header = bytes(blocks[position : position + _BLOCK_HEADER])
-        packed, unpacked = int.from_bytes(header[3:6], "little"), int.from_bytes(header[6:9], "little")
-        body = blocks[position + _BLOCK_HEADER : position + _BLOCK_HEADER + packed]
-        if len(header) < _BLOCK_HEADER or len(body) != packed:
+        body = position + _BLOCK_HEADER
+        header = bytes(blocks[position:body])
+        position = body + int.from_bytes(header[3:6], "little")
+        unpacked = int.from_bytes(header[6:9], "little")
+        if position > len(blocks):
             raise ValueError("a compressed block ends too early")
-        data = _decompress_block(header[:2], body, unpacked)
+        data = _decompress_block(header[:2], blocks[body:position], unpacked)
         if len(data) != unpacked:
             raise ValueError(f"a block decompressed to {len(data)} bytes, not {unpacked}")
         out.append(data)
-        position += _BLOCK_HEADER + packed
         filled += unpacked
     if filled != size:
         raise ValueError(f"a basket decompressed to {filled} bytes, not {size}")
-    return np.frombuffer(out[0] if len(out) == 1 else b"".join(map(bytes, out)), np.uint8)
+    return out[0] if len(out) == 1 else b"".join(map(bytes, out))
 
 
 def _decompress_block(algorithm: bytes, body: memoryview, size: int) -> Any:

@@ -9,12 +9,14 @@ of them, the buffer goes back to the pool.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import sys
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +42,26 @@ class ArraySpec:
     @property
     def nbytes(self) -> int:
         return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+
+@cache
+def keep_freed_memory() -> bool:
+    """Let glibc's malloc keep what is freed instead of giving it back to the kernel each time.
+
+    Batches, chunks and decoded baskets are some megabytes each and come and go all the time; by default each
+    is mapped anew, and the kernel's zeroing of fresh pages costs as much as the work itself (measured: half
+    of the CPU time of padding).  The process keeps its peak memory in return.
+
+    Returns:
+        Whether this C library knows the setting.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3  # names and numbers of malloc.h
+    settings = {m_mmap_threshold: 32 << 20, m_trim_threshold: 1 << 30, m_top_pad: 64 << 20}
+    return all(mallopt(name, value) for name, value in settings.items())
 
 
 def supported() -> bool:
@@ -110,6 +132,35 @@ class BufferPool:
             self._free.append(fd)
         else:
             os.close(fd)
+
+
+class ArrayPool:
+    """Lends private memory for arrays and takes it back when the last of them is garbage."""
+
+    def __init__(self) -> None:
+        self._free: list[npt.NDArray[np.uint8]] = []
+
+    def take(self, specs: Sequence[ArraySpec]) -> list[npt.NDArray[np.generic]]:
+        """Arrays to fill, aligned to 64 bytes, in memory that was used before if there is enough of it."""
+        size = offsets(specs)[-1]
+        memory = next((m for m in self._free if len(m) >= size), None)
+        if memory is None:
+            self._free.clear()  # too small for the chunks of now
+            memory = _aligned(size + size // 8)
+        else:
+            self._free = [m for m in self._free if m is not memory]
+        lease = np.frombuffer(memory.data, np.uint8)  # views of it have the lease as base, not the memory
+        weakref.finalize(lease, self._give_back, memory)
+        return views(lease, specs)
+
+    def _give_back(self, memory: npt.NDArray[np.uint8]) -> None:
+        self._free.append(memory)
+
+
+def _aligned(size: int) -> npt.NDArray[np.uint8]:
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size]
 
 
 def _close_all(free: list[int]) -> None:

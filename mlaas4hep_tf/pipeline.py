@@ -1,4 +1,4 @@
-"""The tf.data graph: lanes are interleaved into chunks, and chunks shuffled, padded, masked and cut into batches.
+"""The tf.data graph: chunks from the lanes are shuffled, padded, normalised, masked and cut into batches.
 
 No step of it works event by event.  A chunk stays packed; each step of some 1000 events is gathered from it,
 already shuffled, straight into the rectangle.
@@ -13,18 +13,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 import tensorflow as tf
 
+from mlaas4hep_tf.buffers import keep_freed_memory
 from mlaas4hep_tf.engine import default_workers
 from mlaas4hep_tf.plan import Plan
-from mlaas4hep_tf.stream import Array, Stream
-from mlaas4hep_tf.transforms.pad import sentinel
+from mlaas4hep_tf.stream import Stream
 from mlaas4hep_tf.transforms.vector import Preprocessor
 
 DataLayout = Literal["vector", "columns", "ragged"]
 
-STEP_ENTRIES = 1024  # events padded at a time; smaller batches are cut from such a step
+STEP_ENTRIES = 2048  # events padded at a time; smaller batches are cut from such a step
 MASK_SUFFIX = "_mask"
 
 
@@ -47,19 +46,19 @@ class _Epochs:
         self._next = itertools.count()
         self._lock = threading.Lock()
 
-    def __call__(self) -> Any:
+    def __call__(self) -> int:
         with self._lock:
-            return np.asarray(next(self._next), np.int64)
+            return next(self._next)
 
 
 def build_pipeline(stream: Stream, preprocessor: Preprocessor, options: PipelineOptions, plan: Plan) -> tf.data.Dataset:
     """The whole graph from lanes to batches; nothing is read before it is iterated."""
-    chunks = _chunks(stream, options, plan)
+    chunks = _chunks(stream, plan)
     batch = options.batch_size
     step = batch * max(1, -(-STEP_ENTRIES // batch))
 
     def chunk_to_steps(*chunk: Any) -> tf.data.Dataset:
-        flat, groups, targets, order = chunk
+        order, flat, groups, targets = chunk
         return tf.data.Dataset.range(0, tf.shape(order, tf.int64)[0], step).map(
             lambda start: _finish(preprocessor, options, flat, groups, targets, order[start : start + step]),
             num_parallel_calls=default_workers(),
@@ -72,63 +71,37 @@ def build_pipeline(stream: Stream, preprocessor: Preprocessor, options: Pipeline
     if plan.entries % batch == 0 and options.layout != "ragged":
         batches = batches.map(partial(_fix_rows, batch))
     batches = batches.apply(tf.data.experimental.assert_cardinality(plan.batches))
-    return batches.prefetch(max(2, 4 * step // batch)).with_options(_settings(len(plan.lanes)))
+    return batches.prefetch(max(2, 4 * step // batch)).with_options(_settings())
 
 
-def _settings(lanes: int) -> tf.data.Options:
+def _settings() -> tf.data.Options:
     settings = tf.data.Options()
     settings.deterministic = True
-    settings.threading.private_threadpool_size = lanes + 2 * default_workers()  # lanes wait for readers
+    settings.threading.private_threadpool_size = 1 + default_workers()  # one waits for the readers
     settings.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return settings
 
 
-def _chunks(stream: Stream, options: PipelineOptions, plan: Plan) -> tf.data.Dataset:
-    """Packed chunks: (flat, groups of (values with sentinel, starts, counts), targets, order of the rows)."""
+def _chunks(stream: Stream, plan: Plan) -> tf.data.Dataset:
+    """Packed chunks: (order of the rows, flat, groups of (values with sentinel, starts, counts), targets)."""
+    keep_freed_memory()
     epochs = _Epochs()
-    lanes = len(plan.lanes)
-    signature = _signature(stream)
 
-    def read(lane: Any, epoch: Any) -> Iterator[tuple[Array, ...]]:
-        return stream.lane(plan, int(lane), int(epoch))
+    def read() -> Iterator[tuple[Any, ...]]:
+        for order, flat, *rest in stream.chunks(plan, epochs()):
+            groups = tuple(tuple(rest[3 * g : 3 * g + 3]) for g in range(len(stream.layout.groups)))
+            yield order, flat, groups, tuple(rest[3 * len(groups) :])
 
-    def read_epoch(_: tf.Tensor) -> tf.data.Dataset:
-        epoch = tf.ensure_shape(tf.numpy_function(epochs, [], tf.int64), [])
-        parts = tf.data.Dataset.range(lanes).interleave(
-            lambda lane: tf.data.Dataset.from_generator(read, output_signature=signature, args=(lane, epoch)),
-            cycle_length=lanes, num_parallel_calls=lanes, deterministic=True,
-        )  # fmt: skip
-        return (
-            parts.ragged_batch(lanes)
-            .enumerate()
-            .map(
-                lambda number, parts: _chunk(parts, len(stream.targets), (options.seed, epoch, number), options.shuffle)
-            )
-        )
-
-    return tf.data.Dataset.range(1).flat_map(read_epoch).prefetch(1)
+    return tf.data.Dataset.from_generator(read, output_signature=_signature(stream)).prefetch(1)
 
 
-def _signature(stream: Stream) -> tuple[tf.TensorSpec, ...]:
-    signature = [tf.TensorSpec((None, len(stream.layout.flat)), tf.float32)]
-    for _, names in stream.layout.groups:
-        signature += [tf.TensorSpec((None, len(names)), tf.float32), tf.TensorSpec((None,), tf.int32)]
-    return (*signature, *(tf.TensorSpec((None,), tf.float32) for _ in stream.targets))
+def _signature(stream: Stream) -> tuple[Any, ...]:
+    def matrix(columns: int) -> tf.TensorSpec:
+        return tf.TensorSpec((None, columns), tf.float32)
 
-
-def _chunk(parts: tuple[tf.RaggedTensor, ...], targets: int, seed: tuple[Any, ...], shuffle: bool) -> tuple[Any, ...]:
-    """Join what the lanes gave to one chunk and draw the order of its rows."""
-    flat, *rest = [part.values for part in parts]  # [n, F]; the rows of all lanes, one behind the other
-    grouped, numbers = rest[: len(rest) - targets], tuple(rest[len(rest) - targets :])
-    groups = tuple(
-        (sentinel(values), tf.cumsum(counts, exclusive=True), counts)
-        for values, counts in zip(grouped[::2], grouped[1::2], strict=True)
-    )
-    order = tf.range(tf.shape(flat)[0])
-    if shuffle:
-        base, epoch, number = seed
-        order = tf.random.experimental.stateless_shuffle(order, tf.stack([base * 1_000_003 + epoch, number]))
-    return flat, groups, numbers, order
+    rows = tf.TensorSpec((None,), tf.int32)
+    groups = tuple((matrix(len(names)), rows, rows) for _, names in stream.layout.groups)
+    return rows, matrix(len(stream.layout.flat)), groups, (tf.TensorSpec((None,), tf.float32),) * len(stream.targets)
 
 
 def _finish(

@@ -22,7 +22,7 @@ IntArray = npt.NDArray[np.int64]
 MAX_LANES = 64  # beyond it several files share a lane: each lane keeps a block in memory and a file open
 BLOCK_ENTRIES = 16_384  # larger reads do not pay; throughput is flat beyond, memory is not
 SPLIT_BLOCKS = (8, 64)  # of one file that a split deals out: at least so many, though it cuts clusters, at most so many
-_SPLIT, _SHUFFLE = 1, 2  # what a random stream is for
+_SPLIT, _SHUFFLE, _ROWS = 1, 2, 3  # what a random stream is for
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,13 @@ class Plan:
         if self.shuffle:
             _generator(self.seed, _SHUFFLE, epoch, lane).shuffle(blocks)
         return blocks
+
+    def rows(self, epoch: int, chunk: int, events: int) -> npt.NDArray[np.int32]:
+        """The order of the rows of one chunk, a permutation of range(events)."""
+        order = np.arange(events, dtype=np.int32)
+        if self.shuffle:
+            _generator(self.seed, _ROWS, epoch, chunk).shuffle(order)
+        return order
 
 
 def _generator(seed: int, *stream: int) -> np.random.Generator:

@@ -28,7 +28,7 @@ from mlaas4hep_tf.files import RootFile, Source
 from mlaas4hep_tf.index import Array, BranchIndex, FileIndex, build_index
 
 OPEN_FILES = 16  # kept open by one reader process
-TIMEOUT_S = 60.0  # for one request to a remote server
+TIMEOUT_S = 60  # for one request to a remote server
 _log = logging.getLogger(__name__)
 
 _RNTUPLE_NUMBERS = {

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlaas4hep_tf.branches import IDENTIFIERS, BranchInfo, Selected, Selection, check_schema, parse_patterns, select
+from mlaas4hep_tf.buffers import keep_freed_memory
 from mlaas4hep_tf.engine import Engine, default_workers
 from mlaas4hep_tf.errors import DataWarning, InputFileError, shorten
 from mlaas4hep_tf.files import FileArgument, RootFile, Source, expand
@@ -109,6 +110,7 @@ def scan_range(infos: Sequence[BranchInfo], task: tuple[RootFile, EntryRange]) -
     """Runs in a reader process: the statistics of every branch over one entry range."""
     from mlaas4hep_tf.reader import read  # here, so that the training process never imports uproot
 
+    keep_freed_memory()
     file, entries = task
     columns = read(file, entries.start, entries.stop, [info.name for info in infos])
     per_group = {group: np.bincount(counts).astype(np.int64) for group, counts in columns.counts.items()}

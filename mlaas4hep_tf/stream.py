@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlaas4hep_tf.branches import Layout
-from mlaas4hep_tf.buffers import BufferPool, BufferRef
+from mlaas4hep_tf.buffers import ArrayPool, ArraySpec, BufferPool, BufferRef, keep_freed_memory
 from mlaas4hep_tf.engine import Engine
 from mlaas4hep_tf.errors import BranchError, LabelError, MlaasError, near_misses, shorten
 from mlaas4hep_tf.files import RootFile, matches
@@ -88,7 +88,9 @@ def _flat_branch(what: str, name: str, files: Sequence[RootFile]) -> str:
 
 @dataclass(frozen=True)
 class Stream:
-    """Reads lanes of packed events; the part of a dataset that knows files and processes but no TensorFlow.
+    """Reads packed events of a plan's lanes and mixes them into chunks.
+
+    It is the part of a dataset that knows files and processes but no TensorFlow.
 
     Attributes:
         files: all files.
@@ -96,8 +98,9 @@ class Stream:
         lengths: group -> objects kept per event, to count what is truncated.
         labels, weights: where the numbers come from.
         engine, pool: where reading runs, and the memory that it fills.
+        chunk_pool: memory of the chunks.
         truncated: events and objects beyond `lengths` so far, by group.
-        failures: errors that ended a lane; TensorFlow passes on only their text.
+        failures: errors that ended an epoch; TensorFlow passes on only their text.
     """
 
     files: tuple[RootFile, ...]
@@ -107,6 +110,7 @@ class Stream:
     weights: Target | None
     engine: Engine
     pool: BufferPool = field(default_factory=BufferPool)
+    chunk_pool: ArrayPool = field(default_factory=ArrayPool)
     truncated: Counter[str] = field(default_factory=Counter)
     failures: list[Exception] = field(default_factory=list)
 
@@ -118,74 +122,75 @@ class Stream:
     def read_layout(self) -> Layout:
         return replace(self.layout, flat=self.layout.flat + tuple(t.branch for t in self.targets if t.branch))
 
-    def lane(self, plan: Plan, lane: int, epoch: int) -> Iterator[tuple[Array, ...]]:
-        """One element per chunk: the events that the chunk takes from this lane, packed.
+    def chunks(self, plan: Plan, epoch: int) -> Iterator[tuple[Array, ...]]:
+        """The chunks of an epoch, packed; each takes its share of every lane.
+
+        All lanes read ahead at the same time, in the reader processes.
 
         Yields:
-            flat float32 [n, F]; per group values float32 [m, F] and counts int32 [n]; labels, weights
-            float32 [n] where there are any.
+            order of the rows int32 [n]; flat float32 [n, F]; per group values float32 [m + 1, F] with a last row
+            of NaN, the number of the first object of each event int32 [n], and its counts int32 [n]; labels and
+            weights float32 [n] where there are any.
         """
+        ahead = max(1, -(-2 * self.engine.workers // len(plan.lanes)))
+        lanes = [_Lane(self, plan.blocks(number, epoch), ahead) for number in range(len(plan.lanes))]
         try:
-            yield from self._chunks(plan, lane, epoch)
+            for number, takes in enumerate(plan.takes.tolist()):
+                pieces = [piece for lane, events in zip(lanes, takes, strict=True) for piece in lane.take(events)]
+                yield plan.rows(epoch, number, sum(takes)), *self._assemble(pieces)
         except MlaasError as error:
             self.failures.append(error)
             raise
-
-    def _chunks(self, plan: Plan, lane: int, epoch: int) -> Iterator[tuple[Array, ...]]:
-        takes = plan.takes[:, lane].tolist()
-        ahead = 1 + -(-(self.engine.workers + 1) // len(plan.lanes))
-        source = self._read_ahead(plan.blocks(lane, epoch), ahead)
-        rest: list[tuple[Array, ...]] = []
-        for wanted in takes:
-            pieces = []
-            while wanted:
-                events = rest.pop() if rest else self._count(next(source))
-                if len(events[0]) > wanted:
-                    events, tail = _cut(events, wanted, len(self.layout.groups))
-                    rest.append(tail)
-                pieces.append(events)
-                wanted -= len(events[0])
-            yield self._join(pieces)
-
-    def _count(self, events: tuple[Array, ...]) -> tuple[Array, ...]:
-        for number, (group, _) in enumerate(self.layout.groups):
-            beyond = events[2 + 2 * number] - self.lengths[group]
-            beyond = beyond[beyond > 0]
-            if len(beyond):
-                self.truncated[f"{group} events"] += len(beyond)
-                self.truncated[f"{group} objects"] += int(beyond.sum())
-        return events
-
-    def _join(self, pieces: Sequence[tuple[Array, ...]]) -> tuple[Array, ...]:
-        if len(pieces) == 1:
-            return pieces[0]
-        if pieces:
-            return tuple(np.concatenate(parts) for parts in zip(*pieces, strict=True))
-        empty: list[Array] = [np.empty((0, len(self.layout.flat)), np.float32)]
-        for _, names in self.layout.groups:
-            empty += [np.empty((0, len(names)), np.float32), np.empty(0, np.int32)]
-        return (*empty, *(np.empty(0, np.float32) for _ in self.targets))
-
-    def _read_ahead(self, blocks: Sequence[EntryRange], ahead: int) -> Iterator[tuple[Array, ...]]:
-        """The blocks in order, with `ahead` of them being read while one is worked on."""
-        waiting: deque[tuple[EntryRange, BufferRef | None, Future[Any]]] = deque()
-        todo = iter(blocks)
-        try:
-            while True:
-                for block in itertools.islice(todo, ahead - len(waiting)):
-                    ref = self.pool.lend() if self.engine.shares_memory else None
-                    waiting.append((block, ref, self._submit(block, ref)))
-                if not waiting:
-                    return
-                block, ref, future = waiting.popleft()
-                packed = self.engine.result(future, partial(self._submit, block, ref))
-                arrays = packed.arrays if ref is None else self.pool.arrays(ref, packed.specs)
-                yield self._with_targets(arrays, self.files[block.file], block.file)
         finally:
-            for _, ref, future in waiting:
-                future.cancel()
-                if ref is not None:
-                    future.add_done_callback(partial(self._give_back, ref))
+            for lane in lanes:
+                lane.close()
+
+    def _assemble(self, pieces: Sequence[tuple[Array, ...]]) -> tuple[Array, ...]:
+        """Copy pieces behind each other into one chunk, in recycled memory."""
+        groups = len(self.layout.groups)
+        events = sum(len(piece[0]) for piece in pieces)
+        objects = [sum(len(piece[1 + 2 * g]) for piece in pieces) for g in range(groups)]
+        specs = [ArraySpec((events, len(self.layout.flat)), "float32")]
+        for (_, names), count in zip(self.layout.groups, objects, strict=True):
+            specs += [ArraySpec((count + 1, len(names)), "float32"), *[ArraySpec((events,), "int32")] * 2]
+        specs += [ArraySpec((events,), "float32")] * len(self.targets)
+        chunk = self.chunk_pool.take(specs)
+        _join(chunk[0], [piece[0] for piece in pieces])
+        for g in range(groups):
+            values, starts, counts = chunk[1 + 3 * g : 4 + 3 * g]
+            _join(values[:-1], [piece[1 + 2 * g] for piece in pieces])
+            values[-1] = np.nan
+            _join(counts, [piece[2 + 2 * g] for piece in pieces])
+            np.cumsum(counts, out=starts)
+            np.subtract(starts, counts, out=starts)
+            self._count(self.layout.groups[g][0], counts)
+        for t in range(len(self.targets)):
+            _join(chunk[1 + 3 * groups + t], [piece[1 + 2 * groups + t] for piece in pieces])
+        return tuple(chunk)
+
+    def _count(self, group: str, counts: Array) -> None:
+        beyond = counts - self.lengths[group]
+        beyond = beyond[beyond > 0]
+        if len(beyond):
+            self.truncated[f"{group} events"] += len(beyond)
+            self.truncated[f"{group} objects"] += int(beyond.sum())
+
+    def read(self, block: EntryRange) -> _Reading:
+        """Ask a reader process for a block."""
+        ref = self.pool.lend() if self.engine.shares_memory else None
+        return _Reading(block, ref, self._submit(block, ref))
+
+    def result(self, reading: _Reading) -> tuple[Array, ...]:
+        """Wait for a block: flat; per group values and counts; targets."""
+        packed = self.engine.result(reading.future, partial(self._submit, reading.block, reading.ref))
+        arrays = packed.arrays if reading.ref is None else self.pool.arrays(reading.ref, packed.specs)
+        return self._with_targets(arrays, self.files[reading.block.file], reading.block.file)
+
+    def cancel(self, reading: _Reading) -> None:
+        """Forget a block that was asked for; its buffer comes back when no reader writes to it any more."""
+        reading.future.cancel()
+        if reading.ref is not None:
+            reading.future.add_done_callback(partial(self._give_back, reading.ref))
 
     def _give_back(self, ref: BufferRef, _: Future[Any]) -> None:
         self.pool.give_back(ref)
@@ -215,10 +220,51 @@ class Stream:
         return (flat, *rest, *targets)
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """A block that a reader process is working on."""
+
+    block: EntryRange
+    ref: BufferRef | None
+    future: Future[Any]
+
+
+class _Lane:
+    """Blocks of one lane, `ahead` of them being read, from which any number of events is taken."""
+
+    def __init__(self, stream: Stream, blocks: Sequence[EntryRange], ahead: int) -> None:
+        self._stream = stream
+        self._todo = iter(blocks)
+        self._reading = deque(stream.read(block) for block in itertools.islice(self._todo, ahead))
+        self._rest: tuple[Array, ...] | None = None
+
+    def take(self, events: int) -> list[tuple[Array, ...]]:
+        """The next events as packed pieces."""
+        pieces = []
+        while events:
+            piece = self._rest or self._next()
+            self._rest = None
+            if len(piece[0]) > events:
+                piece, self._rest = _cut(piece, events, len(self._stream.layout.groups))
+            pieces.append(piece)
+            events -= len(piece[0])
+        return pieces
+
+    def _next(self) -> tuple[Array, ...]:
+        reading = self._reading.popleft()
+        self._reading.extend(self._stream.read(block) for block in itertools.islice(self._todo, 1))
+        return self._stream.result(reading)
+
+    def close(self) -> None:
+        for reading in self._reading:
+            self._stream.cancel(reading)
+
+
 def read_block(file: RootFile, start: int, stop: int, layout: Layout, ref: BufferRef | None) -> Any:
     """Runs in a reader process: read and pack one block."""
     from mlaas4hep_tf.reader import read_packed  # here, so that the training process never imports uproot
 
+    keep_freed_memory()
     return read_packed(file, start, stop, layout, ref)
 
 
@@ -232,6 +278,11 @@ def read_flat(names: tuple[str, ...], task: tuple[RootFile, EntryRange]) -> dict
         name: np.concatenate([np.empty(0, pieces[0].dtype.newbyteorder("=") if pieces else np.float32), *pieces])
         for name, pieces in columns.values.items()
     }
+
+
+def _join(out: Array, parts: Sequence[Array]) -> None:
+    if parts:
+        np.concatenate(parts, out=out)
 
 
 def _cut(events: tuple[Array, ...], at: int, groups: int) -> tuple[tuple[Array, ...], tuple[Array, ...]]:

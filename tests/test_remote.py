@@ -1,0 +1,109 @@
+"""Files behind http:// and root://, from real servers on the loopback interface."""
+
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow  # noqa: F401 (loaded before the first root:// read: the combination that crashes in one process)
+
+from mlaas4hep_tf import RootDataset, scan
+from mlaas4hep_tf.errors import InputFileError
+from mlaas4hep_tf.testing import write_files
+
+
+class RangeHandler(SimpleHTTPRequestHandler):
+    """A static server with byte ranges, which http.server lacks."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def do_GET(self):
+        path = Path(self.translate_path(self.path))
+        if not path.is_file():
+            self.send_error(404)
+            return
+        data = path.read_bytes()
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        first, last = (int(wanted[1]), int(wanted[2] or len(data) - 1)) if wanted else (0, len(data) - 1)
+        self.send_response(206 if wanted else 200)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Range", f"bytes {first}-{min(last, len(data) - 1)}/{len(data)}")
+        self.send_header("Content-Length", str(len(data[first : last + 1])))
+        self.end_headers()
+        self.wfile.write(data[first : last + 1])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("remote")
+    write_files(path, [300, 200], basket=50)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture(scope="module")
+def http_url(folder):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(RangeHandler, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def root_url(folder, tmp_path_factory):
+    if shutil.which("xrootd") is None:
+        pytest.skip("no XRootD server on this machine (Debian: apt-get install xrootd-server)")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    admin = tmp_path_factory.mktemp("xrootd")
+    for path in (admin, *(p for p in folder.parents if "pytest" in str(p))):
+        path.chmod(0o755)
+    admin.chmod(0o777)
+    config = admin / "cfg"
+    config.write_text(
+        f"xrd.port {port}\nall.export /\noss.localroot {folder}\nall.adminpath {admin}\nall.pidpath {admin}\n"
+    )
+    # the server refuses to run as root
+    process = subprocess.Popen(["xrootd", "-R", "nobody", "-c", str(config), "-l", str(admin / "log")], cwd=admin)
+    for _ in range(100):
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.1)
+    yield f"root://127.0.0.1:{port}/"
+    process.terminate()
+    process.wait(10)
+
+
+@pytest.mark.parametrize("scheme", ["http_url", "root_url"])
+def test_remote_files_are_the_same_as_local_ones(scheme, folder, request):
+    base = request.getfixturevalue(scheme)
+    names = ["f000.root", "f001.root"]
+    remote, local = [f"{base}/{n}" for n in names], [str(folder / n) for n in names]
+    specs = scan(remote, progress=False)
+    assert specs.fingerprint == scan(local, progress=False).fingerprint
+    options = {"labels": {"*f000*": 1, "*": 0}, "seed": 2, "batch_size": 100}
+    for (x, y), (want_x, want_y) in zip(
+        RootDataset(remote, specs, **options), RootDataset(local, specs, **options), strict=True
+    ):
+        assert np.array_equal(x, want_x)
+        assert np.array_equal(y, want_y)
+
+
+@pytest.mark.parametrize("scheme", ["http_url", "root_url"])
+def test_a_remote_file_that_is_not_there(scheme, request):
+    base = request.getfixturevalue(scheme)
+    with pytest.raises(InputFileError, match="cannot read file .*/none.root: ") as caught:
+        scan(f"{base}/none.root", progress=False)
+    assert "\n" not in str(caught.value)
