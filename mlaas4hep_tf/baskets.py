@@ -75,7 +75,7 @@ def _column(
     pieces, counts = [], [np.empty(0, np.int64)]
     for raw, first, last in baskets:
         lo, hi = max(start, first) - first, min(stop, last) - first
-        data, border, keylen = _unpack(raw, last - first)
+        data, border, keylen = unpack(raw, last - first)
         if not branch.jagged:
             pieces.append(_flat(data, dtype, branch.length, last - first)[lo * branch.length : hi * branch.length])
             continue
@@ -117,7 +117,7 @@ def _jagged(data: Array, ends: Array, dtype: np.dtype[Any], header: int) -> tupl
     return data.view(dtype), counts
 
 
-def _unpack(raw: memoryview, entries: int) -> tuple[Array, int, int]:
+def unpack(raw: memoryview, entries: int) -> tuple[Array, int, int]:
     """Decompressed bytes of a basket, where its values end in them, and the length of its key."""
     nbytes, _, objlen, _, keylen, _ = _KEY.unpack_from(raw)
     *_, entries_there, last = _TAIL.unpack_from(raw, keylen - _TAIL.size - 1)

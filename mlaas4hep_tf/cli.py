@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -209,6 +210,36 @@ def export(
     card = {"metrics": trained.metrics["parts"], "seed": trained.config.seed, "trained": trained.metrics["date"]}
     path = export_model(trained.model, trained.specs, next_version(to), normalize=trained.config.normalize, card=card)
     _out.print(f"exported -> {path}")
+
+
+@app.command(epilog="Example: mlaas4hep-tf bench data/*.root --tree events --exclude isSignal")
+def bench(
+    files: Files,
+    tree: Tree = None,
+    exclude: Exclude = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds after the warm-up.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+) -> None:
+    """Time the stream on your files against what you would use instead, all in one run."""
+    _import_tensorflow()
+    from mlaas4hep_tf.bench import environment, run_bench
+
+    with _err.status("starting") as status:
+        result = run_bench(files, tree, exclude=_patterns(exclude), rounds=rounds, tell=status.update)
+    content = result.to_json()
+    if as_json:
+        print(json.dumps(content))
+        return
+    table = Table("way", "events/s", "MB/s", "of dataset_1024", box=None, pad_edge=False)
+    for name in result.rates:
+        rate = result.rate(name)
+        share = f"{rate / result.rate('dataset_1024'):.3g}"
+        table.add_row(name, f"{rate:,.0f}", f"{rate * result.bytes_per_event / 1e6:.1f}", share)
+    _out.print(table)
+    for name, ratio in content["ratios"].items():
+        _out.print(f"{name:32} {ratio:8.2f}")
+    _out.print(f"peak memory of all processes: {content['peak_rss_mb']:,.0f} MB; median of {rounds} rounds")
+    _out.print(environment())
 
 
 def _patterns(given: list[str] | None) -> list[str]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mlaas4hep_tf import RootDataset, scan
 from mlaas4hep_tf.errors import LabelError
 from mlaas4hep_tf.models import build
-from mlaas4hep_tf.testing import write_files
+from mlaas4hep_tf.testing import make_events, write_files, write_tree
 from mlaas4hep_tf.train import Evaluation, evaluate, fit
 
 
@@ -34,12 +34,14 @@ def test_weights_reach_the_loss(data):
     assert model.evaluate(plain, verbose=0, return_dict=True)["loss"] == pytest.approx(entropy.mean(), rel=1e-4)
 
 
-def test_the_best_epoch_is_kept_and_training_stops(data, tmp_path):
-    files, specs = data
+def test_the_best_epoch_is_kept_and_training_stops(tmp_path):
+    coin = np.random.default_rng(0).integers(0, 2, 400).astype("f4")  # labels that nothing can predict
+    path = write_tree(tmp_path / "t.root", make_events(400) | {"coin": coin})
+    specs = scan(path, exclude="coin", progress=False)
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((len(specs.vector_names),)), keras.layers.Dense(1, activation="sigmoid")])
     model.compile(loss="binary_crossentropy", optimizer=keras.optimizers.SGD(50.0))  # a rate that must diverge
-    train, valid = RootDataset(files, specs, labels="x", batch_size=50).split(0.7, 0.3)
+    train, valid = RootDataset(path, specs, labels="coin", batch_size=50).split(0.7, 0.3)
     done = fit(model, train, valid, epochs=20, out=tmp_path / "run", patience=2)
     losses = done.history["val_loss"]
     assert len(losses) < 20

@@ -1,0 +1,1 @@
+"""What a user would run instead: our own plain implementations, to measure against."""
