@@ -143,15 +143,20 @@ class ArrayPool:
     def take(self, specs: Sequence[ArraySpec]) -> list[npt.NDArray[np.generic]]:
         """Arrays to fill, aligned to 64 bytes, in memory that was used before if there is enough of it."""
         size = offsets(specs)[-1]
-        memory = next((m for m in self._free if len(m) >= size), None)
+        memory = self._pop()
+        while memory is not None and len(memory) < size:  # too small for the chunks of now: let it go
+            memory = self._pop()
         if memory is None:
-            self._free.clear()  # too small for the chunks of now
             memory = _aligned(size + size // 8)
-        else:
-            self._free = [m for m in self._free if m is not memory]
         lease = np.frombuffer(memory.data, np.uint8)  # views of it have the lease as base, not the memory
         weakref.finalize(lease, self._give_back, memory)
         return views(lease, specs)
+
+    def _pop(self) -> npt.NDArray[np.uint8] | None:
+        try:
+            return self._free.pop()  # atomic, unlike a look and then a take: finalizers run in any thread
+        except IndexError:
+            return None
 
     def _give_back(self, memory: npt.NDArray[np.uint8]) -> None:
         self._free.append(memory)

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from mlaas4hep_tf.branches import IDENTIFIERS
 from mlaas4hep_tf.errors import ConfigError, DataWarning, LabelError, MlaasError
+from mlaas4hep_tf.files import names_in
 from mlaas4hep_tf.params import PaperParams
 from mlaas4hep_tf.scanner import scan as scan_files
 from mlaas4hep_tf.specs import Specs, check_quantile
@@ -129,16 +130,22 @@ def train(
     paper = PaperParams.load(params) if params else None
     for key, why in (paper.dead if paper else {}).items():
         _err.print(f"note: {params}: {key!r} has no effect: {why}")
-    named = tuple(paper.locate(f) if paper else f for f in files or ())
+    named = tuple(files or ())
+    if paper and paper.redirector:
+        named = tuple(paper.locate(name) for name in names_in(named))
     if not named:
         raise ConfigError("no input files: name at least one, for example mlaas4hep-tf train data/*.root ...")
+    given = [name for name, value in (("--tree", tree), ("--branches", branches), ("--exclude", exclude)) if value]
+    if specs is not None and given:
+        raise ConfigError(f"{given[0]} chooses what is scanned, and {specs} has chosen already; use one of the two")
+    targets = [name for name in (_branch_name(labels), weights) if name]
     if specs is not None:
         known = Specs.load(specs)
     else:
         known = scan_files(
             named, tree or (paper.tree if paper else None),
             branches=_patterns(branches) or (paper.branches if paper else ()),
-            exclude=_patterns(exclude) or (paper.exclude if paper else ()),
+            exclude=[*(_patterns(exclude) or (paper.exclude if paper else ())), *targets],
             identifiers=paper.identifiers if paper else IDENTIFIERS, workers=workers,
         )  # fmt: skip
     _import_tensorflow()
@@ -150,7 +157,7 @@ def train(
         batch_size=_first(batch_size, paper.batch_size if paper else 100),
         split=_fractions(split), seed=seed, normalize=_normalize(normalize),
         chunk_size=_first(chunk_size, paper.chunk_size if paper else 100_000),
-        shuffle=paper.shuffle if paper else True, weights=weights, workers=workers, patience=patience,
+        weights=weights, workers=workers, patience=patience,
         max_events=paper.events if paper else None,
     )  # fmt: skip
     run = train_run(config, known, out, overwrite=overwrite, verbose=1 if _out.is_terminal else 2)
@@ -278,6 +285,12 @@ def _labels(patterns: list[str] | None, labels: str | None) -> Any:
         raise LabelError(f"--labels must be a number per file or the name of one branch, not {labels!r}") from None
 
 
+def _branch_name(labels: str | None) -> str | None:
+    """The branch that ``--labels`` names, if it is one."""
+    parsed = _labels(None, labels) if labels else None
+    return parsed if isinstance(parsed, str) else None
+
+
 def _pattern_label(text: str) -> tuple[str, float]:
     pattern, _, number = text.rpartition("=")
     try:
@@ -332,13 +345,21 @@ def _import_tensorflow() -> None:
 def main() -> None:
     """Entry point: 0, or 1 and one line for what can go wrong (``--debug``: the traceback as well)."""
     warnings.showwarning = _show_warning  # type: ignore[assignment]  # the other arguments are not used
+    debug = "--debug" in sys.argv
+    sys.argv = [arg for arg in sys.argv if arg != "--debug"]  # it may stand anywhere
+    if debug:
+        app()
     try:
         app()
-    except MlaasError as error:
-        if "--debug" in sys.argv:
-            raise
-        _err.print(f"[red]error:[/red] {_escape(str(error))}", soft_wrap=True)
+    except Exception as error:  # noqa: BLE001 (a shell user sees one line, whatever went wrong)
+        text = str(error) if isinstance(error, MlaasError) else f"{type(error).__name__}: {_first_line(error)}"
+        hint = "" if isinstance(error, MlaasError) else " (--debug shows where)"
+        _err.print(f"[red]error:[/red] {_escape(text)}{hint}", soft_wrap=True)
         sys.exit(1)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "no message")
 
 
 def _escape(text: str) -> str:

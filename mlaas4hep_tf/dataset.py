@@ -1,4 +1,4 @@
-"""`RootDataset`: plan -> from_generator lanes, interleaved in parallel -> transforms -> batches -> prefetch."""
+"""`RootDataset`: opens the files, plans the reading and builds the pipeline."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def original_errors(*datasets: RootDataset) -> Iterator[None]:
     except tf.errors.OpError as error:
         failures = [failure for ds in datasets for failure in ds.take_failures()]
         if failures:
-            raise failures[0] from error
+            raise failures[-1] from error
         raise
 
 
@@ -53,7 +53,8 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
     in proportion to their events (paper, section 3.3); rows are shuffled within the chunk.  With
     ``shuffle=False`` events come in the order of files and entries, unmixed.
 
-    Memory holds up to three chunks and for each lane (a file, or a group of them beyond 64) a few blocks.
+    Memory holds up to three chunks, for each lane (a file, or a group of them beyond 64) a few blocks, and the
+    batches that are prefetched (at least two, or 8000 events).
 
     Attributes:
         specs: the specs in use.
@@ -107,6 +108,11 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             raise LabelError("weights go to the loss together with labels: give labels= as well")
         engine = Engine(default_workers() if workers is None else workers, executor)
         targets = tuple(t for t in (labels, weights) if isinstance(t, str))
+        for name in targets:
+            if name in {b.name for b in specs.branches}:
+                raise LabelError(
+                    f"branch {name!r} cannot be label or weight and a feature too: exclude it when scanning"
+                )
         wanted = Selection(tuple(b.name for b in specs.branches) + targets, (), ())
         opened = inspect_files(expand(files, specs.tree or None), wanted, engine)
         specs = specs.resolve(opened[0])
@@ -164,7 +170,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
 
     @property
     def truncated(self) -> dict[str, int]:
-        """Events and objects beyond the specs' lengths, by group, read since the files were opened."""
+        """Events and objects beyond the specs' lengths, by group, in the latest iteration."""
         return dict(self._stream.truncated)
 
     def take_failures(self) -> list[Exception]:
@@ -186,7 +192,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
 
     def _part(self, parts: Sequence[Sequence[EntryRange]], **changes: Any) -> RootDataset:
         part = RootDataset.__new__(RootDataset)
-        part._build(self._stream, self._preprocessor, replace(self._settings, **changes), parts)
+        part._build(self._stream.fresh(), self._preprocessor, replace(self._settings, **changes), parts)
         return part
 
     def split(self, *fractions: float, seed: int | None = None) -> tuple[RootDataset, ...]:

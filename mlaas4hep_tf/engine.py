@@ -69,14 +69,15 @@ class Engine:
         Raises:
             ReaderError: the processes died `MAX_RESTARTS` times in a row.
         """
-        for _ in range(MAX_RESTARTS):
+        for attempt in range(1, MAX_RESTARTS + 1):
             try:
                 return future.result()
             except BrokenProcessPool as error:
                 if self.executor is not None:
                     raise
                 last = error
-                future = again()
+                if attempt < MAX_RESTARTS:
+                    future = again()
         raise ReaderError(
             f"reader processes died {MAX_RESTARTS} times on the same piece of work ({type(last).__name__}); they may "
             "be short of memory: lower workers= or chunk_size="

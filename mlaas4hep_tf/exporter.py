@@ -200,6 +200,8 @@ def _card(model: keras.Model, preprocessor: Preprocessor, more: Mapping[str, Any
         "columns": len(specs.vector_names),
         "inputs": {b.name: input_name(b.name) for b in specs.branches},
         "versions": {package: version(package) for package in packages},
+        "metrics": None,
+        "seed": None,
         **more,
         "specs": specs.to_json(),
     }

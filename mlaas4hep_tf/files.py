@@ -16,6 +16,7 @@ from mlaas4hep_tf.index import NO_INDEX, FileIndex
 
 FileArgument = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
+_LISTS = (".txt", ".list")
 _URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _WITH_TREE = re.compile(r"^(?P<path>.*\.root(?:\.\d+)?):(?P<tree>[^/\\].*)$", re.IGNORECASE)
 
@@ -51,7 +52,7 @@ class RootFile:
         tree: name of the TTree or RNTuple.
         uuid: the file's own UUID, as text.
         entries: number of events.
-        edges: entry numbers at which all branches start a new basket (cluster edges), from 0 to `entries`.
+        edges: entry numbers at which all branches, or else most, start a new basket (cluster edges), 0 to `entries`.
         branches: every branch with its kind; those that were not selected are of kind ``other``.
         index: where the baskets of the selected branches lie.
         stamp: size and modification time of a local file, to notice that it was replaced.
@@ -124,7 +125,7 @@ def _expand_one(text: str) -> list[Source]:
     if os.path.isdir(path):
         found = sorted(glob.glob(os.path.join(glob.escape(path), "*.root")))
         return _found(found, tree, f"folder {path} holds no *.root file")
-    if Path(path).suffix in (".txt", ".list") and os.path.isfile(path):
+    if Path(path).suffix in _LISTS and os.path.isfile(path):
         return _from_list(path)
     if os.path.exists(path):
         return [Source(path, tree)]
@@ -140,11 +141,22 @@ def _found(paths: Sequence[str], tree: str | None, nothing: str) -> list[Source]
 
 
 def _from_list(path: str) -> list[Source]:
-    lines = (line.partition("#")[0] for line in Path(path).read_text().splitlines())
-    names = [name.strip() for line in lines for name in line.split(",") if name.strip()]
+    names = names_in([path])
     if not names:
         raise InputFileError(f"the list of files {path} names no file")
     return [source for name in names for source in _expand_one(name)]
+
+
+def names_in(files: Iterable[str]) -> list[str]:
+    """The names given, with the content of text files in their place."""
+    names = []
+    for file in files:
+        if Path(file).suffix not in _LISTS or not os.path.isfile(file):
+            names.append(file)
+            continue
+        lines = (line.partition("#")[0] for line in Path(file).read_text().splitlines())
+        names += [name.strip() for line in lines for name in line.split(",") if name.strip()]
+    return names
 
 
 def _split_tree(text: str) -> tuple[str, str | None]:

@@ -134,10 +134,12 @@ def check_inputs(model: keras.Model, width: int) -> None:
     Raises:
         ModelError: inputs that are neither one vector of this width nor a vector and a mask.
     """
-    if not model.built:
+    if not getattr(model, "inputs", None):
         model.build((None, width))
+    if not getattr(model, "inputs", None):
+        raise ModelError("the model must say what it takes: a functional or Sequential model, not a subclass of Model")
     shapes = {tensor.name: tuple(tensor.shape) for tensor in model.inputs}
-    if any(shape[1:] != (width,) for shape in shapes.values()) or len(shapes) > 2:
+    if any(shape[1:] != (width,) for shape in shapes.values()) or (len(shapes) > 1 and set(shapes) != {VECTOR, MASK}):
         raise ModelError(
             f"the model takes {shapes}, but the data give a vector of {width} columns "
             f"(and a mask, for inputs named {VECTOR!r} and {MASK!r})"
@@ -157,7 +159,10 @@ def _user_function(name: str) -> Callable[[int], Any]:
         spec = importlib.util.spec_from_file_location(path.stem, path)
         assert spec is not None and spec.loader is not None  # a .py file always has a loader
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            raise ModelError(f"the model file {name} fails: {type(error).__name__}: {error}") from error
         function = "model"
     elif ":" in name:
         module_name, function = name.split(":", 1)

@@ -16,9 +16,10 @@ DEAD = {
     "split": "the paper's programs read it and never use it: the split is 64/16/20; use --split",
     "hist": "it has no effect in the paper's programs either",
     "nan": "padding is always 0 after normalisation, and masked",
+    "verbose": "progress is shown on a terminal; --debug shows more of an error",
 }
 _KNOWN = ("nevts", "shuffle", "chunk_size", "epochs", "batch_size", "identifier", "branch", "selected_branches",
-          "exclude_branches", "redirector", "verbose")  # fmt: skip
+          "exclude_branches", "redirector")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class PaperParams:
         identifiers: ``identifier``.
         branches, exclude: ``selected_branches``, ``exclude_branches``.
         redirector: put in front of ``/store/...`` file names.
-        shuffle, chunk_size, epochs, batch_size, verbose: the same.
+        chunk_size, epochs, batch_size: the same.
         dead: keys of the file that have no effect -> why.
     """
 
@@ -41,11 +42,9 @@ class PaperParams:
     branches: tuple[str, ...]
     exclude: tuple[str, ...]
     redirector: str
-    shuffle: bool
     chunk_size: int
     epochs: int
     batch_size: int
-    verbose: int
     dead: Mapping[str, str]
 
     @staticmethod
@@ -70,17 +69,20 @@ class PaperParams:
             branches=_patterns(content.get("selected_branches"), Path(path).parent),
             exclude=_patterns(content.get("exclude_branches"), Path(path).parent),
             redirector=str(content.get("redirector") or ""),
-            shuffle=bool(content.get("shuffle", True)),
             chunk_size=_integer(content, "chunk_size", 1000, where),
             epochs=_integer(content, "epochs", 5, where),
             batch_size=_integer(content, "batch_size", 256, where),
-            verbose=_integer(content, "verbose", 0, where),
-            dead={k: DEAD.get(k, "it is unknown here") for k in content if k not in _KNOWN},
+            dead={k: DEAD.get(k, "it is unknown here") for k in content if k not in _KNOWN} | _unshuffled(content),
         )
 
     def locate(self, file: str) -> str:
         """The redirector in front of logical file names, others as they are."""
         return f"{self.redirector.rstrip('/')}/{file}" if self.redirector and file.startswith("/store/") else file
+
+
+def _unshuffled(content: Mapping[str, Any]) -> dict[str, str]:
+    asked = content.get("shuffle", True) not in (False, 0, "False", "false")
+    return {} if asked else {"shuffle": "training always mixes the files and shuffles the events"}
 
 
 def _integer(content: Mapping[str, Any], key: str, default: int, where: str) -> int:
@@ -93,8 +95,8 @@ def _integer(content: Mapping[str, Any], key: str, default: int, where: str) -> 
 def _patterns(value: Any, folder: Path) -> tuple[str, ...]:
     """A list, a comma string, or the name of a file of names."""
     if isinstance(value, str) and value:
-        path = folder / value
-        if path.is_file():
-            lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
-            return tuple(line for line in lines if line)
+        for path in (os.path.join(folder, value), value):
+            if os.path.isfile(path):
+                lines = (line.partition("#")[0].strip() for line in Path(path).read_text().splitlines())
+                return tuple(line for line in lines if line)
     return parse_patterns(value or None)

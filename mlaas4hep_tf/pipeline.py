@@ -1,6 +1,6 @@
 """The tf.data graph: chunks from the lanes are shuffled, padded, normalised, masked and cut into batches.
 
-No step of it works event by event.  A chunk stays packed; each step of some 1000 events is gathered from it,
+No step of it works event by event.  A chunk stays packed; each step of some 2000 events is gathered from it,
 already shuffled, straight into the rectangle.
 """
 

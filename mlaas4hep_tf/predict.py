@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from functools import partial
 
@@ -12,6 +13,7 @@ import numpy as np
 from mlaas4hep_tf.branches import Selection
 from mlaas4hep_tf.dataset import RootDataset
 from mlaas4hep_tf.engine import Engine, default_workers
+from mlaas4hep_tf.errors import DataWarning
 from mlaas4hep_tf.files import FileArgument, RootFile
 from mlaas4hep_tf.models import wants_mask
 from mlaas4hep_tf.plan import EntryRange, blocks
@@ -68,6 +70,9 @@ def predict_files(
             }
             tree.extend(rows)
             advance(len(block))
+    if ds.truncated:
+        cut = ", ".join(f"{count:,} {what}" for what, count in ds.truncated.items())
+        warnings.warn(f"lists longer than the model's were cut: {cut}", DataWarning, stacklevel=2)
     return ds.entries
 
 
@@ -90,10 +95,9 @@ class _Scores:
 def _identifiers(
     files: tuple[RootFile, ...], specs: Specs, engine: Engine
 ) -> Iterator[tuple[EntryRange, dict[str, np.ndarray]]]:
-    selection = Selection(specs.identifiers, (), ())
-    opened = files
-    if specs.identifiers:
-        opened = inspect_files([f.source for f in files], selection, engine)
+    wanted = [i for i in specs.identifiers if all(any(b.name == i for b in f.branches) for f in files)]
+    opened = inspect_files([f.source for f in files], Selection(tuple(wanted), (), ()), engine) if wanted else files
+    names = tuple(i for i in wanted if all(b.kind == "flat" for f in opened for b in f.branches if b.name == i))
     tasks = [b for n, f in enumerate(opened) for b in blocks(n, f.entries, f.edges, WRITE_ENTRIES)]
-    parts = ((opened[b.file].part(specs.identifiers, b.start, b.stop), b) for b in tasks)
-    yield from zip(tasks, engine.map(partial(read_flat, specs.identifiers), parts), strict=True)
+    parts = ((opened[b.file].part(names, b.start, b.stop), b) for b in tasks)
+    yield from zip(tasks, engine.map(partial(read_flat, names), parts), strict=True)

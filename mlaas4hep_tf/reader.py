@@ -1,4 +1,4 @@
-"""Reads entry ranges of ROOT trees; with `baskets` and `writer` the only modules that touch ROOT files.
+"""Reads entry ranges of ROOT trees; with `baskets` and `writer` the only ones of the product that touch ROOT files.
 
 It runs in reader processes, which never import TensorFlow: XRootD and TensorFlow cannot share a process
 (both carry OpenSSL's symbols, and XRootD's TLS set-up binds to the wrong ones).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -14,9 +15,10 @@ from typing import Any
 import keras
 
 from mlaas4hep_tf.dataset import RootDataset
-from mlaas4hep_tf.errors import ConfigError, LabelError
+from mlaas4hep_tf.errors import ConfigError, DataWarning, LabelError
 from mlaas4hep_tf.models import build, wants_mask
 from mlaas4hep_tf.report import write_report
+from mlaas4hep_tf.scanner import scan
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.stream import PerFile
 from mlaas4hep_tf.train import Evaluation, Fit, check_binary, evaluate, fit
@@ -58,6 +60,12 @@ class RunConfig:
     def __post_init__(self) -> None:
         if len(self.split) != len(PARTS):
             raise ConfigError(f"a run is split in three, {', '.join(PARTS)}: {self.split} has {len(self.split)} parts")
+        if abs(sum(self.split) - 1) > 1e-6:
+            raise ConfigError(f"the fractions of a run must sum to 1, so that no event is left out, not {self.split}")
+        if self.seed < 0:
+            raise ConfigError(f"a seed must not be negative: {self.seed}")
+        if self.patience is not None and self.patience < 1:
+            raise ConfigError(f"patience must be at least 1 epoch, not {self.patience}")
         if self.epochs < 1:
             raise ConfigError(f"epochs must be at least 1, not {self.epochs}")
 
@@ -92,7 +100,7 @@ class Run:
             content = json.loads((path / "config.json").read_text())
             metrics = json.loads((path / "metrics.json").read_text())
             model = keras.models.load_model(path / "model.keras")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise ConfigError(f"{path} holds no complete run: {error}; make one with `mlaas4hep-tf train`") from error
         fields: dict[str, Any] = {k: tuple(v) if k in ("files", "split") else v for k, v in content.items()}
         return Run(path, model, Specs.load(path / "specs.json"), RunConfig(**fields), metrics)
@@ -109,17 +117,21 @@ def train_run(
     folder = Path(out)
     if (folder / "metrics.json").exists() and not overwrite:
         raise ConfigError(f"{folder} holds a run already; choose another folder, or overwrite it (--overwrite)")
+    config = replace(config, files=tuple(_absolute(name) for name in config.files))
     keras.utils.set_random_seed(config.seed)
     model = build(config.model, specs)
     ds = config.dataset(specs, mask=wants_mask(model))
     composition = ds.composition()
     check_binary(list(composition))
+    if isinstance(config.labels, str):
+        _check_label_branch(config)
     if len(composition) == 1:
         raise LabelError(
             f"training needs events of two classes; all {ds.entries} events have label {next(iter(composition)):g}"
         )
     parts = dict(zip(PARTS, ds.split(*config.split), strict=True))
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").unlink(missing_ok=True)  # a run without them is not complete
     ds.specs.save(folder / "specs.json")
     (folder / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
     done = fit(
@@ -138,12 +150,38 @@ def evaluate_run(run: Run, files: tuple[str, ...] = (), labels: PerFile | None =
     """Evaluate a run again: on the three parts of its own data, or on all events of other files."""
     mask = wants_mask(run.model)
     if files:
-        ds = replace(run.config, files=files, labels=labels or run.config.labels).dataset(
-            run.specs.unbound(), mask=mask
-        )
+        config = replace(run.config, files=files, labels=labels or run.config.labels, max_events=None)
+        ds = config.dataset(run.specs.unbound(), mask=mask)
         return {"files": evaluate(run.model, ds)}
-    parts = run.config.dataset(run.specs, mask=mask).split(*run.config.split)
+    ds = run.config.dataset(run.specs, mask=mask)
+    if _identity(ds) != run.metrics["files"]:
+        raise ConfigError(
+            f"the files of {run.folder} are not those it was trained on, so its test part cannot be found again: "
+            f"there are {len(ds.files)} now, {len(run.metrics['files'])} then; name files to evaluate them as a whole"
+        )
+    parts = ds.split(*run.config.split)
     return {name: evaluate(run.model, part) for name, part in zip(PARTS, parts, strict=True)}
+
+
+def _absolute(name: str) -> str:
+    """A run is found again from any working directory; URLs are what they are."""
+    return name if "://" in name else os.path.abspath(os.path.expanduser(name))
+
+
+def _identity(ds: RootDataset) -> list[list[Any]]:
+    return [[file.uuid, file.entries] for file in ds.files]
+
+
+def _check_label_branch(config: RunConfig) -> None:
+    """Hold the values of a label branch to 0 and 1 before training, not after it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        (label,) = scan(config.files, branches=[str(config.labels)], identifiers=(), progress=False).branches
+    if (label.min, label.max) != (0, 1) or label.nan:
+        raise LabelError(
+            f"label branch {label.name!r} must hold 0 for background and 1 for signal; it holds "
+            f"{label.min} to {label.max}"
+        )
 
 
 def _metrics(
@@ -158,7 +196,11 @@ def _metrics(
         "epochs": len(done.history["loss"]),
         "seconds": done.seconds,
         "events_per_s": done.events_per_s,
-        "truncated": ds.truncated,
+        "files": _identity(ds),
+        "truncated": {
+            group: dict(zip(("events", "objects"), members[0].truncated, strict=True))
+            for group, members in ds.specs.groups.items() if members[0].truncated[0]
+        },
         "model": {"name": config.model, "parameters": model.count_params(), "backend": keras.backend.backend()},
         "seed": config.seed,
         "fingerprint": ds.specs.fingerprint,

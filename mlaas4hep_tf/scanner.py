@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from mlaas4hep_tf.branches import IDENTIFIERS, BranchInfo, Selected, Selection, check_schema, parse_patterns, select
 from mlaas4hep_tf.buffers import keep_freed_memory
 from mlaas4hep_tf.engine import Engine, default_workers
-from mlaas4hep_tf.errors import DataWarning, InputFileError, shorten
+from mlaas4hep_tf.errors import DataWarning, InputFileError, TreeError, shorten
 from mlaas4hep_tf.files import FileArgument, RootFile, Source, expand
 from mlaas4hep_tf.plan import EntryRange, blocks
 from mlaas4hep_tf.progress import progress_bar
@@ -91,6 +92,8 @@ def statistics(values: Sequence[Array], multiplicities: Array) -> BranchStats:
     joined = np.concatenate(values) if len(values) > 1 else values[0] if values else np.empty(0)
     data = joined.astype(joined.dtype.newbyteorder("="), copy=False)
     counts: tuple[int, int, int] = (0, 0, 0)
+    if data.dtype == np.float64:
+        data = _beyond_float32_is_infinite(data)
     if data.dtype.kind == "f" and not np.isfinite(data.sum(dtype=np.float64)):
         nan, posinf, neginf = (int(np.count_nonzero(test(data))) for test in (np.isnan, np.isposinf, np.isneginf))
         counts = (nan, posinf, neginf)
@@ -104,6 +107,12 @@ def statistics(values: Sequence[Array], multiplicities: Array) -> BranchStats:
         len(joined), *counts, float(data.min()), float(data.max()), mean, float(deviation.sum()),
         multiplicities,
     )  # fmt: skip
+
+
+def _beyond_float32_is_infinite(data: Array) -> Array:
+    """float64 as training sees it: what float32 cannot hold is infinite; the rest keeps its digits."""
+    beyond = np.abs(data) > float(np.finfo(np.float32).max)
+    return np.where(beyond, np.copysign(np.inf, data), data) if beyond.any() else data
 
 
 def scan_range(infos: Sequence[BranchInfo], task: tuple[RootFile, EntryRange]) -> list[BranchStats]:
@@ -137,6 +146,8 @@ def inspect_files(
         for file in engine.map(partial(inspect_source, selection), sources):
             found.append(file)
             advance(1)
+    check_distinct(found)
+    check_one_tree(found)
     return tuple(found)
 
 
@@ -194,8 +205,39 @@ def choose(files: Sequence[RootFile], selection: Selection) -> Selected:
     """The feature branches, the same in every file."""
     chosen = select(files[0].branches, selection, files[0].where)
     for file in files[1:]:
+        own = select(file.branches, selection, file.where)
         check_schema(chosen.features, file.branches, file.where, files[0].where)
+        check_schema(own.features, files[0].branches, files[0].where, file.where)
     return chosen
+
+
+def check_distinct(files: Sequence[RootFile]) -> None:
+    """Raise InputFileError if two names mean one file; a copy of a file is worth a warning."""
+    seen: dict[object, RootFile] = {}
+    for file in files:
+        place = file.source.location if file.source.remote else os.path.realpath(file.source.location)
+        if (place, file.tree) in seen:
+            raise InputFileError(
+                f"a file may be named once only, or its events would be read twice: {file.where} is named again "
+                f"as {file.url!r}; take one of them out"
+            )
+        content = (file.uuid, file.entries, file.tree)
+        if file.uuid.strip("0-") and content in seen:
+            warnings.warn(
+                f"{file.where} seems to be a copy of {seen[content].url}: same uuid", DataWarning, stacklevel=3
+            )
+        seen[place, file.tree] = seen[content] = file
+
+
+def check_one_tree(files: Sequence[RootFile]) -> None:
+    """Raise TreeError if files that name no tree have trees of different names."""
+    unnamed = [file for file in files if file.source.tree is None]
+    other = next((file for file in unnamed if file.tree != unnamed[0].tree), None)
+    if other is not None:
+        raise TreeError(
+            f"files have different trees: {unnamed[0].where} but {other.where}; name one with tree= (--tree) "
+            "or as file.root:tree"
+        )
 
 
 def _read_all(

@@ -151,8 +151,14 @@ class Specs:
 
         Raises:
             PlanError: a quantile outside (0, 1].
+            SpecsError: specs of the paper's programs, which know only the largest multiplicity.
         """
         check_quantile(quantile)
+        unknown = [b.name for b in self.branches if b.kind == "jagged" and b.length and not sum(b.multiplicities)]
+        if unknown:
+            raise SpecsError(
+                f"these specs do not say how multiplicities are distributed ({shorten(unknown)}); scan again"
+            )
         return replace(self, branches=tuple(replace(b, length=_quantile(b, quantile)) for b in self.branches))
 
     def unbound(self) -> Specs:
@@ -206,7 +212,8 @@ class Specs:
         partial.replace(target)
 
     def to_json(self) -> dict[str, Any]:
-        return {"version": VERSION, "fingerprint": self.fingerprint, **asdict(self)}
+        content = asdict(self)
+        return {"version": VERSION, "fingerprint": self.fingerprint, "checksum": _checksum(content), **content}
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Specs:
@@ -268,12 +275,13 @@ def _from_json(content: dict[str, Any], path: str) -> Specs:
         )
     except (KeyError, TypeError) as error:
         raise SpecsError(f"the specs {path} are damaged ({type(error).__name__}: {error}); scan again") from error
-    if specs.fingerprint != content.get("fingerprint"):
-        raise SpecsError(
-            f"the specs {path} were changed by hand: their content has fingerprint {specs.fingerprint}, "
-            f"the file says {content.get('fingerprint')}; scan again"
-        )
+    if _checksum(asdict(specs)) != content.get("checksum"):
+        raise SpecsError(f"the specs {path} were changed by hand: their checksum does not fit; scan again")
     return specs
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _branch(content: dict[str, Any]) -> BranchSpec:
@@ -287,8 +295,12 @@ def from_paper(content: Mapping[str, Any]) -> Specs:
     They know neither dtypes, counters nor files, so the result is unbound, each jagged branch is a group of
     its own until data are seen, and mean and variance are unknown (only ``normalize="minmax"`` works).
     """
+    missing = [key for key in ("fkeys", "jkeys") if key not in content]
+    if missing:
+        raise SpecsError(f"specs of the paper's programs need the key {missing[0]!r}")
+    identifiers = tuple(name for name in content["fkeys"] if name in IDENTIFIERS)
     branches = []
-    for name in (*sorted(content["fkeys"]), *sorted(content["jkeys"])):
+    for name in (*sorted(set(content["fkeys"]) - set(identifiers)), *sorted(content["jkeys"])):
         jagged = name in content["jdim"]
         low, high = content["minv"].get(name), content["maxv"].get(name)
         length = int(content["jdim"][name]) if jagged else 1
@@ -298,4 +310,4 @@ def from_paper(content: Mapping[str, Any]) -> Specs:
         )  # fmt: skip
     files = tuple(FileSpec(name, "", int(n)) for name, n in content.get("events", {}).items() if name != "total")
     names = tuple(b.name for b in branches)
-    return Specs("", tuple(branches), files, Selection(names, (), IDENTIFIERS), (), {}, bound=False)
+    return Specs("", tuple(branches), files, Selection(names, (), IDENTIFIERS), identifiers, {}, bound=False)

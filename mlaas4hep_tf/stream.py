@@ -16,7 +16,7 @@ import numpy.typing as npt
 from mlaas4hep_tf.branches import Layout
 from mlaas4hep_tf.buffers import ArrayPool, ArraySpec, BufferPool, BufferRef, keep_freed_memory
 from mlaas4hep_tf.engine import Engine
-from mlaas4hep_tf.errors import BranchError, LabelError, MlaasError, near_misses, shorten
+from mlaas4hep_tf.errors import BranchError, LabelError, near_misses, shorten
 from mlaas4hep_tf.files import RootFile, matches
 from mlaas4hep_tf.plan import EntryRange, Plan
 
@@ -99,7 +99,7 @@ class Stream:
         labels, weights: where the numbers come from.
         engine, pool: where reading runs, and the memory that it fills.
         chunk_pool: memory of the chunks.
-        truncated: events and objects beyond `lengths` so far, by group.
+        truncated: events and objects beyond `lengths` in the latest epoch, by group.
         failures: errors that ended an epoch; TensorFlow passes on only their text.
     """
 
@@ -118,6 +118,10 @@ class Stream:
     def targets(self) -> tuple[Target, ...]:
         return tuple(t for t in (self.labels, self.weights) if t is not None)
 
+    def fresh(self) -> Stream:
+        """The same files and processes with counts and chunk memory of its own."""
+        return replace(self, chunk_pool=ArrayPool(), truncated=Counter(), failures=[])
+
     @property
     def read_layout(self) -> Layout:
         return replace(self.layout, flat=self.layout.flat + tuple(t.branch for t in self.targets if t.branch))
@@ -133,12 +137,15 @@ class Stream:
             weights float32 [n] where there are any.
         """
         ahead = max(1, -(-2 * self.engine.workers // len(plan.lanes)))
-        lanes = [_Lane(self, plan.blocks(number, epoch), ahead) for number in range(len(plan.lanes))]
+        lanes: list[_Lane] = []
+        self.truncated.clear()
+        self.failures.clear()
         try:
+            lanes += (_Lane(self, plan.blocks(number, epoch), ahead) for number in range(len(plan.lanes)))
             for number, takes in enumerate(plan.takes.tolist()):
                 pieces = [piece for lane, events in zip(lanes, takes, strict=True) for piece in lane.take(events)]
                 yield plan.rows(epoch, number, sum(takes)), *self._assemble(pieces)
-        except MlaasError as error:
+        except Exception as error:
             self.failures.append(error)
             raise
         finally:
@@ -178,11 +185,20 @@ class Stream:
     def read(self, block: EntryRange) -> _Reading:
         """Ask a reader process for a block."""
         ref = self.pool.lend() if self.engine.shares_memory else None
-        return _Reading(block, ref, self._submit(block, ref))
+        try:
+            return _Reading(block, ref, self._submit(block, ref))
+        except BaseException:
+            if ref is not None:
+                self.pool.give_back(ref)
+            raise
 
     def result(self, reading: _Reading) -> tuple[Array, ...]:
         """Wait for a block: flat; per group values and counts; targets."""
-        packed = self.engine.result(reading.future, partial(self._submit, reading.block, reading.ref))
+        try:
+            packed = self.engine.result(reading.future, partial(self._submit, reading.block, reading.ref))
+        except BaseException:
+            self.cancel(reading)
+            raise
         arrays = packed.arrays if reading.ref is None else self.pool.arrays(reading.ref, packed.specs)
         return self._with_targets(arrays, self.files[reading.block.file], reading.block.file)
 

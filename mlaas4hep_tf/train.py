@@ -12,10 +12,9 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import roc_auc_score, roc_curve
 
 from mlaas4hep_tf.dataset import RootDataset, original_errors
-from mlaas4hep_tf.errors import LabelError
+from mlaas4hep_tf.errors import LabelError, ModelError
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -52,7 +51,8 @@ class Evaluation:
         """Area under the ROC curve; None where a class is missing."""
         if len(np.unique(self.labels)) < 2:
             return None
-        return float(roc_auc_score(self.labels, self.scores, sample_weight=self.weights))
+        false, true = self.roc()
+        return float(np.trapezoid(true, false))
 
     @property
     def auc_error(self) -> float | None:
@@ -71,8 +71,15 @@ class Evaluation:
         return float(np.average((self.scores > 0.5) == (self.labels > 0.5), weights=self.weights))
 
     def roc(self) -> tuple[FloatArray, FloatArray]:
-        """Background and signal efficiency along the ROC curve."""
-        false, true, _ = roc_curve(self.labels, self.scores, sample_weight=self.weights)
+        """Background and signal efficiency along the ROC curve, from (0, 0) to (1, 1).
+
+        Weights may be negative, as those of NLO generators are (scikit-learn refuses them).
+        """
+        order = np.argsort(-self.scores, kind="stable")
+        last = np.append(np.flatnonzero(np.diff(self.scores[order])), len(order) - 1)  # of each distinct score
+        signal = np.where(self.labels[order] > 0.5, self.weights[order], 0.0)
+        passed = np.cumsum(np.stack([self.weights[order] - signal, signal]), axis=1)[:, last]
+        false, true = np.concatenate([np.zeros((2, 1)), passed / passed[:, -1:]], axis=1)
         return false, true
 
     def summary(self) -> dict[str, Any]:
@@ -133,6 +140,7 @@ def evaluate(model: keras.Model, ds: RootDataset) -> Evaluation:
 
     Raises:
         LabelError: a dataset without labels, or with others than 0 and 1.
+        ModelError: a model with several outputs, or scores that are not finite.
     """
     labels, scores, weights = [], [], []
     for element in ds.in_order():
@@ -143,7 +151,14 @@ def evaluate(model: keras.Model, ds: RootDataset) -> Evaluation:
         labels.append(y.numpy().astype(np.float64))
         weights.append(w[0].numpy().astype(np.float64) if w else np.ones(len(labels[-1])))
     check_binary(np.unique(np.concatenate(labels)).tolist())
-    return Evaluation(np.concatenate(labels), np.concatenate(scores)[:, 0], np.concatenate(weights))
+    outputs = np.concatenate(scores)
+    if outputs.shape[1] != 1:
+        raise ModelError(
+            f"evaluation needs a model with one output, the score of signal; this one has {outputs.shape[1]}"
+        )
+    if not np.isfinite(outputs).all():
+        raise ModelError("the model gives scores that are not finite: its training diverged; lower the learning rate")
+    return Evaluation(np.concatenate(labels), outputs[:, 0], np.concatenate(weights))
 
 
 def predict_batch(model: keras.Model, x: Any) -> FloatArray:

@@ -84,6 +84,35 @@ def test_predict_is_aligned_with_the_input(work):
     assert [p.name for p in (work / "out").iterdir()] == ["scores.root"]
 
 
+def test_the_test_part_is_found_again_or_not_at_all(work, monkeypatch):
+    from mlaas4hep_tf.errors import ConfigError
+    from mlaas4hep_tf.runs import Run, evaluate_run
+
+    monkeypatch.chdir("/")
+    run = Run.load(work / "runs" / "tth")
+    test = evaluate_run(run)["test"]
+    assert test.auc == pytest.approx(run.metrics["parts"]["test"]["auc"], abs=1e-6)
+    hidden = work / "data" / "signal_ttH.root"
+    hidden.rename(work / "data" / "signal_ttH.bak")
+    try:
+        with pytest.raises(ConfigError, match="are not those it was trained on"):
+            evaluate_run(run)
+    finally:
+        (work / "data" / "signal_ttH.bak").rename(hidden)
+
+
+def test_bench_prints_one_json_object(work):
+    content = json.loads(
+        cli("bench", "data/bkg_*.root", "--exclude", "isSignal", "--rounds", "1", "--json", cwd=work).stdout
+    )
+    ways = {"paper_scan", "paper_chunk", "uproot_iterate", "user_pipeline", "decompress_limit", "scan", "dataset_1024",
+            "dataset_100", "fit_1024"}  # fmt: skip
+    assert set(content) == ways | {"peak_rss_mb", "ratios"}
+    assert all(content[way] > 0 for way in ways)
+    ratio = content["dataset_1024"] / content["uproot_iterate"]
+    assert content["ratios"]["dataset_1024/uproot_iterate"] == pytest.approx(ratio)
+
+
 def test_export_counts_versions(work):
     for number in (1, 2):
         assert f"models/tth/{number}" in cli("export", "--run", "runs/tth", "--to", "models/tth", cwd=work).stdout
@@ -131,13 +160,19 @@ LABELS = ("--label", "*signal*=1", "--label", "*=0")
         (("train", "data/*.root", "--specs", "specs.json", "--label", "*signal*=1"), "no pattern of labels matches file"),
         (("train", "data/*.root", "--specs", "specs.json", "--label", "*=0"), "training needs events of two classes"),
         (("train", "data/*.root", "--specs", "specs.json", "--label", "*signal*=2", "--label", "*=0"), "two classes are expected"),
-        (("train", "data/*.root", "--specs", "specs.json", *LABELS, "--split", "0.9,0.9,0.2"), "sum to at most 1"),
+        (("train", "data/*.root", "--specs", "specs.json", *LABELS, "--split", "0.9,0.9,0.2"), "must sum to 1"),
         (("train", "data/*.root", "--specs", "specs.json", *LABELS, "--split", "a"), "--split needs three fractions"),
         (("train", "data/*.root", "--specs", "specs.json", *LABELS, "--batch-size", "0"), "batch_size must be at least 1"),
         (("train", "data/*.root", "--specs", "specs.json", *LABELS, "--epochs", "0"), "epochs must be at least 1"),
         (("train", "data/*.root", "--specs", "specs.json", *LABELS, "--model", "mpl"), "no model 'mpl'"),
         (("train", "data/*.root", "--specs", "specs.json", *LABELS, "--out", "runs/tth"), "holds a run already"),
         (("train",), "no input files"),
+        (("train", "data/*.root", "--specs", "specs.json", *LABELS, "--exclude", "ht"), "--exclude chooses what is scanned"),
+        (("train", "data/*.root", "--specs", "specs.json", *LABELS, "--split", "0.6,0.1,0.1"), "must sum to 1"),
+        (("train", "data/*.root", "--specs", "specs.json", *LABELS, "--seed", "-1"), "seed must not be negative"),
+        (("train", "data/*.root", "--specs", "specs.json", *LABELS, "--patience", "0"), "patience must be at least 1"),
+        (("train", "data/*.root", "--specs", "specs.json", "--labels", "ht"), "cannot be label or weight and a feature"),
+        (("scan", "data/*.root", "-o", "/proc/nope/specs.json"), "FileNotFoundError"),
         (("predict", "data/*.root", "--run", "runs/none"), "runs/none holds no complete run"),
         (("export", "--run", "runs/none", "--to", "m"), "runs/none holds no complete run"),
     ],
@@ -150,8 +185,8 @@ def test_errors_are_one_line_without_a_traceback(work, args, says, monkeypatch, 
     assert end.value.code == 1
     printed = capsys.readouterr().err
     assert says in printed
-    assert printed.startswith("error: ")
-    assert len(printed.strip().splitlines()) == 1
+    assert printed.splitlines()[-1].startswith("error: ")
+    assert [line for line in printed.splitlines() if not line.startswith("note: ")] == printed.splitlines()[-1:]
 
 
 def test_the_program_ends_with_1_and_one_line(work):
@@ -161,12 +196,13 @@ def test_the_program_ends_with_1_and_one_line(work):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_debug_shows_the_traceback(work):
-    done = cli("--debug", "scan", "data/none.root", cwd=work, check=False)
+@pytest.mark.parametrize("args", [("--debug", "scan", "data/none.root"), ("scan", "data/none.root", "--debug")])
+def test_debug_shows_the_traceback(work, args):
+    done = cli(*args, cwd=work, check=False)
     assert "Traceback" in done.stderr
     assert "no such file" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["scan", "train", "evaluate", "predict", "export"])
+@pytest.mark.parametrize("command", ["scan", "train", "evaluate", "predict", "export", "bench"])
 def test_help_has_an_example(command):
     assert f"Example: mlaas4hep-tf {command}" in " ".join(cli(command, "--help").stdout.split())

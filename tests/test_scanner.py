@@ -138,6 +138,7 @@ def test_damaged_specs_say_so(demo_specs, tmp_path):
         ('{"version": 99}', "no specs of version 1"),
         (json.dumps(demo_specs.to_json() | {"branches": 3}), "damaged"),
         (json.dumps(demo_specs.to_json() | {"tree": "other"}), "changed by hand"),
+        (json.dumps(demo_specs.to_json()).replace('"max": 14.0', '"max": 15.0'), "changed by hand"),
     ):
         path.write_text(content)
         with pytest.raises(SpecsError, match=says):
@@ -192,9 +193,43 @@ def test_specs_of_the_paper(tmp_path):
     path = tmp_path / "specs.json"
     path.write_text(json.dumps({
         "jdim": {"Jet_0": 4}, "minv": {"x": -1.0, "Jet_0": 0.0}, "maxv": {"x": 2.0, "Jet_0": 9.0},
-        "fkeys": ["x"], "jkeys": ["Jet_0"], "nans": {"x": 0.33}, "events": {"total": 10, "f.root": 10},
+        "fkeys": ["run", "x"], "jkeys": ["Jet_0"], "nans": {"x": 0.33}, "events": {"total": 10, "f.root": 10},
     }))  # fmt: skip
     specs = Specs.load(path)
     assert specs.vector_names == ("x", "Jet_0_0", "Jet_0_1", "Jet_0_2", "Jet_0_3")
     assert (specs.branches[0].min, specs.branches[1].max) == (-1, 9)
     assert not specs.bound
+    assert specs.identifiers == ("run",)
+    with pytest.raises(SpecsError, match="do not say how multiplicities are distributed"):
+        specs.with_lengths(quantile=0.9)
+
+
+def test_more_branches_in_one_file_are_not_dropped_silently(tmp_path):
+    less = write_tree(tmp_path / "less.root", {"x": np.zeros(3, "f4")})
+    more = write_tree(tmp_path / "more.root", {"x": np.zeros(3, "f4"), "y": np.zeros(3, "f4")})
+    for files in ([less, more], [more, less]):
+        with pytest.raises(BranchError, match="'y' of file .*more.root, tree events is missing in file .*less.root"):
+            quiet(files)
+    assert quiet([less, more], branches="x").entries == 6
+
+
+def test_one_file_under_two_names(tmp_path):
+    path = write_tree(tmp_path / "t.root", make_events(5))
+    with pytest.raises(InputFileError, match="named again as"):
+        quiet([str(path), f"{path}:events"])
+    copy = tmp_path / "copy.root"
+    copy.write_bytes(path.read_bytes())
+    with pytest.warns(DataWarning, match="copy.root, tree events seems to be a copy of"):
+        scan([path, copy], progress=False)
+
+
+def test_trees_of_different_names_need_a_word(tmp_path):
+    files = [write_tree(tmp_path / f"{name}.root", make_events(5), tree=name) for name in ("a", "b")]
+    with pytest.raises(MlaasError, match="files have different trees"):
+        quiet(files)
+
+
+def test_what_float32_cannot_hold_counts_as_infinite(tmp_path):
+    path = write_tree(tmp_path / "t.root", {"x": np.array([-1.7e308, 1, 2, 3]), "y": np.arange(4.0)})
+    by = {b.name: b for b in quiet(path).branches}
+    assert (by["x"].neginf, by["x"].min, by["x"].max, by["x"].mean) == (1, 1, 3, 2)
