@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -129,20 +128,21 @@ class Stream:
     def chunks(self, plan: Plan, epoch: int) -> Iterator[tuple[Array, ...]]:
         """The chunks of an epoch, packed; each takes its share of every lane.
 
-        All lanes read ahead at the same time, in the reader processes.
+        The blocks of a whole chunk are asked for at once, so that the reader processes never wait for one lane.
 
         Yields:
             order of the rows int32 [n]; flat float32 [n, F]; per group values float32 [m + 1, F] with a last row
             of NaN, the number of the first object of each event int32 [n], and its counts int32 [n]; labels and
             weights float32 [n] where there are any.
         """
-        ahead = max(1, -(-2 * self.engine.workers // len(plan.lanes)))
         lanes: list[_Lane] = []
         self.truncated.clear()
         self.failures.clear()
         try:
-            lanes += (_Lane(self, plan.blocks(number, epoch), ahead) for number in range(len(plan.lanes)))
+            lanes += (_Lane(self, plan.blocks(number, epoch)) for number in range(len(plan.lanes)))
             for number, takes in enumerate(plan.takes.tolist()):
+                for lane, events in zip(lanes, takes, strict=True):
+                    lane.ask(events)
                 pieces = [piece for lane, events in zip(lanes, takes, strict=True) for piece in lane.take(events)]
                 yield plan.rows(epoch, number, sum(takes)), *self._assemble(pieces)
         except Exception as error:
@@ -246,30 +246,33 @@ class _Reading:
 
 
 class _Lane:
-    """Blocks of one lane, `ahead` of them being read, from which any number of events is taken."""
+    """The blocks of one lane, read ahead in order, from which any number of events is taken."""
 
-    def __init__(self, stream: Stream, blocks: Sequence[EntryRange], ahead: int) -> None:
+    def __init__(self, stream: Stream, blocks: Sequence[EntryRange]) -> None:
         self._stream = stream
         self._todo = iter(blocks)
-        self._reading = deque(stream.read(block) for block in itertools.islice(self._todo, ahead))
+        self._reading: deque[_Reading] = deque()
         self._rest: tuple[Array, ...] | None = None
+        self._asked = 0  # events that are being read, or left over
+
+    def ask(self, events: int) -> None:
+        """Have the blocks read that the next `events` events lie in, and one more."""
+        while self._asked < events + 1 and (block := next(self._todo, None)) is not None:
+            self._reading.append(self._stream.read(block))
+            self._asked += len(block)
 
     def take(self, events: int) -> list[tuple[Array, ...]]:
-        """The next events as packed pieces."""
+        """The next events as packed pieces; they were asked for."""
+        self._asked -= events
         pieces = []
         while events:
-            piece = self._rest or self._next()
+            piece = self._rest or self._stream.result(self._reading.popleft())
             self._rest = None
             if len(piece[0]) > events:
                 piece, self._rest = _cut(piece, events, len(self._stream.layout.groups))
             pieces.append(piece)
             events -= len(piece[0])
         return pieces
-
-    def _next(self) -> tuple[Array, ...]:
-        reading = self._reading.popleft()
-        self._reading.extend(self._stream.read(block) for block in itertools.islice(self._todo, 1))
-        return self._stream.result(reading)
 
     def close(self) -> None:
         for reading in self._reading:

@@ -3,9 +3,9 @@
 import warnings
 
 import numpy as np
+from mlaas4hep_tf.baselines import paper, user
 
 from mlaas4hep_tf import DataWarning, RootDataset, scan
-from mlaas4hep_tf.baselines import paper, user
 from mlaas4hep_tf.testing import make_events, write_tree
 from mlaas4hep_tf.transforms.normalize import constants
 

@@ -92,13 +92,13 @@ def test_the_test_part_is_found_again_or_not_at_all(work, monkeypatch):
     run = Run.load(work / "runs" / "tth")
     test = evaluate_run(run)["test"]
     assert test.auc == pytest.approx(run.metrics["parts"]["test"]["auc"], abs=1e-6)
-    hidden = work / "data" / "signal_ttH.root"
-    hidden.rename(work / "data" / "signal_ttH.bak")
+    hidden = work / "data" / "bkg_tt_1.root"
+    hidden.rename(work / "data" / "bkg_tt_1.bak")
     try:
         with pytest.raises(ConfigError, match="are not those it was trained on"):
             evaluate_run(run)
     finally:
-        (work / "data" / "signal_ttH.bak").rename(hidden)
+        (work / "data" / "bkg_tt_1.bak").rename(hidden)
 
 
 def test_bench_prints_one_json_object(work):
@@ -172,7 +172,7 @@ LABELS = ("--label", "*signal*=1", "--label", "*=0")
         (("train", "data/*.root", "--specs", "specs.json", *LABELS, "--seed", "-1"), "seed must not be negative"),
         (("train", "data/*.root", "--specs", "specs.json", *LABELS, "--patience", "0"), "patience must be at least 1"),
         (("train", "data/*.root", "--specs", "specs.json", "--labels", "ht"), "cannot be label or weight and a feature"),
-        (("scan", "data/*.root", "-o", "/proc/nope/specs.json"), "FileNotFoundError"),
+        (("scan", "data/*.root", "--exclude", "genWeight", "-o", "/proc/nope/specs.json"), "FileNotFoundError"),
         (("predict", "data/*.root", "--run", "runs/none"), "runs/none holds no complete run"),
         (("export", "--run", "runs/none", "--to", "m"), "runs/none holds no complete run"),
     ],
