@@ -61,7 +61,7 @@ class Selection:
         """Whether a branch of this name is a feature, if it can become one."""
         if name in self.identifiers or any(fnmatchcase(name, p) for p in self.exclude):
             return False
-        return not self.branches or any(fnmatchcase(name, p) for p in self.branches)
+        return not self.branches or name in self.branches or any(fnmatchcase(name, p) for p in self.branches)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def select(infos: Sequence[BranchInfo], selection: Selection, where: str) -> Sel
     """
     names = [info.name for info in infos]
     for pattern in (*selection.branches, *selection.exclude):
-        if not any(fnmatchcase(name, pattern) for name in names):
+        if pattern not in names and not any(fnmatchcase(name, pattern) for name in names):
             raise BranchError(f"no branch matches {pattern!r}{near_misses(pattern, names)} in {where}")
     wanted = [info for info in infos if selection.wants(info.name)]
     for info in wanted:

@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
@@ -127,38 +128,21 @@ def train(
     workers: Workers = None,
 ) -> None:
     """Pass 2: train a model and leave a run folder with metrics, plots and report."""
-    paper = PaperParams.load(params) if params else None
-    for key, why in (paper.dead if paper else {}).items():
-        _err.print(f"note: {params}: {key!r} has no effect: {why}")
-    named = tuple(files or ())
-    if paper and paper.redirector:
-        named = tuple(paper.locate(name) for name in names_in(named))
+    paper = _paper(params)
+    named = tuple(paper.locate(name) for name in names_in(files or ())) if paper.redirector else tuple(files or ())
     if not named:
         raise ConfigError("no input files: name at least one, for example mlaas4hep-tf train data/*.root ...")
-    given = [name for name, value in (("--tree", tree), ("--branches", branches), ("--exclude", exclude)) if value]
-    if specs is not None and given:
-        raise ConfigError(f"{given[0]} chooses what is scanned, and {specs} has chosen already; use one of the two")
     targets = [name for name in (_branch_name(labels), weights) if name]
-    if specs is not None:
-        known = Specs.load(specs)
-    else:
-        known = scan_files(
-            named, tree or (paper.tree if paper else None),
-            branches=_patterns(branches) or (paper.branches if paper else ()),
-            exclude=[*(_patterns(exclude) or (paper.exclude if paper else ())), *targets],
-            identifiers=paper.identifiers if paper else IDENTIFIERS, workers=workers,
-        )  # fmt: skip
+    chosen = _Choice(tree, _patterns(branches), _patterns(exclude))
+    known = chosen.load(specs) if specs else chosen.scan(named, paper, targets, workers)
     _import_tensorflow()
     from mlaas4hep_tf.runs import RunConfig, train_run
 
     config = RunConfig(
-        files=named, labels=_labels(label, labels), model=model,
-        epochs=_first(epochs, paper.epochs if paper else 5),
-        batch_size=_first(batch_size, paper.batch_size if paper else 100),
-        split=_fractions(split), seed=seed, normalize=_normalize(normalize),
-        chunk_size=_first(chunk_size, paper.chunk_size if paper else 100_000),
-        weights=weights, workers=workers, patience=patience,
-        max_events=paper.events if paper else None,
+        files=named, labels=_labels(label, labels), model=model, epochs=_first(epochs, paper.epochs),
+        batch_size=_first(batch_size, paper.batch_size), split=_fractions(split), seed=seed,
+        normalize=_normalize(normalize), chunk_size=_first(chunk_size, paper.chunk_size), weights=weights,
+        workers=workers, patience=patience, max_events=paper.events,
     )  # fmt: skip
     run = train_run(config, known, out, overwrite=overwrite, verbose=1 if _out.is_terminal else 2)
     _print_parts(run.metrics["parts"])
@@ -247,6 +231,40 @@ def bench(
         _out.print(f"{name:32} {ratio:8.2f}")
     _out.print(f"peak memory of all processes: {content['peak_rss_mb']:,.0f} MB; median of {rounds} rounds")
     _out.print(environment())
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What of the files is to be scanned, as the options say."""
+
+    tree: str | None
+    branches: list[str]
+    exclude: list[str]
+
+    def load(self, specs: Path) -> Specs:
+        """Read specs, which have chosen already."""
+        options = {"--tree": self.tree, "--branches": self.branches, "--exclude": self.exclude}
+        given = [name for name, value in options.items() if value]
+        if given:
+            raise ConfigError(f"{given[0]} chooses what is scanned, and {specs} has chosen already; use one of the two")
+        return Specs.load(specs)
+
+    def scan(self, files: tuple[str, ...], paper: PaperParams, targets: list[str], workers: int | None) -> Specs:
+        """Scan; options count before the paper's keys, and labels and weights are never features."""
+        return scan_files(
+            files, self.tree or paper.tree, branches=self.branches or paper.branches,
+            exclude=[*(self.exclude or paper.exclude), *targets], identifiers=paper.identifiers, workers=workers,
+        )  # fmt: skip
+
+
+def _paper(params: Path | None) -> PaperParams:
+    """The paper's parameters, with a note for each key that has no effect; without a file our defaults."""
+    if params is None:
+        return PaperParams()
+    paper = PaperParams.load(params)
+    for key, why in paper.dead.items():
+        _err.print(f"note: {params}: {key!r} has no effect: {why}")
+    return paper
 
 
 def _patterns(given: list[str] | None) -> list[str]:

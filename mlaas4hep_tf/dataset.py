@@ -53,7 +53,8 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
     in proportion to their events (paper, section 3.3); rows are shuffled within the chunk.  With
     ``shuffle=False`` events come in the order of files and entries, unmixed.
 
-    Memory holds up to three chunks, for each lane (a file, or a group of them beyond 64) a few blocks, and the
+    Memory holds up to three chunks, for each lane (a file, or a group of them beyond 64) a block or
+    two (a cluster, at most 32 768 events), and the
     batches that are prefetched (at least two, or 8000 events).
 
     Attributes:

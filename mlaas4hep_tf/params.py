@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlaas4hep_tf.branches import parse_patterns
+from mlaas4hep_tf.branches import IDENTIFIERS, parse_patterns
 from mlaas4hep_tf.errors import ConfigError
 
 DEAD = {
@@ -34,18 +34,20 @@ class PaperParams:
         redirector: put in front of ``/store/...`` file names.
         chunk_size, epochs, batch_size: the same.
         dead: keys of the file that have no effect -> why.
+
+    Defaults are ours, for where there is no such file; those of a key that a file lacks are the paper's.
     """
 
-    events: int | None
-    tree: str
-    identifiers: tuple[str, ...]
-    branches: tuple[str, ...]
-    exclude: tuple[str, ...]
-    redirector: str
-    chunk_size: int
-    epochs: int
-    batch_size: int
-    dead: Mapping[str, str]
+    events: int | None = None
+    tree: str | None = None
+    identifiers: tuple[str, ...] = IDENTIFIERS
+    branches: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    redirector: str = ""
+    chunk_size: int = 100_000
+    epochs: int = 5
+    batch_size: int = 100
+    dead: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> PaperParams:

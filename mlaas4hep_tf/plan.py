@@ -129,17 +129,19 @@ def blocks(file: int, entries: int, edges: Sequence[int], size: int) -> list[Ent
     return cut(EntryRange(file, 0, entries), edges, size)
 
 
-def cut(part: EntryRange, edges: Sequence[int], size: int) -> list[EntryRange]:
+def cut(part: EntryRange, edges: Sequence[int], size: int, largest: int | None = None) -> list[EntryRange]:
     """Cut a range at cluster edges, so that few baskets are decoded twice.
 
-    Clusters are joined up to `size` entries; one of more than twice that is cut in equal pieces.
+    Clusters are joined up to `size` entries; one of more than `largest` (default: twice the size) is cut in
+    equal pieces.
     """
+    largest = 2 * size if largest is None else largest
     inner = [edge for edge in edges if part.start < edge < part.stop]
     bounds = [part.start]
     for start, stop in zip([part.start, *inner], [*inner, part.stop], strict=True):
         if bounds[-1] != start and stop - bounds[-1] > size:
             bounds.append(start)
-        if stop - start > 2 * size:
+        if stop - start > largest:
             pieces = -(-(stop - start) // size)
             bounds.extend(start + (stop - start) * i // pieces for i in range(1, pieces))
     bounds = [*dict.fromkeys(bounds), part.stop]
@@ -252,7 +254,12 @@ def make_plan(
     chunk = max(batch_size, chunk_size - chunk_size % batch_size)
     size = int(np.clip(chunk // lanes, 256, BLOCK_ENTRIES))
     cuts = [
-        tuple(block for number in group for part in parts[number] for block in cut(part, edges[number], size))
+        tuple(
+            block
+            for number in group
+            for part in parts[number]
+            for block in cut(part, edges[number], size, 2 * BLOCK_ENTRIES)
+        )
         for group in groups
     ]  # fmt: skip
     return Plan(tuple(cuts), chunk, batch_size, shuffle, seed)

@@ -60,6 +60,11 @@ def test_selections_that_cannot_be(selection, says):
         select(TREE, selection, "file f.root, tree t")
 
 
+def test_a_name_is_itself_though_it_looks_like_a_pattern():
+    tree = [BranchInfo("x[0]", "float", "flat", "float32"), *TREE]
+    assert names(select(tree, Selection(("x[0]",)), "here")) == ["x[0]"]
+
+
 def test_text_is_left_out_by_pattern_but_refused_by_name():
     assert names(select(TREE, Selection(("*e*",)), "here")) == ["met", "Jet_eta", "Jet_pt"]
 

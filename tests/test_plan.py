@@ -57,6 +57,13 @@ def test_cutting_loses_nothing_and_follows_clusters(entries, cluster, size):
     assert all(len(p) <= max(2 * size, size + cluster) for p in pieces)
 
 
+def test_no_cluster_is_read_twice_however_small_a_lanes_share():
+    plan = make_plan(
+        whole([9000] * 64), edges_of([9000] * 64, 1000), chunk_size=20_000, batch_size=100, shuffle=True, seed=0
+    )
+    assert {(r.start % 1000, r.stop % 1000) for lane in plan.lanes for r in lane} == {(0, 0)}
+
+
 @given(SIZES, st.integers(1, 60), st.integers(1, 120), st.integers(1, 50), st.booleans(), st.integers(0, 3))
 def test_every_event_once_per_epoch(sizes, cluster, chunk, batch, shuffle, epoch):
     plan = make_plan(
