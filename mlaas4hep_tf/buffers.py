@@ -117,6 +117,10 @@ class BufferPool:
         """For a buffer that was lent and never opened by `arrays`."""
         self._recycle(ref.fd)
 
+    def drop(self, ref: BufferRef) -> None:
+        """For a buffer that somebody may still write to: it is not lent again."""
+        os.close(ref.fd)
+
     def arrays(self, ref: BufferRef, specs: Sequence[ArraySpec]) -> list[npt.NDArray[np.generic]]:
         """The arrays that a reader left; the buffer is recycled when all of them are garbage."""
         size = offsets(specs)[-1]

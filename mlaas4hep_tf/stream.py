@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -208,8 +209,11 @@ class Stream:
         if reading.ref is not None:
             reading.future.add_done_callback(partial(self._give_back, reading.ref))
 
-    def _give_back(self, ref: BufferRef, _: Future[Any]) -> None:
-        self.pool.give_back(ref)
+    def _give_back(self, ref: BufferRef, future: Future[Any]) -> None:
+        if not future.cancelled() and isinstance(future.exception(), BrokenProcessPool):
+            self.pool.drop(ref)  # the reader may be alive for a moment yet, and write
+        else:
+            self.pool.give_back(ref)
 
     def _submit(self, block: EntryRange, ref: BufferRef | None) -> Future[Any]:
         file = self.files[block.file]
