@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
@@ -113,7 +114,7 @@ class _Pools:
     def submit(self, workers: int, function: Callable[..., R], *args: Any) -> Future[R]:
         with self._lock:
             for _ in range(MAX_RESTARTS):
-                pool = self._pools.setdefault(workers, None) or ProcessPoolExecutor(workers, timeout=IDLE_S)
+                pool = self._pools.setdefault(workers, None) or _new_pool(workers)
                 self._pools[workers] = pool
                 try:
                     future: Future[R] = pool.submit(function, *args)
@@ -121,6 +122,25 @@ class _Pools:
                 except (BrokenProcessPool, ShutdownExecutorError):
                     self._pools[workers] = None
         raise ReaderError("reader processes cannot be started: they die at once; see their output above")
+
+
+def _new_pool(workers: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers, timeout=IDLE_S, initializer=end_with_parent, initargs=(os.getpid(),))
+
+
+def end_with_parent(parent: int) -> None:
+    """Runs once in each reader process: have it end within a second of its parent, however that ends.
+
+    A thread that looks; the kernel's own signal for this goes by the thread that started the process, which
+    may well end before the parent does.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 _pools = _Pools()

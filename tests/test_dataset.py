@@ -12,6 +12,7 @@ import warnings
 import awkward as ak
 import numpy as np
 import probe
+import psutil
 import pytest
 import tensorflow as tf
 import uproot
@@ -422,6 +423,37 @@ def test_a_script_needs_no_main_guard(tmp_path):
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.count("events 150") == 1, done.stderr
     assert done.returncode == 0
+
+
+ENDLESS = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from mlaas4hep_tf import RootDataset, scan
+files = {files!r}
+ds = RootDataset(files, scan(files, progress=False), batch_size=10)
+print("reading", flush=True)
+while True:
+    for _ in ds:
+        pass
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_process_and_no_memory_is_left_behind(tmp_path, sent):
+    files = write_files(tmp_path, [2000, 1000], basket=100)
+    before = set(os.listdir("/dev/shm"))
+    script = subprocess.Popen(
+        [sys.executable, "-c", ENDLESS.format(files=files)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert script.stdout.readline() == b"reading\n"
+    time.sleep(1)
+    readers = psutil.Process(script.pid).children(recursive=True)
+    assert readers
+    script.send_signal(sent)
+    script.wait(30)
+    _, alive = psutil.wait_procs(readers, timeout=20)
+    assert not alive
+    assert set(os.listdir("/dev/shm")) <= before
 
 
 def test_nothing_is_left_in_shared_memory(tmp_path):
