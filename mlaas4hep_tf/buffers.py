@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 ALIGNMENT = 64
+_NAME = "mlaas4hep"  # of every buffer, so that nothing else is ever taken for one
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,10 @@ def allocate(ref: BufferRef | None, specs: Sequence[ArraySpec]) -> list[npt.NDAr
     size = offsets(specs)[-1]
     if ref is None or size == 0:
         return [np.empty(spec.shape, spec.dtype) for spec in specs]
-    fd = os.open(f"/proc/{ref.pid}/fd/{ref.fd}", os.O_RDWR)
+    place = f"/proc/{ref.pid}/fd/{ref.fd}"
+    if not os.readlink(place).startswith(f"/memfd:{_NAME}"):
+        raise OSError(f"{place} is no buffer: it is {os.readlink(place)}")
+    fd = os.open(place, os.O_RDWR)
     try:
         if os.fstat(fd).st_size < size:
             os.ftruncate(fd, size)
@@ -110,7 +114,7 @@ class BufferPool:
         try:
             fd = self._free.pop()
         except IndexError:
-            fd = os.memfd_create("mlaas4hep")
+            fd = os.memfd_create(_NAME)
         return BufferRef(os.getpid(), fd)
 
     def give_back(self, ref: BufferRef) -> None:
@@ -118,8 +122,11 @@ class BufferPool:
         self._recycle(ref.fd)
 
     def drop(self, ref: BufferRef) -> None:
-        """For a buffer that somebody may still write to: it is not lent again."""
-        os.close(ref.fd)
+        """For a buffer that somebody may still write to: its memory goes, its number is never used again.
+
+        Were the descriptor closed, its number could name another file by the time that the other process opens it.
+        """
+        os.ftruncate(ref.fd, 0)
 
     def arrays(self, ref: BufferRef, specs: Sequence[ArraySpec]) -> list[npt.NDArray[np.generic]]:
         """The arrays that a reader left; the buffer is recycled when all of them are garbage."""

@@ -1,4 +1,4 @@
-"""``mlaas4hep-tf scan | train | evaluate | predict | export``: every step from the shell."""
+"""``mlaas4hep-tf scan | train | evaluate | predict | export | bench``: every step from the shell."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class RunConfig:
         model: as for `models.build`.
         epochs, batch_size, split: as in the paper: 5, 100, and 64/16/20 %.
         seed: of weights, split and order.
-        normalize, chunk_size, shuffle, workers: as for `RootDataset`.
+        normalize, chunk_size, workers: as for `RootDataset`.
         patience: epochs without a better validation loss after which training stops; None: never.
         max_events: use so many events of the data; None: all.
     """
@@ -51,7 +51,6 @@ class RunConfig:
     seed: int = 0
     normalize: Normalize | None = "minmax"
     chunk_size: int = 100_000
-    shuffle: bool = True
     weights: PerFile | None = None
     workers: int | None = None
     patience: int | None = None
@@ -72,7 +71,7 @@ class RunConfig:
     def dataset(self, specs: Specs, *, mask: bool) -> RootDataset:
         ds = RootDataset(
             self.files, specs, labels=self.labels, weights=self.weights, batch_size=self.batch_size,
-            chunk_size=self.chunk_size, shuffle=self.shuffle, seed=self.seed, normalize=self.normalize, mask=mask,
+            chunk_size=self.chunk_size, seed=self.seed, normalize=self.normalize, mask=mask,
             workers=self.workers,
         )  # fmt: skip
         return ds.sample(self.max_events) if self.max_events and self.max_events < ds.entries else ds
