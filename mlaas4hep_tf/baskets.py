@@ -24,6 +24,7 @@ Fetch = Callable[[Sequence[tuple[int, int]]], Sequence[memoryview]]
 
 _KEY = struct.Struct(">ihiIhh")  # fNbytes fVersion fObjlen fDatime fKeylen fCycle
 _TAIL = struct.Struct(">hiiii")  # fVersion fBufferSize fNevBufSize fNevBuf fLast, then one flag byte
+_PLAIN_KEY = _KEY.size + _TAIL.size + 1
 _BLOCK_HEADER = 9
 _LZ4_CHECKSUM = 8
 _MAX_GAP = 1 << 16  # bytes between two baskets that are read along rather than asked for apart
@@ -55,7 +56,7 @@ def read_columns(fetch: Fetch, index: FileIndex, start: int, stop: int, counted:
         ValueError, OSError, struct.error, lzma.LZMAError, isal_zlib.error, cramjam.DecompressionError:
             bytes that are no such basket; the branch is in the note of the exception.
     """
-    raw = fetch(list(zip(index.seeks.tolist(), index.sizes.tolist(), strict=True)))
+    raw = raw_baskets(fetch, index)
     columns = {}
     for number, branch in enumerate(index.branches):
         own = slice(*index.first[number : number + 2].tolist())
@@ -66,6 +67,26 @@ def read_columns(fetch: Fetch, index: FileIndex, start: int, stop: int, counted:
             error.add_note(f"branch {branch.name!r}")
             raise
     return columns
+
+
+def raw_baskets(fetch: Fetch, index: FileIndex) -> list[memoryview]:
+    """The bytes of every basket of an index, as they lie in the file."""
+    spans = list(zip(index.seeks.tolist(), index.sizes.tolist(), strict=True))
+    fetched = iter(fetch([span for span in spans if span[0] >= 0]))
+    return [next(fetched) if seek >= 0 else memoryview(index.inline[-1 - seek]) for seek, _ in spans]
+
+
+def plain_basket(data: Array, offsets: Array | None, entries: int) -> bytes:
+    """An uncompressed basket with these bytes and this many entries, as `unpack` reads it.
+
+    Args:
+        data: bytes of the values.
+        offsets: position of each entry in them, and of their end, int32 [entries + 1]; None if entries are equal.
+    """
+    tail = b"" if offsets is None else struct.pack(">i", entries) + (offsets + _PLAIN_KEY).astype(">i4").tobytes()
+    size = len(data) + len(tail)
+    key = _KEY.pack(_PLAIN_KEY + size, 0, size, 0, _PLAIN_KEY, 0)
+    return key + _TAIL.pack(0, 0, 0, entries, _PLAIN_KEY + len(data)) + b"\0" + data.tobytes() + tail
 
 
 def _column(

@@ -165,16 +165,14 @@ def _decompress_all(files: Sequence[RootFile], names: Sequence[str], engine: Eng
 
 def decompress_block(task: tuple[RootFile, EntryRange]) -> int:
     """Runs in a reader process: fetch and decompress the baskets of a block, and nothing else."""
-    from mlaas4hep_tf.baskets import unpack
+    from mlaas4hep_tf.baskets import raw_baskets, unpack
     from mlaas4hep_tf.reader import fetch
 
     file, block = task
     index = file.index
-    for raw, start, stop in zip(
-        fetch(file, list(zip(index.seeks.tolist(), index.sizes.tolist(), strict=True))),
-        index.starts.tolist(), index.stops.tolist(), strict=True,
-    ):  # fmt: skip
-        unpack(raw, stop - start)
+    raw = raw_baskets(partial(fetch, file), index)
+    for basket, entries in zip(raw, (index.stops - index.starts).tolist(), strict=True):
+        unpack(basket, entries)
     return len(block)
 
 

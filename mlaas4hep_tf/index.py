@@ -32,14 +32,34 @@ class BranchIndex:
 
 
 @dataclass(frozen=True, eq=False)
+class BranchBaskets:
+    """The baskets of one branch.
+
+    Attributes:
+        branch: how their bytes become values.
+        seeks, sizes: position and length in bytes of those that lie in the file, int64.
+        edges: first entry of each basket, and behind the last one, int64.
+        inline: bytes of the last baskets, which the tree's own header has (ROOT recovered them after a crash, or
+            merged files fast).
+    """
+
+    branch: BranchIndex
+    seeks: Array
+    sizes: Array
+    edges: Array
+    inline: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class FileIndex:
     """The baskets of some branches of one file, branch after branch.
 
     Attributes:
         branches: the branches that our decoder reads.
         first: number of each branch's first basket, and of all baskets, int64 [branches + 1].
-        seeks, sizes: position and length in bytes, int64 [baskets].
+        seeks, sizes: position and length in bytes, int64 [baskets]; a seek of -1, -2 ... is one of `inline`.
         starts, stops: entries of each basket, int64 [baskets].
+        inline: bytes of the baskets that do not lie in the file by themselves.
     """
 
     branches: tuple[BranchIndex, ...]
@@ -48,6 +68,7 @@ class FileIndex:
     sizes: Array
     starts: Array
     stops: Array
+    inline: tuple[bytes, ...] = ()
 
     @property
     def names(self) -> frozenset[str]:
@@ -60,25 +81,35 @@ class FileIndex:
         owner = np.repeat(np.arange(len(self.branches)), np.diff(self.first))
         keep = chosen[owner] & (self.stops > start) & (self.starts < stop)
         counts = np.bincount(owner[keep], minlength=len(self.branches))[chosen]
+        seeks = self.seeks[keep]
+        inline = np.flatnonzero(seeks < 0)
+        taken = tuple(self.inline[-1 - seek] for seek in seeks[inline].tolist())
+        seeks[inline] = -1 - np.arange(len(inline))
         return FileIndex(
             tuple(branch for branch in self.branches if branch.name in wanted),
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            self.seeks[keep], self.sizes[keep], self.starts[keep], self.stops[keep],
+            seeks, self.sizes[keep], self.starts[keep], self.stops[keep], taken,
         )  # fmt: skip
 
 
-NO_INDEX = FileIndex((), np.zeros(1, np.int64), *(np.zeros(0, np.int64) for _ in range(4)))
+_NOTHING = np.zeros(0, np.int64)
+NO_INDEX = FileIndex((), np.zeros(1, np.int64), _NOTHING, _NOTHING, _NOTHING, _NOTHING)
 
 
-def build_index(parts: Sequence[tuple[BranchIndex, Array, Array, Array]]) -> FileIndex:
-    """Join (branch, seeks, sizes, entry edges) of single branches."""
+def build_index(parts: Sequence[BranchBaskets]) -> FileIndex:
+    """Join the baskets of single branches."""
     if not parts:
         return NO_INDEX
-    branches, seeks, sizes, edges = zip(*parts, strict=True)
-    counts = [len(s) for s in seeks]
+    inline = [raw for part in parts for raw in part.inline]
+    ends = np.cumsum([len(part.inline) for part in parts])
+    seeks, sizes = [], []
+    for part, end in zip(parts, ends.tolist(), strict=True):
+        seeks += [part.seeks, -1 - np.arange(end - len(part.inline), end)]
+        sizes += [part.sizes, np.array([len(raw) for raw in part.inline], np.int64)]
     return FileIndex(
-        tuple(branches), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        tuple(part.branch for part in parts),
+        np.concatenate([[0], np.cumsum([len(part.edges) - 1 for part in parts])]).astype(np.int64),
         np.concatenate(seeks).astype(np.int64), np.concatenate(sizes).astype(np.int64),
-        np.concatenate([e[:-1] for e in edges]).astype(np.int64),
-        np.concatenate([e[1:] for e in edges]).astype(np.int64),
+        np.concatenate([part.edges[:-1] for part in parts]), np.concatenate([part.edges[1:] for part in parts]),
+        tuple(inline),
     )  # fmt: skip

@@ -23,7 +23,8 @@ from mlaas4hep_tf.transforms.vector import Preprocessor
 
 DataLayout = Literal["vector", "columns", "ragged"]
 
-STEP_ENTRIES = 2048  # events padded at a time; smaller batches are cut from such a step
+STEP_ENTRIES = 1024  # events padded at a time; smaller batches are cut from such a step
+PREFETCH_ENTRIES = 8192
 MASK_SUFFIX = "_mask"
 
 
@@ -52,70 +53,69 @@ class _Epochs:
 
 
 def build_pipeline(stream: Stream, preprocessor: Preprocessor, options: PipelineOptions, plan: Plan) -> tf.data.Dataset:
-    """The whole graph from lanes to batches; nothing is read before it is iterated."""
-    chunks = _chunks(stream, plan)
+    """The whole graph from lanes to batches; nothing is read before it is iterated.
+
+    The graph is kept small and has no dataset of datasets on the way: TensorFlow optimises each function of it
+    anew for every epoch.
+    """
     batch = options.batch_size
-    step = batch * max(1, -(-STEP_ENTRIES // batch))
-
-    def chunk_to_steps(*chunk: Any) -> tf.data.Dataset:
-        order, flat, groups, targets = chunk
-        return tf.data.Dataset.range(0, tf.shape(order, tf.int64)[0], step).map(
-            lambda start: _finish(preprocessor, options, flat, groups, targets, order[start : start + step]),
-            num_parallel_calls=default_workers(),
-            deterministic=True,
-        )
-
-    batches = chunks.flat_map(chunk_to_steps)
+    step = batch * -(-STEP_ENTRIES // batch)
+    batches = _steps(stream, plan, step).map(
+        partial(_finish, preprocessor, options, len(stream.targets)),
+        num_parallel_calls=default_workers(),
+        deterministic=True,
+    )
     if step != batch:
         batches = batches.flat_map(partial(_cut_step, batch))
     if plan.entries % batch == 0 and options.layout != "ragged":
         batches = batches.map(partial(_fix_rows, batch))
     batches = batches.apply(tf.data.experimental.assert_cardinality(plan.batches))
-    return batches.prefetch(max(2, 4 * step // batch)).with_options(_settings())
+    return batches.prefetch(max(2, PREFETCH_ENTRIES // batch)).with_options(_settings())
 
 
 def _settings() -> tf.data.Options:
     settings = tf.data.Options()
     settings.deterministic = True
     settings.threading.private_threadpool_size = 1 + default_workers()  # one waits for the readers
+    settings.threading.max_intra_op_parallelism = 1  # steps run beside each other; their operations need not
     settings.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return settings
 
 
-def _chunks(stream: Stream, plan: Plan) -> tf.data.Dataset:
-    """Packed chunks: (order of the rows, flat, groups of (values with sentinel, starts, counts), targets)."""
+def _steps(stream: Stream, plan: Plan, step: int) -> tf.data.Dataset:
+    """Packed chunks, over and over, each time with the rows of the next step: (rows, flat, bounds, groups)."""
     keep_freed_memory()
     epochs = _Epochs()
 
     def read() -> Iterator[tuple[Any, ...]]:
-        for order, flat, *rest in stream.chunks(plan, epochs()):
-            groups = tuple(tuple(rest[3 * g : 3 * g + 3]) for g in range(len(stream.layout.groups)))
-            yield order, flat, groups, tuple(rest[3 * len(groups) :])
+        for order, flat, bounds, *groups in stream.chunks(plan, epochs()):
+            for start in range(0, len(order), step):  # the arrays are passed on without a copy
+                yield order[start : start + step], flat, bounds, tuple(groups)
 
-    return tf.data.Dataset.from_generator(read, output_signature=_signature(stream)).prefetch(1)
+    def matrix(columns: int, dtype: tf.DType = tf.float32) -> tf.TensorSpec:
+        return tf.TensorSpec((None, columns), dtype)
 
-
-def _signature(stream: Stream) -> tuple[Any, ...]:
-    def matrix(columns: int) -> tf.TensorSpec:
-        return tf.TensorSpec((None, columns), tf.float32)
-
-    rows = tf.TensorSpec((None,), tf.int32)
-    groups = tuple((matrix(len(names)), rows, rows) for _, names in stream.layout.groups)
-    return rows, matrix(len(stream.layout.flat)), groups, (tf.TensorSpec((None,), tf.float32),) * len(stream.targets)
+    groups = stream.layout.groups
+    signature = (
+        tf.TensorSpec((None,), tf.int32), matrix(len(stream.layout.flat) + len(stream.targets)),
+        matrix(2 * len(groups), tf.int32), tuple(matrix(len(names)) for _, names in groups),
+    )  # fmt: skip
+    return tf.data.Dataset.from_generator(read, output_signature=signature)
 
 
 def _finish(
-    preprocessor: Preprocessor, options: PipelineOptions, flat: tf.Tensor, groups: Any, targets: Any, rows: tf.Tensor
-) -> Any:
+    preprocessor: Preprocessor, options: PipelineOptions, targets: int, rows: tf.Tensor, flat: tf.Tensor,
+    bounds: tf.Tensor, groups: tuple[tf.Tensor, ...],
+) -> Any:  # fmt: skip
     """The rows of one step in the form that the user asked for."""
-    flat = tf.gather(flat, rows)
-    groups = [(values, tf.gather(starts, rows), tf.gather(counts, rows)) for values, starts, counts in groups]
+    flat, *y = tf.split(tf.gather(flat, rows), [flat.shape[1] - targets] + [1] * targets, axis=1)
+    starts_and_counts = tf.unstack(tf.gather(bounds, rows), axis=1)
+    packed = [(g, *starts_and_counts[2 * n : 2 * n + 2]) for n, g in enumerate(groups)]
     if options.layout == "ragged":
-        x = preprocessor.ragged(flat, groups)
+        x = preprocessor.ragged(flat, packed)
     else:
-        x = _dense(preprocessor, options, preprocessor.from_packed(flat, groups))
-    y = tuple(tf.gather(target, rows) for target in targets)
-    return (x, *y) if y else x
+        x = _dense(preprocessor, options, preprocessor.from_packed(flat, packed))
+    return (x, *(tf.reshape(target, [-1]) for target in y)) if y else x
 
 
 def _dense(preprocessor: Preprocessor, options: PipelineOptions, raw: tf.Tensor) -> Any:

@@ -1,41 +1,29 @@
-"""Reads entry ranges of ROOT trees; with `baskets` and `writer` the only ones of the product that touch ROOT files.
+"""Reads entry ranges of ROOT trees: by our decoder where it can, by uproot where it must.
 
-It runs in reader processes, which never import TensorFlow: XRootD and TensorFlow cannot share a process
-(both carry OpenSSL's symbols, and XRootD's TLS set-up binds to the wrong ones).
+It runs in reader processes, which never import TensorFlow (see `opener`).
 """
 
 from __future__ import annotations
 
-import logging
 import os
-from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import awkward as ak
 import fsspec
 import numpy as np
-import uproot
 
 from mlaas4hep_tf import baskets
-from mlaas4hep_tf.branches import BranchInfo, Kind, Layout, Selection
+from mlaas4hep_tf.branches import BranchInfo, Layout
 from mlaas4hep_tf.buffers import ArraySpec, BufferRef, allocate
-from mlaas4hep_tf.errors import BranchError, InputFileError, MlaasError, TreeError, near_misses, shorten
-from mlaas4hep_tf.files import RootFile, Source
-from mlaas4hep_tf.index import Array, BranchIndex, FileIndex, build_index
+from mlaas4hep_tf.errors import BranchError, InputFileError, near_misses
+from mlaas4hep_tf.files import RootFile
+from mlaas4hep_tf.index import Array
+from mlaas4hep_tf.opener import OpenTree, blame, file_stamp, storage_options
 
 OPEN_FILES = 16  # kept open by one reader process
-TIMEOUT_S = 60  # for one request to a remote server
-_log = logging.getLogger(__name__)
-
-_RNTUPLE_NUMBERS = {
-    "bool": "bool", "float": "float32", "double": "float64", "char": "int8",
-    **{f"std::{u}int{bits}_t": f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)},
-}  # fmt: skip
-_RNTUPLE_LISTS = ("std::vector<", "ROOT::VecOps::RVec<")
 
 
 @dataclass(frozen=True)
@@ -62,57 +50,6 @@ class Packed:
 
     specs: tuple[ArraySpec, ...]
     arrays: tuple[Array, ...] | None
-
-
-class OpenTree:
-    """A tree opened by uproot."""
-
-    def __init__(self, source: Source) -> None:
-        with _blame(source.url):
-            self._file = uproot.open(source.location, object_cache=None, array_cache=None, **_options(source))
-            self.name = _find_tree(self._file, source)
-            self.tree = self._file[self.name]
-        self.uuid = str(self._file.file.uuid)
-        self.entries = int(self.tree.num_entries)
-        self.is_rntuple = not isinstance(self.tree, uproot.TTree)
-
-    def close(self) -> None:
-        self._file.close()
-
-    def infos(self, selection: Selection) -> tuple[BranchInfo, ...]:
-        return tuple(_rntuple_infos(self.tree) if self.is_rntuple else _ttree_infos(self.tree, selection))
-
-    def index(self, infos: Sequence[BranchInfo]) -> FileIndex:
-        """The baskets of the branches that our decoder reads; the log says which it does not, and why."""
-        parts = []
-        for info in infos:
-            if info.kind == "other":
-                continue
-            found = "it is in an RNTuple" if self.is_rntuple else _index_branch(info.name, self.tree[info.name])
-            if isinstance(found, str):
-                _log.info("branch %r of %s is read by uproot: %s", info.name, self._file.file_path, found)
-            else:
-                parts.append(found)
-        return build_index(parts)
-
-
-def inspect(source: Source, selection: Selection) -> RootFile:
-    """Open a file once: entries, schema, cluster edges, uuid, and where the baskets of selected branches lie.
-
-    Raises:
-        InputFileError: missing, unreadable, truncated or no ROOT file.
-        TreeError: the tree is not there, or none was named and there are several.
-    """
-    stamp = file_stamp(source)
-    tree = OpenTree(source)
-    try:
-        with _blame(source.url, tree.name):
-            infos = tree.infos(selection)
-            edges = _rntuple_edges(tree.tree) if tree.is_rntuple else _ttree_edges(tree.tree, infos)
-            index = tree.index(infos)
-            return RootFile(source, tree.name, tree.uuid, tree.entries, edges, infos, index, stamp)
-    finally:
-        tree.close()
 
 
 _open_trees: OrderedDict[tuple[str, str], OpenTree] = OrderedDict()
@@ -168,19 +105,10 @@ def _fetch_local(path: str, requests: Sequence[baskets.Request]) -> list[bytes]:
 
 
 def _fetch_remote(url: str, requests: Sequence[baskets.Request]) -> list[bytes]:
-    filesystem, path = fsspec.core.url_to_fs(url, **_storage_options(url))
+    filesystem, path = fsspec.core.url_to_fs(url, **storage_options(url))
     starts = [seek for seek, _, _ in requests]
     stops = [seek + size for seek, size, _ in requests]
     return list(filesystem.cat_ranges([path] * len(requests), starts, stops, on_error="raise"))
-
-
-def file_stamp(source: Source) -> tuple[int, int] | None:
-    """Size and modification time of a local file; None for a remote one."""
-    if source.remote:
-        return None
-    with _blame(source.url):
-        status = os.stat(source.location)
-    return status.st_size, status.st_mtime_ns
 
 
 def read(file: RootFile, start: int, stop: int, names: Sequence[str]) -> Columns:
@@ -198,7 +126,7 @@ def read(file: RootFile, start: int, stop: int, names: Sequence[str]) -> Columns
     if missing:
         raise BranchError(f"no branch {missing[0]!r}{near_misses(missing[0], known)} in {file.where}")
     infos = [known[name] for name in names]
-    with _blame(file.url, file.tree, f"entries {start} to {stop}"):
+    with blame(file.url, file.tree, f"entries {start} to {stop}"):
         index = file.index.part(names, start, stop)
         fast_names = index.names
         first = {info.group: info.name for info in reversed(infos) if info.kind == "jagged" and info.name in fast_names}
@@ -270,170 +198,3 @@ def _fill(matrix: Array, names: Sequence[str], columns: Columns) -> None:
 def read_packed(file: RootFile, start: int, stop: int, layout: Layout, ref: BufferRef | None = None) -> Packed:
     """`read` and `pack` in one call, for reader processes."""
     return pack(read(file, start, stop, layout.names), layout, ref)
-
-
-@contextmanager
-def _blame(url: str, tree: str | None = None, what: str = "") -> Iterator[None]:
-    """Turn whatever the ROOT layers raise into an `InputFileError` that says where."""
-    try:
-        yield
-    except (MlaasError, MemoryError):
-        raise
-    except Exception as error:
-        where = f"file {url}" + (f", tree {tree}" if tree else "") + (f", {what}" if what else "")
-        notes = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
-        raise InputFileError(
-            f"cannot read {where}{notes}: {_first_line(error)}; check that it is a complete ROOT file"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
-
-
-def _options(source: Source) -> dict[str, Any]:
-    return {"timeout": TIMEOUT_S} if source.remote else {}
-
-
-def _storage_options(url: str) -> dict[str, Any]:
-    return {"timeout": TIMEOUT_S} if url.startswith("root") else {}
-
-
-def _find_tree(file: Any, source: Source) -> str:
-    wanted = ("TTree", "TNtuple", "TNtupleD", "ROOT::RNTuple")
-    classes = file.classnames(recursive=True)
-    trees = sorted({key.split(";")[0] for key, name in classes.items() if name in wanted})
-    if source.tree in trees:
-        return str(source.tree)
-    if source.tree is not None:
-        raise TreeError(
-            f"no tree {source.tree!r}{near_misses(source.tree, trees)} in file {source.url}, "
-            f"which has {shorten(trees) or 'no tree at all'}"
-        )
-    if len(trees) != 1:
-        have = f"has {len(trees)} trees ({shorten(trees)})" if trees else "has no tree"
-        raise TreeError(f"file {source.url} {have}; name one with tree= (--tree) or as file.root:tree")
-    return str(trees[0])
-
-
-def _ttree_infos(tree: Any, selection: Selection) -> Iterator[BranchInfo]:
-    for name, branch in tree.iteritems(recursive=True):
-        if len(branch.branches) == 0:
-            if selection.wants(name):
-                yield _ttree_info(name, branch)
-            else:
-                yield BranchInfo(name, "", "other", reason="not selected")
-
-
-def _ttree_info(name: str, branch: Any) -> BranchInfo:
-    try:
-        interpretation = branch.interpretation
-        typename = branch.typename
-    except Exception as error:  # noqa: BLE001 (uproot raises many kinds for types that it cannot interpret)
-        return BranchInfo(name, "unknown", "other", reason=f"not interpretable: {_first_line(error)}")
-    kind, dtype, length, reason = _classify(interpretation)
-    leaf = branch.member("fLeaves")[0].member("fLeafCount") if kind == "jagged" else None
-    counter = None if leaf is None else str(leaf.member("fName"))
-    return BranchInfo(name, typename, kind, dtype, counter, length, reason)
-
-
-def _index_branch(name: str, branch: Any) -> tuple[BranchIndex, Array, Array, Array] | str:
-    """Where a TBranch's baskets lie and how they are read, or the reason why uproot has to."""
-    interpretation = branch.interpretation
-    header, content = 0, interpretation
-    jagged = isinstance(interpretation, uproot.interpretation.jagged.AsJagged)
-    if jagged:
-        header, content = interpretation.header_bytes, interpretation.content
-    if type(content) is not uproot.interpretation.numerical.AsDtype or (jagged and header not in (0, 10)):
-        return f"its interpretation is {interpretation}"
-    if branch.embedded_baskets:
-        return "it has baskets that were recovered from the tree's header"
-    base, shape = content.from_dtype.subdtype or (content.from_dtype, ())
-    count = branch.num_baskets
-    return (
-        BranchIndex(name, base.str, jagged, header, int(np.prod(shape, dtype=np.int64))),
-        np.asarray(branch.member("fBasketSeek")[:count]),
-        np.asarray(branch.member("fBasketBytes")[:count]),
-        np.asarray(branch.entry_offsets),
-    )
-
-
-def _classify(interpretation: Any) -> tuple[Kind, str, int, str]:
-    """Kind, dtype, length and reason of what uproot makes of a TBranch."""
-    numerical = uproot.interpretation.numerical
-    if isinstance(interpretation, uproot.interpretation.jagged.AsJagged):
-        kind, dtype, _, reason = _classify(interpretation.content)
-        return ("jagged", dtype, 0, "") if kind == "flat" else ("other", "", 0, reason or "lists of arrays")
-    if isinstance(interpretation, numerical.TruncatedNumerical):  # Double32_t, Float16_t
-        dtype = "float64" if isinstance(interpretation, numerical.AsDouble32) else "float32"
-        return (*_dimensions(interpretation.to_dims, dtype), "")
-    if type(interpretation) is numerical.AsDtype and interpretation.to_dtype.fields is None:
-        base, shape = interpretation.to_dtype.subdtype or (interpretation.to_dtype, ())
-        if base.kind in "biuf":
-            return (*_dimensions(shape, base.newbyteorder("=").name), "")
-    if isinstance(interpretation, uproot.interpretation.strings.AsStrings):
-        return "other", "", 0, "text"
-    lists = isinstance(interpretation, uproot.interpretation.objects.AsObjects)
-    return "other", "", 0, "objects or lists of lists" if lists else "objects"
-
-
-def _dimensions(shape: tuple[int, ...], dtype: str) -> tuple[Kind, str, int]:
-    return ("array", dtype, int(np.prod(shape, dtype=np.int64))) if shape else ("flat", dtype, 0)
-
-
-def _ttree_edges(tree: Any, infos: Sequence[BranchInfo]) -> tuple[int, ...]:
-    """Entries at which every numeric branch starts a basket; if there are none inside, where most do."""
-    per_branch: Counter[tuple[int, ...]] = Counter(
-        tuple(tree[info.name].entry_offsets) for info in infos if info.kind != "other"
-    )
-    if not per_branch:
-        return (0, int(tree.num_entries))
-    common = set.intersection(*map(set, per_branch))
-    if len(common) <= 2:
-        by_use = sorted(per_branch, key=lambda edges: (per_branch[edges] * (len(edges) > 2), len(edges)))
-        common = set(by_use[-1])
-    return tuple(sorted(common | {0, int(tree.num_entries)}))
-
-
-def _rntuple_infos(ntuple: Any) -> Iterator[BranchInfo]:
-    """Fields of an RNTuple; members of a collection of records are jagged branches ``Jet.pt`` of the group ``Jet``."""
-    fields = {name: ntuple[name].typename for name in ntuple.keys(recursive=True) if not name.startswith("_")}
-    counters = {name for name, typename in fields.items() if "RNTupleCardinality" in typename}
-    for name, typename in fields.items():
-        kind, dtype, length = _rntuple_kind(typename)
-        owner, _, _ = name.rpartition(".")
-        if owner:
-            jagged = kind == "flat" and fields.get(owner) == ""
-            kind, dtype, length = ("jagged" if jagged else "other", dtype if jagged else "", 0)
-            counter = owner
-        elif typename == "":
-            continue  # the collection itself: its members follow
-        else:
-            counter = f"n{name.split('_')[0]}"
-            counter = counter if counter in counters else name
-        reason = "" if kind != "other" else "text, objects, optional values or lists of lists"
-        yield BranchInfo(
-            name, typename, kind, dtype, counter if kind == "jagged" and counter != name else None, length, reason
-        )
-
-
-def _rntuple_kind(typename: str) -> tuple[Kind, str, int]:
-    typename = typename.replace(" ", "")
-    if typename in _RNTUPLE_NUMBERS:
-        return "flat", _RNTUPLE_NUMBERS[typename], 0
-    if typename.startswith("ROOT::RNTupleCardinality<"):
-        return "flat", "int64", 0
-    for prefix in _RNTUPLE_LISTS:
-        if typename.startswith(prefix) and typename[len(prefix) : -1] in _RNTUPLE_NUMBERS:
-            return "jagged", _RNTUPLE_NUMBERS[typename[len(prefix) : -1]], 0
-    if typename.startswith("std::array<"):
-        inner, _, size = typename[len("std::array<") : -1].rpartition(",")
-        if inner in _RNTUPLE_NUMBERS and size.isdigit():
-            return "array", _RNTUPLE_NUMBERS[inner], int(size)
-    return "other", "", 0
-
-
-def _rntuple_edges(ntuple: Any) -> tuple[int, ...]:
-    starts = {int(c.num_first_entry) for c in ntuple.cluster_summaries}
-    return tuple(sorted(starts | {0, int(ntuple.num_entries)}))

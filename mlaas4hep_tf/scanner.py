@@ -88,31 +88,30 @@ def _add(a: Array, b: Array) -> Array:
 
 
 def statistics(values: Sequence[Array], multiplicities: Array) -> BranchStats:
-    """Statistics of one branch from its values (1-D arrays of any numeric dtype and byte order)."""
-    joined = np.concatenate(values) if len(values) > 1 else values[0] if values else np.empty(0)
-    data = joined.astype(joined.dtype.newbyteorder("="), copy=False)
-    counts: tuple[int, int, int] = (0, 0, 0)
-    if data.dtype == np.float64:
-        data = _beyond_float32_is_infinite(data)
-    if data.dtype.kind == "f" and not np.isfinite(data.sum(dtype=np.float64)):
+    """Statistics of one branch from its values (1-D arrays of one numeric dtype, any byte order).
+
+    Values count as training sees them: what float32 cannot hold is infinite.
+    """
+    parts = list(values) or [np.empty(0)]
+    data = np.concatenate(parts, dtype=np.float64, casting="unsafe")
+    count = len(data)
+    if parts[0].dtype.itemsize == 8 and parts[0].dtype.kind == "f":
+        beyond = np.abs(data) > float(np.finfo(np.float32).max)
+        np.copyto(data, np.copysign(np.inf, data), where=beyond)
+    with np.errstate(invalid="ignore"):  # inf - inf
+        total = float(data.sum())
+    nan = posinf = neginf = 0
+    if not np.isfinite(total):
         nan, posinf, neginf = (int(np.count_nonzero(test(data))) for test in (np.isnan, np.isposinf, np.isneginf))
-        counts = (nan, posinf, neginf)
         data = data[np.isfinite(data)]
+        total = float(data.sum())
     if not len(data):
-        return BranchStats(len(joined), *counts, np.inf, -np.inf, 0.0, 0.0, multiplicities)
-    mean = float(data.mean(dtype=np.float64))
-    deviation = np.subtract(data, mean, dtype=np.float64)
-    np.square(deviation, out=deviation)  # np.dot would start BLAS threads, which fight with the other readers
-    return BranchStats(
-        len(joined), *counts, float(data.min()), float(data.max()), mean, float(deviation.sum()),
-        multiplicities,
-    )  # fmt: skip
-
-
-def _beyond_float32_is_infinite(data: Array) -> Array:
-    """float64 as training sees it: what float32 cannot hold is infinite; the rest keeps its digits."""
-    beyond = np.abs(data) > float(np.finfo(np.float32).max)
-    return np.where(beyond, np.copysign(np.inf, data), data) if beyond.any() else data
+        return BranchStats(count, nan, posinf, neginf, np.inf, -np.inf, 0.0, 0.0, multiplicities)
+    mean = total / len(data)
+    smallest, largest = float(data.min()), float(data.max())
+    data -= mean
+    m2 = float(np.einsum("i,i->", data, data))  # np.dot would start BLAS threads, which fight with the other readers
+    return BranchStats(count, nan, posinf, neginf, smallest, largest, mean, m2, multiplicities)
 
 
 def scan_range(infos: Sequence[BranchInfo], task: tuple[RootFile, EntryRange]) -> list[BranchStats]:
@@ -132,7 +131,7 @@ def scan_range(infos: Sequence[BranchInfo], task: tuple[RootFile, EntryRange]) -
 
 def inspect_source(selection: Selection, source: Source) -> RootFile:
     """Runs in a reader process: one opening of a file."""
-    from mlaas4hep_tf.reader import inspect
+    from mlaas4hep_tf.opener import inspect
 
     return inspect(source, selection)
 

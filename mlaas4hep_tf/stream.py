@@ -132,9 +132,9 @@ class Stream:
         The blocks of a whole chunk are asked for at once, so that the reader processes never wait for one lane.
 
         Yields:
-            order of the rows int32 [n]; flat float32 [n, F]; per group values float32 [m + 1, F] with a last row
-            of NaN, the number of the first object of each event int32 [n], and its counts int32 [n]; labels and
-            weights float32 [n] where there are any.
+            order of the rows int32 [n]; flat branches, labels and weights float32 [n, F + T]; of each group the
+            number of each event's first object and how many it has, int32 [n, 2 G]; and per group values
+            float32 [m + 1, F] with a last row of NaN.
         """
         lanes: list[_Lane] = []
         self.truncated.clear()
@@ -155,25 +155,21 @@ class Stream:
 
     def _assemble(self, pieces: Sequence[tuple[Array, ...]]) -> tuple[Array, ...]:
         """Copy pieces behind each other into one chunk, in recycled memory."""
-        groups = len(self.layout.groups)
+        groups = self.layout.groups
         events = sum(len(piece[0]) for piece in pieces)
-        objects = [sum(len(piece[1 + 2 * g]) for piece in pieces) for g in range(groups)]
-        specs = [ArraySpec((events, len(self.layout.flat)), "float32")]
-        for (_, names), count in zip(self.layout.groups, objects, strict=True):
-            specs += [ArraySpec((count + 1, len(names)), "float32"), *[ArraySpec((events,), "int32")] * 2]
-        specs += [ArraySpec((events,), "float32")] * len(self.targets)
-        chunk = self.chunk_pool.take(specs)
-        _join(chunk[0], [piece[0] for piece in pieces])
-        for g in range(groups):
-            values, starts, counts = chunk[1 + 3 * g : 4 + 3 * g]
-            _join(values[:-1], [piece[1 + 2 * g] for piece in pieces])
-            values[-1] = np.nan
-            _join(counts, [piece[2 + 2 * g] for piece in pieces])
-            np.cumsum(counts, out=starts)
-            np.subtract(starts, counts, out=starts)
-            self._count(self.layout.groups[g][0], counts)
-        for t in range(len(self.targets)):
-            _join(chunk[1 + 3 * groups + t], [piece[1 + 2 * groups + t] for piece in pieces])
+        objects = [sum(len(piece[1 + 2 * g]) for piece in pieces) for g in range(len(groups))]
+        width = len(self.layout.flat) + len(self.targets)
+        specs = [ArraySpec((events, width), "float32"), ArraySpec((events, 2 * len(groups)), "int32")]
+        specs += [ArraySpec((m + 1, len(names)), "float32") for m, (_, names) in zip(objects, groups, strict=True)]
+        flat, bounds, *values = chunk = self.chunk_pool.take(specs)
+        _join(flat, [piece[0] for piece in pieces])
+        for g, (group, _) in enumerate(groups):
+            _join(values[g][:-1], [piece[1 + 2 * g] for piece in pieces])
+            values[g][-1] = np.nan
+            counts = np.concatenate([piece[2 + 2 * g] for piece in pieces])
+            bounds[:, 2 * g] = np.cumsum(counts) - counts
+            bounds[:, 2 * g + 1] = counts
+            self._count(group, counts)
         return tuple(chunk)
 
     def _count(self, group: str, counts: Array) -> None:
@@ -194,7 +190,7 @@ class Stream:
             raise
 
     def result(self, reading: _Reading) -> tuple[Array, ...]:
-        """Wait for a block: flat; per group values and counts; targets."""
+        """Wait for a block: flat with targets; per group values and counts."""
         try:
             packed = self.engine.result(reading.future, partial(self._submit, reading.block, reading.ref))
         except BaseException:
@@ -223,21 +219,21 @@ class Stream:
         )  # fmt: skip
 
     def _with_targets(self, arrays: Sequence[Array], file: RootFile, number: int) -> tuple[Array, ...]:
+        """The arrays of a block, with labels and weights as the last columns of the flat ones."""
         flat, rest = arrays[0], arrays[1:]
         column = len(self.layout.flat)
-        targets = []
+        columns = [flat[:, :column]]
         for target in self.targets:
             if target.branch:
-                targets.append(np.ascontiguousarray(flat[:, column]))
+                columns.append(flat[:, column : column + 1])
                 column += 1
+                if not np.isfinite(columns[-1]).all():
+                    raise LabelError(
+                        f"branch {target.branch!r} must be finite in every event; it is not in {file.where}"
+                    )
             else:
-                targets.append(np.full(len(flat), target.per_file[number], np.float32))
-        if column > len(self.layout.flat):
-            flat = np.ascontiguousarray(flat[:, : len(self.layout.flat)])
-        for target, values in zip(self.targets, targets, strict=True):
-            if target.branch and not np.isfinite(values).all():
-                raise LabelError(f"branch {target.branch!r} must be finite in every event; it is not in {file.where}")
-        return (flat, *rest, *targets)
+                columns.append(np.full((len(flat), 1), target.per_file[number], np.float32))
+        return (np.hstack(columns) if len(columns) > 1 else flat, *rest)
 
 
 @dataclass(frozen=True)
@@ -316,5 +312,4 @@ def _cut(events: tuple[Array, ...], at: int, groups: int) -> tuple[tuple[Array, 
         objects = int(counts[:at].sum())
         head += [values[:objects], counts[:at]]
         tail += [values[objects:], counts[at:]]
-    targets = events[1 + 2 * groups :]
-    return (*head, *(t[:at] for t in targets)), (*tail, *(t[at:] for t in targets))
+    return tuple(head), tuple(tail)

@@ -7,10 +7,12 @@ import uproot
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlaas4hep_tf.baskets import coalesce, decompress
+from mlaas4hep_tf.baskets import coalesce, decompress, plain_basket, read_columns
 from mlaas4hep_tf.branches import Selection
 from mlaas4hep_tf.files import Source
-from mlaas4hep_tf.reader import inspect, read
+from mlaas4hep_tf.index import BranchBaskets, BranchIndex, build_index
+from mlaas4hep_tf.opener import inspect
+from mlaas4hep_tf.reader import read
 from mlaas4hep_tf.testing import COMPRESSIONS, write_tree
 
 DTYPES = ["bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"]
@@ -78,7 +80,36 @@ def test_every_real_file_like_uproot(real_files):
         fast[path.name] = len(file.index.names)
     assert fast["uproot-HZZ.root"] == 51
     assert fast["uproot-HZZ-objects.root"] == 11  # std::vector branches, with headers
+    assert fast["nanoAOD_2015_CMS_Open_Data_ttbar.root"] == 947  # each with a basket recovered from the header
     assert fast["uproot-double32-float16.root"] == 0  # left to uproot
+
+
+@given(stored=st.lists(st.integers(0, 4), min_size=1, max_size=8), recovered=st.lists(st.integers(0, 4), max_size=8),
+       jagged=st.booleans(), data=st.data())  # fmt: skip
+def test_recovered_baskets_follow_those_in_the_file(stored, recovered, jagged, data):
+    counts = stored + recovered if jagged else [1] * len(stored + recovered)
+    values = np.arange(sum(counts), dtype=">f4")
+    ends = np.concatenate([[0], np.cumsum(counts)])
+
+    def basket(start, stop):
+        part = values[ends[start] : ends[stop]].view(np.uint8)
+        offsets = 4 * (ends[start : stop + 1] - ends[start]).astype(np.int32)
+        return plain_basket(part, offsets if jagged else None, stop - start)
+
+    first, last = len(stored), len(counts)
+    in_file = b"....." + basket(0, first)
+    index = build_index([
+        BranchBaskets(
+            BranchIndex("x", ">f4", jagged), np.array([5]), np.array([len(in_file) - 5]), edges, inline
+        )
+        for edges, inline in [(np.array([0, first, last]), (basket(first, last),))] * 2
+    ])  # fmt: skip
+    start = data.draw(st.integers(0, last))
+    stop = data.draw(st.integers(start, last))
+    part = index.part(["x"], start, stop)
+    got = read_columns(lambda spans: [memoryview(in_file)[a : a + n] for a, n in spans], part, start, stop, {"x"})["x"]
+    assert np.concatenate([np.empty(0), *got.pieces]).tolist() == values[ends[start] : ends[stop]].tolist()
+    assert not jagged or got.counts.tolist() == counts[start:stop]
 
 
 @pytest.mark.parametrize(

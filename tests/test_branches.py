@@ -10,7 +10,8 @@ import uproot
 from mlaas4hep_tf.branches import BranchInfo, Selection, check_schema, parse_patterns, select
 from mlaas4hep_tf.errors import BranchError, TreeError
 from mlaas4hep_tf.files import Source
-from mlaas4hep_tf.reader import inspect, read
+from mlaas4hep_tf.opener import inspect
+from mlaas4hep_tf.reader import read
 from mlaas4hep_tf.testing import make_events, write_tree
 
 TREE = [
