@@ -54,7 +54,7 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
         for group, names in layout.groups:
             splits = tf.cast(inputs[input_name(group + SPLITS)], tf.int32)
             values = tf.stack([branches[name] for name in names], axis=1)  # [m, F]
-            groups.append((sentinel(values), splits[:-1], splits[1:] - splits[:-1]))
+            groups.append((sentinel(values), 1 + splits[:-1], splits[1:] - splits[:-1]))
         rows = tf.shape(groups[0][1] if groups else branches[layout.flat[0]])[0]
         flat = tf.stack([branches[name] for name in layout.flat], axis=1) if layout.flat else tf.zeros([rows, 0])
         return self._score(*self._preprocessor.finish(self._preprocessor.from_packed(flat, groups)))

@@ -237,13 +237,9 @@ def _dimensions(shape: tuple[int, ...], dtype: str) -> tuple[Kind, str, int]:
 def _common_edges(per_branch: Iterable[tuple[int, ...]], entries: int) -> tuple[int, ...]:
     """Entries at which every numeric branch starts a basket; if there are none inside, where most do."""
     use = Counter(per_branch)
-
-    def rank(edges: tuple[int, ...]) -> tuple[int, int]:
-        return use[edges] * (len(edges) > 2), len(edges)
-
     common: set[int] = set.intersection(*map(set, use)) if use else set()
     if use and len(common) <= 2:
-        common = set(max(use, key=rank))
+        common = set(max((times * (len(edges) > 2), len(edges), edges) for edges, times in use.items())[-1])
     return tuple(sorted(common | {0, entries}))
 
 

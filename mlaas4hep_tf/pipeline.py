@@ -55,8 +55,8 @@ class _Epochs:
 def build_pipeline(stream: Stream, preprocessor: Preprocessor, options: PipelineOptions, plan: Plan) -> tf.data.Dataset:
     """The whole graph from lanes to batches; nothing is read before it is iterated.
 
-    The graph is kept small and has no dataset of datasets on the way: TensorFlow optimises each function of it
-    anew for every epoch.
+    The graph is kept small, and what datasets of datasets have inside is next to nothing: TensorFlow optimises each
+    function anew for every epoch, and those inside again for every chunk.
     """
     batch = options.batch_size
     step = batch * -(-STEP_ENTRIES // batch)
@@ -77,20 +77,22 @@ def _settings() -> tf.data.Options:
     settings = tf.data.Options()
     settings.deterministic = True
     settings.threading.private_threadpool_size = 1 + default_workers()  # one waits for the readers
-    settings.threading.max_intra_op_parallelism = 1  # steps run beside each other; their operations need not
     settings.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return settings
 
 
 def _steps(stream: Stream, plan: Plan, step: int) -> tf.data.Dataset:
-    """Packed chunks, over and over, each time with the rows of the next step: (rows, flat, bounds, groups)."""
+    """Packed chunks, again and again, each time with the rows of the next step: (rows, flat, bounds, groups)."""
     keep_freed_memory()
     epochs = _Epochs()
 
     def read() -> Iterator[tuple[Any, ...]]:
         for order, flat, bounds, *groups in stream.chunks(plan, epochs()):
-            for start in range(0, len(order), step):  # the arrays are passed on without a copy
-                yield order[start : start + step], flat, bounds, tuple(groups)
+            yield order, flat, bounds, tuple(groups)
+
+    def cut(order: tf.Tensor, *chunk: Any) -> tf.data.Dataset:
+        starts = tf.data.Dataset.range(0, tf.shape(order, tf.int64)[0], step)
+        return starts.map(lambda start: (order[start : start + step], *chunk))
 
     def matrix(columns: int, dtype: tf.DType = tf.float32) -> tf.TensorSpec:
         return tf.TensorSpec((None, columns), dtype)
@@ -100,7 +102,7 @@ def _steps(stream: Stream, plan: Plan, step: int) -> tf.data.Dataset:
         tf.TensorSpec((None,), tf.int32), matrix(len(stream.layout.flat) + len(stream.targets)),
         matrix(2 * len(groups), tf.int32), tuple(matrix(len(names)) for _, names in groups),
     )  # fmt: skip
-    return tf.data.Dataset.from_generator(read, output_signature=signature)
+    return tf.data.Dataset.from_generator(read, output_signature=signature).prefetch(1).flat_map(cut)
 
 
 def _finish(

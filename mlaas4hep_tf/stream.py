@@ -133,8 +133,8 @@ class Stream:
 
         Yields:
             order of the rows int32 [n]; flat branches, labels and weights float32 [n, F + T]; of each group the
-            number of each event's first object and how many it has, int32 [n, 2 G]; and per group values
-            float32 [m + 1, F] with a last row of NaN.
+            row of each event's first object and how many it has, int32 [n, 2 G]; and per group a row of NaN and
+            the values, float32 [1 + m, F].
         """
         lanes: list[_Lane] = []
         self.truncated.clear()
@@ -160,14 +160,14 @@ class Stream:
         objects = [sum(len(piece[1 + 2 * g]) for piece in pieces) for g in range(len(groups))]
         width = len(self.layout.flat) + len(self.targets)
         specs = [ArraySpec((events, width), "float32"), ArraySpec((events, 2 * len(groups)), "int32")]
-        specs += [ArraySpec((m + 1, len(names)), "float32") for m, (_, names) in zip(objects, groups, strict=True)]
+        specs += [ArraySpec((1 + m, len(names)), "float32") for m, (_, names) in zip(objects, groups, strict=True)]
         flat, bounds, *values = chunk = self.chunk_pool.take(specs)
         _join(flat, [piece[0] for piece in pieces])
         for g, (group, _) in enumerate(groups):
-            _join(values[g][:-1], [piece[1 + 2 * g] for piece in pieces])
-            values[g][-1] = np.nan
+            values[g][0] = np.nan
+            _join(values[g][1:], [piece[1 + 2 * g] for piece in pieces])
             counts = np.concatenate([piece[2 + 2 * g] for piece in pieces])
-            bounds[:, 2 * g] = np.cumsum(counts) - counts
+            bounds[:, 2 * g] = 1 + np.cumsum(counts) - counts
             bounds[:, 2 * g + 1] = counts
             self._count(group, counts)
         return tuple(chunk)

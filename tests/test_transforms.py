@@ -17,7 +17,7 @@ def pad_lists(lists, length):
     """`pad` fed with lists of objects of two features each."""
     values = np.array([obj for event in lists for obj in event], np.float32).reshape(-1, 2)
     counts = np.array([len(event) for event in lists], np.int32)
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int32)
+    starts = np.concatenate([[1], 1 + np.cumsum(counts)[:-1]]).astype(np.int32)
     return pad(sentinel(tf.constant(values)), tf.constant(starts), tf.constant(counts), length).numpy()
 
 

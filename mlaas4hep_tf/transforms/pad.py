@@ -6,16 +6,16 @@ import tensorflow as tf
 
 
 def sentinel(values: tf.Tensor) -> tf.Tensor:
-    """Append the row of NaN that padding points to: [m, F] -> [m + 1, F]."""
-    return tf.pad(values, [[0, 1], [0, 0]], constant_values=float("nan"))
+    """Put a row of NaN in front, to which padding points: [m, F] -> [1 + m, F]."""
+    return tf.pad(values, [[1, 0], [0, 0]], constant_values=float("nan"))
 
 
 def pad(values: tf.Tensor, starts: tf.Tensor, counts: tf.Tensor, length: int) -> tf.Tensor:
     """Lists of objects -> a rectangle; short lists are filled with NaN, long ones cut.
 
     Args:
-        values: float32 [m + 1, F], objects of all events; the last row is the `sentinel`.
-        starts: int32 [n], number of the first object of each event.
+        values: float32 [1 + m, F], the `sentinel` and the objects of all events.
+        starts: int32 [n], row of the first object of each event.
         counts: int32 [n], objects of each event.
         length: objects kept per event, L.
 
@@ -23,9 +23,8 @@ def pad(values: tf.Tensor, starts: tf.Tensor, counts: tf.Tensor, length: int) ->
         float32 [n, F, L].
     """
     position = tf.range(length, dtype=tf.int32)  # [L]
-    rows = tf.where(
-        position < counts[:, tf.newaxis], starts[:, tf.newaxis] + position, tf.shape(values)[0] - 1
-    )  # [n, L]
+    starts, counts = tf.expand_dims(starts, 1), tf.expand_dims(counts, 1)
+    rows = tf.where(position < counts, starts + position, 0)  # [n, L]
     return tf.transpose(tf.gather(values, rows), [0, 2, 1])  # [n, L, F] -> [n, F, L]
 
 

@@ -65,16 +65,17 @@ class Preprocessor:
 
         Args:
             flat: float32 [n, flat branches].
-            groups: for each group of the layout (values with sentinel [m + 1, F], starts [n], counts [n]).
+            groups: for each group of the layout (sentinel and values [1 + m, F], starts [n], counts [n]).
 
         Returns:
             float32 [n, D].
         """
         parts = [flat]
         for (values, starts, counts), members in zip(groups, self.specs.groups.values(), strict=True):
-            length, features = members[0].length, len(members)
-            rows = tf.shape(starts)[0]
-            parts.append(tf.reshape(pad(values, starts, counts, length), [rows, features * length]))  # [n, F * L]
+            length = members[0].length
+            if length:
+                padded = pad(values, starts, counts, length)
+                parts.append(tf.reshape(padded, [-1, length * len(members)]))  # [n, F * L]
         vector = tf.concat(parts, axis=1) if groups else flat
         vector = tf.ensure_shape(vector, [None, self.width])
         return vector if self._order is None else tf.gather(vector, np.array(self._order, np.int32), axis=1)
