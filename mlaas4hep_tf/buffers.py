@@ -98,9 +98,15 @@ def allocate(ref: BufferRef | None, specs: Sequence[ArraySpec]) -> list[npt.NDAr
     try:
         if os.fstat(fd).st_size < size:
             os.ftruncate(fd, size)
-        return views(np.frombuffer(mmap.mmap(fd, size), np.uint8), specs)
+        return views(_mapped(fd, size, mmap.PROT_READ | mmap.PROT_WRITE), specs)
     finally:
         os.close(fd)
+
+
+def _mapped(fd: int, size: int, access: int) -> npt.NDArray[np.uint8]:
+    """A whole buffer, mapped at once: page by page, at first touch, costs as much as filling it."""
+    flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
+    return np.frombuffer(mmap.mmap(fd, size, flags=flags, prot=access), np.uint8)
 
 
 class BufferPool:
@@ -134,7 +140,7 @@ class BufferPool:
         if size == 0:
             self._recycle(ref.fd)
             return [np.empty(spec.shape, spec.dtype) for spec in specs]
-        root = np.frombuffer(mmap.mmap(ref.fd, size, access=mmap.ACCESS_READ), np.uint8)
+        root = _mapped(ref.fd, size, mmap.PROT_READ)
         weakref.finalize(root, self._recycle, ref.fd)
         return views(root, specs)
 
