@@ -146,7 +146,10 @@ def train(
     )  # fmt: skip
     run = train_run(config, known, out, overwrite=overwrite, verbose=1 if _out.is_terminal else 2)
     _print_parts(run.metrics["parts"])
-    _out.print(f"trained at {run.metrics['events_per_s']:,.0f} events/s, reading included")
+    _out.print(
+        f"trained at {run.metrics['events_per_s']:,.0f} events/s, reading included; "
+        f"the trainer waited for input {run.metrics['input_wait']:.0%} of the time"
+    )
     _out.print(f"report: {out / 'report.html'}")
 
 

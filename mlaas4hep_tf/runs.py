@@ -195,6 +195,7 @@ def _metrics(
         "epochs": len(done.history["loss"]),
         "seconds": done.seconds,
         "events_per_s": done.events_per_s,
+        "input_wait": done.input_wait,
         "files": _identity(ds),
         "truncated": {
             group: dict(zip(("events", "objects"), members[0].truncated, strict=True))

@@ -6,17 +6,20 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
 from mlaas4hep_tf.dataset import RootDataset, original_errors
 from mlaas4hep_tf.errors import LabelError, ModelError
 
 FloatArray = npt.NDArray[np.float64]
+
+INPUT_WAIT = "input_wait"
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Fit:
     """Outcome of `fit`.
 
     Attributes:
-        history: per epoch, name of a loss or metric -> values.
+        history: per epoch, name of a loss or metric -> values; `INPUT_WAIT` is the share of the time that the
+            trainer waited for its next batch.
         seconds: wall time of the training.
         events_per_s: events trained on per second, reading included.
     """
@@ -32,6 +36,11 @@ class Fit:
     history: dict[str, list[float]]
     seconds: float
     events_per_s: float
+
+    @property
+    def input_wait(self) -> float:
+        """Mean share of the time of an epoch that the trainer waited for input."""
+        return float(np.mean(self.history[INPUT_WAIT]))
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,43 @@ class Evaluation:
         }  # fmt: skip
 
 
+class InputWait(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no type information
+    """Adds to the logs of each epoch which share of its time went by in waiting for batches.
+
+    A batch is stamped with the time when it is ready; what lies between the end of the step before and that time
+    was waiting.  It holds for every backend of Keras.  Validation does not count.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ready = tf.queue.FIFOQueue(-1, [tf.float64], shapes=[()])  # no limit
+        self._free: list[tuple[int, float]] = []  # which batch the trainer could have taken, and when
+
+    def watch(self, ds: tf.data.Dataset) -> tf.data.Dataset:
+        """The same batches, stamped on their way."""
+
+        def stamp(*batch: Any) -> Any:
+            with tf.control_dependencies([self._ready.enqueue(tf.timestamp())]):
+                return tf.nest.map_structure(tf.identity, batch if len(batch) > 1 else batch[0])
+
+        return ds.map(stamp).prefetch(2)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002 (as Keras calls it)
+        self._stamps()  # of batches that an epoch before left over
+        self._free = [(0, time())]
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
+        self._free.append((batch + 1, time()))
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:  # noqa: ARG002
+        numbers, free = zip(*self._free, strict=True)
+        waited = np.maximum(self._stamps()[list(numbers[:-1])] - free[:-1], 0).sum()
+        logs[INPUT_WAIT] = float(waited / (free[-1] - free[0]))
+
+    def _stamps(self) -> FloatArray:
+        return np.asarray(self._ready.dequeue_many(self._ready.size()), np.float64)
+
+
 def fit(
     model: keras.Model,
     train: RootDataset,
@@ -111,7 +157,8 @@ def fit(
         MlaasError: reading errors, as they are.
     """
     monitor = "val_loss" if valid is not None else "loss"
-    extra: list[keras.callbacks.Callback] = list(callbacks)
+    wait = InputWait()
+    extra: list[keras.callbacks.Callback] = [*callbacks, wait]
     if valid is not None:
         extra.append(
             keras.callbacks.EarlyStopping(monitor, patience=patience or epochs, restore_best_weights=True)
@@ -127,7 +174,7 @@ def fit(
     start = perf_counter()
     with original_errors(*(ds for ds in (train, valid) if ds is not None)):
         history = model.fit(
-            train, validation_data=valid, epochs=epochs, callbacks=extra, verbose=verbose, shuffle=False
+            wait.watch(train), validation_data=valid, epochs=epochs, callbacks=extra, verbose=verbose, shuffle=False
         )
     seconds = perf_counter() - start
     done = {name: [float(v) for v in values] for name, values in history.history.items()}

@@ -1,8 +1,11 @@
 """Training and evaluation: weights, the best model, AUC against an independent count."""
 
+from time import sleep
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,7 +13,7 @@ from mlaas4hep_tf import RootDataset, scan
 from mlaas4hep_tf.errors import LabelError, ModelError
 from mlaas4hep_tf.models import build
 from mlaas4hep_tf.testing import make_events, write_files, write_tree
-from mlaas4hep_tf.train import Evaluation, evaluate, fit
+from mlaas4hep_tf.train import Evaluation, InputWait, evaluate, fit
 
 
 @pytest.fixture
@@ -51,6 +54,28 @@ def test_the_best_epoch_is_kept_and_training_stops(tmp_path):
     assert saved.evaluate(valid, verbose=0) == pytest.approx(min(losses), rel=1e-5)
     assert (tmp_path / "run" / "history.csv").is_file()
     assert any((tmp_path / "run" / "tensorboard").rglob("events*"))
+
+
+def test_waiting_for_input_is_told_from_computing():
+    def waits(reading, computing, **compile_options):
+        def batches():
+            for _ in range(6):
+                sleep(reading)
+                yield np.zeros((4, 2), "f4"), np.zeros(4, "f4")
+
+        spec = (tf.TensorSpec((4, 2), tf.float32), tf.TensorSpec((4,), tf.float32))
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        model.compile(loss="mse", **compile_options)
+        slow = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda *_, **__: sleep(computing))
+        wait = InputWait()
+        ds = wait.watch(tf.data.Dataset.from_generator(batches, output_signature=spec))
+        history = model.fit(ds, epochs=3, verbose=0, shuffle=False, callbacks=[slow, wait]).history["input_wait"]
+        assert all(0 <= share <= 1 for share in history)
+        return history[-1]
+
+    starved, fed = waits(0.05, 0), waits(0, 0.05)
+    assert fed < 0.5 < starved
+    assert 0 < waits(0.05, 0, steps_per_execution=2) <= 1
 
 
 def test_the_same_seed_trains_the_same_model(data):
