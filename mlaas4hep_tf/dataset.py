@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
@@ -182,11 +183,12 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
 
     def __iter__(self) -> Any:
         iterator = super().__iter__()
-        get_next = iterator._next_internal  # what `next` and `get_next` call
+        get_next = type(iterator)._next_internal  # what `next` and `get_next` call
+        itself = weakref.ref(iterator)  # a cycle would keep its buffers and threads until some garbage collection
 
         def next_or_original_error() -> Any:
             with original_errors(self):
-                return get_next()
+                return get_next(itself())
 
         iterator._next_internal = next_or_original_error
         return iterator

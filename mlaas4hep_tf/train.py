@@ -66,9 +66,9 @@ class Evaluation:
     @property
     def auc_error(self) -> float | None:
         """Standard error of the AUC (J. Hanley and B. McNeil, Radiology 143, 1982), for unweighted events."""
-        a = self.auc
-        if a is None:
+        if self.auc is None:
             return None
+        a = min(max(self.auc, 0.0), 1.0)  # negative weights may push it out
         n1 = int(np.count_nonzero(self.labels > 0.5))
         n0 = len(self.labels) - n1
         q1, q2 = a / (2 - a), 2 * a * a / (1 + a)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mlaas4hep_tf import RootDataset, scan
@@ -71,7 +71,7 @@ def test_waiting_for_input_is_told_from_computing():
         ds = wait.watch(tf.data.Dataset.from_generator(batches, output_signature=spec))
         history = model.fit(ds, epochs=3, verbose=0, shuffle=False, callbacks=[slow, wait]).history["input_wait"]
         assert all(0 <= share <= 1 for share in history)
-        return history[-1]
+        return min(history)  # building the graph and garbage collection count as waiting, in some of the epochs
 
     starved, fed = waits(0.05, 0), waits(0, 0.05)
     assert fed < 0.5 < starved
@@ -92,6 +92,7 @@ def test_the_same_seed_trains_the_same_model(data):
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 9), st.sampled_from([1, 2, 5, -0.5])), min_size=1, max_size=40))
+@example([(False, 1, 1), (True, 0, 1), (True, 2, -0.5)])  # an AUC of 2
 def test_auc_is_the_chance_that_signal_scores_higher(events):
     labels, scores, weights = (np.array(column, float) for column in zip(*events, strict=True))
     result = Evaluation(labels, scores, weights)
