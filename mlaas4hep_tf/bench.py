@@ -84,13 +84,14 @@ def run_bench(
         "fit_1024": _fit_way(datasets[1024], specs),
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
-    with _PeakMemory() as memory:
-        for number, (name, way) in itertools.product(range(rounds + 1), ways.items()):
-            tell(f"{name}, round {number}" if number else f"{name}, warm-up")
-            memory.watch(name.startswith("dataset"))
-            rate = way()
-            if number:
-                rates[name].append(rate)
+    for number, (name, way) in itertools.product(range(rounds + 1), ways.items()):
+        tell(f"{name}, round {number}" if number else f"{name}, warm-up")
+        rate = way()
+        if number:
+            rates[name].append(rate)
+    tell("dataset_1024, once more for its memory")  # not while the clock runs: looking takes time
+    with PeakMemory() as memory:
+        _drain(datasets[1024])
     size = sum(int(f.index.sizes.sum()) for f in opened) / specs.entries
     return Bench(rates, size, memory.peak / 1e6)
 
@@ -188,16 +189,19 @@ def _fit_way(ds: Any, specs: Specs) -> Callable[[], float]:
     return lambda: _timed(train)
 
 
-class _PeakMemory:
-    """Samples the memory of this process and its children, 20 times a second, while it is told to watch."""
+class PeakMemory:
+    """Samples the memory of this process and its children, 20 times a second.
+
+    Attributes:
+        peak: largest sum of their resident memory so far, in bytes; pages that they share count for each.
+    """
 
     def __init__(self) -> None:
         self.peak = 0
-        self._watching = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
-    def __enter__(self) -> _PeakMemory:
+    def __enter__(self) -> PeakMemory:
         self._thread.start()
         return self
 
@@ -205,14 +209,10 @@ class _PeakMemory:
         self._stop.set()
         self._thread.join()
 
-    def watch(self, on: bool) -> None:
-        self._watching = on
-
     def _sample(self) -> None:
         own = psutil.Process(os.getpid())
         while not self._stop.wait(0.05):
-            if self._watching:
-                self.peak = max(self.peak, sum(_rss(p) for p in (own, *own.children(recursive=True))))
+            self.peak = max(self.peak, sum(_rss(p) for p in (own, *own.children(recursive=True))))
 
 
 def _rss(process: psutil.Process) -> int:
