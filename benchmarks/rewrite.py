@@ -1,6 +1,6 @@
 """Write the trees of ROOT files anew with other baskets and another compression, to measure what these cost.
 
-    python benchmarks/rewrite.py DATA/*.root --tree events --basket 20000 --compression lz4 --out DIR
+python benchmarks/rewrite.py DATA/*.root --tree events --basket 20000 --compression lz4 --out DIR
 """
 
 from __future__ import annotations

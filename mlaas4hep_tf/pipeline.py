@@ -59,14 +59,14 @@ def build_pipeline(stream: Stream, preprocessor: Preprocessor, options: Pipeline
     function anew for every epoch, and those inside again for every chunk.
     """
     batch = options.batch_size
-    step = batch * -(-STEP_ENTRIES // batch)
+    step = batch * -(-STEP_ENTRIES // batch) if options.layout != "ragged" else batch  # TensorFlow cuts those slowly
     batches = _steps(stream, plan, step).map(
         partial(_finish, preprocessor, options, len(stream.targets)),
         num_parallel_calls=default_workers(),
         deterministic=True,
     )
     if step != batch:
-        batches = batches.flat_map(partial(_cut_step, batch))
+        batches = batches.rebatch(batch)
     if plan.entries % batch == 0 and options.layout != "ragged":
         batches = batches.map(partial(_fix_rows, batch))
     batches = batches.apply(tf.data.experimental.assert_cardinality(plan.batches))
@@ -76,6 +76,7 @@ def build_pipeline(stream: Stream, preprocessor: Preprocessor, options: Pipeline
 def _settings() -> tf.data.Options:
     settings = tf.data.Options()
     settings.deterministic = True
+    settings.autotune.enabled = False  # nothing here is tuned, and an iterator's end waits for the tuner to wake up
     settings.threading.private_threadpool_size = 1 + default_workers()  # one waits for the readers
     settings.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return settings
@@ -133,15 +134,6 @@ def _dense(preprocessor: Preprocessor, options: PipelineOptions, raw: tf.Tensor)
 def _element(parts: tuple[Any, ...]) -> Any:
     """tf.data passes the parts of a tuple apart, and anything else as one."""
     return parts if len(parts) > 1 else parts[0]
-
-
-def _cut_step(batch: int, *parts: Any) -> tf.data.Dataset:
-    step = _element(parts)
-    first = tf.nest.flatten(step)[0]  # ragged tensors count as one leaf
-    rows = first.nrows(tf.int64) if isinstance(first, tf.RaggedTensor) else tf.shape(first, tf.int64)[0]
-    return tf.data.Dataset.range(0, rows, batch).map(
-        lambda start: tf.nest.map_structure(lambda tensor: tensor[start : start + batch], step)
-    )
 
 
 def _fix_rows(batch: int, *parts: Any) -> Any:
