@@ -26,6 +26,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 MAX_RESTARTS = 5  # of the reader processes for one piece of work
+MAX_OPEN_FILES = 64  # of all reader processes together
 IDLE_S = 120.0  # after which a reader process without work ends
 
 
@@ -125,11 +126,25 @@ class _Pools:
 
 
 def _new_pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, timeout=IDLE_S, initializer=end_with_parent, initargs=(os.getpid(),))
+    files = max(1, MAX_OPEN_FILES // workers - 1)  # and one more, of which the decoder reads
+    return ProcessPoolExecutor(workers, timeout=IDLE_S, initializer=start_reader, initargs=(os.getpid(), files))
+
+
+def start_reader(parent: int, files: int) -> None:
+    """Runs once in each reader process.
+
+    Args:
+        parent: the process with which it ends.
+        files: how many it may keep open in uproot.
+    """
+    from mlaas4hep_tf import reader  # here, so that the training process never imports uproot
+
+    reader.keep_open(files)
+    end_with_parent(parent)
 
 
 def end_with_parent(parent: int) -> None:
-    """Runs once in each reader process: have it end within a second of its parent, however that ends.
+    """Have this process end within a second of its parent, however that ends.
 
     A thread that looks; the kernel's own signal for this goes by the thread that started the process, which
     may well end before the parent does.

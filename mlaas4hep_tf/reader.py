@@ -23,8 +23,6 @@ from mlaas4hep_tf.files import RootFile
 from mlaas4hep_tf.index import Array
 from mlaas4hep_tf.opener import OpenTree, blame, file_stamp, storage_options
 
-OPEN_FILES = 16  # kept open by one reader process
-
 
 @dataclass(frozen=True)
 class Columns:
@@ -52,19 +50,40 @@ class Packed:
     arrays: tuple[Array, ...] | None
 
 
-_open_trees: OrderedDict[tuple[str, str], OpenTree] = OrderedDict()
+class _OpenTrees:
+    """The files that this process keeps open in uproot, the latest last."""
+
+    def __init__(self) -> None:
+        self.limit = 16
+        self._trees: OrderedDict[tuple[str, str], OpenTree] = OrderedDict()
+
+    def get(self, file: RootFile) -> OpenTree:
+        key = (file.source.location, file.tree)
+        tree = self._trees.pop(key, None)
+        if tree is not None and tree.uuid != file.uuid:
+            tree.close()
+            tree = None
+        self.close_all_but(self.limit - 1)
+        tree = self._trees[key] = tree or OpenTree(replace(file.source, tree=file.tree))
+        return tree
+
+    def close_all_but(self, files: int) -> None:
+        while len(self._trees) > files:
+            self._trees.popitem(last=False)[1].close()
 
 
-def _cached_tree(file: RootFile) -> OpenTree:
+_open_trees = _OpenTrees()
+
+
+def keep_open(files: int) -> None:
+    """Let this process keep so many files open in uproot, at least one."""
+    _open_trees.limit = files
+    _open_trees.close_all_but(files)
+
+
+def _opened(file: RootFile) -> OpenTree:
     """The file opened by uproot, for what our decoder does not read."""
-    key = (file.source.location, file.tree)
-    tree = _open_trees.pop(key, None)
-    if tree is not None and tree.uuid != file.uuid:
-        tree.close()
-        tree = None
-    tree = _open_trees[key] = tree or OpenTree(replace(file.source, tree=file.tree))
-    while len(_open_trees) > OPEN_FILES:
-        _open_trees.popitem(last=False)[1].close()
+    tree = _open_trees.get(file)
     if (tree.uuid, tree.entries) != (file.uuid, file.entries):
         raise _replaced(file)
     return tree
@@ -157,7 +176,7 @@ def _read_by_uproot(
     if not infos:
         return {}, {}
     names = [info.name for info in infos]
-    record = _cached_tree(file).tree.arrays(names, entry_start=start, entry_stop=stop, library="ak")
+    record = _opened(file).tree.arrays(names, entry_start=start, entry_stop=stop, library="ak")
     values: dict[str, tuple[Array, ...]] = {}
     counts = {}
     for info in infos:
