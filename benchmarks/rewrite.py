@@ -6,6 +6,7 @@ python benchmarks/rewrite.py DATA/*.root --tree events --basket 20000 --compress
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,14 @@ def branches_of(path: str, tree: str) -> dict[str, Any]:
     return plain | {prefix: ak.zip(members) for prefix, members in groups.items()}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+")
     parser.add_argument("--tree", required=True)
     parser.add_argument("--basket", type=int, required=True, help="entries per basket")
     parser.add_argument("--compression", choices=sorted(COMPRESSIONS), default="zlib")
     parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
     for path in args.files:
         events = branches_of(path, args.tree)

@@ -184,12 +184,12 @@ def higgs_matched(particles: ak.Array, jets: ak.Array) -> np.ndarray:
     quarks = momentum(particles[(abs(particles.id) == 5) & (mother == 25)])
     tagged = jets[jets.btag > TAG_CUT]
     near = nearest(quarks, tagged) < MATCH_DR
-    return ak.to_numpy((ak.num(quarks) == 2) & ak.all(near, axis=-1))
+    return np.asarray(ak.to_numpy((ak.num(quarks) == 2) & ak.all(near, axis=-1)))
 
 
 def nth(values: ak.Array, n: int) -> np.ndarray:
     """The n-th value of each event, 0 where there is none."""
-    return ak.to_numpy(ak.fill_none(ak.pad_none(values, n + 1)[:, n], 0.0))
+    return np.asarray(ak.to_numpy(ak.fill_none(ak.pad_none(values, n + 1)[:, n], 0.0)))
 
 
 def reconstruct(particles: ak.Array, rng: np.random.Generator) -> tuple[dict[str, Any], np.ndarray]:

@@ -14,7 +14,9 @@ import json
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -69,8 +71,15 @@ def shape_of(sweep: str, value: float) -> Shape:
     """A sweep's point; many files are small, as they are where there are many."""
     if sweep == "files":
         return Shape(columns=8, entries=100 * int(value), basket=100, files=int(value))
-    shape = replace(Shape(), **{sweep: value if sweep == "multiplicity" else int(value)})
+    changes: dict[str, Any] = {sweep: value if sweep == "multiplicity" else int(value)}
+    shape = replace(Shape(), **changes)
     return replace(shape, entries=20_000) if sweep == "columns" and value > 96 else shape
+
+
+def in_fresh_process(shape: Shape, rounds: int) -> dict[str, float]:
+    """`measure` in a process of its own: memory of one point must not count for the next."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(measure, shape, rounds).result()
 
 
 def measure(shape: Shape, rounds: int) -> dict[str, float]:
@@ -156,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results: dict[str, dict[float, dict[str, float]]] = {}
     for sweep, values in wanted.items():
         for value in map(float, values.split(",")):
-            results.setdefault(sweep, {})[value] = measure(shape_of(sweep, value), args.rounds)
+            results.setdefault(sweep, {})[value] = in_fresh_process(shape_of(sweep, value), args.rounds)
             print(f"{SWEEPS[sweep][0]} {value:g}: {results[sweep][value]}", flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
     draw(results).savefig(args.out / "sweep.png", dpi=110, bbox_inches="tight")

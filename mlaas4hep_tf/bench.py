@@ -123,7 +123,7 @@ def _plain_ways(files: Sequence[RootFile], specs: Specs, engine: Engine) -> dict
     ways["uproot_iterate"] = partial(alone.run, time_iterate, paths, names)
     if not any(f.source.remote for f in files):
         ways["user_pipeline"] = _user_way(paths, specs)
-    ways["decompress_limit"] = lambda: _timed(lambda: _decompress_all(files, names, engine))
+    ways["decompress_limit"] = lambda: _timed(lambda: decompress_all(files, names, engine))
     return ways
 
 
@@ -158,7 +158,8 @@ def _user_way(paths: Sequence[str], specs: Specs) -> Callable[[], float]:
     return lambda: _timed(lambda: sum(int(x.shape[0]) for x in ds))
 
 
-def _decompress_all(files: Sequence[RootFile], names: Sequence[str], engine: Engine) -> int:
+def decompress_all(files: Sequence[RootFile], names: Sequence[str], engine: Engine) -> int:
+    """Fetch and decompress the baskets of some branches, on all cores: the events done."""
     tasks = [b for n, f in enumerate(files) for b in blocks(n, f.entries, f.edges, LIMIT_ENTRIES)]
     parts = [(files[b.file].part(names, b.start, b.stop), b) for b in tasks]
     return sum(engine.map(decompress_block, parts))

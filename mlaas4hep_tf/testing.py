@@ -1,9 +1,15 @@
-"""Synthetic ROOT files for tests and benchmarks: jagged events of any shape, written by uproot."""
+"""For tests and benchmarks: synthetic ROOT files, jagged events of any shape, and a server that hands them out."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +85,49 @@ def write_files(folder: str | os.PathLike[str], sizes: list[int], **options: Any
         paths.append(str(write_tree(Path(folder) / f"f{number:03d}.root", events, **options)))
         first += entries
     return paths
+
+
+def has_xrootd() -> bool:
+    """Whether this machine has an XRootD server (Debian: apt-get install xrootd-server)."""
+    return shutil.which("xrootd") is not None
+
+
+@contextmanager
+def xrootd_server(folder: str | os.PathLike[str]) -> Iterator[str]:
+    """An XRootD server on the loopback interface that hands out the files of a folder; yields its URL.
+
+    It runs as nobody when this process is root, as XRootD demands, so the folder must be open to everybody.
+    """
+    port = _free_port()
+    with tempfile.TemporaryDirectory() as place:
+        admin = Path(place)
+        admin.chmod(0o777)
+        (admin / "cfg").write_text(
+            f"xrd.port {port}\nxrd.network nodnr\nall.export /\noss.localroot {Path(folder).resolve()}\n"
+            f"all.adminpath {admin}\nall.pidpath {admin}\n"
+        )
+        user = ["-R", "nobody"] if os.geteuid() == 0 else []
+        command = ["xrootd", *user, "-c", str(admin / "cfg"), "-l", str(admin / "log")]
+        process = subprocess.Popen(command, cwd=admin)
+        try:
+            _wait_for(port, process)
+            yield f"root://127.0.0.1:{port}/"
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and process.poll() is None:
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise RuntimeError(f"the XRootD server did not start within 10 s (exit status {process.poll()})")

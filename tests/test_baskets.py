@@ -1,8 +1,5 @@
 """The basket decoder against uproot: bit-exact for every dtype, compression and basket size."""
 
-import re
-from pathlib import Path
-
 import awkward as ak
 import numpy as np
 import pytest
@@ -15,7 +12,7 @@ from mlaas4hep_tf.branches import Selection
 from mlaas4hep_tf.files import Source
 from mlaas4hep_tf.index import BranchBaskets, BranchIndex, build_index
 from mlaas4hep_tf.opener import inspect
-from mlaas4hep_tf.reader import keep_open, read
+from mlaas4hep_tf.reader import read
 from mlaas4hep_tf.testing import COMPRESSIONS, write_tree
 
 DTYPES = ["bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"]
@@ -137,15 +134,3 @@ def test_every_span_lies_in_its_request(spans):
         for number in numbers:
             assert seek <= spans[number][0]
             assert spans[number][0] + spans[number][1] <= seek + size
-
-
-def test_few_files_are_kept_open_in_uproot(tmp_path):
-    keep_open(2)
-    for number in range(5):
-        path = tmp_path / f"{number}.root"
-        with uproot.recreate(path) as file:
-            file.mkrntuple("events", {"x": np.arange(3.0) + number})
-        got = read(inspect(Source(str(path)), EVERYTHING), 1, 3, ["x"])
-        assert np.concatenate(got.values["x"]).tolist() == [1 + number, 2 + number]
-        maps = Path("/proc/self/maps").read_text()  # uproot maps local files
-        assert len(set(re.findall(rf"{tmp_path}/\d.root", maps))) == min(number + 1, 2)

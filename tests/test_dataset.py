@@ -474,3 +474,36 @@ def test_errors_are_ours_also_inside_keras(tmp_path):
     model.compile(loss="binary_crossentropy")
     with pytest.raises(MlaasError, match="cannot read file .*FileNotFoundError"):
         fit(model, ds, epochs=1)
+
+
+def test_many_files_are_not_open_at_once(tmp_path):
+    files = write_files(tmp_path, [20] * 70, basket=20)
+    for number in range(70, 90):  # files that uproot reads
+        path = tmp_path / f"f{number:03d}.root"
+        with uproot.recreate(path) as file:
+            file.mkrntuple("events", {"x": np.arange(20.0, dtype="f4"), "id": np.arange(20, dtype="i4")})
+        files.append(str(path))
+    seen, done = [0], threading.Event()
+
+    def look():
+        own = psutil.Process()
+        while not done.wait(0.005):
+            paths = (f.path for p in (own, *own.children(recursive=True)) for f in open_files(p))
+            seen.append(sum(path.startswith(str(tmp_path)) for path in paths))
+
+    def open_files(process):
+        try:
+            return process.open_files()
+        except psutil.NoSuchProcess:
+            return []
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        specs = scan(files, branches="x,id", progress=False, workers=2)
+        assert sum(len(batch) for batch in RootDataset(files, specs, workers=2)) == 90 * 20
+    finally:
+        done.set()
+        watcher.join()
+    assert len(seen) > 3
+    assert max(seen) <= 64

@@ -1,11 +1,7 @@
 """Files behind http:// and root://, from real servers on the loopback interface."""
 
 import re
-import shutil
-import socket
-import subprocess
 import threading
-import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +12,7 @@ import tensorflow  # noqa: F401 (loaded before the first root:// read: the combi
 
 from mlaas4hep_tf import RootDataset, scan
 from mlaas4hep_tf.errors import InputFileError
-from mlaas4hep_tf.testing import write_files
+from mlaas4hep_tf.testing import has_xrootd, write_files, xrootd_server
 
 
 class RangeHandler(SimpleHTTPRequestHandler):
@@ -60,30 +56,13 @@ def http_url(folder):
 
 
 @pytest.fixture(scope="module")
-def root_url(folder, tmp_path_factory):
-    if shutil.which("xrootd") is None:
+def root_url(folder):
+    if not has_xrootd():
         pytest.skip("no XRootD server on this machine (Debian: apt-get install xrootd-server)")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    admin = tmp_path_factory.mktemp("xrootd")
-    for path in (admin, *(p for p in folder.parents if "pytest" in str(p))):
+    for path in (p for p in folder.parents if "pytest" in str(p)):
         path.chmod(0o755)
-    admin.chmod(0o777)
-    config = admin / "cfg"
-    config.write_text(
-        f"xrd.port {port}\nall.export /\noss.localroot {folder}\nall.adminpath {admin}\nall.pidpath {admin}\n"
-    )
-    # the server refuses to run as root
-    process = subprocess.Popen(["xrootd", "-R", "nobody", "-c", str(config), "-l", str(admin / "log")], cwd=admin)
-    for _ in range(100):
-        with socket.socket() as client:
-            if client.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.1)
-    yield f"root://127.0.0.1:{port}/"
-    process.terminate()
-    process.wait(10)
+    with xrootd_server(folder) as url:
+        yield url
 
 
 @pytest.mark.parametrize("scheme", ["http_url", "root_url"])
