@@ -15,6 +15,7 @@ from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.util import Finalize
 from typing import Any, TypeVar
 
 from loky.process_executor import ProcessPoolExecutor, ShutdownExecutorError
@@ -111,6 +112,15 @@ class _Pools:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pools: dict[int, ProcessPoolExecutor | None] = {}
+        # a process that multiprocessing started waits for its children: without this, until they have been idle
+        Finalize(self, self.close, exitpriority=100)
+
+    def close(self) -> None:
+        """End the processes, whatever they are doing."""
+        while self._pools:
+            _, pool = self._pools.popitem()
+            if pool is not None:
+                pool.shutdown(kill_workers=True)
 
     def submit(self, workers: int, function: Callable[..., R], *args: Any) -> Future[R]:
         with self._lock:

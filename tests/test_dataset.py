@@ -1,5 +1,6 @@
 """`RootDataset`: every event once, in its order, with the right numbers."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -507,3 +508,16 @@ def test_many_files_are_not_open_at_once(tmp_path):
         watcher.join()
     assert len(seen) > 3
     assert max(seen) <= 64
+
+
+def read_all(files, specs):
+    return sum(len(batch) for batch in RootDataset(files, specs, workers=1))
+
+
+def test_a_process_of_multiprocessing_ends_with_its_work(tmp_path):
+    files = write_files(tmp_path, [30])
+    specs = scan(files, progress=False)
+    process = multiprocessing.get_context("spawn").Process(target=read_all, args=(files, specs))
+    process.start()
+    process.join(60)  # readers are kept for two minutes of idleness
+    assert process.exitcode == 0
