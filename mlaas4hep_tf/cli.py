@@ -18,7 +18,7 @@ from rich.table import Table
 
 from mlaas4hep_tf.branches import IDENTIFIERS
 from mlaas4hep_tf.errors import ConfigError, DataWarning, LabelError, MlaasError
-from mlaas4hep_tf.files import names_in
+from mlaas4hep_tf.files import locate
 from mlaas4hep_tf.params import PaperParams
 from mlaas4hep_tf.scanner import scan as scan_files
 from mlaas4hep_tf.specs import Specs, check_quantile
@@ -43,6 +43,9 @@ Exclude = Annotated[
     list[str] | None, typer.Option("--exclude", help="Patterns of branches to leave out, such as the truth.")
 ]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Reader processes; by default one per core.")]
+Redirector = Annotated[
+    str, typer.Option("--redirector", metavar="root://HOST", help="Put in front of logical file names, /store/...")
+]
 RunFolder = Annotated[Path, typer.Option("--run", help="Run folder that `train` left.")]
 LabelOption = Annotated[
     list[str] | None,
@@ -77,13 +80,14 @@ def scan(
         float | None, typer.Option("--quantile", help="Cut multiplicities at this quantile, such as 0.999.")
     ] = None,
     workers: Workers = None,
+    redirector: Redirector = "",
 ) -> None:
     """Pass 1: read all files once and write the specs."""
     if quantile is not None:
         check_quantile(quantile)
     start = perf_counter()
     specs = scan_files(
-        files, tree, branches=_patterns(branches), exclude=_patterns(exclude),
+        locate(files, redirector), tree, branches=_patterns(branches), exclude=_patterns(exclude),
         identifiers=tuple(_patterns(identifier)) or IDENTIFIERS, workers=workers,
     )  # fmt: skip
     if quantile is not None:
@@ -126,10 +130,11 @@ def train(
     exclude: Exclude = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
     workers: Workers = None,
+    redirector: Redirector = "",
 ) -> None:
     """Pass 2: train a model and leave a run folder with metrics, plots and report."""
     paper = _paper(params)
-    named = tuple(paper.locate(name) for name in names_in(files or ())) if paper.redirector else tuple(files or ())
+    named = tuple(locate(files or (), redirector or paper.redirector))
     if not named:
         raise ConfigError("no input files: name at least one, for example mlaas4hep-tf train data/*.root ...")
     targets = [name for name in (_branch_name(labels), weights) if name]
@@ -159,13 +164,14 @@ def evaluate(
     files: OptionalFiles = None,
     label: LabelOption = None,
     labels: LabelsOption = None,
+    redirector: Redirector = "",
 ) -> None:
     """Evaluate a run on its own three parts, or on all events of other files."""
     _import_tensorflow()
     from mlaas4hep_tf.runs import Run, evaluate_run
 
     given = _labels(label, labels) if label or labels else None
-    _print_evaluations(evaluate_run(Run.load(run), tuple(files or ()), given))
+    _print_evaluations(evaluate_run(Run.load(run), tuple(locate(files or (), redirector)), given))
 
 
 @app.command(epilog="Example: mlaas4hep-tf predict data/*.root --run runs/tth -o scores.root")
@@ -174,6 +180,7 @@ def predict(
     run: RunFolder,
     output: Annotated[Path, typer.Option("-o", "--output", help="ROOT file for the scores.")] = Path("scores.root"),
     workers: Workers = None,
+    redirector: Redirector = "",
 ) -> None:
     """Write scores and identifiers of every event as a ROOT file, in the order of the input."""
     _import_tensorflow()
@@ -183,7 +190,13 @@ def predict(
     trained = Run.load(run)
     start = perf_counter()
     events = predict_files(
-        trained.model, files, trained.specs, output, normalize=trained.config.normalize, workers=workers, progress=True
+        trained.model,
+        locate(files, redirector),
+        trained.specs,
+        output,
+        normalize=trained.config.normalize,
+        workers=workers,
+        progress=True,
     )
     seconds = perf_counter() - start
     _out.print(f"{events:,} events in {seconds:.1f} s ({events / seconds:,.0f} events/s) -> {output}")
@@ -213,13 +226,16 @@ def bench(
     exclude: Exclude = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds after the warm-up.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    redirector: Redirector = "",
 ) -> None:
     """Time the stream on your files against what you would use instead, all in one run."""
     _import_tensorflow()
     from mlaas4hep_tf.bench import environment, run_bench
 
     with _err.status("starting") as status:
-        result = run_bench(files, tree, exclude=_patterns(exclude), rounds=rounds, tell=status.update)
+        result = run_bench(
+            locate(files, redirector), tree, exclude=_patterns(exclude), rounds=rounds, tell=status.update
+        )
     content = result.to_json()
     if as_json:
         print(json.dumps(content))

@@ -38,6 +38,11 @@ class Source:
         return bool(_URL.match(self.url))
 
     @property
+    def listing(self) -> bool:
+        """Whether a server has to say which files it stands for: a URL with a pattern, or of a folder (``.../``)."""
+        return self.remote and (self.url.endswith("/") or any(c in self.url for c in "*["))
+
+    @property
     def location(self) -> str:
         """URL or absolute path."""
         return self.url if self.remote else os.path.join(self.folder, self.url)
@@ -89,7 +94,8 @@ def expand(files: FileArgument, tree: str | None = None) -> tuple[Source, ...]:
     Args:
         files: one or several of: a path, a glob pattern, a folder (its ``*.root`` files), a text file of
             names (``.txt`` or ``.list``: one a line or separated by commas, ``#`` comments), ``file.root:tree``,
-            ``root://`` and ``http(s)://`` URLs.
+            ``root://`` and ``http(s)://`` URLs; those with a pattern, or of a folder and with ``/`` at the end, are
+            left as they are for the server to say what is there (`Source.listing`).
         tree: the tree of files that name none themselves.
 
     Raises:
@@ -118,8 +124,6 @@ def expand(files: FileArgument, tree: str | None = None) -> tuple[Source, ...]:
 def _expand_one(text: str) -> list[Source]:
     path, tree = _split_tree(text)
     if _URL.match(path):
-        if any(c in path for c in "*["):
-            raise InputFileError(f"patterns in URLs are not resolved: {path}; name the files, or list them in a .txt")
         return [Source(path, tree)]
     path = os.path.expanduser(path)
     if os.path.isdir(path):
@@ -157,6 +161,19 @@ def names_in(files: Iterable[str]) -> list[str]:
         lines = (line.partition("#")[0] for line in Path(file).read_text().splitlines())
         names += [name.strip() for line in lines for name in line.split(",") if name.strip()]
     return names
+
+
+def locate(files: Iterable[str], redirector: str) -> list[str]:
+    """The redirector (``root://host``) in front of logical file names, ``/store/...``; others as they are.
+
+    Raises:
+        InputFileError: a redirector that is no URL.
+    """
+    if not redirector:
+        return list(files)
+    if not _URL.match(redirector):
+        raise InputFileError(f"a redirector is a URL such as root://xrootd.example.org, not {redirector!r}")
+    return [f"{redirector.rstrip('/')}/{name}" if name.startswith("/store/") else name for name in names_in(files)]
 
 
 def _split_tree(text: str) -> tuple[str, str | None]:

@@ -13,6 +13,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import fsspec
 import numpy as np
 import uproot
 
@@ -69,6 +70,22 @@ def inspect(source: Source, selection: Selection) -> RootFile:
     for name, why in by_uproot.items():
         _log.info("branch %r of %s is read by uproot: %s", name, source.url, why)
     return RootFile(source, opened.name, opened.uuid, opened.entries, edges, infos, index, stamp)
+
+
+def list_remote(url: str) -> list[str]:
+    """URLs of the files behind a URL with a pattern, or of the ``*.root`` files of a folder, sorted by name.
+
+    Raises:
+        InputFileError: the server does not answer, or cannot list.
+    """
+    with blame(url):
+        filesystem, path = fsspec.core.url_to_fs(url, **storage_options(url))
+        filesystem.invalidate_cache()
+        pattern = f"{path.rstrip('/')}/*.root" if url.endswith("/") else path
+        # an XRootD server's top folder is listed as "//" only
+        found = sorted(filesystem.glob(pattern if "://" in pattern else f"//{pattern.lstrip('/')}"))
+    server = "/".join(url.split("/")[:3])
+    return [name if "://" in name else f"{server}//{name.lstrip('/')}" for name in found]
 
 
 _Survey = tuple[tuple[BranchInfo, ...], tuple[int, ...], FileIndex, dict[str, str]]

@@ -77,10 +77,6 @@ class PaperParams:
             dead={k: DEAD.get(k, "it is unknown here") for k in content if k not in _KNOWN} | _unshuffled(content),
         )
 
-    def locate(self, file: str) -> str:
-        """The redirector in front of logical file names, others as they are."""
-        return f"{self.redirector.rstrip('/')}/{file}" if self.redirector and file.startswith("/store/") else file
-
 
 def _unshuffled(content: Mapping[str, Any]) -> dict[str, str]:
     asked = content.get("shuffle", True) not in (False, 0, "False", "false")

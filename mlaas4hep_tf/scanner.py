@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -139,7 +139,8 @@ def inspect_source(selection: Selection, source: Source) -> RootFile:
 def inspect_files(
     sources: Sequence[Source], selection: Selection, engine: Engine, progress: bool = False
 ) -> tuple[RootFile, ...]:
-    """Open all files, several at a time, in the order given."""
+    """Open all files, several at a time, in the order given; what servers have to list is listed first."""
+    sources = [source for given in sources for source in _listed(given, engine)]
     with progress_bar("open", len(sources), "files", progress) as advance:
         found = []
         for file in engine.map(partial(inspect_source, selection), sources):
@@ -148,6 +149,22 @@ def inspect_files(
     check_distinct(found)
     check_one_tree(found)
     return tuple(found)
+
+
+def _listed(source: Source, engine: Engine) -> list[Source]:
+    if not source.listing:
+        return [source]
+    urls = engine.run(list_source, source.url)
+    if not urls:
+        raise InputFileError(f"{source.url} matches no file on its server; check the path")
+    return [replace(source, url=url) for url in urls]
+
+
+def list_source(url: str) -> list[str]:
+    """Runs in a reader process: ask a server for its files."""
+    from mlaas4hep_tf.opener import list_remote
+
+    return list_remote(url)
 
 
 def scan(

@@ -1,11 +1,12 @@
 """What users may name as input, and what they are told when it is wrong."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from mlaas4hep_tf.errors import InputFileError
-from mlaas4hep_tf.files import Source, expand, matches
+from mlaas4hep_tf.files import Source, expand, locate, matches
 
 
 @pytest.fixture
@@ -51,7 +52,6 @@ def test_the_tree_of_files_that_name_none(folder):
         ("x*.root", r"pattern 'x\*.root' matches no file"),
         (["a.root", "*.root"], "a.root comes from 'a.root' and from '\\*.root'"),
         (["a.root", "./a.root"], "named once only"),
-        ("root://host//store/*.root", "patterns in URLs"),
     ],
 )
 def test_wrong_names(folder, files, says):
@@ -71,3 +71,21 @@ def test_label_patterns_match_the_name_or_the_whole_path():
     assert matches("/data/signal_1.root", "*signal*")
     assert matches("/data/signal_1.root", "signal_?.root")
     assert not matches("/data/bkg.root", "*signal*")
+
+
+def test_a_redirector_goes_in_front_of_logical_names_only(folder):
+    Path("names.txt").write_text("/store/b.root\nroot://other//store/c.root\n")
+    got = locate(["/store/a.root", "a.root", "names.txt"], "root://xrootd.example/")
+    assert got == ["root://xrootd.example//store/a.root", "a.root",
+                   "root://xrootd.example//store/b.root", "root://other//store/c.root"]  # fmt: skip
+    assert locate(["/store/a.root"], "") == ["/store/a.root"]
+    with pytest.raises(InputFileError, match="a redirector is a URL"):
+        locate(["/store/a.root"], "xrootd.example")
+
+
+@pytest.mark.parametrize(
+    ("url", "listing"), [("root://h//s/*.root", True), ("http://h/s/", True), ("http://h/a.root", False)]
+)
+def test_servers_list_patterns_and_folders(url, listing):
+    (source,) = expand(url)
+    assert source.listing == listing

@@ -25,6 +25,9 @@ class RangeHandler(SimpleHTTPRequestHandler):
 
     def do_GET(self):
         path = Path(self.translate_path(self.path))
+        if path.is_dir():
+            super().do_GET()
+            return
         if not path.is_file():
             self.send_error(404)
             return
@@ -78,6 +81,22 @@ def test_remote_files_are_the_same_as_local_ones(scheme, folder, request):
     ):
         assert np.array_equal(x, want_x)
         assert np.array_equal(y, want_y)
+
+
+@pytest.mark.parametrize("scheme", ["http_url", "root_url"])
+@pytest.mark.parametrize("pattern", ["/f*.root", "/"])
+def test_patterns_and_folders_of_a_server(scheme, pattern, folder, request):
+    base = request.getfixturevalue(scheme)
+    specs = scan(base + pattern, progress=False)
+    assert specs.fingerprint == scan(str(folder), progress=False).fingerprint
+    assert [file.url for file in specs.files] == [f"{base}/{name}" for name in ("f000.root", "f001.root")]
+    assert sum(len(x) for x, _ in RootDataset(base + pattern, specs, labels={"*f000*": 1, "*": 0})) == 500
+
+
+@pytest.mark.parametrize("scheme", ["http_url", "root_url"])
+def test_a_pattern_that_matches_nothing_there(scheme, request):
+    with pytest.raises(InputFileError, match=r"none\*.root matches no file on its server"):
+        scan(f"{request.getfixturevalue(scheme)}/none*.root", progress=False)
 
 
 @pytest.mark.parametrize("scheme", ["http_url", "root_url"])
