@@ -127,13 +127,6 @@ class BufferPool:
         """For a buffer that was lent and never opened by `arrays`."""
         self._recycle(ref.fd)
 
-    def drop(self, ref: BufferRef) -> None:
-        """For a buffer that somebody may still write to: its memory goes, its number is never used again.
-
-        Were the descriptor closed, its number could name another file by the time that the other process opens it.
-        """
-        os.ftruncate(ref.fd, 0)
-
     def arrays(self, ref: BufferRef, specs: Sequence[ArraySpec]) -> list[npt.NDArray[np.generic]]:
         """The arrays that a reader left; the buffer is recycled when all of them are garbage."""
         size = offsets(specs)[-1]

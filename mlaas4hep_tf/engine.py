@@ -1,19 +1,23 @@
 """Where reading runs: local processes by default, or any `concurrent.futures.Executor` (Dask, MPI).
 
-The local processes come from loky: clean interpreters that do not import the user's ``__main__`` again.  A
-process that dies takes its executor along; the work that was under way is then done again on a new one.
+The local processes come from loky: clean interpreters that do not import the user's ``__main__`` again.  Each has
+an executor of its own and a thread here that hands it one piece of work after the other, so that a process that
+dies or hangs is known, replaced, and costs nothing but that piece, which is then done again.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import random
+import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.util import Finalize
 from typing import Any, TypeVar
@@ -21,14 +25,18 @@ from typing import Any, TypeVar
 from loky.process_executor import ProcessPoolExecutor, ShutdownExecutorError
 
 from mlaas4hep_tf import buffers
-from mlaas4hep_tf.errors import PlanError, ReaderError
+from mlaas4hep_tf.cache import Cache
+from mlaas4hep_tf.errors import InputFileError, PlanError, ReaderError
+from mlaas4hep_tf.policy import DEFAULT_POLICY, Conditions, ReadPolicy, credentials, perform
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-MAX_RESTARTS = 5  # of the reader processes for one piece of work
+MAX_DEATHS = 10  # of reader processes over one piece of work
 MAX_OPEN_FILES = 64  # of all reader processes together
 IDLE_S = 120.0  # after which a reader process without work ends
+_ELSEWHERE = 64  # pieces of work under way in the user's executor
+_log = logging.getLogger(__name__)
 
 
 def default_workers() -> int:
@@ -43,10 +51,14 @@ class Engine:
     Attributes:
         workers: number of processes that work at the same time.
         executor: the user's executor; None for local processes.
+        policy: deadlines, retries and replicas.
+        cache: where remote bytes are kept, if anywhere.
     """
 
     workers: int
     executor: Executor | None = None
+    policy: ReadPolicy = DEFAULT_POLICY
+    cache: Cache | None = None
 
     def __post_init__(self) -> None:
         if self.workers < 1:
@@ -58,86 +70,154 @@ class Engine:
         return self.executor is None and buffers.supported()
 
     def submit(self, function: Callable[..., R], *args: Any) -> Future[R]:
-        if self.executor is not None:
-            return self.executor.submit(function, *args)
-        return _pools.submit(self.workers, function, *args)
+        """Have a piece of work done; what fails and may pass is tried again.
+
+        The future raises what the function raises; ReaderError where reader processes died or hung over it.
+        """
+        given = Conditions(self.policy, self.cache, 0, credentials(os.environ))
+        return _crews.get(self).submit(given, function, *args)
 
     def run(self, function: Callable[..., R], *args: Any) -> R:
         """Call a function elsewhere and wait for its result."""
-        return self.result(self.submit(function, *args), partial(self.submit, function, *args))
-
-    def result(self, future: Future[R], again: Callable[[], Future[R]]) -> R:
-        """Wait for a result; if the process died, do the work again.
-
-        Raises:
-            ReaderError: the processes died `MAX_RESTARTS` times in a row.
-        """
-        for attempt in range(1, MAX_RESTARTS + 1):
-            try:
-                return future.result()
-            except BrokenProcessPool as error:
-                if self.executor is not None:
-                    raise
-                last = error
-                if attempt < MAX_RESTARTS:
-                    future = again()
-        raise ReaderError(
-            f"reader processes died {MAX_RESTARTS} times on the same piece of work ({type(last).__name__}); they may "
-            "be short of memory: lower workers= or chunk_size="
-        ) from last
+        return self.submit(function, *args).result()
 
     def map(self, function: Callable[[T], R], tasks: Iterable[T], ahead: int | None = None) -> Iterator[R]:
         """Results in the order of the tasks, with at most `ahead` (default: two per worker) under way."""
-        pending: deque[tuple[Future[R], T]] = deque()
+        pending: deque[Future[R]] = deque()
         limit = ahead or 2 * self.workers
         try:
             for task in tasks:
-                pending.append((self.submit(function, task), task))
+                pending.append(self.submit(function, task))
                 if len(pending) >= limit:
-                    yield self._take(function, pending)
+                    yield pending.popleft().result()
             while pending:
-                yield self._take(function, pending)
+                yield pending.popleft().result()
         finally:
-            for future, _ in pending:
+            for future in pending:
                 future.cancel()
 
-    def _take(self, function: Callable[[T], R], pending: deque[tuple[Future[R], T]]) -> R:
-        future, task = pending.popleft()
-        return self.result(future, partial(self.submit, function, task))
 
+class _Crew:
+    """Threads that each hand one piece of work at a time to a reader process of their own."""
 
-class _Pools:
-    """The process pools of this interpreter, one per number of workers."""
+    def __init__(self, workers: int, executor: Executor | None) -> None:
+        self._executor = executor
+        self._files = max(1, MAX_OPEN_FILES // workers - 1)  # and one more, of which the decoder reads
+        self._threads = ThreadPoolExecutor(_ELSEWHERE if executor else workers, "mlaas4hep-reader")
+        self._own = threading.local()
+        self._readers: list[_Reader] = []
+        self._closing = threading.Event()
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._pools: dict[int, ProcessPoolExecutor | None] = {}
-        # a process that multiprocessing started waits for its children: without this, until they have been idle
-        Finalize(self, self.close, exitpriority=100)
+    def submit(self, given: Conditions, function: Callable[..., R], *args: Any) -> Future[R]:
+        return self._threads.submit(self._work, given, partial(function, *args))
 
     def close(self) -> None:
         """End the processes, whatever they are doing."""
-        while self._pools:
-            _, pool = self._pools.popitem()
-            if pool is not None:
-                pool.shutdown(kill_workers=True)
+        self._closing.set()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for reader in self._readers:
+            reader.kill()
 
-    def submit(self, workers: int, function: Callable[..., R], *args: Any) -> Future[R]:
+    def _work(self, given: Conditions, work: Callable[[], R]) -> R:
+        deaths = 0
+        while True:
+            try:
+                return self._try(given, work)
+            except _Died as error:
+                deaths += 1
+                if deaths >= MAX_DEATHS or self._closing.is_set():
+                    raise ReaderError(
+                        f"reader processes died {deaths} times over the same piece of work; they may be short of "
+                        "memory: lower workers= or chunk_size="
+                    ) from error
+            except (_Stalled, InputFileError) as error:
+                if not getattr(error, "passing", True) or given.attempt >= given.policy.retries:
+                    raise
+                pause = given.policy.pause_s(given.attempt, random.random())
+                _log.warning("%s; once more in %.1f s", error, pause)
+                if self._closing.wait(pause):
+                    raise
+                given = replace(given, attempt=given.attempt + 1)
+
+    def _try(self, given: Conditions, work: Callable[[], R]) -> R:
+        seconds = given.policy.work_timeout_s
+        if self._executor is not None:
+            future = self._executor.submit(perform, given, work)
+            try:
+                return future.result(seconds)
+            except TimeoutError:
+                future.cancel()
+                raise _Stalled(_too_long(seconds)) from None
+        if not hasattr(self._own, "reader"):
+            self._own.reader = _Reader(self._files)
+            self._readers.append(self._own.reader)
+        reader: _Reader = self._own.reader
+        result: R = reader.call(seconds, perform, given, work)
+        return result
+
+
+class _Died(Exception):
+    """A reader process ended in the midst of its work."""
+
+
+class _Stalled(ReaderError):
+    """A piece of work took too long."""
+
+
+def _too_long(seconds: float) -> str:
+    return f"reading took more than {seconds:g} s (work_timeout_s of the ReadPolicy)"
+
+
+class _Reader:
+    """One reader process, started when there is work for it, and again when it is gone."""
+
+    def __init__(self, files: int) -> None:
+        self._files = files
+        self._process: ProcessPoolExecutor | None = None
+
+    def call(self, seconds: float, function: Callable[..., R], *args: Any) -> R:
+        """Raises _Died or _Stalled; in both cases the process is dead when it does."""
+        process = self._process = self._process or ProcessPoolExecutor(
+            1, timeout=IDLE_S, initializer=start_reader, initargs=(os.getpid(), self._files)
+        )
+        try:
+            future: Future[R] = process.submit(function, *args)
+            if not wait([future], seconds).done:
+                self.kill()
+                raise _Stalled(_too_long(seconds))
+            return future.result()
+        except (BrokenProcessPool, ShutdownExecutorError) as error:
+            self.kill()
+            raise _Died from error
+
+    def kill(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.shutdown(kill_workers=True)
+
+
+class _Crews:
+    """The crews of this interpreter: one for each number of workers and time limit, one for each user's executor."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._crews: dict[tuple[object, ...], _Crew] = {}
+        # before the threads are waited for, which wait for the processes
+        threading._register_atexit(self.close)  # type: ignore[attr-defined]  # private, and what loky itself uses
+        # a process that multiprocessing started waits for its children: without this, until they have been idle
+        Finalize(self, self.close, exitpriority=100)
+
+    def get(self, engine: Engine) -> _Crew:
+        # XRootD takes its time limit when a process uses it first
+        key = (engine.workers, engine.executor, engine.policy.request_timeout_s)
         with self._lock:
-            for _ in range(MAX_RESTARTS):
-                pool = self._pools.setdefault(workers, None) or _new_pool(workers)
-                self._pools[workers] = pool
-                try:
-                    future: Future[R] = pool.submit(function, *args)
-                    return future
-                except (BrokenProcessPool, ShutdownExecutorError):
-                    self._pools[workers] = None
-        raise ReaderError("reader processes cannot be started: they die at once; see their output above")
+            if key not in self._crews:
+                self._crews[key] = _Crew(engine.workers, engine.executor)
+            return self._crews[key]
 
-
-def _new_pool(workers: int) -> ProcessPoolExecutor:
-    files = max(1, MAX_OPEN_FILES // workers - 1)  # and one more, of which the decoder reads
-    return ProcessPoolExecutor(workers, timeout=IDLE_S, initializer=start_reader, initargs=(os.getpid(), files))
+    def close(self) -> None:
+        while self._crews:
+            self._crews.popitem()[1].close()
 
 
 def start_reader(parent: int, files: int) -> None:
@@ -149,6 +229,7 @@ def start_reader(parent: int, files: int) -> None:
     """
     from mlaas4hep_tf import reader  # here, so that the training process never imports uproot
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole terminal; the parent decides
     reader.keep_open(files)
     end_with_parent(parent)
 
@@ -168,4 +249,4 @@ def end_with_parent(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-_pools = _Pools()
+_crews = _Crews()

@@ -25,7 +25,10 @@ class MlaasError(Exception):
     """Base of every error that this package raises on purpose."""
 
 
-class InputFileError(MlaasError): ...
+class InputFileError(MlaasError):
+    """A file that cannot be read; `passing` if another try, or another replica, may help."""
+
+    passing = False
 
 
 class TreeError(MlaasError): ...

@@ -60,7 +60,7 @@ class RootFile:
         edges: entry numbers at which all branches, or else most, start a new basket (cluster edges), 0 to `entries`.
         branches: every branch with its kind; those that were not selected are of kind ``other``.
         index: where the baskets of the selected branches lie.
-        stamp: size and modification time of a local file, to notice that it was replaced.
+        stamp: size, and modification time or first bytes, to notice that it was replaced (`opener.file_stamp`).
     """
 
     source: Source
@@ -70,7 +70,7 @@ class RootFile:
     edges: tuple[int, ...]
     branches: tuple[BranchInfo, ...]
     index: FileIndex = NO_INDEX
-    stamp: tuple[int, int] | None = None
+    stamp: tuple[int, object] = (0, None)
 
     @property
     def url(self) -> str:

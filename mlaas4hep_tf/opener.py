@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import fsspec
 import numpy as np
 import uproot
 
@@ -22,8 +22,10 @@ from mlaas4hep_tf.branches import BranchInfo, Kind, Selection
 from mlaas4hep_tf.errors import InputFileError, MlaasError, TreeError, near_misses, shorten
 from mlaas4hep_tf.files import RootFile, Source
 from mlaas4hep_tf.index import BranchBaskets, BranchIndex, FileIndex, build_index
+from mlaas4hep_tf.policy import conditions
+from mlaas4hep_tf.remote import RemoteSource, identity, place
 
-TIMEOUT_S = 60  # for one request to a remote server
+_FINAL = re.compile("no such file|not found|permission denied|not authorized", re.IGNORECASE)  # another try is no use
 _log = logging.getLogger(__name__)
 
 _RNTUPLE_NUMBERS = {
@@ -39,7 +41,8 @@ class OpenTree:
 
     def __init__(self, source: Source) -> None:
         with blame(source.url):
-            self._file = uproot.open(source.location, object_cache=None, array_cache=None, **_options(source))
+            handler = {"handler": RemoteSource} if source.remote else {}
+            self._file = uproot.open(source.location, object_cache=None, array_cache=None, **handler)
             self.name = _find_tree(self._file, source)
             self.tree = self._file[self.name]
         self.uuid = str(self._file.file.uuid)
@@ -72,61 +75,51 @@ def inspect(source: Source, selection: Selection) -> RootFile:
     return RootFile(source, opened.name, opened.uuid, opened.entries, edges, infos, index, stamp)
 
 
-def list_remote(url: str) -> list[str]:
-    """URLs of the files behind a URL with a pattern, or of the ``*.root`` files of a folder, sorted by name.
-
-    Raises:
-        InputFileError: the server does not answer, or cannot list.
-    """
-    with blame(url):
-        filesystem, path = fsspec.core.url_to_fs(url, **storage_options(url))
-        filesystem.invalidate_cache()
-        pattern = f"{path.rstrip('/')}/*.root" if url.endswith("/") else path
-        # an XRootD server's top folder is listed as "//" only
-        found = sorted(filesystem.glob(pattern if "://" in pattern else f"//{pattern.lstrip('/')}"))
-    server = "/".join(url.split("/")[:3])
-    return [name if "://" in name else f"{server}//{name.lstrip('/')}" for name in found]
-
-
 _Survey = tuple[tuple[BranchInfo, ...], tuple[int, ...], FileIndex, dict[str, str]]
 
 
-def file_stamp(source: Source) -> tuple[int, int] | None:
-    """Size and modification time of a local file; None for a remote one."""
-    if source.remote:
-        return None
+def file_stamp(source: Source) -> tuple[int, object]:
+    """Size, and modification time of a local file or first bytes (with the uuid) of a remote one."""
     with blame(source.url):
+        if source.remote:
+            there = identity(source.url)
+            return there.size, there.header
         status = os.stat(source.location)
-    return status.st_size, status.st_mtime_ns
+        return status.st_size, status.st_mtime_ns
 
 
 @contextmanager
 def blame(url: str, tree: str | None = None, what: str = "") -> Iterator[None]:
-    """Turn whatever the ROOT layers raise into an `InputFileError` that says where."""
+    """Turn whatever the ROOT layers raise into an `InputFileError` that says where, and if another try may help."""
     try:
         yield
+    except InputFileError as error:
+        error.passing = error.passing or len(conditions.get().policy.places(url)) > 1
+        raise
     except (MlaasError, MemoryError):
         raise
     except Exception as error:
-        where = f"file {url}" + (f", tree {tree}" if tree else "") + (f", {what}" if what else "")
+        where = f"file {place(url)}" + (f", tree {tree}" if tree else "") + (f", {what}" if what else "")
         notes = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
-        raise InputFileError(
+        raised = InputFileError(
             f"cannot read {where}{notes}: {_first_line(error)}; check that it is a complete ROOT file"
-        ) from error
+        )
+        raised.passing = _may_pass(url, error)
+        raise raised from error
+
+
+def _may_pass(url: str, error: Exception) -> bool:
+    """Whether a fault may be gone at the next try: of a server or a disk, or of one replica."""
+    if len(conditions.get().policy.places(url)) > 1:
+        return True
+    if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError)) or _FINAL.search(str(error)):
+        return False
+    return "://" in url or isinstance(error, OSError)
 
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
-
-
-def _options(source: Source) -> dict[str, Any]:
-    return {"timeout": TIMEOUT_S} if source.remote else {}
-
-
-def storage_options(url: str) -> dict[str, Any]:
-    """What fsspec needs to know besides the address."""
-    return {"timeout": TIMEOUT_S} if url.startswith("root") else {}
 
 
 def _find_tree(file: Any, source: Source) -> str:

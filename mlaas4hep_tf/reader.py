@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import awkward as ak
-import fsspec
 import numpy as np
 
 from mlaas4hep_tf import baskets
@@ -21,7 +20,8 @@ from mlaas4hep_tf.buffers import ArraySpec, BufferRef, allocate
 from mlaas4hep_tf.errors import BranchError, InputFileError, near_misses
 from mlaas4hep_tf.files import RootFile
 from mlaas4hep_tf.index import Array
-from mlaas4hep_tf.opener import OpenTree, blame, file_stamp, storage_options
+from mlaas4hep_tf.opener import OpenTree, blame, file_stamp
+from mlaas4hep_tf.remote import place, read_ranges
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class _OpenTrees:
         self._trees: OrderedDict[tuple[str, str], OpenTree] = OrderedDict()
 
     def get(self, file: RootFile) -> OpenTree:
-        key = (file.source.location, file.tree)
+        key = (place(file.source.location), file.tree)
         tree = self._trees.pop(key, None)
         if tree is not None and tree.uuid != file.uuid:
             tree.close()
@@ -103,8 +103,10 @@ def fetch(file: RootFile, spans: Sequence[tuple[int, int]]) -> list[memoryview]:
     requests = baskets.coalesce(spans)
     if file_stamp(file.source) != file.stamp:
         raise _replaced(file)
-    fetch_all = _fetch_remote if file.source.remote else _fetch_local
-    chunks = fetch_all(file.source.location, requests)
+    if file.source.remote:
+        chunks = read_ranges(file.source.url, [(seek, size) for seek, size, _ in requests])
+    else:
+        chunks = _fetch_local(file.source.location, requests)
     out: list[memoryview] = [memoryview(b"")] * len(spans)
     for (seek, size, members), raw in zip(requests, chunks, strict=True):
         if len(raw) != size:
@@ -121,13 +123,6 @@ def _fetch_local(path: str, requests: Sequence[baskets.Request]) -> list[bytes]:
         return [os.pread(fd, size, seek) for seek, size, _ in requests]
     finally:
         os.close(fd)
-
-
-def _fetch_remote(url: str, requests: Sequence[baskets.Request]) -> list[bytes]:
-    filesystem, path = fsspec.core.url_to_fs(url, **storage_options(url))
-    starts = [seek for seek, _, _ in requests]
-    stops = [seek + size for seek, size, _ in requests]
-    return list(filesystem.cat_ranges([path] * len(requests), starts, stops, on_error="raise"))
 
 
 def read(file: RootFile, start: int, stop: int, names: Sequence[str]) -> Columns:

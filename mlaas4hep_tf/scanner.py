@@ -162,9 +162,11 @@ def _listed(source: Source, engine: Engine) -> list[Source]:
 
 def list_source(url: str) -> list[str]:
     """Runs in a reader process: ask a server for its files."""
-    from mlaas4hep_tf.opener import list_remote
+    from mlaas4hep_tf.opener import blame
+    from mlaas4hep_tf.remote import list_files
 
-    return list_remote(url)
+    with blame(url):
+        return list_files(url)
 
 
 def scan(

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -192,7 +190,7 @@ class Stream:
     def result(self, reading: _Reading) -> tuple[Array, ...]:
         """Wait for a block: flat with targets; per group values and counts."""
         try:
-            packed = self.engine.result(reading.future, partial(self._submit, reading.block, reading.ref))
+            packed = reading.future.result()
         except BaseException:
             self.cancel(reading)
             raise
@@ -202,14 +200,9 @@ class Stream:
     def cancel(self, reading: _Reading) -> None:
         """Forget a block that was asked for; its buffer comes back when no reader writes to it any more."""
         reading.future.cancel()
-        if reading.ref is not None:
-            reading.future.add_done_callback(partial(self._give_back, reading.ref))
-
-    def _give_back(self, ref: BufferRef, future: Future[Any]) -> None:
-        if not future.cancelled() and isinstance(future.exception(), BrokenProcessPool):
-            self.pool.drop(ref)  # the reader may be alive for a moment yet, and write
-        else:
-            self.pool.give_back(ref)
+        ref = reading.ref
+        if ref is not None:
+            reading.future.add_done_callback(lambda _: self.pool.give_back(ref))
 
     def _submit(self, block: EntryRange, ref: BufferRef | None) -> Future[Any]:
         file = self.files[block.file]

@@ -41,14 +41,6 @@ def test_a_buffer_is_lent_again_when_its_last_array_is_gone():
     assert pool.lend() == ref
 
 
-def test_a_dropped_buffer_is_not_lent_again():
-    pool = BufferPool()
-    ref = pool.lend()
-    pool.drop(ref)
-    assert pool.lend() != ref
-    fill(ref)  # a late writer does no harm
-
-
 def test_no_other_file_is_taken_for_a_buffer(tmp_path):
     path = tmp_path / "precious"
     path.write_text("content")
