@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "Cache": "cache",
     "DataWarning": "errors",
     "MlaasError": "errors",
+    "ReadPolicy": "policy",
     "RootDataset": "dataset",
     "Specs": "specs",
     "export": "exporter",
@@ -20,13 +22,15 @@ _HOME = {
     "train": "train",
 }
 
-__all__ = ["DataWarning", "MlaasError", "RootDataset", "Specs", "export", "scan", "train"]
+__all__ = ["Cache", "DataWarning", "MlaasError", "ReadPolicy", "RootDataset", "Specs", "export", "scan", "train"]
 
 if TYPE_CHECKING:
     from mlaas4hep_tf import train
+    from mlaas4hep_tf.cache import Cache
     from mlaas4hep_tf.dataset import RootDataset
     from mlaas4hep_tf.errors import DataWarning, MlaasError
     from mlaas4hep_tf.exporter import export
+    from mlaas4hep_tf.policy import ReadPolicy
     from mlaas4hep_tf.scanner import scan
     from mlaas4hep_tf.specs import Specs
 

@@ -16,15 +16,18 @@ from typing import Any
 
 import psutil
 
+from mlaas4hep_tf.cache import CacheFolder, as_cache
 from mlaas4hep_tf.engine import Engine, default_workers
 from mlaas4hep_tf.files import FileArgument, RootFile
 from mlaas4hep_tf.plan import EntryRange, blocks
+from mlaas4hep_tf.policy import DEFAULT_POLICY, ReadPolicy
 from mlaas4hep_tf.scanner import scan
 from mlaas4hep_tf.specs import Specs
 
 SLICE = 2_000  # events on which the paper's algorithm is timed: it is that slow
 LIMIT_ENTRIES = 16_384
 ROUNDS = 3
+A_DAY_S = 86_400.0
 RATIOS = (
     ("scan", "uproot_iterate"), ("scan", "paper_scan"), ("dataset_1024", "uproot_iterate"),
     ("dataset_1024", "user_pipeline"), ("dataset_1024", "paper_chunk"), ("dataset_1024", "decompress_limit"),
@@ -56,7 +59,7 @@ class Bench:
 
 def run_bench(
     files: FileArgument, tree: str | None = None, *, exclude: Sequence[str] = (), rounds: int = ROUNDS,
-    tell: Callable[[str], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None, policy: ReadPolicy = DEFAULT_POLICY, cache: CacheFolder = None,
 ) -> Bench:  # fmt: skip
     """Time every way in turn, `rounds` times after a warm-up.
 
@@ -69,16 +72,20 @@ def run_bench(
     Every dataset and process pool is made before the clock starts; opening files counts for `scan` and
     `uproot_iterate`.  ``user_pipeline`` is left out for remote files: XRootD and TensorFlow cannot share a process.
     """
-    engine = Engine(default_workers())
-    specs = scan(files, tree, exclude=exclude, progress=False)
+    engine = Engine(default_workers(), None, policy, as_cache(cache))
+    scan_all = partial(scan, files, tree, exclude=exclude, progress=False, policy=policy, cache=cache)
+    specs = scan_all()
     from mlaas4hep_tf.dataset import RootDataset  # TensorFlow, and only now: scan needs none
 
     labels = [number % 2 for number in range(len(specs.files))]
-    datasets = {size: RootDataset(files, specs, labels=labels, batch_size=size) for size in (1024, 100)}
+    datasets = {
+        size: RootDataset(files, specs, labels=labels, batch_size=size, policy=policy, cache=cache)
+        for size in (1024, 100)
+    }
     opened = datasets[1024].files
     ways: dict[str, Callable[[], float]] = {
         **_plain_ways(opened, specs, engine),
-        "scan": lambda: _timed(lambda: scan(files, tree, exclude=exclude, progress=False).entries),
+        "scan": lambda: _timed(lambda: scan_all().entries),
         "dataset_1024": lambda: _timed(lambda: _drain(datasets[1024])),
         "dataset_100": lambda: _timed(lambda: _drain(datasets[100])),
         "fit_1024": _fit_way(datasets[1024], specs),
@@ -115,7 +122,7 @@ def _drain(ds: Any) -> int:
 def _plain_ways(files: Sequence[RootFile], specs: Specs, engine: Engine) -> dict[str, Callable[[], float]]:
     names = [b.name for b in specs.branches]
     paths = [f"{f.source.location}:{f.tree}" for f in files]
-    alone = Engine(1)
+    alone = Engine(1, policy=ReadPolicy(work_timeout_s=A_DAY_S))  # for a whole pass at a time
     ways: dict[str, Callable[[], float]] = {}
     largest = max(files, key=lambda f: f.entries)
     for part in ("paper_scan", "paper_chunk"):

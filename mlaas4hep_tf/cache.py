@@ -123,6 +123,9 @@ def _remove(path: Path) -> None:
         _log.warning("cannot remove a block of the cache: %s", error)
 
 
-def as_cache(given: Cache | str | os.PathLike[str] | None) -> Cache | None:
+CacheFolder = Cache | str | os.PathLike[str] | None
+
+
+def as_cache(given: CacheFolder) -> Cache | None:
     """A cache as users name it: a folder, a `Cache`, or None."""
     return given if given is None or isinstance(given, Cache) else Cache(os.path.abspath(os.path.expanduser(given)))

@@ -7,10 +7,10 @@ import os
 import sys
 import tempfile
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -19,7 +19,9 @@ from rich.table import Table
 from mlaas4hep_tf.branches import IDENTIFIERS
 from mlaas4hep_tf.errors import ConfigError, DataWarning, LabelError, MlaasError
 from mlaas4hep_tf.files import locate
+from mlaas4hep_tf.losses import OnBadFile
 from mlaas4hep_tf.params import PaperParams
+from mlaas4hep_tf.policy import DEFAULT_POLICY, ReadPolicy
 from mlaas4hep_tf.scanner import scan as scan_files
 from mlaas4hep_tf.specs import Specs, check_quantile
 
@@ -45,6 +47,21 @@ Exclude = Annotated[
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Reader processes; by default one per core.")]
 Redirector = Annotated[
     str, typer.Option("--redirector", metavar="root://HOST", help="Put in front of logical file names, /store/...")
+]
+CacheOption = Annotated[
+    str | None, typer.Option("--cache", metavar="FOLDER", help="Keep bytes of remote files there for the next time.")
+]
+ReplicaOption = Annotated[
+    list[str] | None,
+    typer.Option("--replica", metavar="URL=URL", help="Start of URLs, and what may stand there if that fails."),
+]
+TimeoutOption = Annotated[float, typer.Option("--timeout", help="Seconds for one request to a server.")]
+RetriesOption = Annotated[int, typer.Option("--retries", help="How often reading is tried again.")]
+OnBadFileOption = Annotated[
+    str, typer.Option("--on-bad-file", metavar="raise|skip", help="What to do about data that cannot be read.")
+]
+LostOption = Annotated[
+    float, typer.Option("--max-lost-fraction", help="Of the events, that `skip` may lose; more is an error.")
 ]
 RunFolder = Annotated[Path, typer.Option("--run", help="Run folder that `train` left.")]
 LabelOption = Annotated[
@@ -81,6 +98,12 @@ def scan(
     ] = None,
     workers: Workers = None,
     redirector: Redirector = "",
+    cache: CacheOption = None,
+    replica: ReplicaOption = None,
+    timeout: TimeoutOption = DEFAULT_POLICY.request_timeout_s,
+    retries: RetriesOption = DEFAULT_POLICY.retries,
+    on_bad_file: OnBadFileOption = "raise",
+    max_lost_fraction: LostOption = 0.0,
 ) -> None:
     """Pass 1: read all files once and write the specs."""
     if quantile is not None:
@@ -89,6 +112,8 @@ def scan(
     specs = scan_files(
         locate(files, redirector), tree, branches=_patterns(branches), exclude=_patterns(exclude),
         identifiers=tuple(_patterns(identifier)) or IDENTIFIERS, workers=workers,
+        policy=_policy(replica, timeout, retries), cache=cache, on_bad_file=cast("OnBadFile", on_bad_file),
+        max_lost_fraction=max_lost_fraction,
     )  # fmt: skip
     if quantile is not None:
         specs = specs.with_lengths(quantile=quantile)
@@ -131,6 +156,12 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
     workers: Workers = None,
     redirector: Redirector = "",
+    cache: CacheOption = None,
+    replica: ReplicaOption = None,
+    timeout: TimeoutOption = DEFAULT_POLICY.request_timeout_s,
+    retries: RetriesOption = DEFAULT_POLICY.retries,
+    on_bad_file: OnBadFileOption = "raise",
+    max_lost_fraction: LostOption = 0.0,
 ) -> None:
     """Pass 2: train a model and leave a run folder with metrics, plots and report."""
     paper = _paper(params)
@@ -139,7 +170,11 @@ def train(
         raise ConfigError("no input files: name at least one, for example mlaas4hep-tf train data/*.root ...")
     targets = [name for name in (_branch_name(labels), weights) if name]
     chosen = _Choice(tree, _patterns(branches), _patterns(exclude))
-    known = chosen.load(specs) if specs else chosen.scan(named, paper, targets, workers)
+    reading: dict[str, Any] = {
+        "workers": workers, "policy": _policy(replica, timeout, retries), "cache": cache,
+        "on_bad_file": cast("OnBadFile", on_bad_file), "max_lost_fraction": max_lost_fraction,
+    }  # fmt: skip
+    known = chosen.load(specs) if specs else chosen.scan(named, paper, targets, reading)
     _import_tensorflow()
     from mlaas4hep_tf.runs import RunConfig, train_run
 
@@ -147,10 +182,12 @@ def train(
         files=named, labels=_labels(label, labels), model=model, epochs=_first(epochs, paper.epochs),
         batch_size=_first(batch_size, paper.batch_size), split=_fractions(split), seed=seed,
         normalize=_normalize(normalize), chunk_size=_first(chunk_size, paper.chunk_size), weights=weights,
-        workers=workers, patience=patience, max_events=paper.events,
+        patience=patience, max_events=paper.events, **reading,
     )  # fmt: skip
     run = train_run(config, known, out, overwrite=overwrite, verbose=1 if _out.is_terminal else 2)
     _print_parts(run.metrics["parts"])
+    for line in run.metrics["loss_report"]:
+        _err.print(_escape(line))
     _out.print(
         f"trained at {run.metrics['events_per_s']:,.0f} events/s, reading included; "
         f"the trainer waited for input {run.metrics['input_wait']:.0%} of the time"
@@ -165,13 +202,20 @@ def evaluate(
     label: LabelOption = None,
     labels: LabelsOption = None,
     redirector: Redirector = "",
+    cache: CacheOption = None,
+    replica: ReplicaOption = None,
+    timeout: TimeoutOption = DEFAULT_POLICY.request_timeout_s,
+    retries: RetriesOption = DEFAULT_POLICY.retries,
 ) -> None:
     """Evaluate a run on its own three parts, or on all events of other files."""
     _import_tensorflow()
     from mlaas4hep_tf.runs import Run, evaluate_run
 
     given = _labels(label, labels) if label or labels else None
-    _print_evaluations(evaluate_run(Run.load(run), tuple(locate(files or (), redirector)), given))
+    trained = Run.load(run)
+    reading = replace(trained.config, policy=_policy(replica, timeout, retries), cache=cache or trained.config.cache)
+    trained = replace(trained, config=reading)
+    _print_evaluations(evaluate_run(trained, tuple(locate(files or (), redirector)), given))
 
 
 @app.command(epilog="Example: mlaas4hep-tf predict data/*.root --run runs/tth -o scores.root")
@@ -181,6 +225,10 @@ def predict(
     output: Annotated[Path, typer.Option("-o", "--output", help="ROOT file for the scores.")] = Path("scores.root"),
     workers: Workers = None,
     redirector: Redirector = "",
+    cache: CacheOption = None,
+    replica: ReplicaOption = None,
+    timeout: TimeoutOption = DEFAULT_POLICY.request_timeout_s,
+    retries: RetriesOption = DEFAULT_POLICY.retries,
 ) -> None:
     """Write scores and identifiers of every event as a ROOT file, in the order of the input."""
     _import_tensorflow()
@@ -197,6 +245,8 @@ def predict(
         normalize=trained.config.normalize,
         workers=workers,
         progress=True,
+        policy=_policy(replica, timeout, retries),
+        cache=cache,
     )
     seconds = perf_counter() - start
     _out.print(f"{events:,} events in {seconds:.1f} s ({events / seconds:,.0f} events/s) -> {output}")
@@ -227,6 +277,10 @@ def bench(
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds after the warm-up.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     redirector: Redirector = "",
+    cache: CacheOption = None,
+    replica: ReplicaOption = None,
+    timeout: TimeoutOption = DEFAULT_POLICY.request_timeout_s,
+    retries: RetriesOption = DEFAULT_POLICY.retries,
 ) -> None:
     """Time the stream on your files against what you would use instead, all in one run."""
     _import_tensorflow()
@@ -234,7 +288,13 @@ def bench(
 
     with _err.status("starting") as status:
         result = run_bench(
-            locate(files, redirector), tree, exclude=_patterns(exclude), rounds=rounds, tell=status.update
+            locate(files, redirector),
+            tree,
+            exclude=_patterns(exclude),
+            rounds=rounds,
+            tell=status.update,
+            policy=_policy(replica, timeout, retries),
+            cache=cache,
         )
     content = result.to_json()
     if as_json:
@@ -268,11 +328,11 @@ class _Choice:
             raise ConfigError(f"{given[0]} chooses what is scanned, and {specs} has chosen already; use one of the two")
         return Specs.load(specs)
 
-    def scan(self, files: tuple[str, ...], paper: PaperParams, targets: list[str], workers: int | None) -> Specs:
+    def scan(self, files: tuple[str, ...], paper: PaperParams, targets: list[str], reading: dict[str, Any]) -> Specs:
         """Scan; options count before the paper's keys, and labels and weights are never features."""
         return scan_files(
             files, self.tree or paper.tree, branches=self.branches or paper.branches,
-            exclude=[*(self.exclude or paper.exclude), *targets], identifiers=paper.identifiers, workers=workers,
+            exclude=[*(self.exclude or paper.exclude), *targets], identifiers=paper.identifiers, **reading,
         )  # fmt: skip
 
 
@@ -284,6 +344,16 @@ def _paper(params: Path | None) -> PaperParams:
     for key, why in paper.dead.items():
         _err.print(f"note: {params}: {key!r} has no effect: {why}")
     return paper
+
+
+def _policy(replicas: list[str] | None, timeout: float, retries: int) -> ReadPolicy:
+    found: dict[str, list[str]] = {}
+    for text in replicas or ():
+        start, equals, other = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--replica needs URL=URL, such as root://a//=root://b//, not {text!r}")
+        found.setdefault(start, []).append(other)
+    return ReadPolicy(timeout, retries=retries, replicas=found)
 
 
 def _patterns(given: list[str] | None) -> list[str]:

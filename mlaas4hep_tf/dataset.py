@@ -9,19 +9,23 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import tensorflow as tf
 
 from mlaas4hep_tf.branches import Selection
+from mlaas4hep_tf.cache import CacheFolder, as_cache
 from mlaas4hep_tf.engine import Engine, default_workers
 from mlaas4hep_tf.errors import LabelError, PlanError
 from mlaas4hep_tf.files import FileArgument, RootFile, expand
+from mlaas4hep_tf.losses import Losses, OnBadFile, tolerance
 from mlaas4hep_tf.pipeline import DataLayout, PipelineOptions, build_pipeline
 from mlaas4hep_tf.plan import EntryRange, deal, make_plan, split_sizes
+from mlaas4hep_tf.policy import DEFAULT_POLICY, ReadPolicy
 from mlaas4hep_tf.scanner import inspect_files
 from mlaas4hep_tf.specs import Specs
-from mlaas4hep_tf.stream import PerFile, Stream, resolve_target
+from mlaas4hep_tf.stream import PerFile, Stream, label_of, resolve_target
 from mlaas4hep_tf.transforms.normalize import Normalize
 from mlaas4hep_tf.transforms.vector import Preprocessor
 
@@ -81,6 +85,10 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         weights: PerFile | None = None,
         workers: int | None = None,
         executor: Executor | None = None,
+        policy: ReadPolicy = DEFAULT_POLICY,
+        cache: CacheFolder = None,
+        on_bad_file: OnBadFile = "raise",
+        max_lost_fraction: float = 0.0,
     ) -> None:
         """Open the files and plan the reading; no event is read.
 
@@ -98,6 +106,11 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             weights: like `labels`; given to the loss by Keras.
             workers: reader processes, by default one per core.
             executor: where to read instead of local processes.
+            policy: deadlines, retries and replicas.
+            cache: folder in which bytes of remote files are kept, for the next epoch and other runs.
+            on_bad_file: ``skip`` goes on without files and blocks that cannot be read (`losses`), mixing in
+                proportion what is left.  How many batches there are is then not known before they are read.
+            max_lost_fraction: of the events that may be lost so in an epoch; more is an error.
 
         Raises:
             MlaasError: see `errors`; everything that can be known before the first event.
@@ -108,7 +121,8 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             raise PlanError("layout='ragged' has no padding to mask; take mask=False, or layout='columns'")
         if weights is not None and labels is None:
             raise LabelError("weights go to the loss together with labels: give labels= as well")
-        engine = Engine(default_workers() if workers is None else workers, executor)
+        losses = tolerance(on_bad_file, max_lost_fraction)
+        engine = Engine(default_workers() if workers is None else workers, executor, policy, as_cache(cache))
         targets = tuple(t for t in (labels, weights) if isinstance(t, str))
         for name in targets:
             if name in {b.name for b in specs.branches}:
@@ -116,13 +130,20 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
                     f"branch {name!r} cannot be label or weight and a feature too: exclude it when scanning"
                 )
         wanted = Selection(tuple(b.name for b in specs.branches) + targets, (), ())
-        opened = inspect_files(expand(files, specs.tree or None), wanted, engine)
+        opened = inspect_files(
+            expand(files, specs.tree or None), wanted, engine,
+            losses=losses, known={f.url: f.entries for f in specs.files},
+        )  # fmt: skip
+        failed = tuple(losses.at_opening) if losses is not None else ()
+        if losses is not None:
+            losses.label(partial(label_of, labels))
         specs = specs.resolve(opened[0])
         specs.check(opened)
         preprocessor = Preprocessor(specs, normalize)
         stream = Stream(
             opened, preprocessor.layout, {group: members[0].length for group, members in specs.groups.items()},
-            resolve_target("labels", labels, opened), resolve_target("weights", weights, opened), engine,
+            resolve_target("labels", labels, opened, failed), resolve_target("weights", weights, opened, failed),
+            engine, losses=losses, entries=sum(f.entries for f in opened),
         )  # fmt: skip
         options = PipelineOptions(batch_size, chunk_size, shuffle, seed, layout, mask)
         parts = tuple((EntryRange(n, 0, f.entries),) for n, f in enumerate(opened))
@@ -175,6 +196,11 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         """Events and objects beyond the specs' lengths, by group, in the latest iteration."""
         return dict(self._stream.truncated)
 
+    @property
+    def losses(self) -> Losses | None:
+        """What this dataset and those split from it could not read so far; None without ``on_bad_file="skip"``."""
+        return self._stream.losses
+
     def take_failures(self) -> list[Exception]:
         """Errors of reading since the last call."""
         failures = list(self._stream.failures)
@@ -195,7 +221,8 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
 
     def _part(self, parts: Sequence[Sequence[EntryRange]], **changes: Any) -> RootDataset:
         part = RootDataset.__new__(RootDataset)
-        part._build(self._stream.fresh(), self._preprocessor, replace(self._settings, **changes), parts)
+        events = sum(len(block) for ranges in parts for block in ranges)
+        part._build(self._stream.fresh(events), self._preprocessor, replace(self._settings, **changes), parts)
         return part
 
     def split(self, *fractions: float, seed: int | None = None) -> tuple[RootDataset, ...]:

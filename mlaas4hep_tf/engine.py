@@ -81,17 +81,21 @@ class Engine:
         """Call a function elsewhere and wait for its result."""
         return self.submit(function, *args).result()
 
-    def map(self, function: Callable[[T], R], tasks: Iterable[T], ahead: int | None = None) -> Iterator[R]:
-        """Results in the order of the tasks, with at most `ahead` (default: two per worker) under way."""
+    def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
+        """Results in the order of the tasks, with a bounded number of them under way."""
+        for future in self.outcomes(function, tasks):
+            yield future.result()
+
+    def outcomes(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[Future[R]]:
+        """Futures in the order of the tasks, with at most two per worker under way."""
         pending: deque[Future[R]] = deque()
-        limit = ahead or 2 * self.workers
         try:
             for task in tasks:
                 pending.append(self.submit(function, task))
-                if len(pending) >= limit:
-                    yield pending.popleft().result()
+                if len(pending) >= 2 * self.workers:
+                    yield pending.popleft()
             while pending:
-                yield pending.popleft().result()
+                yield pending.popleft()
         finally:
             for future in pending:
                 future.cancel()

@@ -2,6 +2,7 @@
 
     MlaasError
     ├── InputFileError       a file that is missing, unreadable, truncated or no ROOT file
+    │   └── LostDataError    more of the data is lost than the user allowed
     ├── TreeError            a tree that is not in the file, or one of several that was not named
     ├── BranchError          a branch that is missing, not numeric, or of another type than expected
     ├── SpecsError           a specs file that cannot be read, or specs that belong to other data
@@ -29,6 +30,9 @@ class InputFileError(MlaasError):
     """A file that cannot be read; `passing` if another try, or another replica, may help."""
 
     passing = False
+
+
+class LostDataError(InputFileError): ...
 
 
 class TreeError(MlaasError): ...

@@ -67,9 +67,10 @@ def build_pipeline(stream: Stream, preprocessor: Preprocessor, options: Pipeline
     )
     if step != batch:
         batches = batches.rebatch(batch)
-    if plan.entries % batch == 0 and options.layout != "ragged":
-        batches = batches.map(partial(_fix_rows, batch))
-    batches = batches.apply(tf.data.experimental.assert_cardinality(plan.batches))
+    if stream.losses is None:
+        if plan.entries % batch == 0 and options.layout != "ragged":
+            batches = batches.map(partial(_fix_rows, batch))
+        batches = batches.apply(tf.data.experimental.assert_cardinality(plan.batches))
     return batches.prefetch(max(2, PREFETCH_ENTRIES // batch)).with_options(_settings())
 
 

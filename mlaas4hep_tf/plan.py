@@ -70,8 +70,7 @@ class Plan:
     @property
     def takes(self) -> IntArray:
         """Events that each chunk takes from each lane, int64 [chunks, lanes]."""
-        ends = [*range(self.chunk_size, self.entries, self.chunk_size), self.entries]
-        return apportion(self.lane_entries, ends)
+        return takes(self.lane_entries, self.chunk_size)
 
     def blocks(self, lane: int, epoch: int) -> list[EntryRange]:
         """The blocks of a lane in the order in which this epoch reads them."""
@@ -90,6 +89,12 @@ class Plan:
 
 def _generator(seed: int, *stream: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=stream))
+
+
+def takes(lane_entries: Sequence[int], chunk_size: int) -> IntArray:
+    """Events that each chunk takes from lanes with so many events left, int64 [chunks, lanes]."""
+    entries = sum(lane_entries)
+    return apportion(lane_entries, [*range(chunk_size, entries, chunk_size), entries])
 
 
 def apportion(sizes: Sequence[int], ends: Sequence[int]) -> IntArray:

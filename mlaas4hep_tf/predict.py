@@ -11,12 +11,14 @@ import keras
 import numpy as np
 
 from mlaas4hep_tf.branches import Selection
+from mlaas4hep_tf.cache import CacheFolder, as_cache
 from mlaas4hep_tf.dataset import RootDataset
 from mlaas4hep_tf.engine import Engine, default_workers
 from mlaas4hep_tf.errors import DataWarning
 from mlaas4hep_tf.files import FileArgument, RootFile
 from mlaas4hep_tf.models import wants_mask
 from mlaas4hep_tf.plan import EntryRange, blocks
+from mlaas4hep_tf.policy import DEFAULT_POLICY, ReadPolicy
 from mlaas4hep_tf.progress import progress_bar
 from mlaas4hep_tf.scanner import inspect_files
 from mlaas4hep_tf.specs import Specs
@@ -37,6 +39,8 @@ def predict_files(
     normalize: Normalize | None = "minmax",
     workers: int | None = None,
     progress: bool = False,
+    policy: ReadPolicy = DEFAULT_POLICY,
+    cache: CacheFolder = None,
 ) -> int:
     """Apply a model to every event of some files, which need not be those it was trained on.
 
@@ -54,9 +58,9 @@ def predict_files(
 
     ds = RootDataset(
         files, specs.unbound(), batch_size=BATCH, shuffle=False, normalize=normalize, mask=wants_mask(model),
-        workers=workers,
+        workers=workers, policy=policy, cache=cache,
     )  # fmt: skip
-    engine = Engine(workers or default_workers())
+    engine = Engine(workers or default_workers(), None, policy, as_cache(cache))
     scores = _Scores(predict_batch(model, x) for x in ds)
     with tree_writer(out, ds.files[0].tree) as tree, progress_bar("predict", ds.entries, "events", progress) as advance:
         for block, identifiers in _identifiers(ds.files, specs, engine):

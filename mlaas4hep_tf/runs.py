@@ -16,7 +16,9 @@ import keras
 
 from mlaas4hep_tf.dataset import RootDataset
 from mlaas4hep_tf.errors import ConfigError, DataWarning, LabelError
+from mlaas4hep_tf.losses import OnBadFile
 from mlaas4hep_tf.models import build, wants_mask
+from mlaas4hep_tf.policy import DEFAULT_POLICY, ReadPolicy
 from mlaas4hep_tf.report import write_report
 from mlaas4hep_tf.scanner import scan
 from mlaas4hep_tf.specs import Specs
@@ -40,6 +42,7 @@ class RunConfig:
         normalize, chunk_size, workers: as for `RootDataset`.
         patience: epochs without a better validation loss after which training stops; None: never.
         max_events: use so many events of the data; None: all.
+        policy, cache, on_bad_file, max_lost_fraction: as for `RootDataset`.
     """
 
     files: tuple[str, ...]
@@ -55,6 +58,10 @@ class RunConfig:
     workers: int | None = None
     patience: int | None = None
     max_events: int | None = None
+    policy: ReadPolicy = DEFAULT_POLICY
+    cache: str | None = None
+    on_bad_file: OnBadFile = "raise"
+    max_lost_fraction: float = 0.0
 
     def __post_init__(self) -> None:
         if len(self.split) != len(PARTS):
@@ -72,7 +79,8 @@ class RunConfig:
         ds = RootDataset(
             self.files, specs, labels=self.labels, weights=self.weights, batch_size=self.batch_size,
             chunk_size=self.chunk_size, seed=self.seed, normalize=self.normalize, mask=mask,
-            workers=self.workers,
+            workers=self.workers, policy=self.policy, cache=self.cache, on_bad_file=self.on_bad_file,
+            max_lost_fraction=self.max_lost_fraction,
         )  # fmt: skip
         return ds.sample(self.max_events) if self.max_events and self.max_events < ds.entries else ds
 
@@ -102,6 +110,7 @@ class Run:
         except (OSError, ValueError, TypeError) as error:
             raise ConfigError(f"{path} holds no complete run: {error}; make one with `mlaas4hep-tf train`") from error
         fields: dict[str, Any] = {k: tuple(v) if k in ("files", "split") else v for k, v in content.items()}
+        fields["policy"] = ReadPolicy(**content.get("policy", {}))
         return Run(path, model, Specs.load(path / "specs.json"), RunConfig(**fields), metrics)
 
 
@@ -205,5 +214,7 @@ def _metrics(
         "seed": config.seed,
         "fingerprint": ds.specs.fingerprint,
         "date": strftime("%Y-%m-%d %H:%M"),
+        "lost": ds.losses.to_json() if ds.losses is not None else [],
+        "loss_report": ds.losses.report() if ds.losses is not None else [],
         "versions": {p: version(p) for p in ("mlaas4hep_tf", "tensorflow", "keras", "uproot", "awkward", "numpy")},
     }  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,10 +15,13 @@ import numpy.typing as npt
 
 from mlaas4hep_tf.branches import IDENTIFIERS, BranchInfo, Selected, Selection, check_schema, parse_patterns, select
 from mlaas4hep_tf.buffers import keep_freed_memory
+from mlaas4hep_tf.cache import CacheFolder, as_cache
 from mlaas4hep_tf.engine import Engine, default_workers
-from mlaas4hep_tf.errors import DataWarning, InputFileError, TreeError, shorten
+from mlaas4hep_tf.errors import DataWarning, InputFileError, ReaderError, TreeError, shorten
 from mlaas4hep_tf.files import FileArgument, RootFile, Source, expand
+from mlaas4hep_tf.losses import Losses, Lost, OnBadFile, expected_entries, tolerance
 from mlaas4hep_tf.plan import EntryRange, blocks
+from mlaas4hep_tf.policy import DEFAULT_POLICY, ReadPolicy
 from mlaas4hep_tf.progress import progress_bar
 from mlaas4hep_tf.specs import BranchSpec, FileSpec, Specs
 
@@ -137,15 +140,34 @@ def inspect_source(selection: Selection, source: Source) -> RootFile:
 
 
 def inspect_files(
-    sources: Sequence[Source], selection: Selection, engine: Engine, progress: bool = False
-) -> tuple[RootFile, ...]:
-    """Open all files, several at a time, in the order given; what servers have to list is listed first."""
+    sources: Sequence[Source], selection: Selection, engine: Engine, progress: bool = False,
+    losses: Losses | None = None, known: Mapping[str, int] | None = None,
+) -> tuple[RootFile, ...]:  # fmt: skip
+    """Open all files, several at a time, in the order given; what servers have to list is listed first.
+
+    Args:
+        losses: where files that cannot be opened are accounted for; None: they are errors.
+        known: entries of files, by URL, as the specs have them.
+    """
     sources = [source for given in sources for source in _listed(given, engine)]
+    tasks = zip(sources, engine.outcomes(partial(inspect_source, selection), sources), strict=True)
+    found: list[RootFile] = []
+    failed: list[Lost] = []
     with progress_bar("open", len(sources), "files", progress) as advance:
-        found = []
-        for file in engine.map(partial(inspect_source, selection), sources):
-            found.append(file)
+        for number, (source, outcome) in enumerate(tasks):
+            try:
+                found.append(outcome.result())
+            except (InputFileError, ReaderError) as error:
+                if losses is None:
+                    raise
+                failed.append(Lost(source.url, number, 0, 0, str(error), opened=False))
             advance(1)
+    if losses is not None:
+        counts = [file.entries for file in found]
+        failed = [replace(f, stop=expected_entries(f.file, known or {}, counts)) for f in failed]
+        losses.open_failed(failed, sum(counts))
+    if not found:
+        raise InputFileError(f"none of the {len(sources)} files can be opened: {failed[0]}")
     check_distinct(found)
     check_one_tree(found)
     return tuple(found)
@@ -179,6 +201,10 @@ def scan(
     workers: int | None = None,
     executor: Executor | None = None,
     progress: bool = True,
+    policy: ReadPolicy = DEFAULT_POLICY,
+    cache: CacheFolder = None,
+    on_bad_file: OnBadFile = "raise",
+    max_lost_fraction: float = 0.0,
 ) -> Specs:
     """Read all files once and describe every feature branch (pass 1 of the paper, figure 6).
 
@@ -191,6 +217,10 @@ def scan(
         workers: reader processes, by default one per core.
         executor: where to read instead, for example ``dask.distributed.Client(...).get_executor()``.
         progress: show a progress bar on a terminal.
+        policy: deadlines, retries and replicas.
+        cache: folder in which bytes of remote files are kept, for pass 2 and later runs.
+        on_bad_file: ``skip`` goes on without files and blocks that cannot be read, and warns with the report.
+        max_lost_fraction: of the events that may be lost so; more is an error.
 
     Returns:
         Specs of the dataset, the same whatever the number of workers.
@@ -199,13 +229,14 @@ def scan(
         InputFileError, TreeError, BranchError: see `errors`; also where files differ in their schema.
     """
     sources = expand(files, tree)
-    engine = Engine(default_workers() if workers is None else workers, executor)
+    losses = tolerance(on_bad_file, max_lost_fraction)
+    engine = Engine(default_workers() if workers is None else workers, executor, policy, as_cache(cache))
     selection = Selection(parse_patterns(branches), parse_patterns(exclude), tuple(identifiers))
-    opened = inspect_files(sources, selection, engine, progress)
+    opened = inspect_files(sources, selection, engine, progress, losses)
     if not sum(file.entries for file in opened):
         raise InputFileError(f"there is no event in {shorten(f.url for f in opened)}: every tree is empty")
     chosen = choose(opened, selection)
-    totals = _read_all(opened, chosen.features, engine, progress)
+    totals = _read_all(opened, chosen.features, engine, progress, losses)
     specs = Specs(
         tree=opened[0].tree,
         branches=tuple(stats.finish(info) for stats, info in zip(totals, chosen.features, strict=True)),
@@ -214,7 +245,7 @@ def scan(
         identifiers=chosen.identifiers,
         left_out=dict(chosen.left_out),
     )
-    for message in remarks(specs):
+    for message in remarks(specs) + (losses.report() if losses else []):
         warnings.warn(message, DataWarning, stacklevel=2)
     return specs
 
@@ -259,17 +290,23 @@ def check_one_tree(files: Sequence[RootFile]) -> None:
 
 
 def _read_all(
-    files: Sequence[RootFile], infos: Sequence[BranchInfo], engine: Engine, progress: bool
+    files: Sequence[RootFile], infos: Sequence[BranchInfo], engine: Engine, progress: bool, losses: Losses | None
 ) -> list[BranchStats]:
     tasks = [
         (files[b.file], b) for number, f in enumerate(files) for b in blocks(number, f.entries, f.edges, SCAN_ENTRIES)
     ]
     totals = [NOTHING] * len(infos)
     names = [info.name for info in infos]
-    with progress_bar("scan", sum(len(b) for _, b in tasks), "events", progress) as advance:
+    entries = sum(len(b) for _, b in tasks)
+    with progress_bar("scan", entries, "events", progress) as advance:
         parts = ((file.part(names, b.start, b.stop), b) for file, b in tasks)
-        for (_, done), stats in zip(tasks, engine.map(partial(scan_range, infos), parts), strict=True):
-            totals = [a.merge(b) for a, b in zip(totals, stats, strict=True)]
+        for (file, done), outcome in zip(tasks, engine.outcomes(partial(scan_range, infos), parts), strict=True):
+            try:
+                totals = [a.merge(b) for a, b in zip(totals, outcome.result(), strict=True)]
+            except (InputFileError, ReaderError) as error:
+                if losses is None:
+                    raise
+                losses.add(Lost(file.url, done.file, done.start, done.stop, str(error)), entries)
             advance(len(done))
     return totals
 

@@ -14,9 +14,10 @@ import numpy.typing as npt
 from mlaas4hep_tf.branches import Layout
 from mlaas4hep_tf.buffers import ArrayPool, ArraySpec, BufferPool, BufferRef, keep_freed_memory
 from mlaas4hep_tf.engine import Engine
-from mlaas4hep_tf.errors import BranchError, LabelError, near_misses, shorten
+from mlaas4hep_tf.errors import BranchError, InputFileError, LabelError, ReaderError, near_misses, shorten
 from mlaas4hep_tf.files import RootFile, matches
-from mlaas4hep_tf.plan import EntryRange, Plan
+from mlaas4hep_tf.losses import Losses, Lost
+from mlaas4hep_tf.plan import EntryRange, Plan, apportion, takes
 
 PerFile = Mapping[str, float] | Sequence[float] | str
 Array = npt.NDArray[Any]
@@ -35,8 +36,13 @@ class Target:
     branch: str = ""
 
 
-def resolve_target(what: str, given: PerFile | None, files: Sequence[RootFile]) -> Target | None:
+def resolve_target(
+    what: str, given: PerFile | None, files: Sequence[RootFile], failed: Sequence[Lost] = ()
+) -> Target | None:
     """Labels or weights as the user gave them -> a number per file or a flat branch.
+
+    Args:
+        failed: files that could not be opened; a list has a number for them too, and a pattern may match no other.
 
     Raises:
         LabelError: patterns that match no file, files that no pattern matches, or a list of another length.
@@ -47,14 +53,25 @@ def resolve_target(what: str, given: PerFile | None, files: Sequence[RootFile]) 
     if isinstance(given, str):
         return Target(branch=_flat_branch(what, given, files))
     if isinstance(given, Mapping):
-        return Target(tuple(_by_pattern(what, given, files)))
-    values = tuple(float(v) for v in given)
-    if len(values) != len(files):
-        raise LabelError(f"a list of {what} needs one number per file: {len(values)} for {len(files)} files")
-    return Target(values)
+        return Target(tuple(_by_pattern(what, given, files, failed)))
+    values = [float(v) for v in given]
+    count = len(files) + len(failed)
+    if len(values) != count:
+        raise LabelError(f"a list of {what} needs one number per file: {len(values)} for {count} files")
+    gone = {lost.number for lost in failed}
+    return Target(tuple(value for number, value in enumerate(values) if number not in gone))
 
 
-def _by_pattern(what: str, patterns: Mapping[str, float], files: Sequence[RootFile]) -> Iterator[float]:
+def label_of(labels: PerFile | None, lost: Lost) -> float | None:
+    """The label of a file that could not be opened, where labels are given per file."""
+    if isinstance(labels, Mapping):
+        return next((float(value) for pattern, value in labels.items() if matches(lost.file, pattern)), None)
+    return None if labels is None or isinstance(labels, str) else float(labels[lost.number])
+
+
+def _by_pattern(
+    what: str, patterns: Mapping[str, float], files: Sequence[RootFile], failed: Sequence[Lost]
+) -> Iterator[float]:
     used = Counter[str]()
     for file in files:
         pattern = next((p for p in patterns if matches(file.url, p)), None)
@@ -65,7 +82,8 @@ def _by_pattern(what: str, patterns: Mapping[str, float], files: Sequence[RootFi
             )
         used[pattern] += 1
         yield float(patterns[pattern])
-    idle = [p for p in patterns if not used[p] and not any(matches(f.url, p) for f in files)]
+    urls = [*(f.url for f in files), *(lost.file for lost in failed)]
+    idle = [p for p in patterns if not used[p] and not any(matches(url, p) for url in urls)]
     if idle:
         raise LabelError(
             f"pattern {idle[0]!r} of {what} matches none of the {len(files)} files "
@@ -99,6 +117,8 @@ class Stream:
         chunk_pool: memory of the chunks.
         truncated: events and objects beyond `lengths` in the latest epoch, by group.
         failures: errors that ended an epoch; TensorFlow passes on only their text.
+        losses: where blocks that cannot be read are accounted for; None: they are errors.
+        entries: events of an epoch.
     """
 
     files: tuple[RootFile, ...]
@@ -111,14 +131,17 @@ class Stream:
     chunk_pool: ArrayPool = field(default_factory=ArrayPool)
     truncated: Counter[str] = field(default_factory=Counter)
     failures: list[Exception] = field(default_factory=list)
+    losses: Losses | None = None
+    entries: int = 0
 
     @property
     def targets(self) -> tuple[Target, ...]:
         return tuple(t for t in (self.labels, self.weights) if t is not None)
 
-    def fresh(self) -> Stream:
-        """The same files and processes with counts and chunk memory of its own."""
-        return replace(self, chunk_pool=ArrayPool(), truncated=Counter(), failures=[])
+    def fresh(self, entries: int) -> Stream:
+        """The same files and processes with counts and chunk memory of its own, for so many events."""
+        losses = None if self.losses is None else self.losses.fresh()
+        return replace(self, chunk_pool=ArrayPool(), truncated=Counter(), failures=[], losses=losses, entries=entries)
 
     @property
     def read_layout(self) -> Layout:
@@ -137,13 +160,12 @@ class Stream:
         lanes: list[_Lane] = []
         self.truncated.clear()
         self.failures.clear()
+        if self.losses is not None:
+            self.losses.begin()
         try:
             lanes += (_Lane(self, plan.blocks(number, epoch)) for number in range(len(plan.lanes)))
-            for number, takes in enumerate(plan.takes.tolist()):
-                for lane, events in zip(lanes, takes, strict=True):
-                    lane.ask(events)
-                pieces = [piece for lane, events in zip(lanes, takes, strict=True) for piece in lane.take(events)]
-                yield plan.rows(epoch, number, sum(takes)), *self._assemble(pieces)
+            for number, pieces in enumerate(_mix(lanes, plan)):
+                yield plan.rows(epoch, number, _events(pieces)), *self._assemble(pieces)
         except Exception as error:
             self.failures.append(error)
             raise
@@ -187,15 +209,26 @@ class Stream:
                 self.pool.give_back(ref)
             raise
 
-    def result(self, reading: _Reading) -> tuple[Array, ...]:
-        """Wait for a block: flat with targets; per group values and counts."""
+    def result(self, reading: _Reading) -> tuple[Array, ...] | None:
+        """Wait for a block: flat with targets; per group values and counts; None if it is lost."""
         try:
             packed = reading.future.result()
+        except (InputFileError, ReaderError) as error:
+            self.cancel(reading)
+            if self.losses is None:
+                raise
+            self.losses.add(self._lost(reading.block, error), self.entries)
+            return None
         except BaseException:
             self.cancel(reading)
             raise
         arrays = packed.arrays if reading.ref is None else self.pool.arrays(reading.ref, packed.specs)
         return self._with_targets(arrays, self.files[reading.block.file], reading.block.file)
+
+    def _lost(self, block: EntryRange, error: Exception) -> Lost:
+        per_file = self.labels.per_file if self.labels is not None else ()
+        label = per_file[block.file] if per_file else None
+        return Lost(self.files[block.file].url, block.file, block.start, block.stop, str(error), label)
 
     def cancel(self, reading: _Reading) -> None:
         """Forget a block that was asked for; its buffer comes back when no reader writes to it any more."""
@@ -247,6 +280,7 @@ class _Lane:
         self._reading: deque[_Reading] = deque()
         self._rest: tuple[Array, ...] | None = None
         self._asked = 0  # events that are being read, or left over
+        self.left = sum(map(len, blocks))
 
     def ask(self, events: int) -> None:
         """Have the blocks read that the next `events` events lie in, and one more."""
@@ -255,21 +289,62 @@ class _Lane:
             self._asked += len(block)
 
     def take(self, events: int) -> list[tuple[Array, ...]]:
-        """The next events as packed pieces; they were asked for."""
-        self._asked -= events
+        """The next events as packed pieces; they were asked for.  Fewer if a block is lost: `left` tells."""
         pieces = []
         while events:
-            piece = self._rest or self._stream.result(self._reading.popleft())
+            piece = self._rest
             self._rest = None
+            if piece is None:
+                reading = self._reading.popleft()
+                piece = self._stream.result(reading)
+                if piece is None:
+                    self._forget(len(reading.block))
+                    break
             if len(piece[0]) > events:
                 piece, self._rest = _cut(piece, events, len(self._stream.layout.groups))
             pieces.append(piece)
             events -= len(piece[0])
+            self._forget(len(piece[0]))
         return pieces
+
+    def _forget(self, events: int) -> None:
+        self._asked -= events
+        self.left -= events
 
     def close(self) -> None:
         for reading in self._reading:
             self._stream.cancel(reading)
+
+
+def _mix(lanes: Sequence[_Lane], plan: Plan) -> Iterator[list[tuple[Array, ...]]]:
+    """The pieces of each chunk.
+
+    Where a block is lost, the chunk is filled up from what is left in each lane, in proportion to that, and the
+    chunks behind it are dealt out anew; so each but the last is still a whole one.
+    """
+    steps = deque(plan.takes.tolist())
+    while steps:
+        step = steps.popleft()
+        before = sum(lane.left for lane in lanes)
+        pieces = _take(lanes, step)
+        while (short := sum(step) - _events(pieces)) and (rest := sum(lane.left for lane in lanes)):
+            (more,) = apportion([lane.left for lane in lanes], [min(short, rest)]).tolist()
+            pieces += _take(lanes, more)
+        left = [lane.left for lane in lanes]
+        if before - sum(left) != _events(pieces):
+            steps = deque(takes(left, plan.chunk_size).tolist() if any(left) else ())
+        if pieces:
+            yield pieces
+
+
+def _take(lanes: Sequence[_Lane], step: Sequence[int]) -> list[tuple[Array, ...]]:
+    for lane, events in zip(lanes, step, strict=True):
+        lane.ask(events)
+    return [piece for lane, events in zip(lanes, step, strict=True) for piece in lane.take(events)]
+
+
+def _events(pieces: Sequence[tuple[Array, ...]]) -> int:
+    return sum(len(piece[0]) for piece in pieces)
 
 
 def read_block(file: RootFile, start: int, stop: int, layout: Layout, ref: BufferRef | None) -> Any:

@@ -1,15 +1,19 @@
-"""For tests and benchmarks: synthetic ROOT files, jagged events of any shape, and a server that hands them out."""
+"""For tests and benchmarks: synthetic ROOT files, jagged events of any shape, and servers that hand them out."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -87,18 +91,68 @@ def write_files(folder: str | os.PathLike[str], sizes: list[int], **options: Any
     return paths
 
 
+class _RangeHandler(SimpleHTTPRequestHandler):
+    """Files and folders, with byte ranges, which http.server lacks."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, body: bool) -> None:
+        path = Path(self.translate_path(self.path))
+        if path.is_dir():
+            super().do_GET()
+            return
+        try:
+            data, changed = path.read_bytes(), path.stat().st_mtime_ns
+        except OSError as error:
+            self.send_error(403 if isinstance(error, PermissionError) else 404)
+            return
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        first, last = (int(wanted[1]), int(wanted[2] or len(data) - 1)) if wanted else (0, len(data) - 1)
+        self.send_response(206 if wanted else 200)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("ETag", f'"{changed:x}"')
+        if wanted:
+            self.send_header("Content-Range", f"bytes {first}-{min(last, len(data) - 1)}/{len(data)}")
+        self.send_header("Content-Length", str(len(data[first : last + 1])))
+        self.end_headers()
+        if body:
+            self.wfile.write(data[first : last + 1])
+
+
+@contextmanager
+def http_server(folder: str | os.PathLike[str], port: int = 0) -> Iterator[str]:
+    """An HTTP server with byte ranges on the loopback interface; yields its URL."""
+    server = ThreadingHTTPServer(("127.0.0.1", port), partial(_RangeHandler, directory=os.fspath(folder)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 def has_xrootd() -> bool:
     """Whether this machine has an XRootD server (Debian: apt-get install xrootd-server)."""
     return shutil.which("xrootd") is not None
 
 
 @contextmanager
-def xrootd_server(folder: str | os.PathLike[str]) -> Iterator[str]:
+def xrootd_server(folder: str | os.PathLike[str], port: int = 0) -> Iterator[str]:
     """An XRootD server on the loopback interface that hands out the files of a folder; yields its URL.
 
     It runs as nobody when this process is root, as XRootD demands, so the folder must be open to everybody.
     """
-    port = _free_port()
+    port = port or free_port()
     with tempfile.TemporaryDirectory() as place:
         admin = Path(place)
         admin.chmod(0o777)
@@ -117,7 +171,8 @@ def xrootd_server(folder: str | os.PathLike[str]) -> Iterator[str]:
             process.wait(10)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,45 +1,12 @@
 """Files behind http:// and root://, from real servers on the loopback interface."""
 
-import re
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-
 import numpy as np
 import pytest
 import tensorflow  # noqa: F401 (loaded before the first root:// read: the combination that crashes in one process)
 
 from mlaas4hep_tf import RootDataset, scan
 from mlaas4hep_tf.errors import InputFileError
-from mlaas4hep_tf.testing import has_xrootd, write_files, xrootd_server
-
-
-class RangeHandler(SimpleHTTPRequestHandler):
-    """A static server with byte ranges, which http.server lacks."""
-
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args):
-        pass
-
-    def do_GET(self):
-        path = Path(self.translate_path(self.path))
-        if path.is_dir():
-            super().do_GET()
-            return
-        if not path.is_file():
-            self.send_error(404)
-            return
-        data = path.read_bytes()
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        first, last = (int(wanted[1]), int(wanted[2] or len(data) - 1)) if wanted else (0, len(data) - 1)
-        self.send_response(206 if wanted else 200)
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Range", f"bytes {first}-{min(last, len(data) - 1)}/{len(data)}")
-        self.send_header("Content-Length", str(len(data[first : last + 1])))
-        self.end_headers()
-        self.wfile.write(data[first : last + 1])
+from mlaas4hep_tf.testing import has_xrootd, http_server, write_files, xrootd_server
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +19,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def http_url(folder):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(RangeHandler, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with http_server(folder) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

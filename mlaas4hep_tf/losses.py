@@ -1,0 +1,164 @@
+"""What could not be read, where the user chose to go on without it: how much is allowed, and the exact report."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from mlaas4hep_tf.errors import ConfigError, LostDataError
+
+OnBadFile = Literal["raise", "skip"]
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Entries [start, stop) of a file that could not be read.
+
+    Attributes:
+        file: as the user named it.
+        number: of the file in the list of files.
+        start, stop: entries; of a file that cannot even be opened all that are expected in it.
+        reason: the error, one line.
+        label: of the file, where labels are given per file.
+        times: in how many epochs.
+        opened: False if the file could not be opened, so that `stop` is an estimate.
+    """
+
+    file: str
+    number: int
+    start: int
+    stop: int
+    reason: str
+    label: float | None = None
+    times: int = 1
+    opened: bool = True
+
+    @property
+    def events(self) -> int:
+        return self.stop - self.start
+
+    def __str__(self) -> str:
+        label = "" if self.label is None else f" (label {self.label:g})"
+        what = f"entries {self.start} to {self.stop}" if self.opened else f"all of some {self.events} entries"
+        epochs = f", {self.times} times" if self.times > 1 else ""
+        return f"{self.file}{label}: {what}{epochs}: {self.reason}"
+
+
+@dataclass
+class Losses:
+    """Keeps the account of one reading after the other, and stops it where too much is lost.
+
+    Attributes:
+        max_fraction: of the events that may be lost in one reading of all of them.
+        at_opening: files that could not be opened.
+        now: what was lost in the present reading.
+        ever: what was lost in any, shared by the parts of a split; by file and first entry.
+    """
+
+    max_fraction: float
+    at_opening: list[Lost] = field(default_factory=list)
+    now: list[Lost] = field(default_factory=list)
+    ever: dict[tuple[int, int], Lost] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def fresh(self) -> Losses:
+        """The account of another reading of the same files."""
+        return replace(self, now=[])
+
+    def begin(self) -> None:
+        """A new epoch."""
+        self.now.clear()
+
+    def open_failed(self, failed: Iterable[Lost], entries: int) -> None:
+        """Account for files that could not be opened, where all the others have so many entries.
+
+        Raises:
+            LostDataError: it is more than `max_fraction`.
+        """
+        self.at_opening[:] = failed
+        for lost in self.at_opening:
+            self._keep(lost)
+        self._check(self.at_opening, entries + sum(lost.events for lost in self.at_opening))
+
+    def label(self, label_of: Callable[[Lost], float | None]) -> None:
+        """Say which labels the files have that could not be opened."""
+        self.ever.update({key: replace(lost, label=label_of(lost)) for key, lost in self.ever.items()})
+
+    def add(self, lost: Lost, entries: int) -> None:
+        """Account for a block, of a reading of so many events.
+
+        Raises:
+            LostDataError: it is more than `max_fraction`; files that could not be opened have been accounted for.
+        """
+        self.now.append(lost)
+        self._keep(lost)
+        self._check(self.now, entries)
+
+    def _keep(self, lost: Lost) -> None:
+        with self._lock:
+            key = (lost.number, lost.start)
+            self.ever[key] = replace(lost, times=self.ever[key].times + 1) if key in self.ever else lost
+
+    def _check(self, lost: Iterable[Lost], entries: int) -> None:
+        lost = list(lost)
+        events = sum(item.events for item in lost)
+        if lost and (self.max_fraction == 0 or events > self.max_fraction * entries):
+            first = max(lost, key=lambda item: item.events)
+            more = f"; and {len(lost) - 1} more" if len(lost) > 1 else ""
+            raise LostDataError(
+                f"more is lost than max_lost_fraction={self.max_fraction:g} allows: {_share(events, entries)}"
+                f"{_per_label(lost)}: {first}{more}"
+            )
+
+    @property
+    def events(self) -> int:
+        """Events of all that was ever lost, each counted once."""
+        return sum(lost.events for lost in self.ever.values())
+
+    def report(self) -> list[str]:
+        """A line on the whole, then one for each loss; nothing if there is none."""
+        lost = sorted(self.ever.values(), key=lambda item: (item.number, item.start))
+        if not lost:
+            return []
+        files = len({item.number for item in lost})
+        return [f"lost {self.events:,} events of {files} file{'s' * (files > 1)}{_per_label(lost)}", *map(str, lost)]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [asdict(lost) | {"events": lost.events} for _, lost in sorted(self.ever.items())]
+
+
+def _share(events: int, entries: int) -> str:
+    return f"{events:,} of {entries:,} events" + (f" ({events / entries:.3%})" if entries else "")
+
+
+def _per_label(lost: Iterable[Lost]) -> str:
+    events = Counter[float]()
+    for item in lost:
+        if item.label is not None:
+            events[item.label] += item.events
+    return "" if not events else ", " + ", ".join(f"{n:,} with label {label:g}" for label, n in sorted(events.items()))
+
+
+def tolerance(on_bad_file: OnBadFile, max_lost_fraction: float) -> Losses | None:
+    """The account to keep, or None where the first loss is an error.
+
+    Raises:
+        ConfigError: another word than raise or skip, or a fraction outside [0, 1].
+    """
+    if on_bad_file not in ("raise", "skip"):
+        raise ConfigError(f"on_bad_file must be 'raise' or 'skip', not {on_bad_file!r}")
+    if not 0 <= max_lost_fraction <= 1 or math.isnan(max_lost_fraction):
+        raise ConfigError(f"max_lost_fraction must lie in 0 to 1, not {max_lost_fraction:g}")
+    if on_bad_file == "raise" and max_lost_fraction:
+        raise ConfigError("max_lost_fraction needs on_bad_file='skip': with 'raise' nothing may be lost")
+    return Losses(max_lost_fraction) if on_bad_file == "skip" else None
+
+
+def expected_entries(url: str, known: Mapping[str, int], opened: Iterable[int]) -> int:
+    """How many entries a file that cannot be opened is taken to have: what the specs say, or as many as the others."""
+    counts = list(opened)
+    return known.get(url, round(sum(counts) / len(counts)) if counts else 0)

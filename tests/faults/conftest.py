@@ -1,0 +1,32 @@
+"""Servers on the loopback interface, and policies that give up soon."""
+
+import pytest
+
+from mlaas4hep_tf.testing import has_xrootd, http_server, write_files, xrootd_server
+
+SIZES = [3000, 2000, 1000]
+EVENTS = sum(SIZES)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("faults")
+    write_files(path, SIZES, basket=500)
+    for part in (path, *(p for p in path.parents if "pytest" in str(p))):
+        part.chmod(0o755)
+    return path
+
+
+@pytest.fixture(scope="session", params=["http", "root"])
+def server(request, folder):
+    """(scheme, port) of a server of each kind."""
+    if request.param == "root" and not has_xrootd():
+        pytest.skip("no XRootD server on this machine (Debian: apt-get install xrootd-server)")
+    serve = http_server if request.param == "http" else xrootd_server
+    with serve(folder) as url:
+        yield request.param, int(url.rstrip("/").rpartition(":")[2])
+
+
+def urls(scheme, port):
+    slash = "//" if scheme == "root" else "/"
+    return [f"{scheme}://127.0.0.1:{port}{slash}f{number:03d}.root" for number in range(len(SIZES))]
