@@ -114,7 +114,7 @@ def _may_pass(url: str, error: Exception) -> bool:
         return True
     if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError)) or _FINAL.search(str(error)):
         return False
-    return "://" in url or isinstance(error, OSError)
+    return "://" in url or (isinstance(error, OSError) and error.errno is not None)
 
 
 def _first_line(error: Exception) -> str:

@@ -25,7 +25,7 @@ from mlaas4hep_tf.policy import conditions
 Range = tuple[int, int]  # seek, size
 
 BLOCK = 1 << 18  # bytes of a block of the cache
-TRUST_S = 30.0  # for which a file is taken to be the one it was
+TRUST_S = 10.0  # for which a file is taken to be the one it was
 _HEADER = 100  # bytes at the start of a ROOT file, its uuid among them
 _AT_A_TIME = 16  # requests under way to a server that takes one range each
 
@@ -114,7 +114,7 @@ def identity(url: str) -> Identity:
 def _ask_identity(address: str) -> Identity:
     fs, path = filesystem(address)
     fs.invalidate_cache()
-    info = fs.info(path, timeout=2 * conditions.get().policy.request_timeout_s)
+    info = _info(fs, path)
     if info.get("size") is None:
         raise OSError("the server does not tell the size of the file, so parts of it cannot be read")
     size = int(info["size"])
@@ -136,6 +136,17 @@ def read_ranges(url: str, ranges: Sequence[Range]) -> list[bytes]:
     except BaseException:
         forget(url)
         raise
+
+
+def _info(fs: Any, path: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = fs.info(path, timeout=2 * conditions.get().policy.request_timeout_s)
+    except FileNotFoundError as error:
+        cause = error.__cause__  # fsspec says so of every fault of an HTTP server
+        if cause is not None and not isinstance(cause, FileNotFoundError):
+            raise OSError(f"{type(cause).__name__}: {cause}") from error
+        raise
+    return found
 
 
 def list_files(url: str) -> list[str]:

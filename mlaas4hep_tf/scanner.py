@@ -245,7 +245,8 @@ def scan(
         identifiers=chosen.identifiers,
         left_out=dict(chosen.left_out),
     )
-    for message in remarks(specs) + (losses.report() if losses else []):
+    lost = losses.report() if losses is not None else []
+    for message in remarks(specs) + (["\n".join(lost)] if lost else []):
         warnings.warn(message, DataWarning, stacklevel=2)
     return specs
 

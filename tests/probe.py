@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 
 
 def loaded_modules() -> list[str]:
@@ -10,3 +11,11 @@ def loaded_modules() -> list[str]:
 
 def pid() -> int:
     return os.getpid()
+
+
+def hang_once(path: str) -> str:
+    """Hang, unless it was called with this path before."""
+    if not os.path.exists(path):
+        os.close(os.open(path, os.O_CREAT))
+        time.sleep(60)
+    return "done"

@@ -36,7 +36,7 @@ class Proxy:
 
     def __init__(self, upstream: int, fault: Fault) -> None:
         self.upstream, self.fault = upstream, fault
-        self.harmed = 0
+        self.harmed = self.bytes = 0
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._open: list[socket.socket] = []
@@ -45,8 +45,7 @@ class Proxy:
         self._serve()
 
     def refuse(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        _reset(self._listener)
         self.cut()
 
     def accept(self) -> None:
@@ -98,6 +97,7 @@ class Proxy:
                         data = data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :]
                 sink.sendall(data)
                 passed += len(data)
+                self.bytes += len(data)
             sink.shutdown(socket.SHUT_WR)
         except OSError:
             _reset(sink)

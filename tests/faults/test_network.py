@@ -80,7 +80,7 @@ def test_a_server_that_is_killed_and_comes_back(scheme, folder, specs):
         pytest.skip("no XRootD server on this machine (Debian: apt-get install xrootd-server)")
     serve = http_server if scheme == "http" else xrootd_server
     port = free_port()
-    down, up = threading.Event(), threading.Event()
+    down, up, done = threading.Event(), threading.Event(), threading.Event()
 
     def run():
         with serve(folder, port):
@@ -88,8 +88,7 @@ def test_a_server_that_is_killed_and_comes_back(scheme, folder, specs):
             down.wait(20)
         time.sleep(1)
         with serve(folder, port):
-            down.clear()
-            down.wait(20)
+            done.wait(20)
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -108,6 +107,7 @@ def test_a_server_that_is_killed_and_comes_back(scheme, folder, specs):
         assert_all_once(counts)
     finally:
         down.set()
+        done.set()
         thread.join(30)
 
 
