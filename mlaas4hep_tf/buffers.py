@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import resource
 import sys
 import weakref
 from collections.abc import Sequence
@@ -109,17 +110,30 @@ def _mapped(fd: int, size: int, access: int) -> npt.NDArray[np.uint8]:
     return np.frombuffer(mmap.mmap(fd, size, flags=flags, prot=access), np.uint8)
 
 
+def descriptors() -> int:
+    """How many files this process may have open, buffers among them."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 class BufferPool:
-    """Training side: lends buffers to readers and takes them back when their arrays are gone."""
+    """Training side: lends buffers to readers and takes them back when their arrays are gone.
+
+    Each takes a file descriptor; half of them, and fifty more, are left to others.
+    """
 
     def __init__(self) -> None:
         self._free: list[int] = []
+        self._left = max(0, descriptors() // 2 - 50)
         self._closer = weakref.finalize(self, _close_all, self._free)
 
-    def lend(self) -> BufferRef:
+    def lend(self) -> BufferRef | None:
+        """A buffer, or None where there are as many as there may be: then arrays are pickled."""
         try:
             fd = self._free.pop()
         except IndexError:
+            if not self._left:
+                return None
+            self._left -= 1
             fd = os.memfd_create(_NAME)
         return BufferRef(os.getpid(), fd)
 

@@ -32,8 +32,9 @@ from mlaas4hep_tf.policy import DEFAULT_POLICY, Conditions, ReadPolicy, credenti
 T = TypeVar("T")
 R = TypeVar("R")
 
-MAX_DEATHS = 10  # of reader processes over one piece of work
+MAX_DEATHS = 12  # of reader processes over one piece of work
 MAX_OPEN_FILES = 64  # of all reader processes together
+START_S = 120.0  # in which a reader process must be there; not part of the time for its work
 IDLE_S = 120.0  # after which a reader process without work ends
 _ELSEWHERE = 64  # pieces of work under way in the user's executor
 _log = logging.getLogger(__name__)
@@ -106,7 +107,8 @@ class _Crew:
 
     def __init__(self, workers: int, executor: Executor | None) -> None:
         self._executor = executor
-        self._files = max(1, MAX_OPEN_FILES // workers - 1)  # and one more, of which the decoder reads
+        most = min(MAX_OPEN_FILES // workers, buffers.descriptors() // 4)
+        self._files = max(1, most - 1)  # and one more, of which the decoder reads
         self._threads = ThreadPoolExecutor(_ELSEWHERE if executor else workers, "mlaas4hep-reader")
         self._own = threading.local()
         self._readers: list[_Reader] = []
@@ -181,10 +183,8 @@ class _Reader:
 
     def call(self, seconds: float, function: Callable[..., R], *args: Any) -> R:
         """Raises _Died or _Stalled; in both cases the process is dead when it does."""
-        process = self._process = self._process or ProcessPoolExecutor(
-            1, timeout=IDLE_S, initializer=start_reader, initargs=(os.getpid(), self._files)
-        )
         try:
+            process = self._process = self._process or self._start()
             future: Future[R] = process.submit(function, *args)
             if not wait([future], seconds).done:
                 self.kill()
@@ -193,6 +193,13 @@ class _Reader:
         except (BrokenProcessPool, ShutdownExecutorError) as error:
             self.kill()
             raise _Died from error
+
+    def _start(self) -> ProcessPoolExecutor:
+        process = ProcessPoolExecutor(1, timeout=IDLE_S, initializer=start_reader, initargs=(os.getpid(), self._files))
+        if not wait([process.submit(os.getpid)], START_S).done:
+            process.shutdown(kill_workers=True)
+            raise _Stalled(f"a reader process did not start within {START_S:g} s")
+        return process
 
     def kill(self) -> None:
         process, self._process = self._process, None
