@@ -156,7 +156,7 @@ def _survey_ttree(tree: Any, selection: Selection) -> _Survey:
         if isinstance(how, str):
             by_uproot[name] = how
         else:
-            parts.append(_baskets(how, branch, edges[-1]))
+            parts.append(_baskets(how, branch, edges[-1], int(tree.num_entries)))
     return tuple(infos), _common_edges(edges, int(tree.num_entries)), build_index(parts), by_uproot
 
 
@@ -208,15 +208,22 @@ def _decoding(name: str, interpretation: Any) -> BranchIndex | str:
     return BranchIndex(name, base.str, jagged, header, int(np.prod(shape, dtype=np.int64)))
 
 
-def _baskets(how: BranchIndex, branch: Any, edges: Sequence[int]) -> BranchBaskets:
+def _baskets(how: BranchIndex, branch: Any, edges: Sequence[int], entries: int) -> BranchBaskets:
     """Where the baskets of a TBranch lie; those in the tree's own header (recovered ones) come along."""
     recovered = branch.embedded_baskets
     count = len(edges) - 1 - len(recovered)
+    seeks = np.asarray(branch.member("fBasketSeek")[:count], np.int64)
+    sizes = np.asarray(branch.member("fBasketBytes")[:count], np.int64)
+    bounds = np.asarray(edges, np.int64)
+    if (np.diff(bounds) < 0).any() or bounds[0] != 0 or bounds[-1] != entries:
+        raise ValueError(f"the baskets of branch {how.name!r} do not hold the {entries} entries of the tree in order")
+    if len(seeks) != count or (seeks < 0).any() or (sizes <= 0).any():
+        raise ValueError(f"the positions and sizes of the baskets of branch {how.name!r} make no sense")
     return BranchBaskets(
         how,
-        np.asarray(branch.member("fBasketSeek")[:count], np.int64),
-        np.asarray(branch.member("fBasketBytes")[:count], np.int64),
-        np.asarray(edges, np.int64),
+        seeks,
+        sizes,
+        bounds,
         tuple(plain_basket(b.data, b.byte_offsets, b.num_entries) for b in recovered),
     )
 

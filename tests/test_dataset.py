@@ -427,7 +427,9 @@ def test_a_script_needs_no_main_guard(tmp_path):
 
 
 ENDLESS = """
+import signal
 from mlaas4hep_tf import RootDataset, scan
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a test in the background would not have
 files = {files!r}
 ds = RootDataset(files, scan(files, progress=False), batch_size=10)
 print("reading", flush=True)
@@ -437,7 +439,7 @@ while True:
 """
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_no_process_and_no_memory_is_left_behind(tmp_path, sent):
     files = write_files(tmp_path, [2000, 1000], basket=100)
     before = set(os.listdir("/dev/shm"))
