@@ -19,6 +19,16 @@ from pathlib import Path
 LATENCIES = tuple(10 * 1.8**k for k in range(33))  # upper bounds of histograms, microseconds
 SIZES = tuple(float(2**k) for k in range(20))  # of histograms whose name ends with _size, rows
 CELLS = 1 << 17
+_PREFIX = "/tensorflow/serving/"
+KNOWN = (  # shown from the start
+    ("counter", _PREFIX + "request_count"),
+    ("histogram", _PREFIX + "request_latency"),
+    ("histogram", _PREFIX + "runtime_latency"),
+    ("histogram", _PREFIX + "batching_session/queuing_latency"),
+    ("histogram", _PREFIX + "batching_session/padding_size"),
+    ("histogram", _PREFIX + "batching_session/input_batch_size"),
+    ("histogram", _PREFIX + "batching_session/processed_batch_size"),
+)
 _NAMES = re.compile(r"[^a-zA-Z0-9_]")
 Labels = tuple[tuple[str, str], ...]
 
@@ -59,7 +69,8 @@ class Registry:
 
     def text(self) -> str:
         """All metrics of all processes, in the Prometheus text format."""
-        return render(merged(self._own() if self._folder is None else _read(self._folder)))
+        found = merged(self._own() if self._folder is None else _read(self._folder))
+        return render({key: found.get(key, {}) for key in (*KNOWN, *found)})
 
     def _cell(self, kind: str, name: str, labels: Mapping[str, str], width: int) -> int:
         key = (kind, name, tuple(labels.items()))
