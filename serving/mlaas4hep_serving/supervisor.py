@@ -19,7 +19,7 @@ RESTART = 1.0  # seconds between deaths and restarts
 
 def run(options: Options) -> int:
     """Start the workers and wait until a signal; then they drain."""
-    with tempfile.TemporaryDirectory(prefix="mlaas4hep-serving-") as folder, _held(options) as ports:
+    with tempfile.TemporaryDirectory(prefix="mlaas4hep-serving-") as folder, _Held(options) as ports:
         each = replace(options, port=ports[0], rest_api_port=ports[1], shared_folder=folder)
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -49,7 +49,7 @@ def _stop(workers: list[subprocess.Popen[bytes]], grace: float) -> int:
     return max(abs(worker.wait()) for worker in workers)
 
 
-class _held:
+class _Held:
     """Sockets that are bound and never listen: they keep the ports ours while workers come and go."""
 
     def __init__(self, options: Options) -> None:
