@@ -55,7 +55,7 @@ def test_sigterm_answers_what_is_under_way(environment, tmp_path):
 def test_processes_share_a_port_and_one_view_of_metrics(environment, half_plus_two, tmp_path):
     (tmp_path / "monitoring").write_text('prometheus_config { enable: true path: "/metrics" }')
     flags = [f"--model_base_path={half_plus_two.parent}", f"--monitoring_config_file={tmp_path / 'monitoring'}"]
-    with served(environment, *flags, "--processes=2") as (process, port):
+    with served(environment, *flags, "--processes=2") as (_, port):
         assert all(predict(port)[0] == 200 for _ in range(40))
         seen = set()
         for _ in range(10):
