@@ -157,7 +157,7 @@ def _without_shapes(folder: Path, copy: Path) -> Path:
     for graph in proto.meta_graphs:
         for node in graph.graph_def.node:
             node.attr.pop("_output_shapes", None)
-            if node.op == "Placeholder":
+            if node.op in ("Placeholder", "PlaceholderWithDefault"):
                 node.attr["shape"].shape.Clear()
                 node.attr["shape"].shape.unknown_rank = True
     (copy / "saved_model.pb").write_bytes(proto.SerializeToString())
