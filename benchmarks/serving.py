@@ -114,7 +114,11 @@ def measure(
     load: Callable[..., Coroutine[Any, Any, list[float]]], port: int, rows: int, clients: int, count: int
 ) -> dict[str, Any]:
     """One run after a short warm-up: req/s, rows/s, p50 and p99 in milliseconds."""
-    run = lambda n: asyncio.Runner(loop_factory=uvloop.new_event_loop).run(load(port, rows, clients, n))  # noqa: E731
+
+    def run(n: int) -> list[float]:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(load(port, rows, clients, n))
+
     run(max(200, count // 10))
     start = time.perf_counter()
     times = sorted(run(count))
