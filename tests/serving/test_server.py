@@ -1,6 +1,9 @@
 import json
 import logging
+import re
+from pathlib import Path
 
+import mlaas4hep_serving
 import pytest
 from google.protobuf import text_format
 from mlaas4hep_serving.errors import ServingError
@@ -57,3 +60,8 @@ def test_a_model_that_is_broken_at_the_start_does_not_keep_the_server_from_start
     with pytest.raises(ServingError, match="Could not find any versions"):
         server.repository.status("default")
     server.stop()
+
+
+def test_the_layer_is_independent():
+    source = "\n".join(path.read_text() for path in Path(mlaas4hep_serving.__file__).parent.rglob("*.py"))
+    assert not re.search(r"^\s*(import|from) (uproot|awkward|mlaas4hep_tf)\b", source, re.MULTILINE)
