@@ -1,0 +1,34 @@
+"""A server for SavedModels with the interfaces of TensorFlow Serving, REST and gRPC, that needs no Docker.
+
+Independent of the rest: it imports neither uproot nor mlaas4hep_tf.  A request's way, each module importing only from
+those above it:
+
+    errors         Code (gRPC's numbers, `.http`) and ServingError(code, message): all that a client may be told
+    metrics        Registry: add (counter), observe (histogram), text (Prometheus), one view over all processes
+    options        Options: every flag with its default; parse(argv)
+    textproto      the text-proto files: ModelServerConfig, BatchingParameters, SSLConfig, MonitoringConfig
+    tensors        TensorProto <-> numpy by TensorFlow's rules; names of dtypes
+    jsonreader     parse(body) -> dict: orjson, then Python's json, then an exact reader with rapidjson's errors
+    codec          JSON <-> numpy: predict_request, examples_request, predict_response, error_response ...
+    paths          URL -> Target(name, version, label, method, subresource)
+    savedmodel     SavedModel: run(feeds, values, fetches) by tensor name; missing_parts(folder)
+    batcher        Batcher.submit -> Future; BatchingOptions
+    warmup         recorded requests of a version folder
+    model          Model: one loaded version = SavedModel + Batcher; run(..., deadline)
+    repository     Repository: configure, poll, use(spec) -> Version, status, labels; policies are pure functions
+    handlers       Handlers: predict, classify, regress, multi_inference, get_model_metadata, get_model_status,
+                   reload_config: (request message, deadline) -> response message; predict_arrays for JSON
+    rest           Rest: respond(Request) -> Reply, and the ASGI application around it; RestOptions.routes takes
+                   functions Request -> Reply | None that are asked before the v1 URLs
+    grpc_server    GrpcServer: the same handlers as services; GrpcOptions takes credentials and interceptors
+    server         Server(options): everything wired, started, drained
+    supervisor     --processes N
+    __main__       mlaas4hep-serve
+    fixtures, conformance    the models and the replay of the conformance cases
+
+Deadlines are `time.monotonic` floats or None.  Whatever fails on purpose is a `ServingError`; both front ends turn it
+into their status.  Extension points: `RestOptions.routes`, `GrpcOptions.credentials` and `.interceptors`, a new
+function beside `codec.predict_request`.
+"""
+
+__all__: list[str] = []

@@ -1,0 +1,115 @@
+"""A loaded version as the handlers use it: run by tensor name, batched or not, with the client's deadline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from google.protobuf.message import Message
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+from mlaas4hep_serving import textproto, warmup
+from mlaas4hep_serving.batcher import Batcher, BatchingOptions
+from mlaas4hep_serving.errors import deadline_exceeded, unimplemented
+from mlaas4hep_serving.metrics import Registry
+from mlaas4hep_serving.savedmodel import SavedModel, SessionOptions
+from mlaas4hep_serving.tensors import Array
+
+BATCHING_FILE = "batching_params.pbtxt"
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How versions are loaded and run.
+
+    ``batching`` None is off; with ``per_model_batching`` a version batches if its folder has ``batching_params.pbtxt``.
+    """
+
+    session: SessionOptions = field(default_factory=SessionOptions)
+    batching: BatchingOptions | None = None
+    per_model_batching: bool = False
+    warmup: bool = True
+
+
+class Model:
+    """One loaded version."""
+
+    def __init__(self, name: str, number: int, folder: Path, options: ModelOptions, metrics: Registry) -> None:
+        self.name, self.number, self.folder = name, number, folder
+        self._saved = SavedModel(folder, options.session)
+        self._metrics = metrics
+        batching = _batching(folder, options)
+        self._batcher = Batcher(self._saved.run, batching, metrics, name) if batching else None
+
+    @property
+    def signatures(self) -> Mapping[str, SignatureDef]:
+        return self._saved.signatures
+
+    def run(
+        self,
+        feeds: Sequence[str],
+        values: Sequence[Array],
+        fetches: Sequence[str],
+        deadline: float | None = None,
+        api: str = "Predict",
+    ) -> Sequence[Array]:
+        """Values of the tensors ``fetches``, in their order.
+
+        Args:
+            deadline: by `time.monotonic`.
+
+        Raises:
+            ServingError: the model's own errors, UNAVAILABLE for a full queue, DEADLINE_EXCEEDED.
+        """
+        start = time.perf_counter()
+        if self._batcher is None or not feeds:
+            timeout = None if deadline is None else deadline - time.monotonic()
+            outputs = self._saved.run(feeds, values, fetches, timeout)
+        else:
+            done = self._batcher.submit(feeds, values, fetches, deadline)
+            try:
+                outputs = done.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            except FutureTimeout:
+                raise deadline_exceeded("Run() timeout exceeded while waiting for the batch") from None
+        labels = {"model_name": self.name, "API": api, "runtime": "TF1"}
+        self._metrics.observe("/tensorflow/serving/runtime_latency", labels, (time.perf_counter() - start) * 1e6)
+        return outputs
+
+    def close(self) -> None:
+        """Answer what is enqueued, then free the memory."""
+        if self._batcher is not None:
+            self._batcher.close()
+        self._saved.close()
+
+
+def _batching(folder: Path, options: ModelOptions) -> BatchingOptions | None:
+    if options.batching is None or not options.per_model_batching:
+        return options.batching
+    path = folder / BATCHING_FILE
+    return (
+        BatchingOptions.from_proto(textproto.read(str(path), textproto.BatchingParameters)) if path.exists() else None
+    )
+
+
+def warmup_requests(folder: Path, name: str, number: int) -> Sequence[tuple[str, Message]]:
+    """The recorded requests of a version as (operation, request), addressed to this version."""
+    found = []
+    for log in warmup.requests(folder):
+        operation, request = _operation(log)
+        specs = [task.model_spec for task in request.tasks] if operation == "multi_inference" else [request.model_spec]
+        for spec in specs:
+            spec.name = name
+            spec.version.value = number
+        found.append((operation, request))
+    return found
+
+
+def _operation(log: PredictionLog) -> tuple[str, Message]:
+    kind = log.WhichOneof("log_type")
+    if kind is None or kind == "session_run_log":
+        raise unimplemented(f"Unsupported log_type for warmup: {kind}")
+    return kind.removesuffix("_log"), getattr(log, kind).request

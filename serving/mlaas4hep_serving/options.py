@@ -1,0 +1,110 @@
+"""The command line: TF-Serving's flag names and defaults, and some of our own."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Options:
+    """All flags; names and defaults as in TF-Serving, times as the names say."""
+
+    port: int = 8500
+    rest_api_port: int = 8501
+    rest_api_timeout_in_ms: int = 30000
+    rest_api_enable_cors_support: bool = False
+    rest_api_num_threads: int = 64
+    model_name: str = "default"
+    model_base_path: str = ""
+    model_config_file: str = ""
+    model_config_file_poll_wait_seconds: int = 0
+    file_system_poll_wait_seconds: float = 1.0
+    max_num_load_retries: int = 5
+    load_retry_interval_micros: int = 60_000_000
+    enable_batching: bool = False
+    enable_per_model_batching_parameters: bool = False
+    batching_parameters_file: str = ""
+    monitoring_config_file: str = ""
+    ssl_config_file: str = ""
+    allow_version_labels_for_unavailable_models: bool = False
+    enable_grpc_healthcheck_service: bool = False
+    enable_model_warmup: bool = True
+    grpc_channel_arguments: str = ""
+    grpc_max_threads: int = 128
+    saved_model_tags: str = "serve"
+    tensorflow_session_parallelism: int = 0
+    tensorflow_intra_op_parallelism: int = 0
+    tensorflow_inter_op_parallelism: int = 0
+    # not TF-Serving's
+    host: str = "127.0.0.1"
+    processes: int = 1
+    access_log: bool = False
+    drain_seconds: float = 30.0
+    shared_folder: str = ""
+
+
+_HELP = {
+    "port": "gRPC port; 0 switches gRPC off, -1 takes any free one",
+    "rest_api_port": "HTTP port; 0 switches HTTP off, -1 takes any free one",
+    "model_name": "name of the model of --model_base_path",
+    "model_base_path": "folder with one folder per version; instead of --model_config_file",
+    "model_config_file": "text-proto ModelServerConfig",
+    "model_config_file_poll_wait_seconds": "read the config again so often; 0 never",
+    "file_system_poll_wait_seconds": "look for new versions so often; 0 once at the start",
+    "max_num_load_retries": "how often a version that fails to load is tried again",
+    "enable_batching": "run requests to one signature together",
+    "batching_parameters_file": "text-proto BatchingParameters",
+    "enable_per_model_batching_parameters": "batch only models with batching_params.pbtxt in the version folder",
+    "monitoring_config_file": "text-proto MonitoringConfig: metrics for Prometheus",
+    "host": "address to listen on",
+    "access_log": "one line of JSON on stderr for each request",
+    "processes": "server processes that share the ports",
+    "drain_seconds": "at SIGTERM, the longest time for requests under way",
+}
+
+
+def parse(arguments: Sequence[str] | None = None) -> Options:
+    """Read flags, ``--name=value`` or ``--name value``; a boolean may stand alone."""
+    parser = argparse.ArgumentParser(
+        prog="mlaas4hep-serve",
+        description="Serve SavedModels with TensorFlow Serving's interfaces.",
+        allow_abbrev=False,
+    )
+    for item in fields(Options):
+        text = _HELP.get(item.name, "")
+        if item.name == "shared_folder":
+            text = argparse.SUPPRESS  # from the supervisor to its workers
+        default: Any = item.default
+        extra: dict[str, Any] = {"nargs": "?", "const": True, "type": _bool} if isinstance(default, bool) else {}
+        if not extra:
+            extra = {"type": type(default)}
+        parser.add_argument(
+            f"--{item.name}",
+            default=default,
+            help=text if text == argparse.SUPPRESS else f"{text} (default {default!r})",
+            **extra,
+        )
+    return Options(**vars(parser.parse_args(arguments)))
+
+
+def _bool(text: str) -> bool:
+    if text.lower() in ("true", "t", "1", "yes"):
+        return True
+    if text.lower() in ("false", "f", "0", "no"):
+        return False
+    raise argparse.ArgumentTypeError(f"true or false, not {text!r}")
+
+
+def listening(host: str, grpc_port: int, rest_port: int) -> str:
+    """The one line that tells where the server listens."""
+    parts = [f"gRPC at {host}:{grpc_port}"] if grpc_port else []
+    parts += [f"HTTP at http://{host}:{rest_port}"] if rest_port else []
+    return "mlaas4hep-serve listens: " + ", ".join(parts)
+
+
+def arguments(options: Options) -> list[str]:
+    """Flags that `parse` reads back as ``options``."""
+    return [f"--{item.name}={getattr(options, item.name)}" for item in fields(Options)]

@@ -1,0 +1,210 @@
+"""The HTTP front end: TF-Serving's v1 URLs and the metrics page, as a bare ASGI application.
+
+`Rest.respond` is the whole server as one function from request to reply; `Rest.__call__` carries it over ASGI.
+Handlers block (on the model, on a batch), so each request is answered in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.protobuf import json_format
+from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
+from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest, SignatureDefMap
+from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
+from tensorflow_serving.apis.regression_pb2 import RegressionRequest
+
+from mlaas4hep_serving import codec, paths
+from mlaas4hep_serving.errors import ServingError, invalid_argument
+from mlaas4hep_serving.handlers import Handlers
+
+INFLATED = 100 << 20  # bytes of a gzipped body, as TF-Serving limits it
+JSON = ("Content-Type", "application/json")
+_CORS = (
+    ("Access-Control-Allow-Origin", "*"),
+    ("Access-Control-Allow-Methods", "POST, GET"),
+    ("Access-Control-Allow-Headers", "Content-Type"),
+)
+Headers = tuple[tuple[str, str], ...]
+Scope = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One HTTP request; ``path`` as sent, with its query string; header names in lower case."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+    deadline: float | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One HTTP reply."""
+
+    status: int
+    body: bytes
+    headers: Headers = (JSON,)
+
+
+Route = Callable[[Request], "Reply | None"]  # answers what is its own, else None
+
+
+@dataclass(frozen=True)
+class RestOptions:
+    """``--rest_api_*`` and the path of the metrics, None for none."""
+
+    timeout: float = 30.0  # seconds
+    cors: bool = False
+    metrics_path: str | None = None
+    threads: int = 64
+    routes: Sequence[Route] = field(default_factory=tuple)
+
+
+class Rest:
+    """The ASGI application."""
+
+    def __init__(self, handlers: Handlers, options: RestOptions) -> None:
+        self._handlers, self._options = handlers, options
+        self._pool = ThreadPoolExecutor(options.threads, thread_name_prefix="rest")
+
+    async def __call__(
+        self,
+        scope: Scope,
+        receive: Callable[[], Awaitable[Scope]],
+        send: Callable[[Scope], Awaitable[None]],
+    ) -> None:
+        if scope["type"] != "http":
+            return
+        body = await _body(receive)
+        if body is None:
+            return
+        request = _request(scope, body, self._options.timeout)
+        reply = await asyncio.get_running_loop().run_in_executor(self._pool, self.respond, request)
+        headers = [(name.lower().encode(), value.encode()) for name, value in reply.headers]
+        headers.append((b"content-length", str(len(reply.body)).encode()))
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": reply.body})
+
+    def respond(self, request: Request) -> Reply:
+        """The reply to a request.  Never raises."""
+        try:
+            reply = self._route(request)
+        except ServingError as error:
+            reply = Reply(error.code.http, codec.error_response(error.message))
+        except Exception as error:  # noqa: BLE001  # the last resort: the client gets an answer, the server lives on
+            reply = Reply(500, codec.error_response(f"{type(error).__name__}: {error}"))
+        return Reply(reply.status, reply.body, (*reply.headers, *_CORS)) if self._options.cors else reply
+
+    def _route(self, request: Request) -> Reply:
+        for route in self._options.routes:
+            reply = route(request)
+            if reply is not None:
+                return reply
+        if request.method == "GET" and request.path == self._options.metrics_path:
+            return Reply(200, self._handlers.metrics.text().encode(), (("Content-Type", "text/plain"),))
+        if not paths.API.fullmatch(request.path):
+            return Reply(
+                404, b"<html><head><title>404 Not Found</title></head></html>\n", (("Content-Type", "text/html"),)
+            )
+        if request.method == "OPTIONS" and self._options.cors:
+            return Reply(200, b"")
+        return self._v1(request)
+
+    def _v1(self, request: Request) -> Reply:
+        target = paths.parse(request.method, request.path)
+        if target is None:
+            raise invalid_argument(f"Malformed request: {request.method} {request.path}")
+        if request.method == "POST":
+            api = target.method.capitalize()
+            with self._handlers.measured(target.name, api, "REST"):
+                return getattr(self, f"_{target.method}")(target, request)  # type: ignore[no-any-return]
+        if not target.name:
+            raise invalid_argument("Missing model name in request.")
+        return self._metadata(target) if target.subresource else self._status(target)
+
+    def _predict(self, target: paths.Target, request: Request) -> Reply:
+        spec = target.spec()
+        parsed = codec.predict_request(_inflated(request), lambda name: self._handlers.input_dtypes(spec, name))
+        spec.signature_name = parsed.signature_name
+        outputs, _ = self._handlers.predict_arrays(spec, parsed.inputs, request.deadline)
+        return Reply(200, codec.predict_response(outputs, parsed.format))
+
+    def _classify(self, target: paths.Target, request: Request) -> Reply:
+        filled = _filled(ClassificationRequest(model_spec=target.spec()), request)
+        return Reply(200, codec.classify_response(self._handlers.classify(filled, request.deadline).result))
+
+    def _regress(self, target: paths.Target, request: Request) -> Reply:
+        filled = _filled(RegressionRequest(model_spec=target.spec()), request)
+        return Reply(200, codec.regress_response(self._handlers.regress(filled, request.deadline).result))
+
+    def _status(self, target: paths.Target) -> Reply:
+        response = self._handlers.get_model_status(GetModelStatusRequest(model_spec=target.spec()))
+        return _json(_as_dict(response))
+
+    def _metadata(self, target: paths.Target) -> Reply:
+        request = GetModelMetadataRequest(model_spec=target.spec(), metadata_field=["signature_def"])
+        response = self._handlers.get_model_metadata(request)
+        definitions = SignatureDefMap()
+        response.metadata["signature_def"].Unpack(definitions)
+        metadata = {"signature_def": _as_dict(definitions)}
+        return _json({"model_spec": _as_dict(response.model_spec), "metadata": metadata})
+
+
+def _filled(message: Any, request: Request) -> Any:
+    name, examples = codec.examples_request(_inflated(request))
+    message.model_spec.signature_name = name
+    message.input.CopyFrom(examples)
+    return message
+
+
+def _as_dict(message: Any) -> dict[str, Any]:
+    return json_format.MessageToDict(  # type: ignore[no-any-return]
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+
+
+def _json(value: Any) -> Reply:
+    return Reply(200, json.dumps(value, indent=1).encode())
+
+
+def _inflated(request: Request) -> bytes:
+    if request.headers.get("content-encoding", "").lower() != "gzip":
+        return request.body
+    inflater = zlib.decompressobj(wbits=31)
+    try:
+        body = inflater.decompress(request.body, INFLATED)
+    except zlib.error as error:
+        raise invalid_argument(f"Failed to uncompress the gzipped body: {error}") from None
+    if inflater.unconsumed_tail or not inflater.eof:
+        raise invalid_argument(f"The gzipped body is cut off, or larger than {INFLATED} bytes")
+    return body
+
+
+async def _body(receive: Callable[[], Awaitable[Scope]]) -> bytes | None:
+    """The whole body, or None when the client has gone."""
+    parts = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _request(scope: Scope, body: bytes, timeout: float) -> Request:
+    path = scope["raw_path"].decode("latin-1")
+    if scope["query_string"]:
+        path += "?" + scope["query_string"].decode("latin-1")
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    return Request(scope["method"], path, headers, body, time.monotonic() + timeout if timeout > 0 else None)

@@ -1,0 +1,240 @@
+"""One server process: repository, handlers and both front ends, from start to drained stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import uvicorn
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+
+from mlaas4hep_serving import grpc_server, textproto
+from mlaas4hep_serving.batcher import BatchingOptions
+from mlaas4hep_serving.errors import ServingError, invalid_argument
+from mlaas4hep_serving.grpc_server import GrpcOptions, GrpcServer
+from mlaas4hep_serving.handlers import Handlers
+from mlaas4hep_serving.metrics import Registry
+from mlaas4hep_serving.model import Model, ModelOptions, warmup_requests
+from mlaas4hep_serving.options import Options
+from mlaas4hep_serving.repository import Repository, RepositoryOptions, Version
+from mlaas4hep_serving.rest import Rest, RestOptions
+from mlaas4hep_serving.savedmodel import SessionOptions, missing_parts
+
+log = logging.getLogger(__name__)
+SHARED_POLL = 0.2  # seconds until all processes have taken a config that one was given
+METRICS_PATH = "/monitoring/prometheus/metrics"
+
+
+class Server:
+    """A server that runs from its construction to `stop`.
+
+    Attributes:
+        grpc_port, rest_port: where it listens; 0 where that front end is off.
+
+    Raises:
+        ServingError: flags or files that make no sense.
+    """
+
+    def __init__(self, options: Options) -> None:
+        if options.port > 0 and options.port == options.rest_api_port:
+            raise invalid_argument("--rest_api_port cannot be same as --port")
+        self._options = options
+        folder = Path(options.shared_folder) if options.shared_folder else None
+        self._shared = SharedConfig(folder)
+        config = self._shared.news() or textproto.model_server_config(options)
+        self.metrics = Registry(folder)
+        model_options = _model_options(options)
+        self.repository = Repository(
+            lambda name, number, path: _load(name, number, path, model_options, self.metrics),
+            RepositoryOptions(
+                options.file_system_poll_wait_seconds,
+                options.max_num_load_retries,
+                options.load_retry_interval_micros / 1e6,
+                options.allow_version_labels_for_unavailable_models,
+            ),
+            missing_parts,
+        )
+        self.handlers = Handlers(self.repository, self.metrics, configure=self._reload, access_log=options.access_log)
+        self.repository.configure(config)
+        self.repository.start()
+        self._stopping = threading.Event()
+        if options.model_config_file and options.model_config_file_poll_wait_seconds > 0:
+            self._every(options.model_config_file_poll_wait_seconds, self._read_config_file)
+        if folder is not None:
+            self._every(SHARED_POLL, self._read_shared_config)
+        self._grpc = GrpcServer(self.handlers, _grpc_options(options)) if options.port else None
+        self.grpc_port = self._grpc.port if self._grpc else 0
+        self._rest = (
+            _HttpThread(Rest(self.handlers, _rest_options(options)), options) if options.rest_api_port else None
+        )
+        self.rest_port = self._rest.port if self._rest else 0
+
+    def stop(self) -> None:
+        """Drain: no new connections, requests under way are answered, then the models are unloaded."""
+        self._stopping.set()
+        drained = self._grpc.drain(self._options.drain_seconds) if self._grpc else None
+        if self._rest:
+            self._rest.stop()
+        if drained is not None:
+            drained.wait()
+        self.repository.close()
+
+    def _reload(self, config: ModelServerConfig) -> None:
+        """Take a config that came by RPC, and pass it on to the other processes."""
+        self.repository.configure(config)
+        self._shared.tell(config)
+
+    def _read_config_file(self) -> None:
+        self.repository.configure(textproto.model_server_config(self._options))
+
+    def _read_shared_config(self) -> None:
+        config = self._shared.news()
+        if config is not None:
+            self.repository.configure(config)
+
+    def _every(self, seconds: float, act: Callable[[], None]) -> None:
+        def repeat() -> None:
+            while not self._stopping.wait(seconds):
+                try:
+                    act()
+                except ServingError as error:
+                    log.error("the config is not taken: %s", error)
+
+        threading.Thread(target=repeat, name="config", daemon=True).start()
+
+
+class SharedConfig:
+    """The last config that any process of the server got by RPC, in a file of their folder."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._path = folder / "config.pb" if folder else None
+        self._known = b""
+
+    def tell(self, config: ModelServerConfig) -> None:
+        """Leave a config for the others."""
+        if self._path is None:
+            return
+        self._known = config.SerializeToString(deterministic=True)
+        scratch = self._path.with_suffix(f".{os.getpid()}")
+        scratch.write_bytes(self._known)
+        scratch.replace(self._path)
+
+    def news(self) -> ModelServerConfig | None:
+        """A config that this process has neither left nor seen."""
+        if self._path is None or not self._path.exists():
+            return None
+        found = self._path.read_bytes()
+        if found == self._known:
+            return None
+        self._known = found
+        return ModelServerConfig.FromString(found)
+
+
+def _model_options(options: Options) -> ModelOptions:
+    if options.batching_parameters_file and not options.enable_batching:
+        raise invalid_argument("--batching_parameters_file is set without setting --enable_batching to true.")
+    batching = None
+    if options.enable_batching:
+        batching = BatchingOptions()
+        if options.batching_parameters_file:
+            proto = textproto.read(options.batching_parameters_file, textproto.BatchingParameters)
+            batching = BatchingOptions.from_proto(proto)
+    every = options.tensorflow_session_parallelism
+    session = SessionOptions(
+        tuple(options.saved_model_tags.split(",")),
+        options.tensorflow_intra_op_parallelism or every,
+        options.tensorflow_inter_op_parallelism or every,
+    )
+    return ModelOptions(session, batching, options.enable_per_model_batching_parameters, options.enable_model_warmup)
+
+
+def _load(name: str, number: int, folder: Path, options: ModelOptions, metrics: Registry) -> Model:
+    model = Model(name, number, folder, options, metrics)
+    try:
+        if options.warmup:
+            _warm_up(model, metrics)
+    except BaseException:
+        model.close()
+        raise
+    return model
+
+
+def _warm_up(model: Model, metrics: Registry) -> None:
+    """Answer the recorded requests before the version is available."""
+    requests = warmup_requests(model.folder, model.name, model.number)
+    if not requests:
+        return
+    alone = Handlers(Repository.of(Version(model.name, model.number, model.folder, servable=model)), metrics)
+    for operation, request in requests:
+        getattr(alone, operation)(request)
+
+
+def _grpc_options(options: Options) -> GrpcOptions:
+    return GrpcOptions(
+        f"{options.host}:{max(options.port, 0)}",
+        options.grpc_max_threads,
+        bool(options.shared_folder),
+        options.enable_grpc_healthcheck_service,
+        grpc_server.channel_arguments(options.grpc_channel_arguments),
+    )
+
+
+def _rest_options(options: Options) -> RestOptions:
+    path = None
+    if options.monitoring_config_file:
+        prometheus = textproto.read(options.monitoring_config_file, textproto.MonitoringConfig).prometheus_config
+        path = (prometheus.path or METRICS_PATH) if prometheus.enable else None
+    return RestOptions(
+        options.rest_api_timeout_in_ms / 1000, options.rest_api_enable_cors_support, path, options.rest_api_num_threads
+    )
+
+
+class _HttpThread:
+    """uvicorn in a thread of its own."""
+
+    def __init__(self, application: Rest, options: Options) -> None:
+        self._socket = _listen(options.host, options.rest_api_port, reuse_port=bool(options.shared_folder))
+        self.port = self._socket.getsockname()[1]
+        config = uvicorn.Config(
+            application,
+            loop="uvloop",
+            http="httptools",
+            lifespan="off",
+            ws="none",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=int(options.drain_seconds),
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        factory = self._server.config.get_loop_factory()
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(self._server._serve([self._socket]))  # `serve` would take the signals, which are the process's
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+
+
+def _listen(host: str, port: int, *, reuse_port: bool) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if reuse_port:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        listening.bind((host, max(port, 0)))
+    except OSError as error:
+        listening.close()
+        raise invalid_argument(f"HTTP cannot listen on {host}:{port}: {error.strerror}") from None
+    listening.listen(2048)
+    return listening

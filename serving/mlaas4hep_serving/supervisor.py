@@ -1,0 +1,84 @@
+"""``--processes N``: N server processes on the same ports (SO_REUSEPORT), restarted when one dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import replace
+
+from mlaas4hep_serving.options import Options, arguments, listening
+
+RESTART = 1.0  # seconds between deaths and restarts
+
+
+def run(options: Options) -> int:
+    """Start the workers and wait until a signal; then they drain."""
+    with tempfile.TemporaryDirectory(prefix="mlaas4hep-serving-") as folder, _Held(options) as ports:
+        each = replace(options, port=ports[0], rest_api_port=ports[1], shared_folder=folder)
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        workers = [_start(each) for _ in range(options.processes)]
+        if all(_listens(worker) for worker in workers):
+            print(listening(options.host, *ports), flush=True)
+        while not stop.wait(RESTART):
+            failed = [worker for worker in workers if worker.poll() == 1]
+            if len(failed) == len(workers):
+                return 1  # flags or files that no restart mends; each has said why
+            workers = [worker if worker.poll() is None else _start(each) for worker in workers]
+        return _stop(workers, options.drain_seconds)
+
+
+def _start(options: Options) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "mlaas4hep_serving", *arguments(options)]
+    return subprocess.Popen(command, env=os.environ, stdout=subprocess.PIPE)
+
+
+def _listens(worker: subprocess.Popen[bytes]) -> bool:
+    """Wait until a worker has told that it listens, or has ended."""
+    assert worker.stdout is not None
+    return bool(worker.stdout.readline())
+
+
+def _stop(workers: list[subprocess.Popen[bytes]], grace: float) -> int:
+    for worker in workers:
+        worker.terminate()
+    end = time.monotonic() + grace + 10
+    for worker in workers:
+        try:
+            worker.wait(max(0.1, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.kill()
+    return max(abs(worker.wait()) for worker in workers)
+
+
+class _Held:
+    """Sockets that are bound and never listen: they keep the ports ours while workers come and go."""
+
+    def __init__(self, options: Options) -> None:
+        self._sockets = {
+            name: _bound(options.host, port)
+            for name, port in (("grpc", options.port), ("rest", options.rest_api_port))
+            if port
+        }
+
+    def __enter__(self) -> tuple[int, int]:
+        ports = {name: held.getsockname()[1] for name, held in self._sockets.items()}
+        return ports.get("grpc", 0), ports.get("rest", 0)
+
+    def __exit__(self, *_: object) -> None:
+        for held in self._sockets.values():
+            held.close()
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    held.bind((host, max(port, 0)))
+    return held

@@ -1,0 +1,100 @@
+"""TensorProto to numpy and back, by the rules of TensorFlow's C++ (`Tensor::FromProto`, `Tensor::AsProtoField`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+from tensorflow.core.framework import types_pb2
+from tensorflow.core.framework.tensor_pb2 import TensorProto
+
+from mlaas4hep_serving.errors import invalid_argument
+
+Array = NDArray[Any]
+# dtype -> (repeated field, numpy type of the field's elements)
+_FIELDS: dict[int, str] = {
+    types_pb2.DT_FLOAT: "float_val",
+    types_pb2.DT_DOUBLE: "double_val",
+    types_pb2.DT_INT32: "int_val",
+    types_pb2.DT_INT16: "int_val",
+    types_pb2.DT_INT8: "int_val",
+    types_pb2.DT_UINT8: "int_val",
+    types_pb2.DT_UINT16: "int_val",
+    types_pb2.DT_STRING: "string_val",
+    types_pb2.DT_INT64: "int64_val",
+    types_pb2.DT_BOOL: "bool_val",
+    types_pb2.DT_UINT32: "uint32_val",
+    types_pb2.DT_UINT64: "uint64_val",
+}
+_NUMPY: dict[int, Any] = {enum: tf.dtypes.as_dtype(enum).as_numpy_dtype for enum in _FIELDS}
+_ENUM: dict[Any, int] = {np.dtype(kind): enum for enum, kind in _NUMPY.items()}
+
+
+def dtype_name(enum: int) -> str:
+    """``float`` for DT_FLOAT, as in TensorFlow's messages."""
+    return str(types_pb2.DataType.Name(enum)).removeprefix("DT_").lower()
+
+
+def numpy_dtype(enum: int) -> Any:
+    """The numpy type of a DataType; strings are ``object``."""
+    return _NUMPY.get(enum) or tf.dtypes.as_dtype(enum).as_numpy_dtype
+
+
+def enum_of(array: Array) -> int:
+    """The DataType of an array."""
+    if array.dtype.kind in "OSU":
+        return int(types_pb2.DT_STRING)
+    return _ENUM.get(array.dtype) or int(tf.dtypes.as_dtype(array.dtype).as_datatype_enum)
+
+
+def from_proto(proto: TensorProto, alias: str) -> Array:
+    """The array of a TensorProto; fewer values than elements repeat the last one.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT ``tensor parsing error``, for sizes that do not agree or unknown types.
+    """
+    field = _FIELDS.get(proto.dtype)
+    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
+    try:
+        if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
+            raise ValueError("shape is not fully known")
+        if field is None or (proto.tensor_content and proto.dtype == types_pb2.DT_STRING):
+            return np.asarray(tf.make_ndarray(proto))
+        kind = _NUMPY[proto.dtype]
+        if proto.tensor_content:
+            return np.frombuffer(proto.tensor_content, kind).reshape(shape)
+        return _filled(getattr(proto, field), kind, shape)
+    except (ValueError, TypeError, OverflowError):
+        raise invalid_argument(f"tensor parsing error: {alias}") from None
+
+
+def _filled(values: Any, kind: Any, shape: tuple[int, ...]) -> Array:
+    size = int(np.prod(shape, dtype=np.int64)) if shape else 1
+    if len(values) > size or size > 1 << 31:
+        raise ValueError("more values than elements")
+    if len(values) == size:
+        flat = np.empty(size, object) if kind is object else np.array(values, kind)
+        if kind is object:
+            flat[:] = values
+        return flat.reshape(shape)
+    last = values[-1] if values else (b"" if kind is object else 0)
+    array = np.full(size, last, kind)
+    array[: len(values)] = values
+    return array.reshape(shape)
+
+
+def to_proto(array: Array, out: TensorProto) -> None:
+    """Write an array into typed ``*_val`` fields, as TF-Serving answers (no ``tensor_content``)."""
+    enum = enum_of(array)
+    out.dtype = enum
+    for size in array.shape:
+        out.tensor_shape.dim.add().size = size
+    field = _FIELDS.get(enum)
+    if field is None:
+        out.CopyFrom(tf.make_tensor_proto(array))
+    elif enum == types_pb2.DT_STRING:
+        out.string_val.extend(v if isinstance(v, bytes) else str(v).encode() for v in array.ravel())
+    else:
+        getattr(out, field).extend(array.ravel().tolist())
