@@ -21,6 +21,7 @@ demo: install
 	$(BIN)/python benchmarks/demo.py --data $(TTH) --out $(DEMO)
 
 test: install
+	sh tests/install_servers.sh
 	$(BIN)/python -m pytest
 
 lint: install
