@@ -23,6 +23,7 @@ from time import perf_counter
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from mlaas4hep_tf import DataWarning, RootDataset, scan
 from mlaas4hep_tf.bench import PeakMemory, environment, time_iterate
@@ -129,15 +130,22 @@ def draw(results: Mapping[str, Mapping[float, Mapping[str, float]]]) -> Figure:
             rates = [point[name] / 1000 for point in points.values()]
             axes.plot(list(points), rates, "o-", color=color, label=name, markersize=4)
         axes.set(xlabel=SWEEPS[sweep][0], xscale="log", yscale="log")
-        axes.set_xticks(list(points), [f"{value:g}" for value in points], minor=False)
+        axes.set_xticks(list(points), [_short(value) for value in points], minor=False)
         axes.set_xticks([], minor=True)
-        axes.grid(visible=True, which="both", alpha=0.25)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.grid(visible=True, which="major", alpha=0.25)
         if number % 3 == 0:
             axes.set_ylabel("1000 events/s")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.02), frameon=False)
     figure.tight_layout()
     return figure
+
+
+def _short(value: float) -> str:
+    return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
 
 
 def table(results: Mapping[str, Mapping[float, Mapping[str, float]]]) -> str:
