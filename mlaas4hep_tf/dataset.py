@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import tensorflow as tf
 
@@ -21,9 +21,12 @@ from mlaas4hep_tf.pipeline import DataLayout, PipelineOptions, build_pipeline
 from mlaas4hep_tf.plan import EntryRange, deal, make_plan, split_sizes
 from mlaas4hep_tf.scanner import inspect_files
 from mlaas4hep_tf.specs import Specs
-from mlaas4hep_tf.stream import PerFile, Stream, resolve_target
+from mlaas4hep_tf.stream import PerFile, Stream, Target, resolve_target
 from mlaas4hep_tf.transforms.normalize import Normalize
 from mlaas4hep_tf.transforms.vector import Preprocessor
+
+
+Mixing = Literal["proportional", "equal"] | Mapping[str, float] | Sequence[float]
 
 
 @contextmanager
@@ -51,7 +54,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
 
     Every event comes exactly once per epoch.  Each iteration over the dataset is a new epoch with an order of
     its own, which depends on the seed and not on the number of workers.  Files are mixed within every chunk
-    in proportion to their events (paper, section 3.3); rows are shuffled within the chunk.  With
+    in proportion to their events (paper, section 3.3; `mixed` has other laws); rows are shuffled within the chunk.  With
     ``shuffle=False`` events come in the order of files and entries, unmixed.
 
     Memory holds up to three chunks, for each lane (a file, or a group of them beyond 64) a block or
@@ -138,7 +141,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         self._stream, self._preprocessor, self._settings, self._parts = stream, preprocessor, options, parts
         self.plan = make_plan(
             parts, [f.edges for f in stream.files], chunk_size=options.chunk_size, batch_size=options.batch_size,
-            shuffle=options.shuffle, seed=options.seed,
+            shuffle=options.shuffle, seed=options.seed, shares=options.shares,
         )  # fmt: skip
         self._pipeline = build_pipeline(stream, preprocessor, options, self.plan)
         super().__init__(self._pipeline._variant_tensor)
@@ -174,6 +177,11 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
     def truncated(self) -> dict[str, int]:
         """Events and objects beyond the specs' lengths, by group, in the latest iteration."""
         return dict(self._stream.truncated)
+
+    @property
+    def delivered(self) -> dict[str, int]:
+        """Events of each file in the latest iteration, by URL; counted as chunks are made, ahead of the batches."""
+        return {self.files[number].url: events for number, events in sorted(self._stream.delivered.items())}
 
     def take_failures(self) -> list[Exception]:
         """Errors of reading since the last call."""
@@ -238,14 +246,40 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         return tuple(self._part(parts) for parts in dealt if any(map(len, itertools.chain(*parts))))
 
     def in_order(self) -> RootDataset:
-        """The same events in the order of files and entries, unmixed: for evaluation and prediction."""
-        return self._part(self._parts, shuffle=False)
+        """The same events in the order of files and entries, unmixed, each once: for evaluation and prediction."""
+        return self._part(self._parts, shuffle=False, shares=None)
+
+    def mixed(self, law: Mixing) -> RootDataset:
+        """The same events mixed by another law than the number of events of each file; meant for training.
+
+        An epoch has as many events as before, and every chunk (to within an event per file) and every epoch has
+        the composition of the law.  Files with more than their share are read in part, the others several
+        times.  The next epoch goes on in a file where the one before ended, and no event comes again before
+        all others of its file have come as often.  So in any number of epochs an event comes floor or ceil of
+        (events that its file gave / events that it has) times; "proportional" is exactly once per epoch.
+
+        Args:
+            law: ``"proportional"`` (paper, section 3.3); ``"equal"``, every file the same; or shares by pattern
+                (first match counts) or as a list, of which only the ratios count:
+                ``{"*signal*": 8, "*": 1}`` with eight background files makes half of every batch signal.
+
+        Raises:
+            PlanError: shares that are not positive, ``shuffle=False``, or more than 64 files.
+            LabelError: patterns that do not fit the files.
+        """
+        if law == "proportional":
+            return self._part(self._parts, shares=None)
+        if isinstance(law, str) and law != "equal":
+            raise PlanError(f"a mixing law must be 'proportional', 'equal' or shares of the files, not {law!r}")
+        shares = [1.0] * len(self.files) if isinstance(law, str) else law
+        target = resolve_target("mixing shares", shares, self.files) or Target()
+        return self._part(self._parts, shares=target.per_file)
 
     def composition(self) -> dict[float, int]:
-        """Events per label, where labels are given per file."""
+        """Events per label in an epoch, where labels are given per file."""
         labels = self._stream.labels
         found = Counter[float]()
-        for number, ranges in enumerate(self._parts):
+        for number, events in self.plan.file_entries.items():
             if labels is not None and labels.per_file:
-                found[labels.per_file[number]] += sum(map(len, ranges))
+                found[labels.per_file[number]] += events
         return dict(sorted(found.items()))

@@ -38,6 +38,7 @@ class PipelineOptions:
     seed: int
     layout: DataLayout
     mask: bool
+    shares: tuple[float, ...] | None = None
 
 
 class _Epochs:

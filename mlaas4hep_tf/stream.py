@@ -100,6 +100,7 @@ class Stream:
         engine, pool: where reading runs, and the memory that it fills.
         chunk_pool: memory of the chunks.
         truncated: events and objects beyond `lengths` in the latest epoch, by group.
+        delivered: events of each file in the latest epoch, by its number.
         failures: errors that ended an epoch; TensorFlow passes on only their text.
     """
 
@@ -112,6 +113,7 @@ class Stream:
     pool: BufferPool = field(default_factory=BufferPool)
     chunk_pool: ArrayPool = field(default_factory=ArrayPool)
     truncated: Counter[str] = field(default_factory=Counter)
+    delivered: Counter[int] = field(default_factory=Counter)
     failures: list[Exception] = field(default_factory=list)
 
     @property
@@ -120,7 +122,7 @@ class Stream:
 
     def fresh(self) -> Stream:
         """The same files and processes with counts and chunk memory of its own."""
-        return replace(self, chunk_pool=ArrayPool(), truncated=Counter(), failures=[])
+        return replace(self, chunk_pool=ArrayPool(), truncated=Counter(), delivered=Counter(), failures=[])
 
     @property
     def read_layout(self) -> Layout:
@@ -138,6 +140,7 @@ class Stream:
         """
         lanes: list[_Lane] = []
         self.truncated.clear()
+        self.delivered.clear()
         self.failures.clear()
         try:
             lanes += (_Lane(self, plan.blocks(number, epoch)) for number in range(len(plan.lanes)))
@@ -253,6 +256,7 @@ class _Lane:
         self._todo = iter(blocks)
         self._reading: deque[_Reading] = deque()
         self._rest: tuple[Array, ...] | None = None
+        self._file = 0  # from which it is
         self._asked = 0  # events that are being read, or left over
 
     def ask(self, events: int) -> None:
@@ -266,13 +270,18 @@ class _Lane:
         self._asked -= events
         pieces = []
         while events:
-            piece = self._rest or self._stream.result(self._reading.popleft())
-            self._rest = None
+            piece, self._rest = self._rest or self._next(), None
             if len(piece[0]) > events:
                 piece, self._rest = _cut(piece, events, len(self._stream.layout.groups))
             pieces.append(piece)
+            self._stream.delivered[self._file] += len(piece[0])
             events -= len(piece[0])
         return pieces
+
+    def _next(self) -> tuple[Array, ...]:
+        reading = self._reading.popleft()
+        self._file = reading.block.file
+        return self._stream.result(reading)
 
     def close(self) -> None:
         for reading in self._reading:
