@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import tensorflow as tf
 
@@ -22,9 +22,9 @@ from mlaas4hep_tf.plan import EntryRange, deal, make_plan, split_sizes
 from mlaas4hep_tf.scanner import inspect_files
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.stream import PerFile, Stream, Target, resolve_target
+from mlaas4hep_tf.transforms.image import EtaPhiImage
 from mlaas4hep_tf.transforms.normalize import Normalize
 from mlaas4hep_tf.transforms.vector import Preprocessor
-
 
 Mixing = Literal["proportional", "equal"] | Mapping[str, float] | Sequence[float]
 
@@ -50,12 +50,14 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
       ``{"vector": [B, D], "mask": bool [B, D]}``, True = real value;
     - ``layout="columns"``: a dict, flat branches [B], jagged ones [B, L], with ``mask=True`` also
       ``<branch>_mask``;
-    - ``layout="ragged"``: a dict, flat branches [B], jagged ones `tf.RaggedTensor` [B, None].
+    - ``layout="ragged"``: a dict, flat branches [B], jagged ones `tf.RaggedTensor` [B, None];
+    - ``layout="image"``: x is float32 [B, rows, columns, channels] (`transforms.image.EtaPhiImage`).
 
     Every event comes exactly once per epoch.  Each iteration over the dataset is a new epoch with an order of
     its own, which depends on the seed and not on the number of workers.  Files are mixed within every chunk
-    in proportion to their events (paper, section 3.3; `mixed` has other laws); rows are shuffled within the chunk.  With
-    ``shuffle=False`` events come in the order of files and entries, unmixed.
+    in proportion to their events (paper, section 3.3; `mixed` has other laws, and says what they do to
+    exactly once); rows are shuffled within the chunk.  With ``shuffle=False`` events come in the order of
+    files and entries, unmixed.
 
     Memory holds up to three chunks, for each lane (a file, or a group of them beyond 64) a block or
     two (a cluster, at most 32 768 events), and the
@@ -81,6 +83,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         normalize: Normalize | None = "minmax",
         layout: DataLayout = "vector",
         mask: bool = False,
+        image: EtaPhiImage | None = None,
         weights: PerFile | None = None,
         workers: int | None = None,
         executor: Executor | None = None,
@@ -98,6 +101,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             normalize: ``minmax``, ``standard`` or None (`transforms.normalize`).
             layout: form of the elements.
             mask: deliver the mask.
+            image: bins, branches and rule of ``layout="image"``.
             weights: like `labels`; given to the loss by Keras.
             workers: reader processes, by default one per core.
             executor: where to read instead of local processes.
@@ -105,8 +109,12 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         Raises:
             MlaasError: see `errors`; everything that can be known before the first event.
         """
-        if layout not in ("vector", "columns", "ragged"):
-            raise PlanError(f"layout must be 'vector', 'columns' or 'ragged', not {layout!r}")
+        if layout not in get_args(DataLayout):
+            raise PlanError(f"layout must be one of {', '.join(map(repr, get_args(DataLayout)))}, not {layout!r}")
+        if (layout == "image") != (image is not None):
+            raise PlanError("layout='image' and image=EtaPhiImage(...) belong together: give both or neither")
+        if layout == "image" and mask:
+            raise PlanError("an image's first channel is its mask: take mask=False")
         if layout == "ragged" and mask:
             raise PlanError("layout='ragged' has no padding to mask; take mask=False, or layout='columns'")
         if weights is not None and labels is None:
@@ -122,7 +130,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         opened = inspect_files(expand(files, specs.tree or None), wanted, engine)
         specs = specs.resolve(opened[0])
         specs.check(opened)
-        preprocessor = Preprocessor(specs, normalize)
+        preprocessor = Preprocessor(specs, normalize, image)
         stream = Stream(
             opened, preprocessor.layout, {group: members[0].length for group, members in specs.groups.items()},
             resolve_target("labels", labels, opened), resolve_target("weights", weights, opened), engine,
