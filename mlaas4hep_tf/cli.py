@@ -121,6 +121,13 @@ def train(
         int | None, typer.Option("--chunk-size", help="Events mixed at a time [default: 100000].")
     ] = None,
     weights: Annotated[str | None, typer.Option("--weights", help="Branch of event weights for the loss.")] = None,
+    mix: Annotated[
+        list[str] | None,
+        typer.Option("--mix", metavar="PATTERN=NUMBER", help="Shares of files in every batch, or: equal."),
+    ] = None,
+    balanced: Annotated[
+        bool, typer.Option("--balanced", help="Weigh classes so that each has the same total weight in the loss.")
+    ] = False,
     patience: Annotated[
         int | None, typer.Option("--patience", help="Stop after so many epochs without a better validation loss.")
     ] = None,
@@ -147,7 +154,7 @@ def train(
         files=named, labels=_labels(label, labels), model=model, epochs=_first(epochs, paper.epochs),
         batch_size=_first(batch_size, paper.batch_size), split=_fractions(split), seed=seed,
         normalize=_normalize(normalize), chunk_size=_first(chunk_size, paper.chunk_size), weights=weights,
-        workers=workers, patience=patience, max_events=paper.events,
+        workers=workers, patience=patience, max_events=paper.events, mixing=_mixing(mix), balanced=balanced,
     )  # fmt: skip
     run = train_run(config, known, out, overwrite=overwrite, verbose=1 if _out.is_terminal else 2)
     _print_parts(run.metrics["parts"])
@@ -301,6 +308,13 @@ def _fractions(text: str) -> tuple[float, ...]:
         raise ConfigError(f"--split needs three fractions such as 0.64,0.16,0.20, not {text!r}") from None
 
 
+def _mixing(given: list[str] | None) -> Any:
+    """A mixing law as for `RootDataset.mixed`."""
+    if not given:
+        return "proportional"
+    return given[0] if len(given) == 1 and "=" not in given[0] else dict(_pattern_number("--mix", g) for g in given)
+
+
 def _normalize(text: str) -> Any:
     return None if text == "none" else text
 
@@ -310,7 +324,7 @@ def _labels(patterns: list[str] | None, labels: str | None) -> Any:
     if bool(patterns) == bool(labels):
         raise LabelError("labels are needed once: --label '*signal*=1' --label '*=0', or --labels")
     if patterns:
-        return dict(_pattern_label(text) for text in patterns)
+        return dict(_pattern_number("--label", text) for text in patterns)
     assert labels is not None
     text = Path(labels).read_text() if os.path.isfile(labels) else labels
     numbers = [part for line in text.splitlines() for part in line.partition("#")[0].replace(",", " ").split()]
@@ -328,12 +342,12 @@ def _branch_name(labels: str | None) -> str | None:
     return parsed if isinstance(parsed, str) else None
 
 
-def _pattern_label(text: str) -> tuple[str, float]:
+def _pattern_number(option: str, text: str) -> tuple[str, float]:
     pattern, _, number = text.rpartition("=")
     try:
         return pattern, float(number)
     except ValueError:
-        raise LabelError(f"--label must be PATTERN=NUMBER, such as '*signal*=1', not {text!r}") from None
+        raise LabelError(f"{option} must be PATTERN=NUMBER, such as '*signal*=1', not {text!r}") from None
 
 
 def _print_specs(specs: Specs) -> None:
