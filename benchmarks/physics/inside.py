@@ -51,6 +51,11 @@ class Sample:
             self._names = set(tree.keys())
         self._specs: dict[str, Specs] = {}
 
+    @property
+    def knows_flavour(self) -> bool:
+        """Whether jets carry the flavour that the generator gave them."""
+        return not self._names.isdisjoint(TRUTH[1:])
+
     def specs(self, features: str) -> Specs:
         if features not in self._specs:
             chosen = {"flat": FLAT, "flat27": (*FLAT, *FIRST)}.get(features)

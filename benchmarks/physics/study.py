@@ -35,39 +35,38 @@ OWN = Path(__file__).parent.parent / "data" / "tth"
 
 IN_FRAMEWORK = {
     "(i) framework": Way("flat27", inside.paper_network),
-    "flat": Way("flat", inside.paper_network),
     "vector": Way("jagged", inside.paper_network),
-    "vector and mask": Way("jagged", inside.masked_network, {"mask": True}),
     "set": Way("jagged", inside.set_network, {"mask": True}),
     "image": Way("jagged", inside.image_network, {"layout": "image", "image": inside.JETS}),
-    "set, generator flavour": Way("truth", inside.set_network, {"mask": True}),
-    "event weights": Way("flat27", inside.paper_network, {"weights": EVENT_WEIGHT}),
-    "class weights": Way("flat27", inside.paper_network, fit={"class_weights": "balanced"}),
-    "mixing: equal": Way("flat27", inside.paper_network, prepare=lambda train: train.mixed("equal")),
     "mixing: half signal": Way(
         "flat27", inside.paper_network, prepare=lambda train: train.mixed({"*signal*": len(train.files) - 1, "*": 1})
     ),
+    "class weights": Way("flat27", inside.paper_network, fit={"class_weights": "balanced"}),
+    "vector and mask": Way("jagged", inside.masked_network, {"mask": True}),
+    "flat": Way("flat", inside.paper_network),
+    "standard": Way("flat27", inside.paper_network, {"normalize": "standard"}),
+    "mixing: equal": Way("flat27", inside.paper_network, prepare=lambda train: train.mixed("equal")),
+    "event weights": Way("flat27", inside.paper_network, {"weights": EVENT_WEIGHT}),
+    "set, generator flavour": Way("truth", inside.set_network, {"mask": True}),
 }
 
 
 def trainings(sample: Sample, epochs: int) -> dict[str, Callable[[int], dict[str, Any]]]:
-    """Row of the tables -> what trains it for a seed."""
+    """Row of the tables -> what trains it for a seed; the three ways and the trees come first."""
     found: dict[str, Callable[[int], dict[str, Any]]] = {
-        name: partial(train_inside, way, sample, epochs) for name, way in IN_FRAMEWORK.items()
-    }
-    found["(ii) arrays of RootDataset"] = lambda seed: summary(
-        *outside.train(sample.arrays("flat27", seed), seed, epochs)
-    )
-    everything: list[outside.Arrays] = []
-
-    def all_outside(seed: int) -> dict[str, Any]:
-        everything.extend([] if everything else [outside.read(sample.files)])
-        return summary(*outside.train(outside.split(*everything[0], seed), seed, epochs))
-
-    found["(iii) uproot, numpy, Keras"] = all_outside
-    found["HistGradientBoosting"] = partial(train_trees, trees.scikit_learn, sample)
+        "(ii) arrays of RootDataset": lambda seed: summary(
+            *outside.train(sample.arrays("flat27", seed), seed, epochs)
+        ),
+        "(iii) uproot, numpy, Keras": lambda seed: summary(
+            *outside.train(outside.split(*outside.read(sample.files), seed), seed, epochs)
+        ),
+        "HistGradientBoosting": partial(train_trees, trees.scikit_learn, sample),
+    }  # fmt: skip
     if find_spec("xgboost"):
         found["XGBoost"] = partial(train_trees, trees.xgboost, sample)
+    found |= {name: partial(train_inside, way, sample, epochs) for name, way in IN_FRAMEWORK.items()}
+    if not sample.knows_flavour:
+        del found["set, generator flavour"]
     return found
 
 
@@ -99,8 +98,8 @@ def run(sample: Sample, out: Path, seeds: int, epochs: int, minutes: float, rows
     path, end = out / "results.json", monotonic() + 60 * minutes
     results: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
     ways = trainings(sample, epochs)
-    for seed in range(seeds):
-        for name, way in ways.items():
+    for name, way in ways.items():
+        for seed in range(seeds):
             if str(seed) in results.get(name, {}) or (rows and name not in rows):
                 continue
             if monotonic() > end:

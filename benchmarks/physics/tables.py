@@ -22,10 +22,20 @@ Results = Mapping[str, Mapping[str, Mapping[str, Any]]]  # row -> seed -> what `
 
 THREE_WAYS = ("(i) framework", "(ii) arrays of RootDataset", "(iii) uproot, numpy, Keras")
 TREES = ("HistGradientBoosting", "XGBoost")
-REPRESENTATIONS = ("flat", "(i) framework", "vector", "vector and mask", "set", "image", "set, generator flavour")
+REPRESENTATIONS = (
+    "flat",
+    "(i) framework",
+    "standard",
+    "vector",
+    "vector and mask",
+    "set",
+    "image",
+    "set, generator flavour",
+)
 BALANCE = ("(i) framework", "event weights", "class weights", "mixing: equal", "mixing: half signal")
 MEANING = {
     "flat": "flat branches alone, 128-64",
+    "standard": '27 flat features, normalize="standard", 128-64',
     "(i) framework": "27 flat features, 128-64",
     "vector": "flat and jagged, vector, 128-64",
     "vector and mask": "flat and jagged, vector with mask, 128-64",
