@@ -157,6 +157,8 @@ def train(
         workers=workers, patience=patience, max_events=paper.events, mixing=_mixing(mix), balanced=balanced,
     )  # fmt: skip
     run = train_run(config, known, out, overwrite=overwrite, verbose=1 if _out.is_terminal else 2)
+    if config.mixing != "proportional":
+        _print_composition(run.metrics["composition"])
     _print_parts(run.metrics["parts"])
     _out.print(
         f"trained at {run.metrics['events_per_s']:,.0f} events/s, reading included; "
@@ -360,6 +362,14 @@ def _print_specs(specs: Specs) -> None:
     shown = 12
     _out.print(table if len(specs.groups) <= shown else f"{len(specs.flat)} flat branches, {len(specs.groups)} groups")
     _out.print(f"{len(specs.branches)} branches, {len(specs.vector_names)} columns, fingerprint {specs.fingerprint}")
+
+
+def _print_composition(epochs: list[dict[str, int]]) -> None:
+    """What each epoch of a mixing law was made of."""
+    table = Table("events of", *(f"epoch {n}" for n in range(1, len(epochs) + 1)), box=None, pad_edge=False)
+    for url in sorted({url for epoch in epochs for url in epoch}):
+        table.add_row(os.path.basename(url), *(f"{epoch.get(url, 0):,}" for epoch in epochs))
+    _out.print(table)
 
 
 def _print_evaluations(results: dict[str, Evaluation]) -> None:

@@ -1,6 +1,7 @@
 """The command line as a person uses it: what it prints, leaves behind and says when something is wrong."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -62,10 +63,11 @@ def test_the_run_folder(work):
 
 
 def test_a_mixing_law_and_class_weights(work):
-    cli(
+    done = cli(
         "train", "data/signal_ttH.root", "data/bkg_tt_1.root", "--specs", "specs.json", *LABELS, "--epochs", "2",
         "--mix", "*signal*=3", "--mix", "*=1", "--balanced", "--out", "runs/mixed", cwd=work,
     )  # fmt: skip
+    assert re.search(r"signal_ttH.root +1,056 +1,056\n", done.stdout)
     metrics = json.loads((work / "runs/mixed/metrics.json").read_text())
     assert metrics["mixing"] == {"*signal*": 3, "*": 1}
     assert [sorted(epoch.values()) for epoch in metrics["composition"]] == [[352, 1056]] * 2  # of 1408 events
