@@ -63,5 +63,5 @@ def train(parts: Mapping[str, Arrays], seed: int, epochs: int) -> tuple[dict[str
         verbose=0,
     )  # fmt: skip
     seconds = (perf_counter() - start) / epochs
-    scores = {name: (y, model.predict(x, batch_size=4096, verbose=0)[:, 0]) for name, (x, y) in parts.items()}
+    scores = {name: (y, np.asarray(model(x, training=False))[:, 0]) for name, (x, y) in parts.items()}
     return scores, seconds, model.count_params()
