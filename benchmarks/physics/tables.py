@@ -90,7 +90,7 @@ def spread(values: npt.NDArray[np.float64]) -> float:
 
 def cell(values: Sequence[float] | npt.NDArray[np.float64], digits: int = 4) -> str:
     array = np.asarray(values, np.float64)
-    return f"{array.mean():.{digits}f} ± {spread(array):.{digits}f}"
+    return f"{array.mean():.{digits}f}" + (f" ± {spread(array):.{digits}f}" if len(array) > 1 else "")
 
 
 def gains(results: Results, row: str, over: str) -> npt.NDArray[np.float64]:
@@ -116,20 +116,20 @@ def seconds(results: Results, row: str) -> float:
 
 
 def representations(results: Results) -> list[str]:
-    lines = ["| representation and network | test AUC | gain over 27 flat features | parameters | s per epoch |",
-             "|---|---:|---:|---:|---:|"]  # fmt: skip
+    lines = ["| representation and network | test AUC | gain over 27 flat features | seeds | parameters | s per epoch |",
+             "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
     for row in REPRESENTATIONS:
         if row in results:
             gain = "" if row == "(i) framework" else f"{cell(gains(results, row, '(i) framework'))}"
             first = next(iter(results[row].values()))
             lines.append(f"| {MEANING[row]} | {cell(aucs(results, row, 'test'))} | {gain} "
-                         f"| {first['parameters']:,} | {seconds(results, row):.1f} |")  # fmt: skip
+                         f"| {len(results[row])} | {first['parameters']:,} | {seconds(results, row):.1f} |")  # fmt: skip
     return lines
 
 
 def balance(results: Results) -> list[str]:
     lines = [f"| training | signal per epoch | test AUC | difference | background at {EFFICIENCY} % signal "
-             "| signal above 0.5 | background above 0.5 |", "|---|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
+             "| signal above 0.5 | background above 0.5 | seeds |", "|---|---:|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
     for row in BALANCE:
         if row in results:
             found = results[row].values()
@@ -139,7 +139,7 @@ def balance(results: Results) -> list[str]:
             name = "as the files are" if row == "(i) framework" else row
             lines.append(f"| {name} | {fraction:.1f} % | {cell(aucs(results, row, 'test'))} | {difference} "
                          f"| {cell([100 * f['background'][EFFICIENCY] for f in found], 2)} % "
-                         f"| {passed[0]} % | {passed[1]} % |")  # fmt: skip
+                         f"| {passed[0]} % | {passed[1]} % | {len(found)} |")  # fmt: skip
     return lines
 
 
