@@ -43,6 +43,13 @@ MEANING = {
     "image": "jets alone, image in eta and phi, small CNN",
     "set, generator flavour": "set model with the generator's flavour too",
 }
+LABELS = {
+    "(i) framework": "(i)\nall in the\nframework",
+    "(ii) arrays of RootDataset": "(ii)\nits arrays,\nplain Keras",
+    "(iii) uproot, numpy, Keras": "(iii)\nuproot, numpy,\nKeras",
+    "HistGradientBoosting": "trees:\nHistGradient-\nBoosting",
+    "XGBoost": "trees:\nXGBoost",
+}  # under the bars
 EFFICIENCY = 50  # per cent of signal at which the background is quoted
 
 
@@ -76,7 +83,7 @@ def write(out: Path, description: str) -> None:
     with mpl.rc_context(style):
         plot_bars(results, [row for row in (*THREE_WAYS, *TREES) if row in results]).savefig(out / "three_ways.png")
         plot_gain(results).savefig(out / "representations.png")
-        plot_rejection(results).savefig(out / "balance.png")
+        plot_background(results).savefig(out / "balance.png")
 
 
 def aucs(results: Results, row: str, part: str) -> npt.NDArray[np.float64]:
@@ -116,20 +123,26 @@ def seconds(results: Results, row: str) -> float:
 
 
 def representations(results: Results) -> list[str]:
-    lines = ["| representation and network | test AUC | gain over 27 flat features | seeds | parameters | s per epoch |",
-             "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
+    lines = [
+        "| representation and network | test AUC | gain over 27 flat features | seeds | parameters | s per epoch |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
     for row in REPRESENTATIONS:
         if row in results:
             gain = "" if row == "(i) framework" else f"{cell(gains(results, row, '(i) framework'))}"
             first = next(iter(results[row].values()))
             lines.append(f"| {MEANING[row]} | {cell(aucs(results, row, 'test'))} | {gain} "
-                         f"| {len(results[row])} | {first['parameters']:,} | {seconds(results, row):.1f} |")  # fmt: skip
+                         f"| {len(results[row])} | {first['parameters']:,} "
+                         f"| {seconds(results, row):.1f} |")  # fmt: skip
     return lines
 
 
 def balance(results: Results) -> list[str]:
-    lines = [f"| training | signal per epoch | test AUC | difference | background at {EFFICIENCY} % signal "
-             "| signal above 0.5 | background above 0.5 | seeds |", "|---|---:|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
+    lines = [
+        f"| training | signal per epoch | test AUC | difference | background at {EFFICIENCY} % signal "
+        "| signal above 0.5 | background above 0.5 | seeds |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
     for row in BALANCE:
         if row in results:
             found = results[row].values()
@@ -154,8 +167,8 @@ def plot_bars(results: Results, rows: Sequence[str]) -> Figure:
             np.arange(len(rows)) + 0.27 * (number - 1), [v.mean() for v in values], 0.25,
             color=COLORS[part], label=part, yerr=[spread(v) for v in values], capsize=3, error_kw={"linewidth": 1},
         )  # fmt: skip
-    axes.set(ylabel="AUC", ylim=(np.floor(20 * (low - 0.03)) / 20, None))
-    axes.set_xticks(range(len(rows)), [row.replace(" of ", "\nof ").replace(") ", ")\n") for row in rows])
+    axes.set(ylabel="AUC", ylim=(np.floor(20 * (low - 0.03)) / 20, 1))
+    axes.set_xticks(range(len(rows)), [LABELS.get(row, row) for row in rows], fontsize=10)
     axes.tick_params("x", length=0)
     axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
     return figure
@@ -176,19 +189,27 @@ def plot_gain(results: Results) -> Figure:
     return figure
 
 
-def plot_rejection(results: Results) -> Figure:
-    """Background against signal efficiency, mean over the seeds."""
-    figure = Figure(figsize=(6.4, 4.4))
+def plot_background(results: Results) -> Figure:
+    """Background of each training at the same signal efficiency, over that of training as the files are.
+
+    Mean over the seeds, each divided by its own, so that the test events are the same.
+    """
+    figure = Figure(figsize=(7.2, 4.2))
     axes = figure.subplots()
-    rows = [row for row in (*BALANCE, "set", "HistGradientBoosting") if row in results]
-    styles = ["-"] * len(BALANCE) + ["--"] * 2
-    for row, style in zip(rows, styles, strict=False):
-        background = np.mean([found["background"] for found in results[row].values()], axis=0)
-        signal = np.linspace(0, 1, len(background))
-        kept = (signal >= 0.2) & (background > 0)
-        label = {"(i) framework": "as the files are", "set": "set model, jagged branches"}.get(row, row)
-        axes.plot(signal[kept], 1 / background[kept], style, linewidth=1.4, label=label)
-    axes.set(xlabel="signal efficiency", ylabel="background rejection (1 / efficiency)", yscale="log", xlim=(0.2, 1))
+    plain = results["(i) framework"]
+    for row in [row for row in (*BALANCE[1:], "set", *TREES) if row in results]:
+        ratio = [ratio_to(found["background"], plain[seed]["background"]) for seed, found in results[row].items()]
+        style = "-" if row in BALANCE else "--"
+        label = {"set": "set model, jagged branches"}.get(row, row)
+        axes.plot(np.linspace(0, 1, len(ratio[0])), np.mean(ratio, axis=0), style, linewidth=1.4, label=label)
+    axes.axhline(1, color="0.4", linewidth=1)
+    axes.set(xlabel="signal efficiency", ylabel="background / as the files are", xlim=(0.3, 0.98), ylim=(0.6, 1.4))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=9)
+    axes.legend(fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
     return figure
+
+
+def ratio_to(values: Sequence[float], plain: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Nothing where no background passes the plain training."""
+    below = np.asarray(plain)
+    return np.asarray(values) / np.where(below > 0, below, np.nan)
