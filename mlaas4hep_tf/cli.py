@@ -146,6 +146,13 @@ def train(
         int | None, typer.Option("--chunk-size", help="Events mixed at a time [default: 100000].")
     ] = None,
     weights: Annotated[str | None, typer.Option("--weights", help="Branch of event weights for the loss.")] = None,
+    mix: Annotated[
+        list[str] | None,
+        typer.Option("--mix", metavar="PATTERN=NUMBER", help="Shares of files in every batch, or: equal."),
+    ] = None,
+    balanced: Annotated[
+        bool, typer.Option("--balanced", help="Weigh classes so that each has the same total weight in the loss.")
+    ] = False,
     patience: Annotated[
         int | None, typer.Option("--patience", help="Stop after so many epochs without a better validation loss.")
     ] = None,
@@ -182,9 +189,11 @@ def train(
         files=named, labels=_labels(label, labels), model=model, epochs=_first(epochs, paper.epochs),
         batch_size=_first(batch_size, paper.batch_size), split=_fractions(split), seed=seed,
         normalize=_normalize(normalize), chunk_size=_first(chunk_size, paper.chunk_size), weights=weights,
-        patience=patience, max_events=paper.events, **reading,
+        patience=patience, max_events=paper.events, mixing=_mixing(mix), balanced=balanced, **reading,
     )  # fmt: skip
     run = train_run(config, known, out, overwrite=overwrite, verbose=1 if _out.is_terminal else 2)
+    if config.mixing != "proportional":
+        _print_composition(run.metrics["composition"])
     _print_parts(run.metrics["parts"])
     for line in run.metrics["loss_report"]:
         _err.print(_escape(line))
@@ -371,6 +380,13 @@ def _fractions(text: str) -> tuple[float, ...]:
         raise ConfigError(f"--split needs three fractions such as 0.64,0.16,0.20, not {text!r}") from None
 
 
+def _mixing(given: list[str] | None) -> Any:
+    """A mixing law as for `RootDataset.mixed`."""
+    if not given:
+        return "proportional"
+    return given[0] if len(given) == 1 and "=" not in given[0] else dict(_pattern_number("--mix", g) for g in given)
+
+
 def _normalize(text: str) -> Any:
     return None if text == "none" else text
 
@@ -380,7 +396,7 @@ def _labels(patterns: list[str] | None, labels: str | None) -> Any:
     if bool(patterns) == bool(labels):
         raise LabelError("labels are needed once: --label '*signal*=1' --label '*=0', or --labels")
     if patterns:
-        return dict(_pattern_label(text) for text in patterns)
+        return dict(_pattern_number("--label", text) for text in patterns)
     assert labels is not None
     text = Path(labels).read_text() if os.path.isfile(labels) else labels
     numbers = [part for line in text.splitlines() for part in line.partition("#")[0].replace(",", " ").split()]
@@ -398,12 +414,12 @@ def _branch_name(labels: str | None) -> str | None:
     return parsed if isinstance(parsed, str) else None
 
 
-def _pattern_label(text: str) -> tuple[str, float]:
+def _pattern_number(option: str, text: str) -> tuple[str, float]:
     pattern, _, number = text.rpartition("=")
     try:
         return pattern, float(number)
     except ValueError:
-        raise LabelError(f"--label must be PATTERN=NUMBER, such as '*signal*=1', not {text!r}") from None
+        raise LabelError(f"{option} must be PATTERN=NUMBER, such as '*signal*=1', not {text!r}") from None
 
 
 def _print_specs(specs: Specs) -> None:
@@ -416,6 +432,14 @@ def _print_specs(specs: Specs) -> None:
     shown = 12
     _out.print(table if len(specs.groups) <= shown else f"{len(specs.flat)} flat branches, {len(specs.groups)} groups")
     _out.print(f"{len(specs.branches)} branches, {len(specs.vector_names)} columns, fingerprint {specs.fingerprint}")
+
+
+def _print_composition(epochs: list[dict[str, int]]) -> None:
+    """What each epoch of a mixing law was made of."""
+    table = Table("events of", *(f"epoch {n}" for n in range(1, len(epochs) + 1)), box=None, pad_edge=False)
+    for url in sorted({url for epoch in epochs for url in epoch}):
+        table.add_row(os.path.basename(url), *(f"{epoch.get(url, 0):,}" for epoch in epochs))
+    _out.print(table)
 
 
 def _print_evaluations(results: dict[str, Evaluation]) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import tensorflow as tf
 
@@ -25,9 +25,12 @@ from mlaas4hep_tf.plan import EntryRange, deal, make_plan, split_sizes
 from mlaas4hep_tf.policy import DEFAULT_POLICY, ReadPolicy
 from mlaas4hep_tf.scanner import inspect_files
 from mlaas4hep_tf.specs import Specs
-from mlaas4hep_tf.stream import PerFile, Stream, label_of, resolve_target
+from mlaas4hep_tf.stream import PerFile, Stream, Target, label_of, resolve_target
+from mlaas4hep_tf.transforms.image import EtaPhiImage
 from mlaas4hep_tf.transforms.normalize import Normalize
 from mlaas4hep_tf.transforms.vector import Preprocessor
+
+Mixing = Literal["proportional", "equal"] | Mapping[str, float] | Sequence[float]
 
 
 @contextmanager
@@ -51,12 +54,14 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
       ``{"vector": [B, D], "mask": bool [B, D]}``, True = real value;
     - ``layout="columns"``: a dict, flat branches [B], jagged ones [B, L], with ``mask=True`` also
       ``<branch>_mask``;
-    - ``layout="ragged"``: a dict, flat branches [B], jagged ones `tf.RaggedTensor` [B, None].
+    - ``layout="ragged"``: a dict, flat branches [B], jagged ones `tf.RaggedTensor` [B, None];
+    - ``layout="image"``: x is float32 [B, rows, columns, channels] (`transforms.image.EtaPhiImage`).
 
     Every event comes exactly once per epoch.  Each iteration over the dataset is a new epoch with an order of
     its own, which depends on the seed and not on the number of workers.  Files are mixed within every chunk
-    in proportion to their events (paper, section 3.3); rows are shuffled within the chunk.  With
-    ``shuffle=False`` events come in the order of files and entries, unmixed.
+    in proportion to their events (paper, section 3.3; `mixed` has other laws, and says what they do to
+    exactly once); rows are shuffled within the chunk.  With ``shuffle=False`` events come in the order of
+    files and entries, unmixed.
 
     Memory holds up to three chunks, for each lane (a file, or a group of them beyond 64) a block or
     two (a cluster, at most 32 768 events), and the
@@ -82,6 +87,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         normalize: Normalize | None = "minmax",
         layout: DataLayout = "vector",
         mask: bool = False,
+        image: EtaPhiImage | None = None,
         weights: PerFile | None = None,
         workers: int | None = None,
         executor: Executor | None = None,
@@ -103,6 +109,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             normalize: ``minmax``, ``standard`` or None (`transforms.normalize`).
             layout: form of the elements.
             mask: deliver the mask.
+            image: bins, branches and rule of ``layout="image"``.
             weights: like `labels`; given to the loss by Keras.
             workers: reader processes, by default one per core.
             executor: where to read instead of local processes.
@@ -115,8 +122,12 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         Raises:
             MlaasError: see `errors`; everything that can be known before the first event.
         """
-        if layout not in ("vector", "columns", "ragged"):
-            raise PlanError(f"layout must be 'vector', 'columns' or 'ragged', not {layout!r}")
+        if layout not in get_args(DataLayout):
+            raise PlanError(f"layout must be one of {', '.join(map(repr, get_args(DataLayout)))}, not {layout!r}")
+        if (layout == "image") != (image is not None):
+            raise PlanError("layout='image' and image=EtaPhiImage(...) belong together: give both or neither")
+        if layout == "image" and mask:
+            raise PlanError("an image's first channel is its mask: take mask=False")
         if layout == "ragged" and mask:
             raise PlanError("layout='ragged' has no padding to mask; take mask=False, or layout='columns'")
         if weights is not None and labels is None:
@@ -139,7 +150,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             losses.label(partial(label_of, labels))
         specs = specs.resolve(opened[0])
         specs.check(opened)
-        preprocessor = Preprocessor(specs, normalize)
+        preprocessor = Preprocessor(specs, normalize, image)
         stream = Stream(
             opened, preprocessor.layout, {group: members[0].length for group, members in specs.groups.items()},
             resolve_target("labels", labels, opened, failed), resolve_target("weights", weights, opened, failed),
@@ -159,7 +170,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         self._stream, self._preprocessor, self._settings, self._parts = stream, preprocessor, options, parts
         self.plan = make_plan(
             parts, [f.edges for f in stream.files], chunk_size=options.chunk_size, batch_size=options.batch_size,
-            shuffle=options.shuffle, seed=options.seed,
+            shuffle=options.shuffle, seed=options.seed, shares=options.shares,
         )  # fmt: skip
         self._pipeline = build_pipeline(stream, preprocessor, options, self.plan)
         super().__init__(self._pipeline._variant_tensor)
@@ -200,6 +211,11 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
     def losses(self) -> Losses | None:
         """What this dataset and those split from it could not read so far; None without ``on_bad_file="skip"``."""
         return self._stream.losses
+
+    @property
+    def delivered(self) -> dict[str, int]:
+        """Events of each file in the latest iteration, by URL; counted as chunks are made, ahead of the batches."""
+        return {self.files[number].url: events for number, events in sorted(self._stream.delivered.items())}
 
     def take_failures(self) -> list[Exception]:
         """Errors of reading since the last call."""
@@ -265,14 +281,40 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         return tuple(self._part(parts) for parts in dealt if any(map(len, itertools.chain(*parts))))
 
     def in_order(self) -> RootDataset:
-        """The same events in the order of files and entries, unmixed: for evaluation and prediction."""
-        return self._part(self._parts, shuffle=False)
+        """The same events in the order of files and entries, unmixed, each once: for evaluation and prediction."""
+        return self._part(self._parts, shuffle=False, shares=None)
+
+    def mixed(self, law: Mixing) -> RootDataset:
+        """The same events mixed by another law than the number of events of each file; meant for training.
+
+        An epoch has as many events as before, and every chunk (to within an event per file) and every epoch has
+        the composition of the law.  Files with more than their share are read in part, the others several
+        times.  The next epoch goes on in a file where the one before ended, and no event comes again before
+        all others of its file have come as often.  So in any number of epochs an event comes floor or ceil of
+        (events that its file gave / events that it has) times; "proportional" is exactly once per epoch.
+
+        Args:
+            law: ``"proportional"`` (paper, section 3.3); ``"equal"``, every file the same; or shares by pattern
+                (first match counts) or as a list, of which only the ratios count:
+                ``{"*signal*": 8, "*": 1}`` with eight background files makes half of every batch signal.
+
+        Raises:
+            PlanError: shares that are not positive, ``shuffle=False``, or more than 64 files.
+            LabelError: patterns that do not fit the files.
+        """
+        if law == "proportional":
+            return self._part(self._parts, shares=None)
+        if isinstance(law, str) and law != "equal":
+            raise PlanError(f"a mixing law must be 'proportional', 'equal' or shares of the files, not {law!r}")
+        shares = [1.0] * len(self.files) if isinstance(law, str) else law
+        target = resolve_target("mixing shares", shares, self.files) or Target()
+        return self._part(self._parts, shares=target.per_file)
 
     def composition(self) -> dict[float, int]:
-        """Events per label, where labels are given per file."""
+        """Events per label in an epoch, where labels are given per file."""
         labels = self._stream.labels
         found = Counter[float]()
-        for number, ranges in enumerate(self._parts):
+        for number, events in self.plan.file_entries.items():
             if labels is not None and labels.per_file:
-                found[labels.per_file[number]] += sum(map(len, ranges))
+                found[labels.per_file[number]] += events
         return dict(sorted(found.items()))

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import tensorflow as tf
 
 from mlaas4hep_tf.dataset import RootDataset
 from mlaas4hep_tf.errors import ModelError, shorten
-from mlaas4hep_tf.models import MASK, VECTOR, check_inputs, wants_mask
+from mlaas4hep_tf.models import check_inputs, wants_mask
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.transforms.normalize import Normalize
 from mlaas4hep_tf.transforms.pad import sentinel
@@ -39,13 +40,12 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
         self._preprocessor = preprocessor
         self._masked = wants_mask(model)
 
-    def _score(self, vector: tf.Tensor, mask: tf.Tensor) -> dict[str, tf.Tensor]:
-        x = {VECTOR: vector, MASK: mask} if self._masked else vector
-        return {SCORE: self.model(x, training=False)}
+    def _score(self, raw: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {SCORE: self.model(self._preprocessor.model_input(raw, mask=self._masked), training=False)}
 
     def padded(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         branches = {b.name: inputs[input_name(b.name)] for b in self._preprocessor.specs.branches}
-        return self._score(*self._preprocessor.finish(self._preprocessor.from_branches(branches)))
+        return self._score(self._preprocessor.from_branches(branches))
 
     def ragged(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         layout = self._preprocessor.layout
@@ -57,10 +57,11 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
             groups.append((sentinel(values), 1 + splits[:-1], splits[1:] - splits[:-1]))
         rows = tf.shape(groups[0][1] if groups else branches[layout.flat[0]])[0]
         flat = tf.stack([branches[name] for name in layout.flat], axis=1) if layout.flat else tf.zeros([rows, 0])
-        return self._score(*self._preprocessor.finish(self._preprocessor.from_packed(flat, groups)))
+        return self._score(self._preprocessor.from_packed(flat, groups))
 
-    def vector(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self._score(inputs[VECTOR], inputs.get(MASK))
+    def ready(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        x = inputs if self._masked else next(iter(inputs.values()))
+        return {SCORE: self.model(x, training=False)}
 
     def signatures(self) -> dict[str, Any]:
         specs, layout = self._preprocessor.specs, self._preprocessor.layout
@@ -69,13 +70,11 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
         }
         ragged = {b.name: tf.TensorSpec([None], tf.float32) for b in specs.branches}
         ragged |= {group + SPLITS: tf.TensorSpec([None], tf.int64) for group, _ in layout.groups}
-        vector = {VECTOR: tf.TensorSpec([None, self._preprocessor.width], tf.float32)}
-        if self._masked:
-            vector[MASK] = tf.TensorSpec([None, self._preprocessor.width], tf.bool)
+        ready = self._preprocessor.input_specs(mask=self._masked)
         doors = {
             "serving_default": (self.padded, padded),
             "ragged": (self.ragged, ragged),
-            "vector": (self.vector, vector),
+            next(iter(ready)): (self.ready, ready),
         }
         return {name: tf.function(door).get_concrete_function(**_named(spec)) for name, (door, spec) in doors.items()}
 
@@ -108,14 +107,16 @@ def export(
 
     - ``serving_default``: branches by name (`input_name`), flat float32 [B], jagged float32 [B, any] padded with NaN;
     - ``ragged``: flat float32 [B], jagged values float32 [m] and for each group ``<group>_row_splits`` int64 [B + 1];
-    - ``vector``: the ready ``vector`` float32 [B, D], and ``mask`` bool [B, D] if the model takes it.
+    - ``vector``: the ready ``vector`` float32 [B, D], and ``mask`` bool [B, D] if the model takes it;
+      for a model on images instead ``image``: the ready ``image`` float32 [B, rows, columns, channels].
 
     Lengths, order and constants of the specs are part of the graph, so what is trained is what is served.
     ``assets.extra/`` holds warm-up requests for TF-Serving and the model card.
 
     Args:
-        model: a Keras model trained on ``layout="vector"``.
-        specs: the specs it was trained with, or better the dataset itself, which knows its normalisation.
+        model: a Keras model trained on ``layout="vector"`` or ``layout="image"``.
+        specs: the specs it was trained with, or better the dataset itself, which knows its normalisation and
+            its image.
         path: version folder to make, ``<name>/<version>``, the version an integer.
         normalize: as in the `RootDataset` it was trained on; with a dataset its own is taken.
         card: more entries of the model card, for example metrics.
@@ -132,7 +133,7 @@ def export(
         raise ModelError(f"TF-Serving loads <name>/<version> with an integer version: {target} ends in {target.name!r}")
     if target.exists():
         raise ModelError(f"{target} exists already: a version is never changed; export the next one")
-    check_inputs(model, preprocessor.width)
+    check_inputs(model, preprocessor.width, preprocessor.image)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
         folder = Path(scratch) / "model"
@@ -197,6 +198,7 @@ def _card(model: keras.Model, preprocessor: Preprocessor, more: Mapping[str, Any
             "tree": specs.tree,
         },
         "normalize": preprocessor.normalize,
+        "image": asdict(preprocessor.image) if preprocessor.image else None,
         "columns": len(specs.vector_names),
         "inputs": {b.name: input_name(b.name) for b in specs.branches},
         "versions": {package: version(package) for package in packages},

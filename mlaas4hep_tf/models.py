@@ -15,8 +15,9 @@ import numpy as np
 
 from mlaas4hep_tf.errors import ModelError
 from mlaas4hep_tf.specs import Specs
+from mlaas4hep_tf.transforms.image import EtaPhiImage
 
-VECTOR, MASK = "vector", "mask"
+VECTOR, MASK, IMAGE = "vector", "mask", "image"
 
 
 def mlp(specs: Specs) -> keras.Model:
@@ -56,6 +57,18 @@ def set_model(specs: Specs) -> keras.Model:
     x = keras.layers.Dense(64, activation="relu")(x)
     score = keras.layers.Dense(1, activation="sigmoid", name="score")(x)
     return keras.Model({VECTOR: vector, MASK: mask}, score, name="set")
+
+
+def cnn(image: EtaPhiImage) -> keras.Model:
+    """A small convolutional network on the matrix representation; input [B, rows, columns, channels]."""
+    inputs = keras.Input(image.shape, name=IMAGE)
+    x = keras.layers.Conv2D(16, 3, padding="same", activation="relu")(inputs)
+    x = keras.layers.MaxPooling2D(2, padding="same")(x)
+    x = keras.layers.Conv2D(32, 3, padding="same", activation="relu")(x)
+    x = keras.layers.Concatenate()([keras.layers.GlobalAveragePooling2D()(x), keras.layers.GlobalMaxPooling2D()(x)])
+    x = keras.layers.Dense(64, activation="relu")(x)
+    x = keras.layers.Dropout(0.2)(x)
+    return keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid", name="score")(x), name="cnn")
 
 
 @keras.saving.register_keras_serializable(package="mlaas4hep_tf")
@@ -100,25 +113,33 @@ class MaskedPool(keras.layers.Layer):  # type: ignore[misc]  # keras has no type
 BUILT_IN: dict[str, Callable[[Specs], keras.Model]] = {"mlp": mlp, "set": set_model}
 
 
-def build(name: str, specs: Specs, learning_rate: float = 1e-3) -> keras.Model:
+def build(name: str, specs: Specs, learning_rate: float = 1e-3, *, image: EtaPhiImage | None = None) -> keras.Model:
     """A compiled model by name.
 
     Args:
-        name: ``mlp``, ``set``, ``package.module:function`` or a path of a ``model.py``.  The user's function
-            (``model`` in a file, as in the paper) takes the length of the input vector and returns a model;
-            one that is not compiled is compiled with Adam and binary cross-entropy.
+        name: ``mlp``, ``set``, ``cnn`` (with `image`), ``package.module:function`` or a path of a
+            ``model.py``.  The user's function (``model`` in a file, as in the paper) takes the length of the
+            input vector, or with `image` its shape, and returns a model; one that is not compiled is compiled
+            with Adam and binary cross-entropy.
+        specs: of the data.
+        learning_rate: of Adam.
+        image: the model takes this image rather than the vector.
 
     Raises:
         ModelError: no such model, or one that does not fit the data.
     """
+    if (name == "cnn" and image is None) or (name in BUILT_IN and image is not None):
+        raise ModelError(f"model {name!r} takes {'an image: give image=' if name == 'cnn' else 'no image'}")
     if name in BUILT_IN:
         model = BUILT_IN[name](specs)
+    elif name == "cnn" and image is not None:
+        model = cnn(image)
     else:
         width = len(specs.vector_names)
-        model = _user_function(name)(width)
+        model = _user_function(name)(width if image is None else image.shape)
         if not isinstance(model, keras.Model):
             raise ModelError(f"{name} must return a Keras model, not {type(model).__name__}")
-        check_inputs(model, width)
+        check_inputs(model, width, image)
     if not model.compiled:
         model.compile(
             optimizer=keras.optimizers.Adam(learning_rate),
@@ -128,18 +149,22 @@ def build(name: str, specs: Specs, learning_rate: float = 1e-3) -> keras.Model:
     return model
 
 
-def check_inputs(model: keras.Model, width: int) -> None:
-    """Hold a model's inputs to the vector.
+def check_inputs(model: keras.Model, width: int, image: EtaPhiImage | None = None) -> None:
+    """Hold a model's inputs to the vector, or to the image.
 
     Raises:
-        ModelError: inputs that are neither one vector of this width nor a vector and a mask.
+        ModelError: inputs that are neither one vector of this width nor a vector and a mask; or not the image.
     """
+    wanted: tuple[int, ...] = (width,) if image is None else image.shape
     if not getattr(model, "inputs", None):
-        model.build((None, width))
+        model.build((None, *wanted))
     if not getattr(model, "inputs", None):
         raise ModelError("the model must say what it takes: a functional or Sequential model, not a subclass of Model")
     shapes = {tensor.name: tuple(tensor.shape) for tensor in model.inputs}
-    if any(shape[1:] != (width,) for shape in shapes.values()) or (len(shapes) > 1 and set(shapes) != {VECTOR, MASK}):
+    if image is not None and list(shapes.values()) != [(None, *image.shape)]:
+        raise ModelError(f"the model takes {shapes}, but the data give an image {image.shape} alone")
+    masked = image is None and set(shapes) == {VECTOR, MASK}
+    if any(shape[1:] != wanted for shape in shapes.values()) or (len(shapes) > 1 and not masked):
         raise ModelError(
             f"the model takes {shapes}, but the data give a vector of {width} columns "
             f"(and a mask, for inputs named {VECTOR!r} and {MASK!r})"
@@ -151,7 +176,7 @@ def wants_mask(model: keras.Model) -> bool:
     return len(model.inputs) > 1
 
 
-def _user_function(name: str) -> Callable[[int], Any]:
+def _user_function(name: str) -> Callable[[Any], Any]:
     if name.endswith(".py"):
         path = Path(name)
         if not path.is_file():
@@ -174,8 +199,8 @@ def _user_function(name: str) -> Callable[[int], Any]:
         finally:
             sys.path.remove(os.getcwd())
     else:
-        raise ModelError(f"no model {name!r}: it must be {', '.join(BUILT_IN)}, module:function or a model.py")
-    found: Callable[[int], Any] | None = getattr(module, function, None)
+        raise ModelError(f"no model {name!r}: it must be {', '.join(BUILT_IN)}, cnn, module:function or a model.py")
+    found: Callable[[Any], Any] | None = getattr(module, function, None)
     if not callable(found):
         raise ModelError(f"{name} defines no function {function!r} (def {function}(idim))")
     return found

@@ -21,7 +21,7 @@ from mlaas4hep_tf.plan import Plan
 from mlaas4hep_tf.stream import Stream
 from mlaas4hep_tf.transforms.vector import Preprocessor
 
-DataLayout = Literal["vector", "columns", "ragged"]
+DataLayout = Literal["vector", "columns", "ragged", "image"]
 
 STEP_ENTRIES = 1024  # events padded at a time; smaller batches are cut from such a step
 PREFETCH_ENTRIES = 8192
@@ -38,6 +38,7 @@ class PipelineOptions:
     seed: int
     layout: DataLayout
     mask: bool
+    shares: tuple[float, ...] | None = None
 
 
 class _Epochs:
@@ -123,9 +124,9 @@ def _finish(
 
 
 def _dense(preprocessor: Preprocessor, options: PipelineOptions, raw: tf.Tensor) -> Any:
+    if options.layout != "columns":
+        return preprocessor.model_input(raw, mask=options.mask)
     vector, mask = preprocessor.finish(raw)
-    if options.layout == "vector":
-        return {"vector": vector, "mask": mask} if options.mask else vector
     columns = preprocessor.split(vector)
     if options.mask:
         columns |= {name + MASK_SUFFIX: part for name, part in preprocessor.split(mask).items()}

@@ -6,7 +6,7 @@ order for the same seed) is a property of these functions and tested as such.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import isclose
@@ -43,6 +43,7 @@ class Plan:
 
     Attributes:
         lanes: blocks of each lane in the order of the files; one lane if `shuffle` is off.
+        quotas: events that each lane gives per epoch; its size under the proportional law.
         chunk_size: events mixed at a time; a multiple of `batch_size`.
         batch_size: events per batch.
         shuffle: permute the blocks of each lane anew in every epoch.
@@ -50,6 +51,7 @@ class Plan:
     """
 
     lanes: tuple[tuple[EntryRange, ...], ...]
+    quotas: tuple[int, ...]
     chunk_size: int
     batch_size: int
     shuffle: bool
@@ -61,7 +63,19 @@ class Plan:
 
     @property
     def entries(self) -> int:
-        return sum(self.lane_entries)
+        """Events of an epoch, as many as the lanes have."""
+        return sum(self.quotas)
+
+    @property
+    def file_entries(self) -> dict[int, int]:
+        """Events of each file in an epoch."""
+        found: dict[int, int] = {}
+        for lane, quota, size in zip(self.lanes, self.quotas, self.lane_entries, strict=True):
+            for block in lane:
+                found[block.file] = found.get(block.file, 0) + len(block)
+            if quota != size:
+                found[lane[0].file] = quota  # a lane with a share of its own is one file
+        return found
 
     @property
     def batches(self) -> int:
@@ -70,13 +84,25 @@ class Plan:
     @property
     def takes(self) -> IntArray:
         """Events that each chunk takes from each lane, int64 [chunks, lanes]."""
-        return takes(self.lane_entries, self.chunk_size)
+        return takes(self.quotas, self.chunk_size)
 
     def blocks(self, lane: int, epoch: int) -> list[EntryRange]:
-        """The blocks of a lane in the order in which this epoch reads them."""
+        """The blocks of a lane in the order in which this epoch reads them.
+
+        A lane is read in rounds, each a permutation of its blocks, and an epoch goes on in them where the one
+        before ended.  So before an event comes again, all others of its lane have come as often: in any number
+        of epochs it comes floor or ceil of (events that the lane gave / events that it has) times.  Where the
+        quota is the lane's size, as under the proportional law, a round is an epoch: exactly once.
+        """
+        size, first = self.lane_entries[lane], epoch * self.quotas[lane]
+        last = first + self.quotas[lane]
+        rounds = range(first // size, -(-last // size))
+        return [b for n in rounds for b in _window(self._round(lane, n), first - n * size, last - n * size)]
+
+    def _round(self, lane: int, number: int) -> list[EntryRange]:
         blocks = list(self.lanes[lane])
         if self.shuffle:
-            _generator(self.seed, _SHUFFLE, epoch, lane).shuffle(blocks)
+            _generator(self.seed, _SHUFFLE, number, lane).shuffle(blocks)
         return blocks
 
     def rows(self, epoch: int, chunk: int, events: int) -> npt.NDArray[np.int32]:
@@ -95,6 +121,16 @@ def takes(lane_entries: Sequence[int], chunk_size: int) -> IntArray:
     """Events that each chunk takes from lanes with so many events left, int64 [chunks, lanes]."""
     entries = sum(lane_entries)
     return apportion(lane_entries, [*range(chunk_size, entries, chunk_size), entries])
+
+
+def _window(ranges: Sequence[EntryRange], start: int, stop: int) -> Iterator[EntryRange]:
+    """Events [start, stop) of a sequence of ranges laid end to end."""
+    at = 0
+    for r in ranges:
+        low, high = max(start - at, 0), min(stop - at, len(r))
+        if low < high:
+            yield EntryRange(r.file, r.start + low, r.start + high)
+        at += len(r)
 
 
 def apportion(sizes: Sequence[int], ends: Sequence[int]) -> IntArray:
@@ -164,13 +200,18 @@ def split_sizes(entries: int, fractions: Sequence[float]) -> list[int]:
     rest = 1 - sum(fractions)
     shares = np.array([*fractions, 0.0 if isclose(rest, 0, abs_tol=1e-9) else rest])
     ideal = shares / shares.sum() * entries
-    sizes = np.floor(ideal).astype(np.int64)
-    sizes[np.argsort(sizes - ideal, kind="stable")[: entries - int(sizes.sum())]] += 1
+    sizes = _largest_remainder(ideal, entries)
     if not all(sizes[: len(fractions)]):
         raise PlanError(
             f"a split of {entries} events into {tuple(fractions)} leaves a part without an event; "
             "use more data or fewer parts"
         )
+    return sizes
+
+
+def _largest_remainder(ideal: npt.NDArray[np.float64], total: int) -> list[int]:
+    sizes = np.floor(ideal).astype(np.int64)
+    sizes[np.argsort(sizes - ideal, kind="stable")[: total - int(sizes.sum())]] += 1
     return [int(s) for s in sizes]
 
 
@@ -242,11 +283,22 @@ def make_plan(
     batch_size: int,
     shuffle: bool,
     seed: int,
+    shares: Sequence[float] | None = None,
 ) -> Plan:
     """Lay out lanes: a file each, or groups of neighbouring files where there are more than `MAX_LANES`.
 
+    Args:
+        parts: for each file the ranges to read.
+        edges: for each file its cluster edges.
+        chunk_size: events mixed at a time; rounded down to whole batches.
+        batch_size: events per batch.
+        shuffle: mix the lanes and permute their blocks.
+        seed: of the permutations.
+        shares: the mixing law, a number per file to which the file's part of every chunk is proportional;
+            None: the number of its events, as in the paper.
+
     Raises:
-        PlanError: sizes that are not positive, or no event at all.
+        PlanError: sizes or shares that are not positive, no event at all, or shares of too many files.
     """
     for name, value in (("batch_size", batch_size), ("chunk_size", chunk_size)):
         if value < 1:
@@ -267,4 +319,24 @@ def make_plan(
         )
         for group in groups
     ]  # fmt: skip
-    return Plan(tuple(cuts), chunk, batch_size, shuffle, seed)
+    sizes = tuple(sum(map(len, lane)) for lane in cuts)
+    quotas = sizes if shares is None else _quotas(sum(sizes), [shares[n] for n in numbers], shuffle=shuffle)
+    return Plan(tuple(cuts), quotas, chunk, batch_size, shuffle, seed)
+
+
+def _quotas(entries: int, shares: Sequence[float], *, shuffle: bool) -> tuple[int, ...]:
+    """Events of an epoch of each file, in proportion to its share."""
+    if not shuffle:
+        raise PlanError("a mixing law needs shuffle=True: without it files are read one after the other")
+    if len(shares) > MAX_LANES:
+        raise PlanError(
+            f"a mixing law needs a lane per file, at most {MAX_LANES}; there are {len(shares)} files: join some of "
+            "them, or give event weights instead"
+        )
+    ideal = np.array(shares, np.float64)
+    if not (np.isfinite(ideal).all() and (ideal > 0).all()):
+        raise PlanError(f"shares of a mixing law must be positive numbers, not {min(shares):g}; leave the file out")
+    quotas = _largest_remainder(ideal / ideal.sum() * entries, entries)
+    if not all(quotas):
+        raise PlanError(f"a share of {min(shares):g} in {ideal.sum():g} leaves a file without an event per epoch")
+    return tuple(quotas)

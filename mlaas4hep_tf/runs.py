@@ -14,7 +14,7 @@ from typing import Any
 
 import keras
 
-from mlaas4hep_tf.dataset import RootDataset
+from mlaas4hep_tf.dataset import Mixing, RootDataset
 from mlaas4hep_tf.errors import ConfigError, DataWarning, LabelError
 from mlaas4hep_tf.losses import OnBadFile
 from mlaas4hep_tf.models import build, wants_mask
@@ -43,6 +43,8 @@ class RunConfig:
         patience: epochs without a better validation loss after which training stops; None: never.
         max_events: use so many events of the data; None: all.
         policy, cache, on_bad_file, max_lost_fraction: as for `RootDataset`.
+        mixing: law by which the training part is mixed (`RootDataset.mixed`).
+        balanced: weigh classes in training so that each has the same total weight.
     """
 
     files: tuple[str, ...]
@@ -62,6 +64,8 @@ class RunConfig:
     cache: str | None = None
     on_bad_file: OnBadFile = "raise"
     max_lost_fraction: float = 0.0
+    mixing: Mixing = "proportional"
+    balanced: bool = False
 
     def __post_init__(self) -> None:
         if len(self.split) != len(PARTS):
@@ -138,13 +142,14 @@ def train_run(
             f"training needs events of two classes; all {ds.entries} events have label {next(iter(composition)):g}"
         )
     parts = dict(zip(PARTS, ds.split(*config.split), strict=True))
+    mixed = parts["train"].mixed(config.mixing)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").unlink(missing_ok=True)  # a run without them is not complete
     ds.specs.save(folder / "specs.json")
     (folder / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
     done = fit(
-        model, parts["train"], parts["validation"], epochs=config.epochs, out=folder, patience=config.patience,
-        verbose=verbose,
+        model, mixed, parts["validation"], epochs=config.epochs, out=folder,
+        patience=config.patience, class_weights="balanced" if config.balanced else None, verbose=verbose,
     )  # fmt: skip
     model.save(folder / "model.keras")
     results = {name: evaluate(model, part) for name, part in parts.items()}
@@ -205,6 +210,8 @@ def _metrics(
         "seconds": done.seconds,
         "events_per_s": done.events_per_s,
         "input_wait": done.input_wait,
+        "mixing": config.mixing,
+        "composition": list(done.composition),
         "files": _identity(ds),
         "truncated": {
             group: dict(zip(("events", "objects"), members[0].truncated, strict=True))

@@ -116,6 +116,7 @@ class Stream:
         engine, pool: where reading runs, and the memory that it fills.
         chunk_pool: memory of the chunks.
         truncated: events and objects beyond `lengths` in the latest epoch, by group.
+        delivered: events of each file in the latest epoch, by its number.
         failures: errors that ended an epoch; TensorFlow passes on only their text.
         losses: where blocks that cannot be read are accounted for; None: they are errors.
         entries: events of an epoch.
@@ -130,6 +131,7 @@ class Stream:
     pool: BufferPool = field(default_factory=BufferPool)
     chunk_pool: ArrayPool = field(default_factory=ArrayPool)
     truncated: Counter[str] = field(default_factory=Counter)
+    delivered: Counter[int] = field(default_factory=Counter)
     failures: list[Exception] = field(default_factory=list)
     losses: Losses | None = None
     entries: int = 0
@@ -140,8 +142,10 @@ class Stream:
 
     def fresh(self, entries: int) -> Stream:
         """The same files and processes with counts and chunk memory of its own, for so many events."""
-        losses = None if self.losses is None else self.losses.fresh()
-        return replace(self, chunk_pool=ArrayPool(), truncated=Counter(), failures=[], losses=losses, entries=entries)
+        return replace(
+            self, chunk_pool=ArrayPool(), truncated=Counter(), delivered=Counter(), failures=[], entries=entries,
+            losses=None if self.losses is None else self.losses.fresh(),
+        )  # fmt: skip
 
     @property
     def read_layout(self) -> Layout:
@@ -159,6 +163,7 @@ class Stream:
         """
         lanes: list[_Lane] = []
         self.truncated.clear()
+        self.delivered.clear()
         self.failures.clear()
         if self.losses is not None:
             self.losses.begin()
@@ -279,6 +284,7 @@ class _Lane:
         self._todo = iter(blocks)
         self._reading: deque[_Reading] = deque()
         self._rest: tuple[Array, ...] | None = None
+        self._file = 0  # from which it is
         self._asked = 0  # events that are being read, or left over
         self.left = sum(map(len, blocks))
 
@@ -292,20 +298,24 @@ class _Lane:
         """The next events as packed pieces; they were asked for.  Fewer if a block is lost: `left` tells."""
         pieces = []
         while events:
-            piece = self._rest
-            self._rest = None
+            piece, self._rest = self._rest or self._next(), None
             if piece is None:
-                reading = self._reading.popleft()
-                piece = self._stream.result(reading)
-                if piece is None:
-                    self._forget(len(reading.block))
-                    break
+                break
             if len(piece[0]) > events:
                 piece, self._rest = _cut(piece, events, len(self._stream.layout.groups))
             pieces.append(piece)
+            self._stream.delivered[self._file] += len(piece[0])
             events -= len(piece[0])
             self._forget(len(piece[0]))
         return pieces
+
+    def _next(self) -> tuple[Array, ...] | None:
+        reading = self._reading.popleft()
+        self._file = reading.block.file
+        piece = self._stream.result(reading)
+        if piece is None:
+            self._forget(len(reading.block))
+        return piece
 
     def _forget(self, events: int) -> None:
         self._asked -= events

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter, time
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -21,6 +21,8 @@ FloatArray = npt.NDArray[np.float64]
 
 INPUT_WAIT = "input_wait"
 
+ClassWeights = Mapping[float, float] | Literal["balanced"]
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -31,11 +33,13 @@ class Fit:
             trainer waited for its next batch.
         seconds: wall time of the training.
         events_per_s: events trained on per second, reading included.
+        composition: per epoch, URL of a file -> events of it that were trained on.
     """
 
     history: dict[str, list[float]]
     seconds: float
     events_per_s: float
+    composition: tuple[dict[str, int], ...] = ()
 
     @property
     def input_wait(self) -> float:
@@ -134,6 +138,62 @@ class InputWait(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no
         return np.asarray(self._ready.dequeue_many(self._ready.size()), np.float64)
 
 
+class _Composition(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no type information
+    """Notes at the end of each epoch how many events every file gave."""
+
+    def __init__(self, ds: RootDataset) -> None:
+        super().__init__()
+        self._ds = ds
+        self.epochs: list[dict[str, int]] = []
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002 (as Keras calls it)
+        self.epochs.append(self._ds.delivered)
+
+
+def balanced_weights(composition: Mapping[float, int]) -> dict[float, float]:
+    """Class weights with which every class has the same total weight, and the mean weight of an event is 1.
+
+    Args:
+        composition: label -> events, as of `RootDataset.composition`.
+    """
+    total, classes = sum(composition.values()), len(composition)
+    return {label: total / (classes * events) for label, events in composition.items() if events}
+
+
+def weigh_classes(ds: RootDataset, weights: ClassWeights) -> tf.data.Dataset:
+    """The same batches, in which the weight of each event is multiplied by that of its class.
+
+    Args:
+        ds: a dataset with labels, with or without weights of its own.
+        weights: label -> weight, or ``"balanced"``: `balanced_weights` of the events per epoch (not of their
+            own weights).
+
+    Raises:
+        LabelError: a dataset without labels, weights that are not finite, or a class without a weight.
+    """
+    composition = ds.composition()
+    if not isinstance(ds.element_spec, tuple):
+        raise LabelError("class weights need labels: give the dataset labels=")
+    if isinstance(weights, str) and (weights != "balanced" or not composition):
+        raise LabelError(
+            f"class weights must be a number per label, or 'balanced' where labels are given per file, not {weights!r}"
+        )
+    known = balanced_weights(composition) if isinstance(weights, str) else dict(weights)
+    missing = sorted(set(composition) - set(known))
+    if missing or not np.isfinite(list(known.values())).all():
+        raise LabelError(f"class weights must be a finite number per label; {known} is not for labels {[*composition]}")
+    labels, factors = (tf.constant(list(part), tf.float32) for part in (known.keys(), known.values()))
+
+    def weigh(x: Any, y: tf.Tensor, weight: tf.Tensor | None = None) -> Any:
+        same = tf.cast(y[:, tf.newaxis] == labels, tf.float32)  # [B, classes]
+        found = tf.debugging.Assert(tf.reduce_all(tf.reduce_any(same > 0, 1)), ["a label has no class weight:", y])
+        with tf.control_dependencies([found]):
+            factor = tf.linalg.matvec(same, factors)
+        return x, y, factor if weight is None else weight * factor
+
+    return ds.map(weigh)
+
+
 def fit(
     model: keras.Model,
     train: RootDataset,
@@ -142,6 +202,7 @@ def fit(
     epochs: int = 5,
     out: str | os.PathLike[str] | None = None,
     patience: int | None = None,
+    class_weights: ClassWeights | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int = 0,
 ) -> Fit:
@@ -151,14 +212,18 @@ def fit(
     training stops early after `patience` epochs without a better one (None: never).  With `out` it leaves
     ``model.keras`` (the best so far, at any time), ``history.csv`` and ``tensorboard/`` there.
 
+    `class_weights` (see `weigh_classes`) hold for training alone, like a mixing law (`RootDataset.mixed`) of the
+    training part: validation data stay as they are.
+
     Call `keras.utils.set_random_seed` before building the model for reproducible results.
 
     Raises:
         MlaasError: reading errors, as they are.
     """
     monitor = "val_loss" if valid is not None else "loss"
-    wait = InputWait()
-    extra: list[keras.callbacks.Callback] = [*callbacks, wait]
+    wait, composition = InputWait(), _Composition(train)
+    batches = train if class_weights is None else weigh_classes(train, class_weights)
+    extra: list[keras.callbacks.Callback] = [*callbacks, wait, composition]
     if valid is not None:
         extra.append(
             keras.callbacks.EarlyStopping(monitor, patience=patience or epochs, restore_best_weights=True)
@@ -174,12 +239,12 @@ def fit(
     start = perf_counter()
     with original_errors(*(ds for ds in (train, valid) if ds is not None)):
         history = model.fit(
-            wait.watch(train), validation_data=valid, epochs=epochs, callbacks=extra, verbose=verbose, shuffle=False
+            wait.watch(batches), validation_data=valid, epochs=epochs, callbacks=extra, verbose=verbose, shuffle=False
         )
     seconds = perf_counter() - start
     done = {name: [float(v) for v in values] for name, values in history.history.items()}
     read = train.entries + (valid.entries if valid is not None else 0)
-    return Fit(done, seconds, read * len(history.epoch) / seconds)
+    return Fit(done, seconds, read * len(history.epoch) / seconds, tuple(composition.epochs))
 
 
 def evaluate(model: keras.Model, ds: RootDataset) -> Evaluation:

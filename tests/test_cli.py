@@ -1,6 +1,7 @@
 """The command line as a person uses it: what it prints, leaves behind and says when something is wrong."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -59,6 +60,19 @@ def test_the_run_folder(work):
     report = (run / "report.html").read_text()
     assert report.count("data:image/png;base64,") == 4
     assert f"{metrics['parts']['test']['auc']:.4f}" in report
+
+
+def test_a_mixing_law_and_class_weights(work):
+    done = cli(
+        "train", "data/signal_ttH.root", "data/bkg_tt_1.root", "--specs", "specs.json", *LABELS, "--epochs", "2",
+        "--mix", "*signal*=3", "--mix", "*=1", "--balanced", "--out", "runs/mixed", cwd=work,
+    )  # fmt: skip
+    assert re.search(r"signal_ttH.root +1,056 +1,056\n", done.stdout)
+    metrics = json.loads((work / "runs/mixed/metrics.json").read_text())
+    assert metrics["mixing"] == {"*signal*": 3, "*": 1}
+    assert [sorted(epoch.values()) for epoch in metrics["composition"]] == [[352, 1056]] * 2  # of 1408 events
+    assert metrics["parts"]["train"]["composition"] == {"0": 832, "1": 576}  # evaluated as they are
+    assert "1,408" in cli("evaluate", "--run", "runs/mixed", cwd=work).stdout
 
 
 def test_evaluate(work):
@@ -157,6 +171,8 @@ LABELS = ("--label", "*signal*=1", "--label", "*=0")
         (("train", "data/*.root", "--specs", "nope.json", *LABELS), "no specs file nope.json"),
         (("train", "data/*.root", "--specs", "specs.json"), "labels are needed once"),
         (("train", "data/*.root", "--specs", "specs.json", "--label", "x"), "--label must be PATTERN=NUMBER"),
+        (("train", "data/*.root", "--specs", "specs.json", *LABELS, "--mix", "fair"), "a mixing law must be"),
+        (("train", "data/*.root", "--specs", "specs.json", *LABELS, "--mix", "*=x"), "--mix must be PATTERN=NUMBER"),
         (("train", "data/*.root", "--specs", "specs.json", "--label", "*signal*=1"), "no pattern of labels matches file"),
         (("train", "data/*.root", "--specs", "specs.json", "--label", "*=0"), "training needs events of two classes"),
         (("train", "data/*.root", "--specs", "specs.json", "--label", "*signal*=2", "--label", "*=0"), "two classes are expected"),

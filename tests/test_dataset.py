@@ -9,6 +9,7 @@ import textwrap
 import threading
 import time
 import warnings
+from collections import Counter
 
 import awkward as ak
 import numpy as np
@@ -111,6 +112,51 @@ def test_chunks_mix_the_files_in_proportion(tmp_path):
         numbers = _batch_ids(ds, batch)
         counts = [((numbers >= lo) & (numbers < hi)).sum() for lo, hi in ((0, 600), (600, 900), (900, 1000))]
         assert counts == [60, 30, 10]
+
+
+def test_equal_mixing_gives_every_file_the_same_part_of_every_batch(tmp_path):
+    files = write_files(tmp_path, [600, 300, 100], basket=50)
+    ds = plain(files, quiet(files), labels=[0, 0, 1], chunk_size=300, batch_size=30).mixed("equal")
+    seen = Counter()
+    for _ in range(3):
+        epoch = np.array(ids(ds))
+        assert len(epoch) == ds.entries == 1000
+        file_of = np.digitize(epoch, [600, 900])
+        for chunk in range(3):
+            assert np.bincount(file_of[300 * chunk : 300 * chunk + 300]).tolist() == [100, 100, 100]
+        assert np.bincount(file_of).tolist() == list(ds.delivered.values()) == [334, 333, 333]
+        seen.update(epoch.tolist())
+    times = [Counter(seen[i] for i in part) for part in (range(600), range(600, 900), range(900, 1000))]
+    assert times == [{1: 198, 2: 402}, {3: 201, 4: 99}, {9: 1, 10: 99}]  # 1002, 999 and 999 events of each file
+    assert ds.composition() == {0.0: 667, 1.0: 333}
+
+
+def test_shares_by_pattern_and_back_to_each_event_once(tmp_path):
+    files = write_files(tmp_path, [900, 80, 20], basket=50)
+    train, test = plain(files, quiet(files), labels=[0, 0, 1], batch_size=10).split(0.5, 0.5)
+    half = train.mixed({"*f002*": 2, "*": 1})
+    assert half.composition() == {0.0: 250, 1.0: 250}
+    held_out = set(ids(test))
+    for _ in range(2):
+        assert not held_out & set(ids(half))
+    for back in (half.mixed("proportional"), half.in_order()):
+        assert sorted(ids(back)) == sorted(ids(train))
+        assert back.delivered == {f.url: n for f, n in zip(train.files, (450, 40, 10), strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("law", "error", "says"),
+    [
+        ("fair", PlanError, "must be 'proportional', 'equal' or shares of the files, not 'fair'"),
+        ({"*f000*": 1}, LabelError, "no pattern of mixing shares matches file .*f001.root"),
+        ([1, 2, 3], LabelError, "a list of mixing shares needs one number per file: 3 for 2 files"),
+        ([1, -2], PlanError, "must be positive numbers, not -2"),
+    ],
+)
+def test_mixing_laws_that_make_no_sense(tmp_path, law, error, says):
+    files = write_files(tmp_path, [30, 20])
+    with pytest.raises(error, match=says):
+        plain(files, quiet(files)).mixed(law)
 
 
 def _batch_ids(ds, number):

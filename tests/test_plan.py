@@ -155,3 +155,74 @@ def test_many_files_share_lanes():
     plan = make_plan(whole([10] * 1500), [(0, 10)] * 1500, chunk_size=1000, batch_size=10, shuffle=True, seed=0)
     assert len(plan.lanes) == 64
     assert plan.entries == 15_000
+
+
+SHARES = st.lists(
+    st.tuples(st.integers(1, 200), st.floats(0.2, 5)), min_size=1, max_size=12
+)  # events of each file, and its share
+
+
+def shared_plan(files, *, chunk, cluster=20, batch=10):
+    sizes, shares = zip(*files, strict=True)
+    return make_plan(
+        whole(sizes), edges_of(sizes, cluster), chunk_size=chunk, batch_size=batch, shuffle=True, seed=1, shares=shares
+    )
+
+
+def possible(files):
+    """Whether every file's share of an epoch is an event or more."""
+    total, weight = sum(n for n, _ in files), sum(w for _, w in files)
+    return all(w / weight * total > 1 for _, w in files)
+
+
+@given(SHARES.filter(possible), st.integers(1, 120), st.integers(1, 60), st.integers(1, 6))
+def test_any_law_gives_each_event_its_turn(files, chunk, cluster, epochs):
+    """In any number of epochs an event of a file comes floor or ceil of (given / events of the file) times."""
+    plan = shared_plan(files, chunk=chunk, cluster=cluster)
+    counts = [Counter({(lane, e): 0 for e in range(n)}) for lane, (n, _) in enumerate(files)]
+    for epoch in range(epochs):
+        for lane, count in enumerate(counts):
+            read = plan.blocks(lane, epoch)
+            assert sum(map(len, read)) == plan.quotas[lane]
+            count.update(entries_of(read))
+    for (n, _), count, quota in zip(files, counts, plan.quotas, strict=True):
+        assert len(count) == n
+        assert set(count.values()) <= {quota * epochs // n, -(-quota * epochs // n)}
+
+
+@given(SHARES.filter(possible), st.integers(1, 120))
+def test_every_prefix_of_an_epoch_has_the_composition_of_the_law(files, chunk):
+    plan = shared_plan(files, chunk=chunk)
+    total, weight = sum(n for n, _ in files), sum(w for _, w in files)
+    ends = plan.takes.sum(axis=1).cumsum()
+    assert ends[-1] == plan.entries == total
+    assert all(abs(q - w / weight * total) < 1 for q, (_, w) in zip(plan.quotas, files, strict=True))
+    ideal = np.outer(ends, [w for _, w in files]) / weight
+    assert (abs(plan.takes.cumsum(axis=0) - ideal) < 2).all()  # one event of the chunk, one of the epoch
+    assert plan.file_entries == dict(enumerate(plan.quotas))
+
+
+@given(SIZES, st.integers(1, 60), st.integers(0, 3))
+def test_shares_in_proportion_are_the_proportional_law(sizes, cluster, epoch):
+    options = {"chunk_size": 50, "batch_size": 5, "shuffle": True, "seed": 3}
+    lanes = [n or 1 for n in sizes]  # a share must be positive; a file without events has none
+    one, two = (make_plan(whole(sizes), edges_of(sizes, cluster), **options, shares=s) for s in (None, lanes))
+    assert [one.blocks(n, epoch) for n in range(len(one.lanes))] == [
+        two.blocks(n, epoch) for n in range(len(two.lanes))
+    ]
+    assert (one.takes == two.takes).all()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shares", "shuffle", "says"),
+    [
+        ([5, 5], [1, 1], False, "needs shuffle=True"),
+        ([5, 5], [1, 0], True, "must be positive numbers, not 0"),
+        ([5, 5], [1, float("inf")], True, "must be positive numbers"),
+        ([5, 5], [1, 1000], True, "leaves a file without an event"),
+        ([5] * 65, [1] * 65, True, "at most 64; there are 65 files"),
+    ],
+)
+def test_laws_that_make_no_sense(sizes, shares, shuffle, says):
+    with pytest.raises(PlanError, match=says):
+        make_plan(whole(sizes), edges_of(sizes, 5), chunk_size=10, batch_size=5, shuffle=shuffle, seed=0, shares=shares)

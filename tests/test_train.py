@@ -13,7 +13,7 @@ from mlaas4hep_tf import RootDataset, scan
 from mlaas4hep_tf.errors import LabelError, ModelError
 from mlaas4hep_tf.models import build
 from mlaas4hep_tf.testing import make_events, write_files, write_tree
-from mlaas4hep_tf.train import Evaluation, InputWait, evaluate, fit
+from mlaas4hep_tf.train import Evaluation, InputWait, balanced_weights, evaluate, fit, weigh_classes
 
 
 @pytest.fixture
@@ -35,6 +35,70 @@ def test_weights_reach_the_loss(data):
     assert loss == pytest.approx((entropy * w.numpy()).mean(), rel=1e-4)
     plain = RootDataset(files, specs, labels=[1, 0], batch_size=250, shuffle=False)
     assert model.evaluate(plain, verbose=0, return_dict=True)["loss"] == pytest.approx(entropy.mean(), rel=1e-4)
+
+
+def test_class_weights_reach_the_loss(data):
+    files, specs = data
+    ds = RootDataset(files, specs, labels=[1, 0], batch_size=250, shuffle=False)
+    events = {"*f000*": 0.5, "*": 2}  # event weights
+    weighted = RootDataset(files, specs, labels=[1, 0], weights=events, batch_size=250, shuffle=False)
+    (_, y, w), *_ = weigh_classes(ds, {1: 3, 0: 0.25})
+    assert w.numpy().tolist() == [3.0] * 150 + [0.25] * 100
+    assert y.numpy().tolist() == [1.0] * 150 + [0.0] * 100
+    (_, _, both), *_ = weigh_classes(weighted, {1: 3, 0: 0.25})
+    assert both.numpy().tolist() == [1.5] * 150 + [0.5] * 100
+    model = build("mlp", specs)
+    entropy = (model.evaluate(part, verbose=0)[0] for part in (weighted, weigh_classes(ds, {1: 0.5, 0: 2})))
+    assert next(entropy) == pytest.approx(next(entropy), rel=1e-6)
+
+
+@given(st.dictionaries(st.integers(0, 5).map(float), st.integers(1, 10**6), min_size=1))
+def test_balanced_classes_have_the_same_total_weight(composition):
+    weights = balanced_weights(composition)
+    totals = [weights[label] * events for label, events in composition.items()]
+    assert totals == pytest.approx([sum(composition.values()) / len(composition)] * len(composition))
+
+
+def test_balanced_weights_follow_the_mixing_law(data):
+    files, specs = data
+    ds = RootDataset(files, specs, labels=[1, 0], batch_size=50)
+    assert balanced_weights(ds.composition()) == {0.0: 250 / 200, 1.0: 250 / 300}
+    assert balanced_weights(ds.mixed("equal").composition()) == {0.0: 1.0, 1.0: 1.0}
+    total = sum(float(w.numpy()[y.numpy() == 1].sum()) for _, y, w in weigh_classes(ds, "balanced"))
+    assert total == pytest.approx(125, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "weights", "says"),
+    [
+        ({}, "balanced", "need labels"),
+        ({"labels": [1, 0]}, "fair", "not 'fair'"),
+        ({"labels": "x"}, "balanced", "'balanced' where labels are given per file"),
+        ({"labels": [1, 0]}, {1: 2}, r"must be a finite number per label; \{1: 2\} is not for labels \[0.0, 1.0\]"),
+        ({"labels": [1, 0]}, {1: 2, 0: float("nan")}, "must be a finite number"),
+    ],
+)
+def test_class_weights_that_make_no_sense(tmp_path, options, weights, says):
+    files = write_files(tmp_path, [30, 20])
+    specs = scan(files, exclude="x", progress=False)
+    with pytest.raises(LabelError, match=says):
+        weigh_classes(RootDataset(files, specs, **options), weights)
+
+
+def test_a_label_of_an_event_without_a_class_weight_ends_the_training(tmp_path):
+    path = write_tree(tmp_path / "t.root", make_events(40) | {"kind": np.arange(40, dtype="i4") % 3})
+    ds = RootDataset(path, scan(path, exclude="kind", progress=False), labels="kind")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a label has no class weight"):
+        list(weigh_classes(ds, {0: 1, 1: 2}))
+
+
+def test_the_composition_of_every_epoch_is_told(data):
+    files, specs = data
+    train, valid = RootDataset(files, specs, labels=[1, 0], batch_size=50).split(0.8, 0.2)
+    first, second = (f.url for f in train.files)
+    assert fit(build("mlp", specs), train, valid, epochs=2).composition == ({first: 120, second: 80},) * 2
+    equal = fit(build("mlp", specs), train.mixed("equal"), valid, epochs=2, class_weights="balanced")
+    assert equal.composition == ({first: 100, second: 100},) * 2
 
 
 def test_the_best_epoch_is_kept_and_training_stops(tmp_path):

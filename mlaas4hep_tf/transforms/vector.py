@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from mlaas4hep_tf.branches import Layout
 from mlaas4hep_tf.specs import BranchSpec, Specs
+from mlaas4hep_tf.transforms.image import EtaPhiImage, to_image
 from mlaas4hep_tf.transforms.mask import mask_missing
 from mlaas4hep_tf.transforms.normalize import Normalize, check_normalize, constants, normalize_columns
 from mlaas4hep_tf.transforms.pad import pad, resize
@@ -23,13 +24,17 @@ class Preprocessor:
     Attributes:
         specs: lengths, order and constants of the branches.
         normalize: which constants (see `normalize.constants`).
+        image: the model takes this image rather than the vector.
     """
 
     specs: Specs
     normalize: Normalize | None
+    image: EtaPhiImage | None = None
 
     def __post_init__(self) -> None:
         check_normalize(self.normalize)
+        if self.image is not None:
+            self.image.check(self.specs)
 
     @cached_property
     def layout(self) -> Layout:
@@ -113,6 +118,24 @@ class Preprocessor:
     def finish(self, vector: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Normalise and mask: raw [n, D] -> (float32 [n, D], bool [n, D], True = real value)."""
         return mask_missing(normalize_columns(vector, *self._constants))
+
+    def model_input(self, vector: tf.Tensor, *, mask: bool) -> tf.Tensor | dict[str, tf.Tensor]:
+        """What the model takes, from the raw vector [n, D]: the image, or vector and mask as in `RootDataset`."""
+        values, real = self.finish(vector)
+        if self.image is not None:
+            return self._draw(self.image, self.split(vector), self.split(values))
+        return {"vector": values, "mask": real} if mask else values
+
+    def _draw(self, image: EtaPhiImage, raw: dict[str, tf.Tensor], values: dict[str, tf.Tensor]) -> tf.Tensor:
+        channels = tf.stack([values[name] for name in image.channels], axis=2)
+        return to_image(image, raw[image.eta], raw[image.phi], channels)
+
+    def input_specs(self, *, mask: bool) -> dict[str, tf.TensorSpec]:
+        """Names, shapes and dtypes of the tensors of `model_input`."""
+        if self.image is not None:
+            return {"image": tf.TensorSpec([None, *self.image.shape], tf.float32)}
+        specs = {"vector": tf.TensorSpec([None, self.width], tf.float32)}
+        return specs | {"mask": tf.TensorSpec([None, self.width], tf.bool)} if mask else specs
 
     @cached_property
     def _constants(self) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,186 @@
+"""The matrix representation: images against NumPy's histogram and a count by hand; what is trained is what is served."""
+
+import math
+from dataclasses import replace
+
+import awkward as ak
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import uproot
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from mlaas4hep_tf import RootDataset, export
+from mlaas4hep_tf.errors import ModelError, PlanError
+from mlaas4hep_tf.models import build
+from mlaas4hep_tf.train import predict_batch
+from mlaas4hep_tf.transforms.image import EtaPhiImage, sparse_cells, to_image
+
+NAN = float("nan")
+IMAGE = EtaPhiImage("Jet_eta", "Jet_phi", ("Jet_pt", "Jet_btag"), bins=(5, 8))
+OBJECT = st.tuples(
+    st.floats(-3, 3, width=32), st.floats(-3.5, 3.5, width=32), st.floats(-2, 2, width=32), st.floats(-2, 2, width=32)
+)
+EVENTS = st.lists(st.lists(OBJECT, max_size=6), min_size=1, max_size=6)
+
+
+def padded(events, length=6):
+    table = np.full((len(events), length, 4), NAN, np.float32)
+    for n, event in enumerate(events):
+        for i, obj in enumerate(event):
+            table[n, i] = obj
+    return table
+
+
+def drawn(events, image=IMAGE):
+    table = padded(events)
+    return to_image(image, *(tf.constant(table[..., i]) for i in (0, 1)), tf.constant(table[..., 2:])).numpy()
+
+
+@given(EVENTS)
+def test_the_sum_is_numpys_histogram(events):
+    got = drawn(events)
+    for event, pixels in zip(events, got, strict=True):
+        eta, phi, *channels = np.array(event, np.float64).reshape(-1, 4).T
+        edges = [np.linspace(-2.5, 2.5, 6).astype("f4"), np.linspace(-math.pi, math.pi, 9).astype("f4")]
+        for channel, weights in enumerate([None, *channels]):
+            want = np.histogram2d(eta, phi, edges, weights=weights)[0]
+            if not near_an_edge(eta, edges[0]) and not near_an_edge(phi, edges[1]):
+                assert np.abs(pixels[..., channel] - want).max() < 1e-5
+
+
+def near_an_edge(values, edges):
+    """Where the last bit of float32 decides about the bin."""
+    return len(values) and np.abs(values[:, None] - edges[1:-1]).min() < 1e-5
+
+
+@given(EVENTS, st.sampled_from(["sum", "max", "last"]))
+def test_the_rule_for_two_in_one_cell(events, rule):
+    """Against a loop over objects, on a grid so coarse that cells are shared."""
+    image = replace(IMAGE, bins=(1, 2), rule=rule)
+    got = drawn(events, image)
+    for event, pixels in zip(events, got, strict=True):
+        cells = {0: [], 1: []}
+        for eta, phi, *values in event:
+            assume(not -1e-5 < phi < 0)  # where the last bit of float32 decides
+            if abs(eta) <= 2.5 and abs(phi) <= np.float32(math.pi):
+                cells[int(phi >= 0)].append(values)
+        for column, inside in cells.items():
+            want = {"sum": np.sum, "max": np.max, "last": lambda v, axis: v[-1]}[rule](inside, axis=0) if inside else 0
+            assert pixels[0, column, 0] == len(inside)
+            assert np.allclose(pixels[0, column, 1:], want, atol=1e-5)
+
+
+def test_edges_belong_to_the_image_and_what_lies_beyond_does_not():
+    pi = float(np.float32(math.pi))  # a little more than pi, as it is in files
+    beyond = float(np.nextafter(np.float32(2.5), np.float32(3)))
+    events = [[(2.5, pi, 1, 1)], [(-2.5, -pi, 1, 1)], [(beyond, 0, 1, 1)], [(NAN, 0, 1, 1)], [], [(0, 0, NAN, 2)]]
+    got = drawn(events)
+    assert got.shape == (6, 5, 8, 3)
+    assert got.sum(axis=(1, 2)).tolist() == [[1, 1, 1], [1, 1, 1], [0] * 3, [0] * 3, [0] * 3, [1, 0, 2]]
+    assert got[0, 4, 7, 0] == got[1, 0, 0, 0] == got[5, 2, 4, 0] == 1
+
+
+def test_only_cells_with_an_object_are_kept():
+    table = padded([[(0, 0, 1, 2), (0.1, 0.1, 3, 4)], [], [(2, 1, 5, 6)]])
+    arguments = [tf.constant(part) for part in (table[..., 0], table[..., 1], table[..., 2:])]
+    cells, values = sparse_cells(IMAGE, *arguments)
+    assert cells.numpy().tolist() == [0 * 40 + 2 * 8 + 4, 2 * 40 + 4 * 8 + 5]
+    assert values.numpy().tolist() == [[2, 4, 6], [1, 5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"channels": ()}, "at least one branch as a channel"),
+        ({"rule": "mean"}, "must be 'sum', 'max' or 'last', not 'mean'"),
+        ({"bins": (0, 8)}, r"bins of an image are two numbers of at least 1, in eta and phi, not \(0, 8\)"),
+        ({"eta_range": (1, -1)}, "eta_range of an image must be finite and rise, not 1 to -1"),
+        ({"phi_range": (0, math.inf)}, "phi_range of an image must be finite"),
+    ],
+)
+def test_images_that_make_no_sense(change, says):
+    with pytest.raises(PlanError, match=says):
+        replace(IMAGE, **change)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"layout": "image"}, "belong together"),
+        ({"image": IMAGE}, "belong together"),
+        ({"layout": "image", "image": IMAGE, "mask": True}, "first channel is its mask"),
+        ({"layout": "image", "image": replace(IMAGE, eta="Jet_etta")}, "none called Jet_etta"),
+        ({"layout": "image", "image": replace(IMAGE, eta="ht")}, "none called ht"),
+        ({"layout": "image", "image": replace(IMAGE, channels=("FatJet_pt",))}, r"one group: .*FatJet_pt \(nFatJet\)"),
+    ],
+)
+def test_images_that_do_not_fit_the_data(demo_files, demo_specs, options, says):
+    with pytest.raises(PlanError, match=says):
+        RootDataset(demo_files, demo_specs, **options)
+
+
+@pytest.fixture(scope="module", params=["sum", "max", "last"])
+def exported(request, demo_files, demo_specs, tmp_path_factory):
+    specs = demo_specs.with_lengths(quantile=0.9)  # so that there is something to cut
+    image = replace(IMAGE, rule=request.param)
+    ds = RootDataset(demo_files[:1], specs, layout="image", image=image, shuffle=False, batch_size=300)
+    keras.utils.set_random_seed(1)
+    model = build("cnn", specs, image=image)
+    path = export(model, ds, tmp_path_factory.mktemp("models") / "cnn" / "1")
+    events = uproot.concatenate([f.url + ":events" for f in ds.files])
+    return model, ds, tf.saved_model.load(str(path)).signatures, events
+
+
+def test_the_images_of_a_file(exported):
+    """Pixels against awkward and NumPy alone."""
+    _, ds, _, events = exported
+    (images,) = [x.numpy() for x in ds.take(1)]
+    length = ds.specs.groups["nJet"][0].length
+    for pixels, event in zip(images, events[:300], strict=True):
+        eta, phi, pt = (ak.to_numpy(event[name][:length]) for name in ("Jet_eta", "Jet_phi", "Jet_pt"))
+        bins = [np.linspace(-2.5, 2.5, 6), np.linspace(-math.pi, math.pi, 9)]
+        assert np.array_equal(pixels[..., 0], np.histogram2d(eta, phi, bins)[0])
+        if ds.preprocessor.image.rule == "sum":
+            (spec,) = [b for b in ds.specs.branches if b.name == "Jet_pt"]
+            want = np.histogram2d(eta, phi, bins, weights=(pt - spec.min) / (spec.max - spec.min))[0]
+            assert np.abs(pixels[..., 1] - want).max() < 1e-5
+
+
+def test_raw_branches_give_the_scores_of_training(exported):
+    model, ds, signatures, events = exported
+    trained = np.concatenate([predict_batch(model, x) for x in ds])
+    assert trained.std() > 0
+    request, ragged = {}, {}
+    for b in ds.specs.branches:
+        values = events[b.name]
+        ragged[b.name] = tf.constant(ak.to_numpy(ak.flatten(values, axis=None)).astype("f4"))
+        if b.kind != "flat":
+            width = int(ak.max(ak.num(values)))
+            values = ak.fill_none(ak.pad_none(values, width), np.nan)
+        request[b.name] = tf.constant(ak.to_numpy(values).astype("f4"))
+    for group, members in ds.specs.groups.items():
+        splits = np.concatenate([[0], np.cumsum(ak.num(events[members[0].name]))])
+        ragged[group + "_row_splits"] = tf.constant(splits, tf.int64)
+    x = next(iter(ds))
+    assert np.abs(signatures["serving_default"](**request)["score"].numpy() - trained).max() < 1e-6
+    assert np.abs(signatures["ragged"](**ragged)["score"].numpy() - trained).max() < 1e-6
+    assert np.abs(signatures["image"](image=x)["score"].numpy() - trained[:300]).max() < 1e-6
+    assert "vector" not in signatures
+
+
+def test_models_and_images_that_do_not_fit(demo_specs, tmp_path):
+    with pytest.raises(ModelError, match="'cnn' takes an image: give image="):
+        build("cnn", demo_specs)
+    with pytest.raises(ModelError, match="'mlp' takes no image"):
+        build("mlp", demo_specs, image=IMAGE)
+    with pytest.raises(ModelError, match="the data give a vector of"):
+        export(build("cnn", demo_specs, image=IMAGE), demo_specs, tmp_path / "1")
+    path = tmp_path / "model.py"
+    path.write_text(
+        "import keras\ndef model(shape):\n    return keras.Sequential([keras.Input(shape[1:]), keras.layers.Flatten()])\n"
+    )
+    with pytest.raises(ModelError, match=r"the data give an image \(5, 8, 3\) alone"):
+        build(str(path), demo_specs, image=IMAGE)
