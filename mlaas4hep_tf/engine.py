@@ -22,7 +22,7 @@ from functools import partial
 from multiprocessing.util import Finalize
 from typing import Any, TypeVar
 
-from loky.process_executor import ProcessPoolExecutor, ShutdownExecutorError
+from loky.process_executor import ProcessPoolExecutor, ShutdownExecutorError, TerminatedWorkerError
 
 from mlaas4hep_tf import buffers
 from mlaas4hep_tf.cache import Cache
@@ -190,9 +190,12 @@ class _Reader:
                 self.kill()
                 raise _Stalled(_too_long(seconds))
             return future.result()
-        except (BrokenProcessPool, ShutdownExecutorError) as error:
+        except (TerminatedWorkerError, ShutdownExecutorError) as error:
             self.kill()
             raise _Died from error
+        except BrokenProcessPool as error:  # it is alive and did not understand
+            self.kill()
+            raise ReaderError(f"a reader process could not take up its work: {error}") from error
 
     def _start(self) -> ProcessPoolExecutor:
         process = ProcessPoolExecutor(1, timeout=IDLE_S, initializer=start_reader, initargs=(os.getpid(), self._files))

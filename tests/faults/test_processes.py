@@ -200,3 +200,16 @@ def test_credentials_reach_the_readers(monkeypatch):
     monkeypatch.delenv("BEARER_TOKEN")
     assert engine.run(os.getenv, "X509_USER_PROXY") == "/tmp/proxy"
     assert engine.run(os.getenv, "BEARER_TOKEN") is None
+
+
+class Unreadable:
+    """Can be sent and not be received."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def test_work_that_cannot_be_received_is_an_error_at_once():
+    with pytest.raises(ReaderError, match="could not take up its work"):
+        Engine(1).run(len, Unreadable())
+    assert Engine(1).run(probe.pid) > 0
