@@ -124,8 +124,14 @@ def export(
         The folder.
 
     Raises:
-        ModelError: a folder that exists, is no version, or a model whose input is not the vector.
+        ModelError: a folder that exists, is no version, a model whose input is not the vector, or Keras on another
+            backend than TensorFlow.
     """
+    if keras.backend.backend() != "tensorflow":
+        raise ModelError(
+            f"a SavedModel is a TensorFlow graph, and this process runs Keras on {keras.backend.backend()}: save the "
+            "model as .keras, which is the same for every backend, and export with KERAS_BACKEND=tensorflow"
+        )
     preprocessor = specs.preprocessor if isinstance(specs, RootDataset) else Preprocessor(specs, normalize)
     target = Path(path)
     if not target.name.isdigit():

@@ -205,5 +205,10 @@ def _metrics(
         "seed": config.seed,
         "fingerprint": ds.specs.fingerprint,
         "date": strftime("%Y-%m-%d %H:%M"),
-        "versions": {p: version(p) for p in ("mlaas4hep_tf", "tensorflow", "keras", "uproot", "awkward", "numpy")},
+        "versions": {p: version(p) for p in _packages(keras.backend.backend())},
     }  # fmt: skip
+
+
+def _packages(backend: str) -> list[str]:
+    """What a run's numbers rest on; the names of Keras's backends are those of their packages."""
+    return list(dict.fromkeys(("mlaas4hep_tf", "keras", backend, "tensorflow", "uproot", "awkward", "numpy")))
