@@ -16,12 +16,13 @@ import keras
 
 from mlaas4hep_tf.dataset import RootDataset
 from mlaas4hep_tf.errors import ConfigError, DataWarning, LabelError
+from mlaas4hep_tf.importance import permutation_importance
 from mlaas4hep_tf.models import build, wants_mask
 from mlaas4hep_tf.report import write_report
 from mlaas4hep_tf.scanner import scan
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.stream import PerFile
-from mlaas4hep_tf.train import Evaluation, Fit, check_binary, evaluate, fit
+from mlaas4hep_tf.train import Evaluation, Fit, check_binary, evaluate, fit, over_training
 from mlaas4hep_tf.transforms.normalize import Normalize
 
 PARTS = ("train", "validation", "test")
@@ -197,6 +198,12 @@ def _metrics(
         "events_per_s": done.events_per_s,
         "input_wait": done.input_wait,
         "files": _identity(ds),
+        "data": [
+            {"file": file.url.split("/")[-1], "events": events, "label": label}
+            for file, events, label in ds.files_and_labels()
+        ],
+        "over_training": {k: asdict(v) for k, v in over_training(results["train"], results["test"]).items()},
+        "importance": [asdict(one) for one in permutation_importance(model, parts["test"], seed=config.seed)],
         "truncated": {
             group: dict(zip(("events", "objects"), members[0].truncated, strict=True))
             for group, members in ds.specs.groups.items() if members[0].truncated[0]

@@ -59,7 +59,7 @@ def decode(vector: npt.ArrayLike, mask: npt.ArrayLike, preprocessor: Preprocesso
 
 
 def denormalize(vector: Matrix, mask: Matrix, preprocessor: Preprocessor) -> npt.NDArray[np.float64]:
-    """x * scale + offset, and NaN where there is no value: [n, D] -> float64 [n, D]."""
+    """Values in the unit of each branch, x * scale + offset, NaN where there is no value: [n, D] -> float64 [n, D]."""
     offset, scale = constants(preprocessor.specs, preprocessor.normalize)
     return np.where(mask, vector.astype(np.float64) * scale + offset, np.nan)
 
