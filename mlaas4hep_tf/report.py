@@ -81,8 +81,8 @@ def data_notes(specs: Specs) -> list[tuple[str, str]]:
 def plot_curves(history: Mapping[str, Sequence[float]]) -> Figure:
     """Loss and AUC of training and validation per epoch."""
     names = [name for name in ("loss", "auc") if name in history]
-    figure = Figure(figsize=(5 * len(names), 3.6))
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+    figure = Figure(figsize=(5.4, 2.7 * len(names)))
+    for axes, name in zip(figure.subplots(len(names), squeeze=False)[:, 0], names, strict=True):
         for part, key in (("train", name), ("validation", f"val_{name}")):
             if key in history:
                 values = history[key]
@@ -112,7 +112,7 @@ def plot_roc(results: Mapping[str, Evaluation]) -> Figure:
 
 def plot_scores(results: Mapping[str, Evaluation]) -> Figure:
     """Scores of signal and background: filled for training, points with errors for test (over-training shows)."""
-    figure = Figure(figsize=(5.6, 4.0))
+    figure = Figure(figsize=(5.2, 4.7))
     axes = figure.subplots()
     top = max((float(r.scores.max()) for r in results.values() if len(r.scores)), default=1.0)
     low = min((float(r.scores.min()) for r in results.values() if len(r.scores)), default=0.0)
@@ -140,7 +140,7 @@ def _points(axes: Axes, values: Any, bins: list[float], color: str, label: str) 
 def plot_importance(importance: Sequence[Mapping[str, Any]], shown: int = 15) -> Figure:
     """Loss of AUC of the most important branches when they are shuffled; errors are between rounds."""
     first = importance[:shown][::-1]
-    figure = Figure(figsize=(5.6, 0.9 + 0.26 * len(first)))
+    figure = Figure(figsize=(5.4, 1.1 + 0.29 * len(first)))
     axes = figure.subplots()
     axes.barh(
         [one["branch"] for one in first],
