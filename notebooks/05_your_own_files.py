@@ -44,13 +44,15 @@ for number in range(4):
 
 # %% [markdown]
 # ## What is in them?
-# Patterns, folders, lists, `root://` and `https://` URLs all work. Identifiers such as `event` are never features; the
-# truth has to be left out by name.
+# TTrees and RNTuples (uproot wrote one here), patterns, folders, lists, `root://` and `https://` URLs all work.
+# Identifiers such as `event` are never features; the truth has to be left out by name.
 
 # %%
 specs = scan(f"{folder}/*.root", exclude=["truth"], progress=False)
 for b in specs.branches:
-    print(f"{b.name:9} {b.kind:6} {b.dtype:7} {b.min:8.2f} to {b.max:8.2f}  missing {b.nan}, at most {b.largest} an event")
+    print(
+        f"{b.name:9} {b.kind:6} {b.dtype:7} {b.min:8.2f} to {b.max:8.2f}  missing {b.nan}, at most {b.largest} an event"
+    )
 
 # %% [markdown]
 # A long tail of multiplicities makes a long vector. A quantile cuts it, and what is cut is counted.
@@ -58,7 +60,7 @@ for b in specs.branches:
 # %%
 short = specs.with_lengths(quantile=0.99)
 print(f"{len(specs.vector_names)} columns, {len(short.vector_names)} with a quantile of 0.99")
-print(f"{short.groups['nMuon'][0].truncated} events and objects are cut")
+print(f"{short.groups['Muon'][0].truncated} (events, objects) are cut")
 
 # %% [markdown]
 # ## Labels
@@ -100,7 +102,7 @@ print(scores.num_entries, "events with", scores.keys())
 
 # %%
 wrong = {
-    "a branch that is not there": lambda: scan(f"{folder}/part0.root", branches=["Muon_pT"], progress=False),
+    "a branch that is not there": lambda: scan(f"{folder}/part0.root", branches=["Muon.pT"], progress=False),
     "labels that match nothing": lambda: RootDataset(f"{folder}/*.root", short, labels={"*signal*": 1}),
     "specs of other data": lambda: RootDataset(f"{folder}/*.root", scan(f"{folder}/part0.root", progress=False)),
     "no such model": lambda: build("transformer", short),

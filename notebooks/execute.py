@@ -19,7 +19,9 @@ def execute(source: Path) -> Any:
     """Run a notebook in its folder, without the messages of libraries on stderr."""
     os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="")
     notebook = jupytext.read(source)
-    client = NotebookClient(notebook, timeout=SECONDS, resources={"metadata": {"path": str(FOLDER)}}, record_timing=False)
+    client = NotebookClient(
+        notebook, timeout=SECONDS, resources={"metadata": {"path": str(FOLDER)}}, record_timing=False
+    )
     client.execute()
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell{number:02d}"
