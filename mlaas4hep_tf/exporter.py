@@ -31,17 +31,22 @@ WARMUP_ROWS = (1, 8)
 
 
 class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type information
-    """The model with its three doors."""
+    """The model with its three doors.
+
+    It tracks TensorFlow's own variables and not the Keras model around them: of a tracked one each variable is saved
+    twice, and loaders of graphs such as TF-Serving's restore the one that nothing reads.  The optimizer stays behind.
+    """
 
     def __init__(self, model: keras.Model, preprocessor: Preprocessor) -> None:
         super().__init__()
-        self.model = model
+        self._weights = [variable.value for variable in model.variables]
+        self._call = model.__call__  # a bound method is not tracked
         self._preprocessor = preprocessor
         self._masked = wants_mask(model)
 
     def _score(self, vector: tf.Tensor, mask: tf.Tensor) -> dict[str, tf.Tensor]:
         x = {VECTOR: vector, MASK: mask} if self._masked else vector
-        return {SCORE: self.model(x, training=False)}
+        return {SCORE: self._call(x, training=False)}
 
     def padded(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         branches = {b.name: inputs[input_name(b.name)] for b in self._preprocessor.specs.branches}

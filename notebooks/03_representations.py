@@ -59,28 +59,29 @@ for name, (network, specs) in ways.items():
 events = RootDataset(data, every, mask=True, batch_size=500, shuffle=False)
 x = next(events.as_numpy_iterator())
 again = decode(x["vector"], x["mask"], events.preprocessor)
-print("Jet_pt of the first two events:", *(np.round(list(pt), 1).tolist() for pt in again["Jet_pt"][:2]))
+for pt in again["Jet_pt"][:2]:
+    print("Jet_pt:", *(f"{value:.1f}" for value in pt), "GeV")
 print("nJet of the first five:", again["nJet"][:5].tolist(), "and their lists:", ak.num(again["Jet_pt"][:5]).tolist())
 
 # %% [markdown]
 # ## Autoencoder
-# So a network can be trained to reproduce events through a narrow code (16 numbers here), and what it makes of them
-# can be looked at as events. The loss counts real values only.
+# So a network can be trained to reproduce events through a narrow code (64 numbers in place of 507), and what it makes
+# of them can be looked at as events. The loss counts real values only.
 
 # %%
 keras.utils.set_random_seed(1)
-autoencoder = models.autoencoder(every, code=16)
-history = autoencoder.fit(
-    RootDataset(data, every, mask=True, batch_size=100), epochs=5, verbose=0, shuffle=False
-).history
-print("loss per epoch:", *(f"{loss:.4f}" for loss in history["loss"]))
-made = decode(np.asarray(autoencoder(x)), x["mask"], events.preprocessor)
+autoencoder = models.autoencoder(every, code=64)
+standard = RootDataset(data, every, mask=True, batch_size=100, normalize="standard")  # all branches weigh alike
+history = autoencoder.fit(standard, epochs=8, verbose=0, shuffle=False).history
+print("loss per epoch:", *(f"{loss:.2f}" for loss in history["loss"]))
+x = next(standard.in_order().as_numpy_iterator())
+true, made = (decode(v, x["mask"], standard.preprocessor) for v in (x["vector"], np.asarray(autoencoder(x))))
 
 figure, places = plt.subplots(1, 3, figsize=(11, 3), layout="constrained")
 for axes, branch in zip(places, ("Jet_pt", "FatJet_mass", "Pair_mass"), strict=True):
-    true, decoded = (ak.to_numpy(ak.flatten(part[branch])) for part in (again, made))
-    top = np.quantile(true, 0.99)
+    values, decoded = (ak.to_numpy(ak.flatten(part[branch])) for part in (true, made))
+    top = np.quantile(values, 0.99)
     axes.plot([0, top], [0, top], color="0.6", linewidth=1)
-    axes.plot(true, decoded, ".", markersize=2, color="#4477AA")
+    axes.plot(values, decoded, ".", markersize=2, color="#4477AA")
     axes.set(xlabel=f"{branch}, in the file", ylabel="decoded", xlim=(0, top), ylim=(0, top))
 plt.show()

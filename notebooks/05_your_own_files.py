@@ -28,7 +28,7 @@ from mlaas4hep_tf.models import build
 from mlaas4hep_tf.predict import predict_files
 from mlaas4hep_tf.train import evaluate, fit
 
-folder = Path(mkdtemp())
+folder, out = Path(mkdtemp()), Path(mkdtemp())
 rng = np.random.default_rng(1)
 for number in range(4):
     muons = rng.poisson(2, 2000)
@@ -92,8 +92,8 @@ print(f"AUC test {result.auc:.3f} ± {result.auc_error:.3f}")
 # Scores of every event go to a ROOT file, in the order of the input.
 
 # %%
-predict_files(model, f"{folder}/*.root", short, folder / "scores.root")
-scores = uproot.open(f"{folder}/scores.root:Events")
+predict_files(model, f"{folder}/*.root", short, out / "scores.root")
+scores = uproot.open(f"{out}/scores.root:Events")
 print(scores.num_entries, "events with", scores.keys())
 
 # %% [markdown]
