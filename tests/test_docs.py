@@ -96,6 +96,7 @@ EXPECTED = {
     "01_look_at_the_data": ["8,522 events, 69 branches, 507 columns", "vector (256, 507)"],
     "02_train": ["train       5454 events,  576 of them signal", "AUC test", "saved_model.pb"],
     "03_representations": ["vector and mask, set", "loss per epoch"],
+    "04_serve": ["'state': 'AVAILABLE'", "200 events of signal", "largest difference, gRPC", "server ended with 0"],
     "05_your_own_files": ["AUC test", "8000 events with", "did you mean 'Muon.pt'?"],
 }
 
@@ -111,6 +112,8 @@ def printed(notebook):
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_notebook_runs(name):
     pytest.importorskip("nbclient", reason="nbclient is not installed (pip install 'mlaas4hep_tf[test]')")
+    if name == "04_serve" and importlib.util.find_spec("mlaas4hep_serving") is None:
+        pytest.skip("the server is not installed (serving/mlaas4hep_serving)")
     notebook = load(NOTEBOOKS / "execute.py").execute(NOTEBOOKS / f"{name}.py")
     text = printed(notebook)
     assert all(words in text for words in EXPECTED[name]), text
