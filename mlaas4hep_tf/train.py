@@ -94,7 +94,8 @@ class Evaluation:
 
     def of_class(self, label: float) -> FloatArray:
         """Scores of the events with this label."""
-        return self.scores[self.labels == label]
+        chosen: FloatArray = self.scores[self.labels == label]
+        return chosen
 
     def summary(self) -> dict[str, Any]:
         return {
