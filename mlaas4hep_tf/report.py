@@ -88,7 +88,7 @@ def plot_curves(history: Mapping[str, Sequence[float]]) -> Figure:
                 values = history[key]
                 axes.plot(range(1, len(values) + 1), values, "o-", color=COLORS[part], label=part, markersize=4)
         axes.set(xlabel="epoch", ylabel={"loss": "loss", "auc": "AUC"}[name])
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.legend()
     figure.tight_layout()
     return figure
