@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 DEMO ?= runs/demo
 TTH ?= benchmarks/data/tth
 
-.PHONY: demo test lint clean install
+.PHONY: demo test lint docs notebooks clean install
 
 install: $(VENV)/.installed
 
@@ -28,6 +28,12 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: install
+	$(BIN)/python -m mkdocs build
+
+notebooks: install
+	$(BIN)/python notebooks/execute.py
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

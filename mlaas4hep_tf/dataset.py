@@ -318,3 +318,12 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             if labels is not None and labels.per_file:
                 found[labels.per_file[number]] += events
         return dict(sorted(found.items()))
+
+    def files_and_labels(self) -> list[tuple[RootFile, int, float | None]]:
+        """Each file, how many of its events are in this dataset, and its label; None where labels are a branch."""
+        given = self._stream.labels.per_file if self._stream.labels is not None else ()
+        labels = given or (None,) * len(self.files)
+        events = Counter[int]()
+        for entries in itertools.chain(*self._parts):
+            events[entries.file] += len(entries)
+        return [(file, events[n], labels[n]) for n, file in enumerate(self.files)]

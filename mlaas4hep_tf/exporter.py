@@ -32,16 +32,21 @@ WARMUP_ROWS = (1, 8)
 
 
 class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type information
-    """The model with its three doors."""
+    """The model with its three doors.
+
+    It tracks TensorFlow's own variables and not the Keras model around them: of a tracked one each variable is saved
+    twice, and loaders of graphs such as TF-Serving's restore the one that nothing reads.  The optimizer stays behind.
+    """
 
     def __init__(self, model: keras.Model, preprocessor: Preprocessor) -> None:
         super().__init__()
-        self.model = model
+        self._weights = [variable.value for variable in model.variables]
+        self._call = model.__call__  # a bound method is not tracked
         self._preprocessor = preprocessor
         self._masked = wants_mask(model)
 
     def _score(self, raw: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {SCORE: self.model(self._preprocessor.model_input(raw, mask=self._masked), training=False)}
+        return {SCORE: self._call(self._preprocessor.model_input(raw, mask=self._masked), training=False)}
 
     def padded(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         branches = {b.name: inputs[input_name(b.name)] for b in self._preprocessor.specs.branches}
@@ -61,7 +66,7 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
 
     def ready(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         x = inputs if self._masked else next(iter(inputs.values()))
-        return {SCORE: self.model(x, training=False)}
+        return {SCORE: self._call(x, training=False)}
 
     def signatures(self) -> dict[str, Any]:
         specs, layout = self._preprocessor.specs, self._preprocessor.layout
@@ -125,8 +130,14 @@ def export(
         The folder.
 
     Raises:
-        ModelError: a folder that exists, is no version, or a model whose input is not the vector.
+        ModelError: a folder that exists, is no version, a model whose input is not the vector, or Keras on another
+            backend than TensorFlow.
     """
+    if keras.backend.backend() != "tensorflow":
+        raise ModelError(
+            f"a SavedModel is a TensorFlow graph, and this process runs Keras on {keras.backend.backend()}: save the "
+            "model as .keras, which is the same for every backend, and export with KERAS_BACKEND=tensorflow"
+        )
     preprocessor = specs.preprocessor if isinstance(specs, RootDataset) else Preprocessor(specs, normalize)
     target = Path(path)
     if not target.name.isdigit():

@@ -71,6 +71,44 @@ def cnn(image: EtaPhiImage) -> keras.Model:
     return keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid", name="score")(x), name="cnn")
 
 
+def autoencoder(specs: Specs, code: int = 16, learning_rate: float = 1e-3) -> keras.Model:
+    """Vector and mask through a narrow code and back (paper, sections 3.2 and 5.2), compiled.
+
+    Inputs ``vector`` float32 [B, D] and ``mask`` bool [B, D], output float32 [B, D] in the unit of the vector, which
+    `transforms.decode` turns into events; the layer ``code`` has [B, code].  The loss is the mean squared error of
+    the real values; padding counts neither for nor against.  It is part of the model, so that any dataset with
+    ``mask=True`` trains it and labels make no difference.
+    """
+    width = len(specs.vector_names)
+    vector = keras.Input((width,), name=VECTOR)
+    mask = keras.Input((width,), name=MASK, dtype="bool")
+    known = keras.ops.cast(mask, "float32")
+    x = keras.layers.Dense(128, activation="relu")(keras.layers.Concatenate()([vector, known]))
+    x = keras.layers.Dense(code, name="code")(x)
+    x = keras.layers.Dense(128, activation="relu")(keras.layers.Concatenate()([x, known]))
+    x = keras.layers.Dense(width)(x)
+    model = keras.Model(
+        {VECTOR: vector, MASK: mask}, MaskedError(name="decoded")([x, vector, mask]), name="autoencoder"
+    )
+    model.compile(optimizer=keras.optimizers.Adam(learning_rate))
+    return model
+
+
+@keras.saving.register_keras_serializable(package="mlaas4hep_tf")
+class MaskedError(keras.layers.Layer):  # type: ignore[misc]  # keras has no type information
+    """Adds the mean squared error over real values as loss: decoded, vector, real [B, D] -> decoded."""
+
+    def call(self, inputs: Any) -> Any:
+        decoded, vector, real = inputs
+        weight = keras.ops.cast(real, decoded.dtype)
+        error = keras.ops.sum(weight * keras.ops.square(decoded - vector))
+        self.add_loss(error / keras.ops.maximum(keras.ops.sum(weight), 1))
+        return decoded
+
+    def compute_output_spec(self, inputs: Any) -> Any:
+        return keras.KerasTensor(inputs[0].shape, inputs[0].dtype)
+
+
 @keras.saving.register_keras_serializable(package="mlaas4hep_tf")
 class TakeColumns(keras.layers.Layer):  # type: ignore[misc]  # keras has no type information
     """Columns of a matrix by number: [B, D] -> [B, *shape of the numbers]."""

@@ -28,11 +28,11 @@ def write_report(
     folder: Path, metrics: Mapping[str, Any], specs: Specs, history: Mapping[str, Sequence[float]],
     results: Mapping[str, Evaluation],
 ) -> Path:  # fmt: skip
-    """Draw ``curves.png``, ``roc.png`` and ``scores.png`` and write ``report.html`` with them inside."""
+    """Draw curves, ROC, scores, importance and multiplicities and write ``report.html`` with them inside."""
     with mpl.rc_context(_STYLE):
         plots = {
             "curves": plot_curves(history), "roc": plot_roc(results), "scores": plot_scores(results),
-            "multiplicity": plot_multiplicities(specs),
+            "multiplicity": plot_multiplicities(specs), "importance": plot_importance(metrics["importance"]),
         }  # fmt: skip
         images = {}
         for name, figure in plots.items():
@@ -43,9 +43,21 @@ def write_report(
     page = environment.from_string((Path(__file__).parent / "report.html.jinja").read_text())
     report = folder / "report.html"
     report.write_text(
-        page.render(title=folder.name, metrics=metrics, specs=specs, images=images, notes=data_notes(specs))
+        page.render(
+            title=folder.name,
+            metrics=metrics,
+            specs=specs,
+            images=images,
+            notes=data_notes(specs),
+            missing=missing_values(specs),
+        )
     )
     return report
+
+
+def missing_values(specs: Specs) -> tuple[int, int]:
+    """How many values of all branches are NaN or infinite, and how many there are."""
+    return sum(b.nan + b.posinf + b.neginf for b in specs.branches), sum(b.values for b in specs.branches)
 
 
 def data_notes(specs: Specs) -> list[tuple[str, str]]:
@@ -69,14 +81,14 @@ def data_notes(specs: Specs) -> list[tuple[str, str]]:
 def plot_curves(history: Mapping[str, Sequence[float]]) -> Figure:
     """Loss and AUC of training and validation per epoch."""
     names = [name for name in ("loss", "auc") if name in history]
-    figure = Figure(figsize=(5 * len(names), 3.6))
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+    figure = Figure(figsize=(5.4, 2.7 * len(names)))
+    for axes, name in zip(figure.subplots(len(names), squeeze=False)[:, 0], names, strict=True):
         for part, key in (("train", name), ("validation", f"val_{name}")):
             if key in history:
                 values = history[key]
                 axes.plot(range(1, len(values) + 1), values, "o-", color=COLORS[part], label=part, markersize=4)
         axes.set(xlabel="epoch", ylabel={"loss": "loss", "auc": "AUC"}[name])
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.legend()
     figure.tight_layout()
     return figure
@@ -100,13 +112,13 @@ def plot_roc(results: Mapping[str, Evaluation]) -> Figure:
 
 def plot_scores(results: Mapping[str, Evaluation]) -> Figure:
     """Scores of signal and background: filled for training, points with errors for test (over-training shows)."""
-    figure = Figure(figsize=(5.6, 4.0))
+    figure = Figure(figsize=(5.2, 4.7))
     axes = figure.subplots()
     top = max((float(r.scores.max()) for r in results.values() if len(r.scores)), default=1.0)
     low = min((float(r.scores.min()) for r in results.values() if len(r.scores)), default=0.0)
     bins = [low + (max(top, low + 1e-6) - low) * i / 30 for i in range(31)]
     for wanted, name, color in ((1, "signal", SIGNAL), (0, "background", BACKGROUND)):
-        train, test = (results[part].scores[results[part].labels == wanted] for part in ("train", "test"))
+        train, test = (results[part].of_class(wanted) for part in ("train", "test"))
         axes.hist(train, bins=bins, density=True, color=color, alpha=0.35, label=f"{name} (train)")
         _points(axes, test, bins, color, f"{name} (test)")
     axes.set(xlabel="score", ylabel="events (normalised)", xlim=(bins[0], bins[-1]), yscale="log")
@@ -123,6 +135,25 @@ def _points(axes: Axes, values: Any, bins: list[float], color: str, label: str) 
         ((edges[1:] + edges[:-1]) / 2)[filled], (counts / scale)[filled], (np.sqrt(counts) / scale)[filled],
         fmt="o", color=color, markersize=3, linewidth=1, label=label,
     )  # fmt: skip
+
+
+def plot_importance(importance: Sequence[Mapping[str, Any]], shown: int = 15) -> Figure:
+    """Loss of AUC of the most important branches when they are shuffled; errors are between rounds."""
+    first = importance[:shown][::-1]
+    figure = Figure(figsize=(5.4, 1.1 + 0.29 * len(first)))
+    axes = figure.subplots()
+    axes.barh(
+        [one["branch"] for one in first],
+        [one["loss"] for one in first],
+        xerr=[one["spread"] for one in first],
+        color=BACKGROUND,
+        alpha=0.85,
+        error_kw={"elinewidth": 1, "ecolor": "0.3"},
+    )
+    axes.set(xlabel="AUC lost when the branch is shuffled")
+    axes.grid(visible=False, axis="y")
+    figure.tight_layout()
+    return figure
 
 
 def plot_multiplicities(specs: Specs) -> Figure:

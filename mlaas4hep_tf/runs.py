@@ -16,6 +16,7 @@ import keras
 
 from mlaas4hep_tf.dataset import Mixing, RootDataset
 from mlaas4hep_tf.errors import ConfigError, DataWarning, LabelError
+from mlaas4hep_tf.importance import permutation_importance
 from mlaas4hep_tf.losses import OnBadFile
 from mlaas4hep_tf.models import build, wants_mask
 from mlaas4hep_tf.policy import DEFAULT_POLICY, ReadPolicy
@@ -23,7 +24,7 @@ from mlaas4hep_tf.report import write_report
 from mlaas4hep_tf.scanner import scan
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.stream import PerFile
-from mlaas4hep_tf.train import Evaluation, Fit, check_binary, evaluate, fit
+from mlaas4hep_tf.train import Evaluation, Fit, check_binary, evaluate, fit, over_training
 from mlaas4hep_tf.transforms.normalize import Normalize
 
 PARTS = ("train", "validation", "test")
@@ -213,6 +214,12 @@ def _metrics(
         "mixing": config.mixing,
         "composition": list(done.composition),
         "files": _identity(ds),
+        "data": [
+            {"file": file.url.split("/")[-1], "events": events, "label": label}
+            for file, events, label in ds.files_and_labels()
+        ],
+        "over_training": {k: asdict(v) for k, v in over_training(results["train"], results["test"]).items()},
+        "importance": [asdict(one) for one in permutation_importance(model, parts["test"], seed=config.seed)],
         "truncated": {
             group: dict(zip(("events", "objects"), members[0].truncated, strict=True))
             for group, members in ds.specs.groups.items() if members[0].truncated[0]
@@ -223,5 +230,10 @@ def _metrics(
         "date": strftime("%Y-%m-%d %H:%M"),
         "lost": ds.losses.to_json() if ds.losses is not None else [],
         "loss_report": ds.losses.report() if ds.losses is not None else [],
-        "versions": {p: version(p) for p in ("mlaas4hep_tf", "tensorflow", "keras", "uproot", "awkward", "numpy")},
+        "versions": {p: version(p) for p in _packages(keras.backend.backend())},
     }  # fmt: skip
+
+
+def _packages(backend: str) -> list[str]:
+    """What a run's numbers rest on; the names of Keras's backends are those of their packages."""
+    return list(dict.fromkeys(("mlaas4hep_tf", "keras", backend, "tensorflow", "uproot", "awkward", "numpy")))

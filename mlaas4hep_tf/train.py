@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+from scipy.stats import ks_2samp
 
 from mlaas4hep_tf.dataset import RootDataset, original_errors
 from mlaas4hep_tf.errors import LabelError, ModelError
@@ -95,10 +96,39 @@ class Evaluation:
         false, true = np.concatenate([np.zeros((2, 1)), passed / passed[:, -1:]], axis=1)
         return false, true
 
+    def of_class(self, label: float) -> FloatArray:
+        """Scores of the events with this label."""
+        chosen: FloatArray = self.scores[self.labels == label]
+        return chosen
+
     def summary(self) -> dict[str, Any]:
         return {
             "events": len(self.labels), "auc": self.auc, "auc_error": self.auc_error, "accuracy": self.accuracy,
         }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OverTraining:
+    """Two-sample Kolmogorov-Smirnov test of the scores of one class in training and test, unweighted.
+
+    Attributes:
+        distance: largest difference of the two cumulative distributions.
+        p_value: chance of at least this distance if the model had learnt nothing of single training events.
+    """
+
+    distance: float
+    p_value: float
+
+
+def over_training(train: Evaluation, test: Evaluation) -> dict[str, OverTraining]:
+    """Compare training with test for ``signal`` and ``background``; a class without events is left out."""
+    found = {}
+    for name, label in (("signal", 1), ("background", 0)):
+        a, b = train.of_class(label), test.of_class(label)
+        if len(a) and len(b):
+            result = ks_2samp(a, b, method="asymp")
+            found[name] = OverTraining(float(result.statistic), float(result.pvalue))
+    return found
 
 
 class InputWait(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no type information

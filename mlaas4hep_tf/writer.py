@@ -1,4 +1,4 @@
-"""Writes predictions as a ROOT file, aligned with the input entries."""
+"""Writes trees: predictions aligned with the input entries, and events that were decoded."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+import awkward as ak
 import uproot
-
-Rows = Mapping[str, npt.NDArray[np.generic]]
 
 
 @contextmanager
 def tree_writer(path: str | os.PathLike[str], tree: str) -> Iterator[TreeWriter]:
-    """Write a tree of flat branches; the file appears under its name only when it is complete."""
+    """Write a tree; the file appears under its name only when it is complete."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.part")
@@ -35,8 +33,15 @@ class TreeWriter:
         self._file, self._name = file, tree
         self._made = False
 
-    def extend(self, rows: Rows) -> None:
+    def extend(self, rows: Mapping[str, Any]) -> None:
+        """Append events.
+
+        Args:
+            rows: branch -> NumPy or awkward array, all of one length.  A record array of lists ``Jet`` becomes
+                ``Jet_*`` with the counter ``nJet``.
+        """
+        arrays = {name: ak.Array(values) for name, values in rows.items()}
         if not self._made:
-            self._file.mktree(self._name, {name: values.dtype for name, values in rows.items()})
+            self._file.mktree(self._name, {name: array.type.content for name, array in arrays.items()})
             self._made = True
-        self._file[self._name].extend(dict(rows))
+        self._file[self._name].extend(arrays)

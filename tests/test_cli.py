@@ -58,7 +58,13 @@ def test_the_run_folder(work):
     assert sum(p["composition"]["1"] for p in metrics["parts"].values()) == 900
     assert len((run / "history.csv").read_text().splitlines()) == 3
     report = (run / "report.html").read_text()
-    assert report.count("data:image/png;base64,") == 4
+    assert report.count("data:image/png;base64,") == 5
+    assert "Kolmogorov-Smirnov" in report
+    assert "Keras on <b>tensorflow</b>" in report
+    assert sum(one["events"] for one in metrics["data"] if one["label"] == 1) == 900
+    assert {one["branch"] for one in metrics["importance"]} == {
+        b["name"] for b in json.loads((run / "specs.json").read_text())["branches"]
+    }
     assert f"{metrics['parts']['test']['auc']:.4f}" in report
 
 

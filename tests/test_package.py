@@ -81,11 +81,3 @@ def test_the_readme_runs(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "models" / "tth" / "1" / "saved_model.pb").is_file()
-
-
-def test_the_notebook_runs():
-    notebook = ROOT / "notebooks" / "01_first_look.py"
-    done = subprocess.run([sys.executable, str(notebook)], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "8522 events, 70 branches, 508 columns" in done.stdout
-    assert "17 branches" in done.stdout
