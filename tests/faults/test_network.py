@@ -22,9 +22,9 @@ def quiet_scan(files, **options):
         return scan(files, progress=False, **options)
 
 
-def delivered(files, specs, **options):
+def delivered(files, specs, chunk_size=2000, **options):
     """How often each event came."""
-    ds = RootDataset(files, specs.unbound(), normalize=None, batch_size=100, chunk_size=2000, **options)
+    ds = RootDataset(files, specs.unbound(), normalize=None, batch_size=100, chunk_size=chunk_size, **options)
     column = specs.vector_names.index("id")
     return Counter(int(i) for x in ds for i in x[:, column].numpy())
 

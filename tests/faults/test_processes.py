@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -16,13 +15,13 @@ import psutil
 import pytest
 import sharing
 from conftest import EVENTS, urls
-from proxy import proxy
+from proxy import Fault, proxy
 from test_network import QUICK, assert_all_once, delivered, quiet_scan
 
 from mlaas4hep_tf import Cache, ReadPolicy, RootDataset
 from mlaas4hep_tf.engine import Engine
 from mlaas4hep_tf.errors import ConfigError, ReaderError
-from mlaas4hep_tf.testing import write_files
+from mlaas4hep_tf.testing import http_server, write_files
 
 FULL = bool(os.environ.get("FAULTS_FULL"))  # all that the issue asks for, which takes minutes
 KILLS = 200 if FULL else 8
@@ -35,10 +34,10 @@ def readers():
 
 
 def test_readers_killed_at_random_moments(tmp_path):
-    files = write_files(tmp_path, [4000] * 10, basket=20)
-    specs = quiet_scan(files)
-    ds = RootDataset(files, specs, normalize=None, batch_size=100, chunk_size=2000)
-    column = specs.vector_names.index("id")
+    """They read slowly, so that there is always one to kill at work."""
+    entries = 150 * KILLS
+    write_files(tmp_path, [entries] * 4, basket=100)
+    specs = quiet_scan(str(tmp_path))
     done = threading.Event()
     killed = []
 
@@ -50,19 +49,18 @@ def test_readers_killed_at_random_moments(tmp_path):
                 killed.append(chance.choice(found))
                 os.kill(killed[-1], signal.SIGKILL)
 
-    thread = threading.Thread(target=kill)
-    thread.start()
-    try:
-        counts = Counter()
-        for batch, x in enumerate(ds):
-            counts.update(int(i) for i in x[:, column].numpy())
-            while len(killed) < KILLS * batch / len(ds):  # so that one epoch sees them all
-                time.sleep(0.05)
-        assert counts == dict.fromkeys(range(40_000), 1)
-        assert len(killed) > 0.9 * KILLS
-    finally:
-        done.set()
-        thread.join()
+    with http_server(tmp_path) as url, proxy(int(url.rpartition(":")[2]), Fault(delay=0.1)) as between:
+        named = [f"http://127.0.0.1:{between.port}/f{number:03d}.root" for number in range(4)]
+        thread = threading.Thread(target=kill)
+        thread.start()
+        try:
+            counts = delivered(named, specs, chunk_size=1000)
+        finally:
+            done.set()
+            thread.join()
+    assert counts == dict.fromkeys(range(4 * entries), 1)
+    assert len(killed) > KILLS // 2
+    print(f"{len(killed)} kills in one epoch")
 
 
 def test_a_reader_that_hangs_is_killed_and_its_work_done_again(tmp_path):
