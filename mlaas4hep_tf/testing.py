@@ -108,7 +108,7 @@ class _RangeHandler(SimpleHTTPRequestHandler):
     def _answer(self, body: bool) -> None:
         path = Path(self.translate_path(self.path))
         if path.is_dir():
-            super().do_GET()
+            super().do_GET() if body else super().do_HEAD()
             return
         try:
             data, changed = path.read_bytes(), path.stat().st_mtime_ns

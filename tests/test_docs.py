@@ -91,7 +91,7 @@ EXPECTED = {
     "02_train": ["train       5454 events,  576 of them signal", "AUC test", "saved_model.pb"],
     "03_representations": ["vector and mask, set", "loss per epoch"],
     "04_serve": ["'state': 'AVAILABLE'", "200 events of signal", "largest difference, gRPC", "server ended with 0"],
-    "05_your_own_files": ["AUC test", "8000 events with", "did you mean 'Muon.pt'?"],
+    "05_your_own_files": ["AUC test", "8000 events with", "did you mean 'Muon.pt'"],
 }
 
 
