@@ -197,6 +197,7 @@ def _card(model: keras.Model, preprocessor: Preprocessor, more: Mapping[str, Any
             "tree": specs.tree,
         },
         "normalize": preprocessor.normalize,
+        "padding": "NaN",
         "columns": len(specs.vector_names),
         "inputs": {b.name: input_name(b.name) for b in specs.branches},
         "versions": {package: version(package) for package in packages},

@@ -21,8 +21,9 @@ from tensorflow_serving.apis.classification_pb2 import ClassificationResult
 from tensorflow_serving.apis.input_pb2 import Input
 from tensorflow_serving.apis.regression_pb2 import RegressionResult
 
-from mlaas4hep_serving import jsonreader
+from mlaas4hep_serving import jsonreader, ragged
 from mlaas4hep_serving.errors import ServingError, invalid_argument, unimplemented
+from mlaas4hep_serving.ragged import RowShape
 from mlaas4hep_serving.tensors import Array, dtype_name, enum_of, numpy_dtype
 
 Format = Literal["row", "columnar"]
@@ -52,12 +53,17 @@ class PredictJson:
 # requests to predict
 
 
-def predict_request(body: bytes, inputs_of: Callable[[str], Dtypes]) -> PredictJson:
+def predict_request(
+    body: bytes,
+    inputs_of: Callable[[str], Dtypes],
+    open_inputs_of: Callable[[str], Mapping[str, RowShape]] = lambda _: {},
+) -> PredictJson:
     """Read ``{"signature_name": ..., "instances": [...]}`` or ``{"inputs": ...}``.
 
     Args:
         inputs_of: dtypes of the inputs of a signature (``""`` is the default); may raise NOT_FOUND.  It is asked
             after the JSON is parsed and before its keys are looked at, as TF-Serving does.
+        open_inputs_of: inputs of a signature whose rows may be ragged, with their row shapes (`ragged.open_inputs`).
 
     Raises:
         ServingError: in TF-Serving's words.
@@ -67,6 +73,8 @@ def predict_request(body: bytes, inputs_of: Callable[[str], Dtypes]) -> PredictJ
     dtypes = inputs_of(signature)
     if not dtypes:
         raise invalid_argument(f"Failed to get input map for signature: {signature or 'DEFAULT'}")
+    if open_inputs := open_inputs_of(signature):
+        ragged.pad_document(document, open_inputs)
     if "instances" in document and "inputs" in document:
         raise _format_error(
             document, "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist "

@@ -43,6 +43,7 @@ from mlaas4hep_serving.errors import (
 )
 from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.model import Model
+from mlaas4hep_serving.ragged import RowShape
 from mlaas4hep_serving.repository import Repository
 from mlaas4hep_serving.savedmodel import DEFAULT_SIGNATURE
 from mlaas4hep_serving.tensors import Array
@@ -110,6 +111,12 @@ class Handlers:
             if signature is None:
                 raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')
             return {alias: signature.inputs[alias].dtype for alias in sorted(signature.inputs)}
+
+    def open_inputs(self, spec: ModelSpec, signature_name: str) -> Mapping[str, RowShape]:
+        """Input alias -> row shape of the inputs of a signature that take ragged rows."""
+        with self.repository.use(spec) as version:
+            shapes: Mapping[str, RowShape] = version.servable.open_inputs.get(signature_name or DEFAULT_SIGNATURE, {})
+            return shapes
 
     def classify(self, request: ClassificationRequest, deadline: Deadline = None) -> ClassificationResponse:
         """PredictionService.Classify."""

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from mlaas4hep_serving import textproto, warmup
+from mlaas4hep_serving import cards, ragged, textproto, warmup
 from mlaas4hep_serving.batcher import Batcher, BatchingOptions
 from mlaas4hep_serving.errors import deadline_exceeded
 from mlaas4hep_serving.metrics import Registry
@@ -42,8 +42,15 @@ class Model:
         self.name, self.number, self.folder = name, number, folder
         self._saved = SavedModel(folder, options.session)
         self._metrics = metrics
+        self.card = cards.read(folder)
+        self.open_inputs = {alias: ragged.open_inputs(signature) for alias, signature in self.signatures.items()}
         batching = _batching(folder, options)
-        self._batcher = Batcher(self._saved.run, batching, metrics, name) if batching else None
+        nan_padded = self._open_feeds() if cards.pads_with_nan(self.card) else frozenset()
+        self._batcher = Batcher(self._saved.run, batching, metrics, name, nan_padded) if batching else None
+
+    def _open_feeds(self) -> frozenset[str]:
+        inputs = {name: signature.inputs for name, signature in self.signatures.items()}
+        return frozenset(inputs[name][alias].name for name, shapes in self.open_inputs.items() for alias in shapes)
 
     @property
     def signatures(self) -> Mapping[str, SignatureDef]:

@@ -27,6 +27,7 @@ from mlaas4hep_serving.handlers import Handlers
 
 INFLATED = 100 << 20  # bytes of a gzipped body, as TF-Serving limits it
 JSON = ("Content-Type", "application/json")
+VERSION_HEADER = "X-Model-Version"  # version that answered
 _CORS = (
     ("Access-Control-Allow-Origin", "*"),
     ("Access-Control-Allow-Methods", "POST, GET"),
@@ -134,18 +135,24 @@ class Rest:
 
     def _predict(self, target: paths.Target, request: Request) -> Reply:
         spec = target.spec()
-        parsed = codec.predict_request(_inflated(request), lambda name: self._handlers.input_dtypes(spec, name))
+        parsed = codec.predict_request(
+            _inflated(request),
+            lambda name: self._handlers.input_dtypes(spec, name),
+            lambda name: self._handlers.open_inputs(spec, name),
+        )
         spec.signature_name = parsed.signature_name
-        outputs, _ = self._handlers.predict_arrays(spec, parsed.inputs, request.deadline)
-        return Reply(200, codec.predict_response(outputs, parsed.format))
+        outputs, version = self._handlers.predict_arrays(spec, parsed.inputs, request.deadline)
+        return _answer(codec.predict_response(outputs, parsed.format), version)
 
     def _classify(self, target: paths.Target, request: Request) -> Reply:
         filled = _filled(ClassificationRequest(model_spec=target.spec()), request)
-        return Reply(200, codec.classify_response(self._handlers.classify(filled, request.deadline).result))
+        response = self._handlers.classify(filled, request.deadline)
+        return _answer(codec.classify_response(response.result), response.model_spec.version.value)
 
     def _regress(self, target: paths.Target, request: Request) -> Reply:
         filled = _filled(RegressionRequest(model_spec=target.spec()), request)
-        return Reply(200, codec.regress_response(self._handlers.regress(filled, request.deadline).result))
+        response = self._handlers.regress(filled, request.deadline)
+        return _answer(codec.regress_response(response.result), response.model_spec.version.value)
 
     def _status(self, target: paths.Target) -> Reply:
         response = self._handlers.get_model_status(GetModelStatusRequest(model_spec=target.spec()))
@@ -158,6 +165,10 @@ class Rest:
         response.metadata["signature_def"].Unpack(definitions)
         metadata = {"signature_def": _as_dict(definitions)}
         return _json({"model_spec": _as_dict(response.model_spec), "metadata": metadata})
+
+
+def _answer(body: bytes, version: int) -> Reply:
+    return Reply(200, body, (JSON, (VERSION_HEADER, str(version))))
 
 
 def _filled(message: Any, request: Request) -> Any:
