@@ -5,8 +5,8 @@ those above it:
 
     errors         Code (gRPC's numbers, `.http`) and ServingError(code, message): all that a client may be told
     metrics        Registry: add (counter), observe (histogram), text (Prometheus), one view over all processes
-    textproto      the text-proto files: ModelServerConfig, BatchingParameters, SSLConfig, MonitoringConfig
     options        Options: every flag with its default; parse(argv)
+    textproto      the text-proto files: ModelServerConfig, BatchingParameters, SSLConfig, MonitoringConfig
     tensors        TensorProto <-> numpy by TensorFlow's rules; names of dtypes
     jsonreader     parse(body) -> dict: orjson, then Python's json, then an exact reader with rapidjson's errors
     codec          JSON <-> numpy: predict_request, examples_request, predict_response, error_response ...

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from mlaas4hep_serving import supervisor
+from mlaas4hep_serving import supervisor, textproto
 from mlaas4hep_serving.errors import ServingError
 from mlaas4hep_serving.options import Options, parse
 
@@ -21,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
+        textproto.model_server_config(options)  # a mistake is told before TensorFlow has taken its seconds
         if options.processes > 1 and not options.shared_folder:
             return supervisor.run(options)
         return _serve(options)

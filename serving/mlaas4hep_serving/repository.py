@@ -30,9 +30,9 @@ from mlaas4hep_serving.errors import (
     unavailable,
     unknown,
 )
+from mlaas4hep_serving.textproto import PLATFORM
 
 log = logging.getLogger(__name__)
-PLATFORM = "tensorflow"
 _INT64 = 1 << 63
 HISTORY = 100  # versions that ended, kept for the status
 

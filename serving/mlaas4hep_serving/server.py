@@ -9,7 +9,6 @@ import threading
 from pathlib import Path
 
 import uvicorn
-from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from mlaas4hep_serving import grpc_server, textproto
 from mlaas4hep_serving.batcher import BatchingOptions
@@ -19,7 +18,7 @@ from mlaas4hep_serving.handlers import Handlers
 from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.model import Model, ModelOptions, warmup_requests
 from mlaas4hep_serving.options import Options
-from mlaas4hep_serving.repository import PLATFORM, Repository, RepositoryOptions, Version
+from mlaas4hep_serving.repository import Repository, RepositoryOptions, Version
 from mlaas4hep_serving.rest import Rest, RestOptions
 from mlaas4hep_serving.savedmodel import SessionOptions, missing_parts
 
@@ -41,7 +40,7 @@ class Server:
         if options.port > 0 and options.port == options.rest_api_port:
             raise invalid_argument("--rest_api_port cannot be same as --port")
         self._options = options
-        config = server_config(options)
+        config = textproto.model_server_config(options)
         folder = Path(options.shared_folder) if options.shared_folder else None
         self.metrics = Registry(folder)
         model_options = _model_options(options)
@@ -85,30 +84,13 @@ class Server:
         def watch() -> None:
             while not self._stopping.wait(seconds):
                 try:
-                    self.repository.configure(server_config(self._options))
+                    self.repository.configure(textproto.model_server_config(self._options))
                 except ServingError as error:
                     log.error("%s: %s", self._options.model_config_file, error)
 
         thread = threading.Thread(target=watch, name="config", daemon=True)
         thread.start()
         return thread
-
-
-def server_config(options: Options) -> ModelServerConfig:
-    """The models of the command line.
-
-    Raises:
-        ServingError: INVALID_ARGUMENT, neither or an unreadable file.
-    """
-    if options.model_config_file:
-        return textproto.model_server_config(options.model_config_file)
-    if not options.model_base_path:
-        raise invalid_argument("Both --model_base_path and --model_config_file are empty: give one of them")
-    config = ModelServerConfig()
-    config.model_config_list.config.add(
-        name=options.model_name, base_path=options.model_base_path, model_platform=PLATFORM
-    )
-    return config
 
 
 def _model_options(options: Options) -> ModelOptions:

@@ -14,6 +14,9 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from mlaas4hep_serving.errors import invalid_argument
+from mlaas4hep_serving.options import Options
+
+PLATFORM = "tensorflow"
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _INT, _BOOL, _STRING = ".google.protobuf.Int64Value", ".google.protobuf.BoolValue", ".google.protobuf.StringValue"
@@ -95,6 +98,18 @@ def read(path: str, message: type[Any]) -> Any:
     return parse(text, message, path)
 
 
-def model_server_config(path: str) -> ModelServerConfig:
-    """``--model_config_file``."""
-    return read(path, ModelServerConfig)
+def model_server_config(options: Options) -> ModelServerConfig:
+    """The models of the command line.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, neither a file nor a base path, or an unreadable file.
+    """
+    if options.model_config_file:
+        return read(options.model_config_file, ModelServerConfig)
+    if not options.model_base_path:
+        raise invalid_argument("Both --model_base_path and --model_config_file are empty: give one of them")
+    config = ModelServerConfig()
+    config.model_config_list.config.add(
+        name=options.model_name, base_path=options.model_base_path, model_platform=PLATFORM
+    )
+    return config

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,8 +66,8 @@ class Own:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for server, _endpoint in self._running.values():
-            server.stop()
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda running: running[0].stop(), self._running.values()))
         self._folder.cleanup()
 
     def __call__(self, fixture: str | None) -> Endpoint:
