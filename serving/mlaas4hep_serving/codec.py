@@ -57,6 +57,7 @@ def predict_request(
     body: bytes,
     inputs_of: Callable[[str], Dtypes],
     open_inputs_of: Callable[[str], Mapping[str, RowShape]] = lambda _: {},
+    deepest: int | None = None,
 ) -> PredictJson:
     """Read ``{"signature_name": ..., "instances": [...]}`` or ``{"inputs": ...}``.
 
@@ -64,11 +65,12 @@ def predict_request(
         inputs_of: dtypes of the inputs of a signature (``""`` is the default); may raise NOT_FOUND.  It is asked
             after the JSON is parsed and before its keys are looked at, as TF-Serving does.
         open_inputs_of: inputs of a signature whose rows may be ragged, with their row shapes (`ragged.open_inputs`).
+        deepest: nesting that is refused beyond.
 
     Raises:
         ServingError: in TF-Serving's words.
     """
-    document = jsonreader.parse(body)
+    document = jsonreader.parse(body, deepest)
     signature = signature_name(document)
     dtypes = inputs_of(signature)
     if not dtypes:
@@ -371,13 +373,13 @@ def _base64(value: Any) -> bytes:
 # requests to classify and regress
 
 
-def examples_request(body: bytes) -> tuple[str, Input]:
+def examples_request(body: bytes, deepest: int | None = None) -> tuple[str, Input]:
     """Read ``{"signature_name": ..., "context": {...}, "examples": [{...}]}`` as (signature name, Input).
 
     Raises:
         ServingError: INVALID_ARGUMENT in TF-Serving's words.
     """
-    document = jsonreader.parse(body)
+    document = jsonreader.parse(body, deepest)
     name = signature_name(document)
     result = Input()
     listed: Any = result.example_list

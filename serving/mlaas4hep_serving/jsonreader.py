@@ -45,10 +45,13 @@ def _first_wins(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 _PYTHON = json.JSONDecoder(object_pairs_hook=_first_wins)
 
 
-def parse(body: bytes) -> dict[str, Any]:
+def parse(body: bytes, deepest: int | None = None) -> dict[str, Any]:
     """The object in a request body; what follows it is ignored, of equal keys the first counts.
 
     Strings that are not UTF-8 keep their bytes (``surrogateescape``).
+
+    Args:
+        deepest: nesting that is refused beyond; at least 1024, as what orjson reads is not looked at again.
 
     Raises:
         ServingError: INVALID_ARGUMENT ``JSON Parse error: ... at offset: N``, or a value that is no object.
@@ -56,6 +59,8 @@ def parse(body: bytes) -> dict[str, Any]:
     if not body:
         raise invalid_argument("JSON Parse error: The document is empty")
     document = _fast(body)
+    if document is None and deepest is not None and _deeper_than(body, deepest):
+        raise invalid_argument(f"JSON is nested deeper than {deepest} levels")
     if document is None:
         document = _python(body)
     if document is None:
@@ -92,6 +97,20 @@ def _python(body: bytes) -> Any:
         return _PYTHON.raw_decode(source, _SPACE.match(source).end())[0]  # type: ignore[union-attr]
     except (ValueError, RecursionError):
         return None
+
+
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
+
+
+def _deeper_than(body: bytes, depth: int) -> bool:
+    """True for JSON whose lists and objects are nested deeper than ``depth``."""
+    level = 0
+    for match in _BRACKETS.finditer(body):
+        mark = match[0]
+        level += (mark in (b"[", b"{")) - (mark in (b"]", b"}"))
+        if level > depth:
+            return True
+    return False
 
 
 class _Exact:

@@ -42,6 +42,12 @@ class Options:
     host: str = "127.0.0.1"
     processes: int = 1
     drain_seconds: float = 30
+    max_request_bytes: int = 256 << 20
+    enable_model_list: bool = False
+    auth_config_file: str = ""
+    requests_per_second_per_client: float = 0
+    enable_tfaas: bool = False
+    tfaas_base_path: str = ""
     shared_folder: str = ""
 
 
@@ -60,6 +66,12 @@ _HELP = {
     "monitoring_config_file": "text-proto MonitoringConfig: metrics for Prometheus",
     "host": "address to listen on",
     "processes": "server processes that share the ports",
+    "max_request_bytes": "largest body of an HTTP request and largest gRPC message",
+    "enable_model_list": "GET /v1/models lists the models, which TF-Serving refuses",
+    "auth_config_file": "TOML file of the tokens and their scopes; without it everybody may predict and read",
+    "requests_per_second_per_client": "rate of one address, with bursts of twice as many; 0 is no limit",
+    "enable_tfaas": "answer TFaaS's endpoints (/json, /proto, /image, /upload ...) on the HTTP port",
+    "tfaas_base_path": "folder of the uploaded models; needs --enable_tfaas",
     "drain_seconds": "at SIGTERM, the longest time for requests under way",
 }
 

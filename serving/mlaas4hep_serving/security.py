@@ -229,6 +229,11 @@ class Guard:
         self.tokens = tokens
         self._rates = Rates(rate) if rate > 0 else None
 
+    @property
+    def active(self) -> bool:
+        """False where everything passes that is no upload."""
+        return self.tokens is not None or self._rates is not None
+
     def check(self, scope: Scope | None, token: str | None, address: str, *, uploads: bool = False) -> None:
         """Pass a request that needs ``scope``.
 

@@ -17,10 +17,13 @@ from mlaas4hep_serving.grpc_server import GrpcOptions, GrpcServer
 from mlaas4hep_serving.handlers import Handlers
 from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.model import Model, ModelOptions, warmup_requests
+from mlaas4hep_serving.http_limits import LimitedProtocol
 from mlaas4hep_serving.options import Options
+from mlaas4hep_serving.pages import Pages
 from mlaas4hep_serving.repository import Repository, RepositoryOptions, Version
 from mlaas4hep_serving.rest import Rest, RestOptions
 from mlaas4hep_serving.savedmodel import SessionOptions, missing_parts
+from mlaas4hep_serving.security import GrpcGuard, Guard, Tls, Tokens
 
 log = logging.getLogger(__name__)
 METRICS_PATH = "/monitoring/prometheus/metrics"
@@ -57,12 +60,13 @@ class Server:
         self.handlers = Handlers(self.repository, self.metrics)
         self.repository.configure(config)
         self.repository.start()
+        guard, tls = _guard(options), _tls(options)
         self._stopping = threading.Event()
         self._config_thread = self._watch_config()
-        self._grpc = GrpcServer(self.handlers, _grpc_options(options)) if options.port else None
+        self._grpc = GrpcServer(self.handlers, _grpc_options(options, guard, tls)) if options.port else None
         self.grpc_port = self._grpc.port if self._grpc else 0
         self._rest = (
-            _HttpThread(Rest(self.handlers, _rest_options(options)), options) if options.rest_api_port else None
+            _HttpThread(Rest(self.handlers, self._rest_options(guard)), options, tls) if options.rest_api_port else None
         )
         self.rest_port = self._rest.port if self._rest else 0
 
@@ -75,6 +79,24 @@ class Server:
         if drained is not None:
             drained.wait()
         self.repository.close()
+
+    def _rest_options(self, guard: Guard) -> RestOptions:
+        options = self._options
+        pages = Pages(
+            self.repository,
+            list_models=options.enable_model_list,
+            secured=guard.tokens is not None,
+            draining=self._stopping.is_set,
+        )
+        return RestOptions(
+            options.rest_api_timeout_in_ms / 1000,
+            options.rest_api_enable_cors_support,
+            _metrics_path(options),
+            options.rest_api_num_threads,
+            routes=[pages],
+            admit=guard.http,
+            max_body=options.max_request_bytes,
+        )
 
     def _watch_config(self) -> threading.Thread | None:
         seconds = self._options.model_config_file_poll_wait_seconds
@@ -132,36 +154,46 @@ def _warm_up(model: Model, metrics: Registry) -> None:
         getattr(alone, operation)(request)
 
 
-def _grpc_options(options: Options) -> GrpcOptions:
+def _grpc_options(options: Options, guard: Guard, tls: Tls | None) -> GrpcOptions:
     return GrpcOptions(
         f"{options.host}:{max(options.port, 0)}",
         options.grpc_max_threads,
         bool(options.shared_folder),
         options.enable_grpc_healthcheck_service,
         grpc_server.channel_arguments(options.grpc_channel_arguments),
+        tls.grpc_credentials() if tls else None,
+        [GrpcGuard(guard)] if guard.active else [],
+        options.max_request_bytes,
     )
 
 
-def _rest_options(options: Options) -> RestOptions:
+def _guard(options: Options) -> Guard:
+    tokens = Tokens.read(Path(options.auth_config_file)) if options.auth_config_file else None
+    return Guard(tokens, options.requests_per_second_per_client)
+
+
+def _tls(options: Options) -> Tls | None:
+    return Tls.of(textproto.read(options.ssl_config_file, textproto.SSLConfig)) if options.ssl_config_file else None
+
+
+def _metrics_path(options: Options) -> str | None:
     path = None
     if options.monitoring_config_file:
         prometheus = textproto.read(options.monitoring_config_file, textproto.MonitoringConfig).prometheus_config
         path = (prometheus.path or METRICS_PATH) if prometheus.enable else None
-    return RestOptions(
-        options.rest_api_timeout_in_ms / 1000, options.rest_api_enable_cors_support, path, options.rest_api_num_threads
-    )
+    return path
 
 
 class _HttpThread:
     """uvicorn in a thread of its own."""
 
-    def __init__(self, application: Rest, options: Options) -> None:
+    def __init__(self, application: Rest, options: Options, tls: Tls | None) -> None:
         self._socket = _listen(options.host, options.rest_api_port, reuse_port=bool(options.shared_folder))
         self.port = self._socket.getsockname()[1]
         config = uvicorn.Config(
             application,
             loop="uvloop",
-            http="httptools",
+            http=LimitedProtocol,
             lifespan="off",
             ws="none",
             access_log=False,
@@ -169,6 +201,8 @@ class _HttpThread:
             server_header=False,
             timeout_graceful_shutdown=int(options.drain_seconds),
         )
+        config.load()
+        config.ssl = tls.context() if tls else None
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
         self._thread.start()
