@@ -110,8 +110,8 @@ class Tokens:
     def read(cls, path: Path) -> Tokens:
         """From ``--auth_config_file``, a TOML file.
 
-        ``[[key]]`` with name, sha256 (of the token) and scopes; ``[jwt]`` with issuer, audience and jwks_file (relative to
-        the file).
+        ``[[key]]`` with name, sha256 (of the token) and scopes; ``[jwt]`` with issuer, audience and jwks_file
+        (relative to the file).
 
         Raises:
             ServingError: INVALID_ARGUMENT, what is wrong with it.
@@ -122,7 +122,9 @@ class Tokens:
             raise invalid_argument(f"--auth_config_file {path} cannot be read: {error}") from None
         unknown = sorted(set(config) - {"key", "jwt"})
         if unknown or not config:
-            raise invalid_argument(f"--auth_config_file {path}: expected [[key]] and [jwt], found {unknown or 'nothing'}")
+            raise invalid_argument(
+                f"--auth_config_file {path}: expected [[key]] and [jwt], found {unknown or 'nothing'}"
+            )
         try:
             keys = dict(_key(entry) for entry in config.get("key", []))
             given = config.get("jwt")

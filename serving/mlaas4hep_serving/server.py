@@ -15,9 +15,9 @@ from mlaas4hep_serving.batcher import BatchingOptions
 from mlaas4hep_serving.errors import ServingError, invalid_argument
 from mlaas4hep_serving.grpc_server import GrpcOptions, GrpcServer
 from mlaas4hep_serving.handlers import Handlers
+from mlaas4hep_serving.http_limits import LimitedProtocol
 from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.model import Model, ModelOptions, warmup_requests
-from mlaas4hep_serving.http_limits import LimitedProtocol
 from mlaas4hep_serving.options import Options
 from mlaas4hep_serving.pages import Pages
 from mlaas4hep_serving.repository import Repository, RepositoryOptions, Version
