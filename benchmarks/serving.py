@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -39,7 +40,7 @@ def export_model(base: Path, width: int) -> None:
         def __init__(self) -> None:
             super().__init__()
             sizes = [INPUTS, width, width, 1]
-            shapes = zip(sizes, sizes[1:], strict=False)
+            shapes = itertools.pairwise(sizes)
             self.weights = [tf.Variable(tf.random.normal(shape, stddev=shape[0] ** -0.5)) for shape in shapes]
 
         @tf.function(input_signature=[tf.TensorSpec([None, INPUTS], tf.float32, name="x")])  # type: ignore[untyped-decorator]
@@ -50,6 +51,10 @@ def export_model(base: Path, width: int) -> None:
 
     model = Dense()
     tf.saved_model.save(model, str(base / "1"), signatures=model.__call__)
+
+
+def rows_of(rows: int) -> np.ndarray:
+    return np.random.default_rng(1).random((rows, INPUTS), np.float32)
 
 
 async def http_client(port: int, body: bytes, times: list[float], left: list[int]) -> None:
@@ -75,11 +80,13 @@ async def grpc_load(port: int, rows: int, clients: int, count: int) -> list[floa
 
     request = PredictRequest()
     request.model_spec.name = "m"
-    request.inputs["x"].CopyFrom(tf.make_tensor_proto(np.random.rand(rows, INPUTS).astype(np.float32)))
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto(rows_of(rows)))
     sent = request.SerializeToString()
     times: list[float] = []
     left = [count]
-    channels = [grpc.aio.insecure_channel(f"127.0.0.1:{port}", [("grpc.use_local_subchannel_pool", 1)]) for _ in range(4)]
+    channels = [
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}", [("grpc.use_local_subchannel_pool", 1)]) for _ in range(4)
+    ]
 
     async def client(channel: Any) -> None:
         call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
@@ -96,14 +103,16 @@ async def grpc_load(port: int, rows: int, clients: int, count: int) -> list[floa
 
 
 async def http_load(port: int, rows: int, clients: int, count: int) -> list[float]:
-    body = json.dumps({"instances": np.random.rand(rows, INPUTS).round(6).tolist()}).encode()
+    body = json.dumps({"instances": rows_of(rows).round(6).tolist()}).encode()
     times: list[float] = []
     left = [count]
     await asyncio.gather(*(http_client(port, body, times, left) for _ in range(clients)))
     return times
 
 
-def measure(load: Callable[..., Awaitable[list[float]]], port: int, rows: int, clients: int, count: int) -> dict[str, Any]:
+def measure(
+    load: Callable[..., Awaitable[list[float]]], port: int, rows: int, clients: int, count: int
+) -> dict[str, Any]:
     """One run after a short warm-up: req/s, rows/s, p50 and p99 in milliseconds."""
     run = lambda n: asyncio.Runner(loop_factory=uvloop.new_event_loop).run(load(port, rows, clients, n))  # noqa: E731
     run(max(200, count // 10))
@@ -112,7 +121,12 @@ def measure(load: Callable[..., Awaitable[list[float]]], port: int, rows: int, c
     seconds = time.perf_counter() - start
     rate = len(times) / seconds
     cuts = statistics.quantiles(times, n=100)
-    return {"req_s": round(rate), "rows_s": round(rate * rows), "p50": round(cuts[49] * 1e3, 1), "p99": round(cuts[98] * 1e3, 1)}
+    return {
+        "req_s": round(rate),
+        "rows_s": round(rate * rows),
+        "p50": round(cuts[49] * 1e3, 1),
+        "p99": round(cuts[98] * 1e3, 1),
+    }
 
 
 class Served:
@@ -160,7 +174,12 @@ def main() -> None:
                     for protocol in given.protocols:
                         load, port = (http_load, server.rest) if protocol == "json" else (grpc_load, server.grpc)
                         found = measure(load, port, rows, given.clients, given.requests)
-                        print(json.dumps({"flags": flags, "protocol": protocol, "clients": given.clients, "rows": rows, **found}), flush=True)
+                        print(
+                            json.dumps(
+                                {"flags": flags, "protocol": protocol, "clients": given.clients, "rows": rows, **found}
+                            ),
+                            flush=True,
+                        )
 
 
 if __name__ == "__main__":

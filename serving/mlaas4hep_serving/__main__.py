@@ -13,7 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from mlaas4hep_serving import supervisor, textproto
 from mlaas4hep_serving.errors import ServingError
-from mlaas4hep_serving.options import Options, parse
+from mlaas4hep_serving.options import Options, listening, parse
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,17 +37,10 @@ def _serve(options: Options) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     server = Server(options)
-    print(listening(options, server.grpc_port, server.rest_port), flush=True)
+    print(listening(options.host, server.grpc_port, server.rest_port), flush=True)
     stop.wait()
     server.stop()
     return 0
-
-
-def listening(options: Options, grpc_port: int, rest_port: int) -> str:
-    """The one line that tells where the server listens."""
-    parts = [f"gRPC at {options.host}:{grpc_port}"] if grpc_port else []
-    parts += [f"HTTP at http://{options.host}:{rest_port}"] if rest_port else []
-    return "mlaas4hep-serve listens: " + ", ".join(parts)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Sources of the rules: TF-Serving's ``batching_session.cc`` and TensorFlow's ``sh
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -59,7 +60,7 @@ class BatchingOptions:
 
     def _check_allowed(self) -> None:
         sizes = self.allowed_batch_sizes
-        if any(later <= earlier for earlier, later in zip(sizes, sizes[1:], strict=False)):
+        if any(later <= earlier for earlier, later in itertools.pairwise(sizes)):
             raise invalid_argument("allowed_batch_sizes entries must be monotonically increasing")
         if sizes and sizes[-1] != self.execution_size:
             name = "max_execution_batch_size" if self.enable_large_batch_splitting else "max_batch_size"
@@ -156,7 +157,7 @@ class Batcher:
             deadline: `time.monotonic` after which the answer is of no use.
 
         Raises:
-            ServingError: INVALID_ARGUMENT for rows that do not agree or are too many; UNAVAILABLE when the queue is full.
+            ServingError: INVALID_ARGUMENT, rows that do not agree or are too many; UNAVAILABLE, a full queue.
         """
         rows = _rows(values)
         key = (tuple(feeds), tuple(fetches))
@@ -261,9 +262,9 @@ class Batcher:
                 return np.concatenate(_padded_rows(pad_to_largest(arrays, np.nan), padding))
             if not self.options.pad_variable_length_inputs:
                 raise failed_precondition(
-                    f"Tensors with name '{name.split(':')[0]}' from different tasks have different shapes and padding is "
-                    "turned off. Set pad_variable_length_inputs to true, or ensure that all tensors with the same name "
-                    "have equal dimensions starting with the first dim."
+                    f"Tensors with name '{name.split(':')[0]}' from different tasks have different shapes and padding "
+                    "is turned off. Set pad_variable_length_inputs to true, or ensure that all tensors with the same "
+                    "name have equal dimensions starting with the first dim."
                 )
             arrays = pad_to_largest(arrays)
         return np.concatenate(_padded_rows(arrays, padding))

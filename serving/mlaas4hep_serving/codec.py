@@ -135,7 +135,7 @@ def _gather(instances: list[Any], dtypes: Dtypes) -> dict[str, list[Any]] | None
 
 
 def _fast(value: Any, enum: int) -> Array | None:
-    """numpy's reading of nested lists where it is the same as the exact one, else None."""
+    """Numpy's reading of nested lists where it is the same as the exact one, else None."""
     if not isinstance(value, list) or (enum not in _FLOATS and enum not in _INTS):
         return None
     try:

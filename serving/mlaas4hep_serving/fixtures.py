@@ -16,21 +16,20 @@ Signature = tuple[Mapping[str, Any], Mapping[str, Any], str]
 def _write(folder: Path, build: Callable[[], Mapping[str, Signature]]) -> Path:
     """A SavedModel from a graph and its signatures (inputs, outputs, method name)."""
     info = v1.saved_model.utils.build_tensor_info
-    with v1.Session(graph=tf.Graph()) as session:
-        with session.graph.as_default():
-            signatures = build()
-            session.run(v1.global_variables_initializer())
-            builder = v1.saved_model.Builder(str(folder))
-            definitions = {
-                name: v1.saved_model.signature_def_utils.build_signature_def(
-                    {alias: info(tensor) for alias, tensor in inputs.items()},
-                    {alias: info(tensor) for alias, tensor in outputs.items()},
-                    method,
-                )
-                for name, (inputs, outputs, method) in signatures.items()
-            }
-            builder.add_meta_graph_and_variables(session, ["serve"], signature_def_map=definitions)
-            builder.save()
+    with v1.Session(graph=tf.Graph()) as session, session.graph.as_default():
+        signatures = build()
+        session.run(v1.global_variables_initializer())
+        builder = v1.saved_model.Builder(str(folder))
+        definitions = {
+            name: v1.saved_model.signature_def_utils.build_signature_def(
+                {alias: info(tensor) for alias, tensor in inputs.items()},
+                {alias: info(tensor) for alias, tensor in outputs.items()},
+                method,
+            )
+            for name, (inputs, outputs, method) in signatures.items()
+        }
+        builder.add_meta_graph_and_variables(session, ["serve"], signature_def_map=definitions)
+        builder.save()
     return folder
 
 
@@ -44,7 +43,7 @@ def _parsed(serialized: Any) -> tuple[Any, Any]:
 
 
 def half_plus_two(folder: Path, *, a: float = 0.5, b: float = 2.0, c: float = 3.0, tf2: bool = False) -> Path:
-    """y = a*x + b, y2 = a*x + c, y3 = a*x2 + c; with ``tf2`` every method name is that of predict."""
+    """Y = a*x + b, y2 = a*x + c, y3 = a*x2 + c; with ``tf2`` every method name is that of predict."""
 
     def build() -> Mapping[str, Signature]:
         va, vb, vc = (v1.get_variable(name, initializer=value) for name, value in (("a", a), ("b", b), ("c", c)))
@@ -74,7 +73,7 @@ def half_plus_two_tf2(folder: Path) -> Path:
 
 
 def half_plus_three(folder: Path) -> Path:
-    """y = 0.5*x + 3."""
+    """Y = 0.5*x + 3."""
     return half_plus_two(folder, b=3.0)
 
 
@@ -83,7 +82,7 @@ def _predict(folder: Path, build: Callable[[], tuple[Mapping[str, Any], Mapping[
 
 
 def matrix_half_plus_two(folder: Path) -> Path:
-    """y = 0.5*x + 2 on float32 [B, n, n]."""
+    """Y = 0.5*x + 2 on float32 [B, n, n]."""
 
     def build() -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         x = v1.placeholder(tf.float32, [None, None, None], name="x")
@@ -109,7 +108,7 @@ def saved_model_counter(folder: Path) -> Path:
 
 
 def two_inputs(folder: Path) -> Path:
-    """sum = a + b, float32."""
+    """Sum = a + b, float32."""
 
     def build() -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         a, b = (v1.placeholder(tf.float32, [None], name=name) for name in "ab")
@@ -132,7 +131,7 @@ def scalar_out(folder: Path) -> Path:
 
 
 def product(folder: Path, factor: float = 6.0) -> Path:
-    """y = factor * x, the factor from two variables."""
+    """Y = factor * x, the factor from two variables."""
 
     def build() -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         x = v1.placeholder(tf.float32, None, name="x")
@@ -143,12 +142,12 @@ def product(folder: Path, factor: float = 6.0) -> Path:
 
 
 def identity(folder: Path) -> Path:
-    """y = x."""
+    """Y = x."""
     return product(folder, 1.0)
 
 
 def slow(folder: Path, steps: int = 60_000_000) -> Path:
-    """y = x after a loop of TensorFlow's that takes about half a second or longer."""
+    """Y = x after a loop of TensorFlow's that takes about half a second or longer."""
 
     def build() -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         x = v1.placeholder(tf.float32, [None], name="x")

@@ -210,7 +210,8 @@ class Handlers:
         """ModelService.HandleReloadConfigRequest; errors of the config are raised, not packed."""
         if request.config.WhichOneof("config") != "model_config_list":
             raise invalid_argument(
-                "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently supported"
+                "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
+                "supported"
             )
         self.repository.configure(request.config)
         return ReloadConfigResponse()
@@ -264,7 +265,8 @@ def _check_aliases(signature: SignatureDef, inputs: Mapping[str, Any]) -> None:
         )
     if given - wanted:
         raise invalid_argument(
-            f"Inputs contains invalid name. Used request inputs: {_names(given & wanted)}, request input: {_names(given)}"
+            f"Inputs contains invalid name. Used request inputs: {_names(given & wanted)}, "
+            f"request input: {_names(given)}"
         )
 
 

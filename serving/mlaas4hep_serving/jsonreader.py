@@ -195,7 +195,8 @@ class _Exact:
         if exponent and not exponent[-1].isdigit():
             self._at = match.end()
             raise self._error("Miss exponent in number.")
-        number = int(match[0]) if not fraction and not exponent and len(whole) < 20 else float(match[0])
+        # a number of more digits is none of 64 bits, and Python refuses to read very long ones
+        number = int(match[0]) if not fraction and not exponent and len(whole) <= 20 else float(match[0])
         if math.isinf(number):
             raise self._error("Number too big to be stored in double.")
         self._at = match.end()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from google.protobuf.message import Message
@@ -14,7 +14,7 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from mlaas4hep_serving import cards, ragged, textproto, warmup
 from mlaas4hep_serving.batcher import Batcher, BatchingOptions
-from mlaas4hep_serving.errors import deadline_exceeded
+from mlaas4hep_serving.errors import deadline_exceeded, unimplemented
 from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.savedmodel import SavedModel, SessionOptions
 from mlaas4hep_serving.tensors import Array
@@ -29,7 +29,7 @@ class ModelOptions:
     ``batching`` None is off; with ``per_model_batching`` a version batches if its folder has ``batching_params.pbtxt``.
     """
 
-    session: SessionOptions = SessionOptions()
+    session: SessionOptions = field(default_factory=SessionOptions)
     batching: BatchingOptions | None = None
     per_model_batching: bool = False
     warmup: bool = True
@@ -118,7 +118,5 @@ def warmup_requests(folder: Path, name: str, number: int) -> Sequence[tuple[str,
 def _operation(log: PredictionLog) -> tuple[str, Message]:
     kind = log.WhichOneof("log_type")
     if kind is None or kind == "session_run_log":
-        from mlaas4hep_serving.errors import unimplemented
-
         raise unimplemented(f"Unsupported log_type for warmup: {kind}")
     return kind.removesuffix("_log"), getattr(log, kind).request

@@ -108,6 +108,13 @@ def _bool(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"true or false, not {text!r}")
 
 
+def listening(host: str, grpc_port: int, rest_port: int) -> str:
+    """The one line that tells where the server listens."""
+    parts = [f"gRPC at {host}:{grpc_port}"] if grpc_port else []
+    parts += [f"HTTP at http://{host}:{rest_port}"] if rest_port else []
+    return "mlaas4hep-serve listens: " + ", ".join(parts)
+
+
 def arguments(options: Options) -> list[str]:
     """Flags that `parse` reads back as ``options``."""
     return [f"--{item.name}={getattr(options, item.name)}" for item in fields(Options)]

@@ -326,8 +326,8 @@ class Repository:
         """Take a new config: load and unload until it holds, then move the labels.
 
         Raises:
-            ServingError: INVALID_ARGUMENT (nothing changed); UNKNOWN, a model that did not become available (the first config
-                is taken nevertheless, its models may come later);
+            ServingError: INVALID_ARGUMENT (nothing changed); UNKNOWN, a model that did not become available (the
+                first config is taken nevertheless, its models may come later);
                 FAILED_PRECONDITION, a label for a version that is not available.
         """
         if config.WhichOneof("config") == "custom_model_config":
@@ -394,7 +394,8 @@ class Repository:
         if self._options.labels_for_unavailable and label not in self._labels.get(name, {}):
             return
         raise failed_precondition(
-            f"Request to assign label to version {number} of model {name}, which is not currently available for inference"
+            f"Request to assign label to version {number} of model {name}, which is not currently available for "
+            "inference"
         )
 
     # polling

@@ -192,7 +192,7 @@ def _filled(message: Any, body: bytes) -> Any:
 
 
 def _as_dict(message: Any) -> dict[str, Any]:
-    return json_format.MessageToDict(
+    return json_format.MessageToDict(  # type: ignore[no-any-return]
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
 

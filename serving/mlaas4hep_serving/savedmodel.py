@@ -42,8 +42,8 @@ class SessionOptions:
 class SavedModel:
     """One version of a model, loaded.
 
-    `run` goes through ``Session._make_callable_from_options`` where TensorFlow is a tested release that has it: it takes
-    a third of the time of ``Session.run`` and, as TF-Serving does, checks dtypes but not the static shapes of the
+    `run` goes through ``Session._make_callable_from_options`` where TensorFlow is a tested release that has it: it
+    takes a third of the time of ``Session.run`` and, as TF-Serving does, checks dtypes but not the static shapes of the
     graph.  It is private, so elsewhere the graph is loaded without static shapes and run by ``Session.run``.
     """
 
@@ -157,7 +157,8 @@ def _without_shapes(folder: Path, copy: Path) -> Path:
     for graph in proto.meta_graphs:
         for node in graph.graph_def.node:
             node.attr.pop("_output_shapes", None)
-            if node.op == "Placeholder":
+            if node.op in ("Placeholder", "PlaceholderWithDefault"):
+                node.attr["shape"].shape.Clear()
                 node.attr["shape"].shape.unknown_rank = True
     (copy / "saved_model.pb").write_bytes(proto.SerializeToString())
     for part in ("variables", "assets"):

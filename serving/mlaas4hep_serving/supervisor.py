@@ -12,19 +12,21 @@ import threading
 import time
 from dataclasses import replace
 
-from mlaas4hep_serving.options import Options, arguments
+from mlaas4hep_serving.options import Options, arguments, listening
 
 RESTART = 1.0  # seconds between deaths and restarts
 
 
 def run(options: Options) -> int:
     """Start the workers and wait until a signal; then they drain."""
-    with tempfile.TemporaryDirectory(prefix="mlaas4hep-serving-") as folder, _held(options) as ports:
+    with tempfile.TemporaryDirectory(prefix="mlaas4hep-serving-") as folder, _Held(options) as ports:
         each = replace(options, port=ports[0], rest_api_port=ports[1], shared_folder=folder)
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         workers = [_start(each) for _ in range(options.processes)]
+        if all(_listens(worker) for worker in workers):
+            print(listening(options.host, *ports), flush=True)
         while not stop.wait(RESTART):
             failed = [worker for worker in workers if worker.poll() == 1]
             if len(failed) == len(workers):
@@ -34,7 +36,14 @@ def run(options: Options) -> int:
 
 
 def _start(options: Options) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "mlaas4hep_serving", *arguments(options)], env=os.environ)
+    command = [sys.executable, "-m", "mlaas4hep_serving", *arguments(options)]
+    return subprocess.Popen(command, env=os.environ, stdout=subprocess.PIPE)
+
+
+def _listens(worker: subprocess.Popen[bytes]) -> bool:
+    """Wait until a worker has told that it listens, or has ended."""
+    assert worker.stdout is not None
+    return bool(worker.stdout.readline())
 
 
 def _stop(workers: list[subprocess.Popen[bytes]], grace: float) -> int:
@@ -49,7 +58,7 @@ def _stop(workers: list[subprocess.Popen[bytes]], grace: float) -> int:
     return max(abs(worker.wait()) for worker in workers)
 
 
-class _held:
+class _Held:
     """Sockets that are bound and never listen: they keep the ports ours while workers come and go."""
 
     def __init__(self, options: Options) -> None:

@@ -62,9 +62,9 @@ def _build() -> dict[str, Any]:
             else:
                 field.type = _TYPES[kind.lstrip("*")]
     pool = descriptor_pool.Default()
-    pool.Add(file)  # type: ignore[no-untyped-call]
+    pool.Add(file)
     return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"mlaas4hep.serving.{name}"))  # type: ignore[no-untyped-call]
+        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"mlaas4hep.serving.{name}"))
         for name in _MESSAGES
     }
 

@@ -51,7 +51,10 @@ class Batching:
     def steps(self) -> list[tuple[str, Callable[..., None]]]:
         """Rules of the steps."""
         return [
-            (r"concurrent requests of batch ([\d+]+)", lambda sizes: self._matrices([int(n) for n in sizes.split("+")])),
+            (
+                r"concurrent requests of batch ([\d+]+)",
+                lambda sizes: self._matrices([int(n) for n in sizes.split("+")]),
+            ),
             (r"^one request of batch (\d+)", lambda size: self._matrices([int(size)])),
             (r"^requests giving total ([\d or,]+)", self._totals),
             (r"^(\[[\d,]+\](?: and \[[\d,]+\])*)$", self._shapes),

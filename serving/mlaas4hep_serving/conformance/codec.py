@@ -19,7 +19,9 @@ from mlaas4hep_serving.errors import ServingError
 def run_path(case: Case) -> None:
     """Layer ``path``."""
     request, expect = case["request"], case["expect"]
-    known(expect, ("ok", "name", "label", "version", "method", "subresource", "error_equals", "error_contains"), "expect")
+    known(
+        expect, ("ok", "name", "label", "version", "method", "subresource", "error_equals", "error_contains"), "expect"
+    )
     target = _attempt(lambda: paths.parse(request["method"], request["path"]), expect)
     if target is _REFUSED:
         return

@@ -138,7 +138,9 @@ class Life:
         self._config.write_text(text)
         command = [sys.executable, "-m", "mlaas4hep_serving", f"--model_config_file={self._config}"]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        self._process = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+        self._process = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, env=environment, check=False
+        )
 
     def _flag(self, name: str, value: str) -> None:
         self._flags[name] = servers._typed(name, value)
@@ -227,7 +229,8 @@ class Life:
             names = ",".join(child.name for child in self._base.iterdir() if child.name.isdigit())
         wanted = {int(n) for n in re.findall(r"\d+", names)}
         self._wait(
-            lambda states: {n for n, state in states.items() if state is State.AVAILABLE} == wanted, f"{wanted} AVAILABLE"
+            lambda states: {n for n, state in states.items() if state is State.AVAILABLE} == wanted,
+            f"{wanted} AVAILABLE",
         )
 
     def _swapped(self, new: str, old: str) -> None:
@@ -265,7 +268,9 @@ class Life:
         shutil.move(folder, self._base / "2")
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
-            errors = [error.message for number, _, error in self._server.repository.status(NAME) if error and number == 2]
+            errors = [
+                error.message for number, _, error in self._server.repository.status(NAME) if error and number == 2
+            ]
             if errors:
                 check(text in errors[0], f"expected {text!r}, got {errors[0]!r}")
                 return

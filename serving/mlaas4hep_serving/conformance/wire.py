@@ -106,7 +106,11 @@ def _metadata(got: Any, model: Path) -> None:
 
 def run_grpc(case: Case, server: Endpoint) -> None:
     """Layer ``grpc``."""
-    known(case["expect"], ("code", "message", "message_contains", "message_suffix", "message_prefix", "response"), "expect")
+    known(
+        case["expect"],
+        ("code", "message", "message_contains", "message_suffix", "message_prefix", "response"),
+        "expect",
+    )
     service, method = case["rpc"].rsplit("/", 1)
     with grpc.insecure_channel(server.grpc) as channel:
         call = getattr(_stub(service, channel), method)
@@ -157,7 +161,17 @@ def message_of(method: str, given: Case, server: Endpoint) -> Any:
     """The request message of a case."""
     known(
         given,
-        ("model_spec", "inputs", "output_filter", "input", "tasks", "metadata_field", "config", "service", "deadline_ms"),
+        (
+            "model_spec",
+            "inputs",
+            "output_filter",
+            "input",
+            "tasks",
+            "metadata_field",
+            "config",
+            "service",
+            "deadline_ms",
+        ),
         "request",
     )
     request = _REQUESTS[method]()
@@ -306,5 +320,3 @@ def _inference(result: Any) -> dict[str, Any]:
 def _status(status: Any) -> dict[str, Any]:
     name = type(status).State.Name(status.state)
     return {"version": status.version, "state": name, "error_code": status.status.error_code}
-
-

@@ -1,0 +1,107 @@
+"""Which web layer carries an ASGI application best: 100 clients, one small JSON body, one process, the same load.
+
+python benchmarks/weblayers.py      # needs granian, which the server itself does not
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+
+import serving
+
+BODY = b'{"predictions": [1.0]}'
+CHOICES = {
+    "uvicorn, uvloop, httptools": ["-m", "uvicorn", "--loop", "uvloop", "--http", "httptools"],
+    "uvicorn, asyncio, h11": ["-m", "uvicorn", "--loop", "asyncio", "--http", "h11"],
+    "granian, uvloop": ["-m", "granian", "--interface", "asgi", "--loop", "uvloop"],
+}
+QUIET = {"-m uvicorn": ["--no-access-log", "--log-level", "error"], "-m granian": ["--no-access-log", "--no-ws"]}
+
+
+async def application(scope: dict[str, Any], receive: Any, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+    if scope["type"] == "http":
+        await receive()
+        length = (b"content-length", str(len(BODY)).encode())
+        await send({"type": "http.response.start", "status": 200, "headers": [length]})
+        await send({"type": "http.response.body", "body": BODY})
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def http(choice: str) -> dict[str, Any]:
+    port = free_port()
+    words = CHOICES[choice]
+    command = [sys.executable, *words, *QUIET[" ".join(words[:2])], "--port", str(port), "weblayers:application"]
+    process = subprocess.Popen(command, cwd="benchmarks")
+    try:
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        return serving.measure(serving.http_load, port, 1, 100, 6000)
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def grpc_server(kind: str) -> int:
+    """Run an echo server in this process until it is ended: prints its port."""
+    handler = grpc.unary_unary_rpc_method_handler
+    services = lambda call: grpc.method_handlers_generic_handler(  # noqa: E731
+        "tensorflow.serving.PredictionService", {"Predict": handler(call)}
+    )
+    if kind == "sync":
+        server = grpc.server(ThreadPoolExecutor(128))
+        server.add_generic_rpc_handlers((services(lambda request, _: request),))
+        print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+        server.start()
+        return int(server.wait_for_termination() or 0)
+
+    async def serve() -> None:
+        async def echo(request: bytes, _: Any) -> bytes:
+            return request
+
+        running = grpc.aio.server()
+        running.add_generic_rpc_handlers((services(echo),))
+        print(running.add_insecure_port("127.0.0.1:0"), flush=True)
+        await running.start()
+        await running.wait_for_termination()
+
+    asyncio.run(serve())
+    return 0
+
+
+def over_grpc(kind: str) -> dict[str, Any]:
+    process = subprocess.Popen([sys.executable, __file__, kind], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        return serving.measure(serving.grpc_load, int(process.stdout.readline()), 1, 100, 6000)
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def main() -> None:
+    for choice in CHOICES:
+        print(json.dumps({"layer": choice, **http(choice)}), flush=True)
+    for kind in ("sync", "aio"):
+        print(json.dumps({"layer": f"grpcio, {kind}", **over_grpc(kind)}), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(grpc_server(sys.argv[1]) if len(sys.argv) > 1 else main())

@@ -1,0 +1,46 @@
+"""Models exported once, and a server on them in this process."""
+
+import os
+import sys
+from pathlib import Path
+
+import grpc
+import pytest
+from mlaas4hep_serving import fixtures
+from mlaas4hep_serving.options import Options
+from mlaas4hep_serving.server import Server
+from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+
+
+@pytest.fixture(scope="session")
+def half_plus_two(tmp_path_factory) -> Path:
+    return fixtures.half_plus_two(tmp_path_factory.mktemp("models") / "half_plus_two" / "00000123")
+
+
+@pytest.fixture(scope="session")
+def server(half_plus_two):
+    running = Server(Options(port=-1, rest_api_port=-1, model_base_path=str(half_plus_two.parent)))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def channel(server):
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def prediction(channel):
+    return prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+
+@pytest.fixture(scope="session")
+def models(channel):
+    return model_service_pb2_grpc.ModelServiceStub(channel)
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """For server processes: the same modules as here."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

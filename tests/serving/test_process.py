@@ -1,0 +1,78 @@
+"""The server as processes: the line it prints, SIGTERM, several on one port."""
+
+import contextlib
+import http.client
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from mlaas4hep_serving import fixtures
+from reload import memory, under_load
+
+
+@contextlib.contextmanager
+def served(environment, *flags):
+    command = [sys.executable, "-m", "mlaas4hep_serving", "--port=0", "--rest_api_port=-1", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+    try:
+        line = process.stdout.readline()
+        yield process, int(re.search(r"http://127\.0\.0\.1:(\d+)", line)[1])
+    finally:
+        process.terminate()
+        process.wait(60)
+        process.stdout.close()
+
+
+def predict(port, body='{"instances": [2.0]}'):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("POST", "/v1/models/default:predict", body=body)
+    response = connection.getresponse()
+    content = response.read().decode()
+    connection.close()
+    return response.status, content
+
+
+def test_sigterm_answers_what_is_under_way(environment, tmp_path):
+    fixtures.slow(tmp_path / "1", steps=200_000_000)
+    with served(environment, f"--model_base_path={tmp_path}") as (process, port):
+        answers = []
+        client = threading.Thread(target=lambda: answers.append(predict(port)))
+        client.start()
+        time.sleep(0.3)
+        assert client.is_alive()
+        process.send_signal(signal.SIGTERM)
+        client.join(60)
+        assert answers[0][0] == 200
+        assert process.wait(30) == 0
+        with pytest.raises(ConnectionRefusedError):
+            predict(port)
+
+
+def test_processes_share_a_port_and_one_view_of_metrics(environment, half_plus_two, tmp_path):
+    (tmp_path / "monitoring").write_text('prometheus_config { enable: true path: "/metrics" }')
+    flags = [f"--model_base_path={half_plus_two.parent}", f"--monitoring_config_file={tmp_path / 'monitoring'}"]
+    with served(environment, *flags, "--processes=2") as (_, port):
+        assert all(predict(port)[0] == 200 for _ in range(40))
+        seen = set()
+        for _ in range(10):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            connection.request("GET", "/metrics")
+            text = connection.getresponse().read().decode()
+            connection.close()
+            seen.add(re.search(r'request_count\{model_name="default",status="OK"\} (\d+)', text)[1])
+        assert seen == {"40"}
+
+
+def test_no_request_fails_while_versions_come_and_go():
+    seen = under_load(seconds=6, interval=0.5)
+    assert seen.errors == [] and seen.wrong == []
+    assert len(seen.versions) >= 4 and seen.answers > 200
+
+
+def test_reloads_hold_the_memory():
+    found = memory(30)
+    assert found[-1] - found[9] < 60  # MiB over 20 reloads
