@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from mlaas4hep_serving.errors import invalid_argument
+
 
 @dataclass(frozen=True)
 class Options:
@@ -49,6 +51,12 @@ class Options:
     enable_tfaas: bool = False
     tfaas_base_path: str = ""
     shared_folder: str = ""
+
+    def __post_init__(self) -> None:
+        if self.enable_tfaas and not self.tfaas_base_path:
+            raise invalid_argument("--enable_tfaas needs --tfaas_base_path, the folder of the uploaded models")
+        if self.enable_tfaas and self.processes > 1:
+            raise invalid_argument("--enable_tfaas works with one process: others would go on with a deleted model")
 
 
 _HELP = {

@@ -24,6 +24,8 @@ from mlaas4hep_serving.repository import Repository, RepositoryOptions, Version
 from mlaas4hep_serving.rest import Rest, RestOptions
 from mlaas4hep_serving.savedmodel import SessionOptions, missing_parts
 from mlaas4hep_serving.security import GrpcGuard, Guard, Tls, Tokens
+from mlaas4hep_serving.tfaas import Tfaas
+from mlaas4hep_serving.uploads import Uploads
 
 log = logging.getLogger(__name__)
 METRICS_PATH = "/monitoring/prometheus/metrics"
@@ -80,6 +82,11 @@ class Server:
             drained.wait()
         self.repository.close()
 
+    def _tfaas(self) -> list[Tfaas]:
+        if not self._options.enable_tfaas:
+            return []
+        return [Tfaas(self.handlers, Uploads(Path(self._options.tfaas_base_path), self.repository))]
+
     def _rest_options(self, guard: Guard) -> RestOptions:
         options = self._options
         pages = Pages(
@@ -93,7 +100,7 @@ class Server:
             options.rest_api_enable_cors_support,
             _metrics_path(options),
             options.rest_api_num_threads,
-            routes=[pages],
+            routes=[pages, *self._tfaas()],
             admit=guard.http,
             max_body=options.max_request_bytes,
         )
