@@ -19,6 +19,7 @@ from pathlib import Path
 from mlaas4hep_serving.errors import ServingError, failed_precondition
 
 _LONGEST = 500  # characters of the reason that a client is told
+_LARGEST_FILE = 1 << 16  # bytes; some libraries write a probe into the temporary folder
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,11 @@ def _numbers(limits: Limits) -> list[str]:
 
 
 def limit(cpu_seconds: int, memory: int) -> None:
-    """Take from this process what the model shall not have; no files can be written any more."""
+    """Take from this process what the model shall not have."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_LARGEST_FILE, _LARGEST_FILE))
     os.umask(0o077)
 
 
