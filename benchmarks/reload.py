@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -71,8 +71,8 @@ def under_load(seconds: float, clients: int = 4, interval: float = 1.0, *, batch
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "model"
         fixtures.half_plus_two(base / "1", b=1.0)
-        flags = {"file_system_poll_wait_seconds": 0.1, "enable_batching": batching}
-        server = Server(Options(port=-1, rest_api_port=0, model_base_path=str(base), **flags))
+        options = Options(port=-1, rest_api_port=0, model_base_path=str(base), enable_batching=batching)
+        server = Server(replace(options, file_system_poll_wait_seconds=0.1))
         stop, seen, offered = threading.Event(), Seen(), {1}
         address = f"127.0.0.1:{server.grpc_port}"
         threads = [threading.Thread(target=client, args=(address, stop, offered, seen)) for _ in range(clients)]

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +111,14 @@ async def http_load(port: int, rows: int, clients: int, count: int) -> list[floa
 
 
 def measure(
-    load: Callable[..., Awaitable[list[float]]], port: int, rows: int, clients: int, count: int
+    load: Callable[..., Coroutine[Any, Any, list[float]]], port: int, rows: int, clients: int, count: int
 ) -> dict[str, Any]:
     """One run after a short warm-up: req/s, rows/s, p50 and p99 in milliseconds."""
-    run = lambda n: asyncio.Runner(loop_factory=uvloop.new_event_loop).run(load(port, rows, clients, n))  # noqa: E731
+
+    def run(n: int) -> list[float]:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(load(port, rows, clients, n))
+
     run(max(200, count // 10))
     start = time.perf_counter()
     times = sorted(run(count))

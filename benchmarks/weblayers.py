@@ -59,18 +59,20 @@ def http(choice: str) -> dict[str, Any]:
         process.wait(20)
 
 
-def grpc_server(kind: str) -> int:
+def grpc_server(kind: str) -> None:
     """Run an echo server in this process until it is ended: prints its port."""
     handler = grpc.unary_unary_rpc_method_handler
-    services = lambda call: grpc.method_handlers_generic_handler(  # noqa: E731
-        "tensorflow.serving.PredictionService", {"Predict": handler(call)}
-    )
+
+    def services(call: Callable[..., Any]) -> Any:
+        return grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", {"Predict": handler(call)})
+
     if kind == "sync":
         server = grpc.server(ThreadPoolExecutor(128))
         server.add_generic_rpc_handlers((services(lambda request, _: request),))
         print(server.add_insecure_port("127.0.0.1:0"), flush=True)
         server.start()
-        return int(server.wait_for_termination() or 0)
+        server.wait_for_termination()
+        return
 
     async def serve() -> None:
         async def echo(request: bytes, _: Any) -> bytes:
@@ -83,7 +85,6 @@ def grpc_server(kind: str) -> int:
         await running.wait_for_termination()
 
     asyncio.run(serve())
-    return 0
 
 
 def over_grpc(kind: str) -> dict[str, Any]:
@@ -104,4 +105,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(grpc_server(sys.argv[1]) if len(sys.argv) > 1 else main())
+    if len(sys.argv) > 1:
+        grpc_server(sys.argv[1])
+    else:
+        main()

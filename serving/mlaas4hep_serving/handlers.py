@@ -6,6 +6,8 @@ raises `ServingError`.  `predict_arrays` is Predict without the detour over Tens
 
 from __future__ import annotations
 
+import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +33,7 @@ from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest, Re
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse, RegressionResult
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from mlaas4hep_serving import tensors
 from mlaas4hep_serving.errors import (
@@ -48,6 +51,7 @@ from mlaas4hep_serving.repository import Repository
 from mlaas4hep_serving.savedmodel import DEFAULT_SIGNATURE
 from mlaas4hep_serving.tensors import Array
 
+access = logging.getLogger("mlaas4hep_serving.access")
 CLASSIFY = "tensorflow/serving/classify"
 REGRESS = "tensorflow/serving/regress"
 Deadline = float | None
@@ -56,9 +60,18 @@ Deadline = float | None
 class Handlers:
     """The operations on one repository."""
 
-    def __init__(self, repository: Repository, metrics: Registry) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        metrics: Registry,
+        *,
+        configure: Callable[[ModelServerConfig], None] | None = None,
+        access_log: bool = False,
+    ) -> None:
         self.repository = repository
         self.metrics = metrics
+        self._configure = configure or repository.configure
+        self._access_log = access_log
 
     @contextmanager
     def measured(self, model: str, api: str, entrypoint: str) -> Iterator[None]:
@@ -76,6 +89,9 @@ class Handlers:
             # labels are of configured models only: names that clients make up must not fill the memory
             known = model if model in self.repository.models() else ""
             self.metrics.add("/tensorflow/serving/request_count", {"model_name": known, "status": code.name})
+            if self._access_log:
+                line = {"model": model, "api": api, "entrypoint": entrypoint, "status": code.name}
+                access.info(json.dumps({**line, "ms": round((time.perf_counter() - start) * 1e3, 3)}))
             if code is Code.OK:
                 labels = {"model_name": known, "API": api, "entrypoint": entrypoint}
                 elapsed = (time.perf_counter() - start) * 1e6
@@ -213,7 +229,7 @@ class Handlers:
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
                 "supported"
             )
-        self.repository.configure(request.config)
+        self._configure(request.config)
         return ReloadConfigResponse()
 
 

@@ -23,7 +23,7 @@ class Options:
     model_base_path: str = ""
     model_config_file: str = ""
     model_config_file_poll_wait_seconds: int = 0
-    file_system_poll_wait_seconds: float = 1
+    file_system_poll_wait_seconds: float = 1.0
     max_num_load_retries: int = 5
     load_retry_interval_micros: int = 60_000_000
     enable_batching: bool = False
@@ -43,7 +43,8 @@ class Options:
     # not TF-Serving's
     host: str = "127.0.0.1"
     processes: int = 1
-    drain_seconds: float = 30
+    access_log: bool = False
+    drain_seconds: float = 30.0
     max_request_bytes: int = 256 << 20
     enable_model_list: bool = False
     auth_config_file: str = ""
@@ -73,6 +74,7 @@ _HELP = {
     "enable_per_model_batching_parameters": "batch only models with batching_params.pbtxt in the version folder",
     "monitoring_config_file": "text-proto MonitoringConfig: metrics for Prometheus",
     "host": "address to listen on",
+    "access_log": "one line of JSON on stderr for each request",
     "processes": "server processes that share the ports",
     "max_request_bytes": "largest body of an HTTP request and largest gRPC message",
     "enable_model_list": "GET /v1/models lists the models, which TF-Serving refuses",

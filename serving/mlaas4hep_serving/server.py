@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from mlaas4hep_serving import grpc_server, textproto
 from mlaas4hep_serving.batcher import BatchingOptions
@@ -28,6 +31,7 @@ from mlaas4hep_serving.tfaas import Tfaas
 from mlaas4hep_serving.uploads import Uploads
 
 log = logging.getLogger(__name__)
+SHARED_POLL = 0.2  # seconds until all processes have taken a config that one was given
 METRICS_PATH = "/monitoring/prometheus/metrics"
 
 
@@ -45,8 +49,9 @@ class Server:
         if options.port > 0 and options.port == options.rest_api_port:
             raise invalid_argument("--rest_api_port cannot be same as --port")
         self._options = options
-        config = textproto.model_server_config(options)
         folder = Path(options.shared_folder) if options.shared_folder else None
+        self._shared = SharedConfig(folder)
+        config = self._shared.news() or textproto.model_server_config(options)
         self.metrics = Registry(folder)
         model_options = _model_options(options)
         self.repository = Repository(
@@ -59,12 +64,15 @@ class Server:
             ),
             missing_parts,
         )
-        self.handlers = Handlers(self.repository, self.metrics)
+        self.handlers = Handlers(self.repository, self.metrics, configure=self._reload, access_log=options.access_log)
         self.repository.configure(config)
         self.repository.start()
         guard, tls = _guard(options), _tls(options)
         self._stopping = threading.Event()
-        self._config_thread = self._watch_config()
+        if options.model_config_file and options.model_config_file_poll_wait_seconds > 0:
+            self._every(options.model_config_file_poll_wait_seconds, self._read_config_file)
+        if folder is not None:
+            self._every(SHARED_POLL, self._read_shared_config)
         self._grpc = GrpcServer(self.handlers, _grpc_options(options, guard, tls)) if options.port else None
         self.grpc_port = self._grpc.port if self._grpc else 0
         self._rest = (
@@ -105,21 +113,55 @@ class Server:
             max_body=options.max_request_bytes,
         )
 
-    def _watch_config(self) -> threading.Thread | None:
-        seconds = self._options.model_config_file_poll_wait_seconds
-        if not self._options.model_config_file or seconds <= 0:
-            return None
+    def _reload(self, config: ModelServerConfig) -> None:
+        """Take a config that came by RPC, and pass it on to the other processes."""
+        self.repository.configure(config)
+        self._shared.tell(config)
 
-        def watch() -> None:
+    def _read_config_file(self) -> None:
+        self.repository.configure(textproto.model_server_config(self._options))
+
+    def _read_shared_config(self) -> None:
+        config = self._shared.news()
+        if config is not None:
+            self.repository.configure(config)
+
+    def _every(self, seconds: float, act: Callable[[], None]) -> None:
+        def repeat() -> None:
             while not self._stopping.wait(seconds):
                 try:
-                    self.repository.configure(textproto.model_server_config(self._options))
+                    act()
                 except ServingError as error:
-                    log.error("%s: %s", self._options.model_config_file, error)
+                    log.error("the config is not taken: %s", error)
 
-        thread = threading.Thread(target=watch, name="config", daemon=True)
-        thread.start()
-        return thread
+        threading.Thread(target=repeat, name="config", daemon=True).start()
+
+
+class SharedConfig:
+    """The last config that any process of the server got by RPC, in a file of their folder."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._path = folder / "config.pb" if folder else None
+        self._known = b""
+
+    def tell(self, config: ModelServerConfig) -> None:
+        """Leave a config for the others."""
+        if self._path is None:
+            return
+        self._known = config.SerializeToString(deterministic=True)
+        scratch = self._path.with_suffix(f".{os.getpid()}")
+        scratch.write_bytes(self._known)
+        scratch.replace(self._path)
+
+    def news(self) -> ModelServerConfig | None:
+        """A config that this process has neither left nor seen."""
+        if self._path is None or not self._path.exists():
+            return None
+        found = self._path.read_bytes()
+        if found == self._known:
+            return None
+        self._known = found
+        return ModelServerConfig.FromString(found)
 
 
 def _model_options(options: Options) -> ModelOptions:

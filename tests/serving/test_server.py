@@ -1,0 +1,67 @@
+import json
+import logging
+import re
+from pathlib import Path
+
+import mlaas4hep_serving
+import pytest
+from google.protobuf import text_format
+from mlaas4hep_serving.errors import ServingError
+from mlaas4hep_serving.metrics import Registry
+from mlaas4hep_serving.options import Options, arguments, parse
+from mlaas4hep_serving.rest import Request
+from mlaas4hep_serving.server import Server, SharedConfig
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+
+
+def test_flags_survive_the_way_to_a_worker():
+    options = parse(["--enable_batching", "--port=1", "--host", "::1", "--drain_seconds=2.5"])
+    assert options.enable_batching and options.port == 1
+    assert parse(arguments(options)) == options
+
+
+def test_a_config_reaches_the_other_process_once(tmp_path):
+    mine, other = SharedConfig(tmp_path), SharedConfig(tmp_path)
+    config = text_format.Parse('model_config_list { config { name: "m" base_path: "/m" } }', ModelServerConfig())
+    assert other.news() is None
+    mine.tell(config)
+    assert other.news() == config
+    assert other.news() is None and mine.news() is None
+
+
+def test_metrics_of_all_processes_are_added(tmp_path, monkeypatch):
+    registries = []
+    for pid in (11, 12):
+        monkeypatch.setattr("os.getpid", lambda pid=pid: pid)
+        registries.append(Registry(tmp_path))
+    for registry in registries:
+        registry.add("/a/b", {"x": "1"}, 2)
+        registry.observe("/a/c", {}, 15.0)
+    for registry in registries:
+        assert ':a:b{x="1"} 4' in registry.text().splitlines()
+        assert ':a:c_bucket{le="10"} 0' in registry.text().splitlines()
+        assert ':a:c_bucket{le="18"} 2' in registry.text().splitlines()
+
+
+def test_access_log_is_a_line_of_json(half_plus_two, caplog):
+    server = Server(Options(port=0, rest_api_port=-1, model_base_path=str(half_plus_two.parent), access_log=True))
+    with caplog.at_level(logging.INFO, "mlaas4hep_serving.access"):
+        server._rest._server.config.app.respond(Request("POST", "/v1/models/default:predict", {}, b"{}"))
+    server.stop()
+    line = json.loads(caplog.messages[-1])
+    assert line.pop("ms") > 0
+    assert line == {"model": "default", "api": "Predict", "entrypoint": "REST", "status": "INVALID_ARGUMENT"}
+
+
+def test_a_model_that_is_broken_at_the_start_does_not_keep_the_server_from_starting(tmp_path):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "saved_model.pb").write_bytes(b"no model")
+    server = Server(Options(port=0, rest_api_port=0, model_base_path=str(tmp_path)))
+    with pytest.raises(ServingError, match="Could not find any versions"):
+        server.repository.status("default")
+    server.stop()
+
+
+def test_the_layer_is_independent():
+    source = "\n".join(path.read_text() for path in Path(mlaas4hep_serving.__file__).parent.rglob("*.py"))
+    assert not re.search(r"^\s*(import|from) (uproot|awkward|mlaas4hep_tf)\b", source, re.MULTILINE)
