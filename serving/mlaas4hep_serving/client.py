@@ -107,7 +107,8 @@ def columns(events: Any) -> dict[str, Array] | Array:
         names = list(plain[0])
         for number, event in enumerate(plain):
             if not isinstance(event, Mapping) or set(event) != set(names):
-                raise invalid_argument(f"event {number} has other keys than event 0: {_keys(event)}, not {_keys(plain[0])}")
+                told = f"{_keys(event)}, not {_keys(plain[0])}"
+                raise invalid_argument(f"event {number} has other keys than event 0: {told}")
         return {str(name): rectangular([event[name] for event in plain], str(name)) for name in names}
     return rectangular(plain, "events")
 

@@ -234,6 +234,9 @@ def row_inputs(signature: SignatureDef, keys: Sequence[str], values: Sequence[fl
         raise invalid_argument(f"{len(keys)} keys and {len(values)} values")
     if len(signature.inputs) == 1:
         ((alias, info),) = signature.inputs.items()
+        wanted = info.tensor_shape.dim[1].size if len(info.tensor_shape.dim) == 2 else -1
+        if wanted not in (-1, len(values)):
+            raise invalid_argument(f"input {alias} takes {wanted} values, the row has {len(values)}")
         return {alias: _array(alias, [values], info.dtype)}
     jagged = {alias for alias, shape in open_inputs(signature).items() if len(shape) == 1}
     given: dict[str, Any] = {alias: {} for alias in jagged}

@@ -68,7 +68,7 @@ class Uploads:
 
     def names(self) -> list[str]:
         """Uploaded models."""
-        return sorted(p.name for p in self._base.iterdir() if NAME.fullmatch(p.name) and versions_in(p))
+        return sorted(p.name for p in self._base.iterdir() if NAME.fullmatch(p.name) and p.is_dir() and versions_in(p))
 
     def params(self, name: str) -> dict[str, Any]:
         """``params.json`` of a model; a model without one has its name only.

@@ -1,6 +1,5 @@
 """TFaaS's endpoints, and each hole of that server as a test of ours; uploads that attack."""
 
-import gzip
 import http.client
 import io
 import json
@@ -119,6 +118,12 @@ def asker(tmp_path_factory, dense):
     server.stop()
 
 
+@pytest.fixture
+def untried(monkeypatch):
+    """Uploads without the trial in another process, which takes seconds and has its own tests."""
+    monkeypatch.setattr(trial, "run", lambda *_: None)
+
+
 # the endpoints
 
 
@@ -195,6 +200,7 @@ class Bright(tf.Module):
         return {"scores": tf.concat([mean / 255, 1 - mean / 255, mean * 0, mean * 0, mean * 0, mean * 0], axis=1)}
 
 
+@pytest.mark.usefixtures("untried")
 def test_image(asker, tmp_path):
     body, headers = form(name="bright", model=packed(saved(tmp_path / "1", Bright())), labels=b"light\ndark\na\nb\nc\nd\n")
     assert asker("POST", "/upload", body, headers)[0] == 200
@@ -272,6 +278,7 @@ def test_a_folder_without_params_does_not_break_the_list(asker):
         (asker.base / "file").unlink()
 
 
+@pytest.mark.usefixtures("untried")
 def test_a_replaced_model_stops_answering_at_once(asker, dense, dense_doubled):
     body, headers = form(name="r", model=packed(dense))
     assert asker("POST", "/upload", body, headers)[0] == 200
@@ -279,6 +286,7 @@ def test_a_replaced_model_stops_answering_at_once(asker, dense, dense_doubled):
 
     def constantly() -> None:
         while not stop.is_set():
+            time.sleep(0.005)
             status, answer = asker.row([1, 2, 3], "r")
             (seen if status == 200 else failed).append(answer[0] if status == 200 else (status, answer))
 
@@ -307,6 +315,7 @@ def test_a_replaced_model_stops_answering_at_once(asker, dense, dense_doubled):
     assert asker("DELETE", "/delete", body, headers)[0] == 200
 
 
+@pytest.mark.usefixtures("untried")
 def test_uploads_at_the_same_time_do_not_share_a_file(asker, dense, dense_doubled):
     """TFaaS unpacks every upload from /tmp/bundle.tar."""
     results = {}
@@ -381,7 +390,6 @@ ATTACKS = {
     "large": (tar_of(("a", b"\0" * 2_000_000)), Code.RESOURCE_EXHAUSTED, "caps of size"),
     "bomb": (tar_of(("a", b"\0" * 50_000_000), compress=True), Code.RESOURCE_EXHAUSTED, "caps of size"),
     "bomb of headers": (pax_bomb(), Code.RESOURCE_EXHAUSTED, "caps of size"),
-    "bomb in gzip": (gzip.compress(b"\0" * 50_000_000), Code.RESOURCE_EXHAUSTED, "caps of size"),
     "cut off": (tar_of(("a", b"x" * 5000), compress=True)[:-30], Code.INVALID_ARGUMENT, "damaged"),
     "no archive": (b"hello", Code.INVALID_ARGUMENT, "no tar"),
     "empty": (b"", Code.INVALID_ARGUMENT, "no tar"),
@@ -567,7 +575,7 @@ class Grows(tf.Module):
 class Endless(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
     def __call__(self, x):
-        return {"y": tf.while_loop(lambda v: tf.reduce_sum(v) < 1, lambda v: (v * 1.0,), [x])}
+        return {"y": tf.while_loop(lambda v: tf.reduce_sum(v) < 1, lambda v: (v * 1.0,), [x])[0]}
 
 
 def test_models_that_crash_or_hang_do_so_elsewhere(asker, dense, tmp_path):
