@@ -33,9 +33,14 @@ WARMUP_ROWS = (1, 8)
 class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type information
     """The model with its three doors."""
 
+    model: keras.Model
+
     def __init__(self, model: keras.Model, preprocessor: Preprocessor) -> None:
         super().__init__()
-        self.model = model
+        # Tracked are TensorFlow's variables, not the model.  A Keras variable and the one inside it are saved as two
+        # resources: Python's loader knows them as one, TF-Serving restores the one that the signatures do not read.
+        self.weights = [variable.value for variable in model.variables]
+        object.__setattr__(self, "model", model)
         self._preprocessor = preprocessor
         self._masked = wants_mask(model)
 

@@ -157,7 +157,7 @@ def _padded(rows: Sequence[Any], name: str) -> Array:
     array = np.full(shape, math.nan, np.float32)
     try:
         _fill(array, rows)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, IndexError):
         raise invalid_argument(f"{name}: lists of different depths, or something that is no number") from None
     return array
 

@@ -214,6 +214,9 @@ def _inflated(request: Request, limit: int) -> bytes:
     return body
 
 
+_HEARD_OUT = 4  # a client that sends up to so many times the limit gets to read the refusal
+
+
 class TooLarge:
     """Instead of a body that exceeds the limit."""
 
@@ -231,9 +234,11 @@ async def _body(receive: Callable[[], Awaitable[Scope]], limit: int) -> bytes | 
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > limit:
+        part = message.get("body", b"")
+        size += len(part)
+        if size <= limit:
+            parts.append(part)
+        elif not message.get("more_body") or size > _HEARD_OUT * limit:
             return TooLarge()
         if not message.get("more_body"):
             return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlaas4hep_serving import fixtures, tfaas
+from mlaas4hep_serving.errors import ServingError
 from mlaas4hep_serving.options import Options
 from mlaas4hep_serving.rest import Request, Rest, RestOptions
 from mlaas4hep_serving.server import Server
@@ -131,7 +132,7 @@ def test_other_bodies(rest, path, body, kind, encoding):
     ask(rest, "POST", path, given_body, **{"content-type": kind, "content-encoding": encoding})
     try:
         tfaas.read_upload(Request("POST", "/upload", {"content-type": kind, "content-encoding": encoding}, given_body))
-    except tfaas.ServingError as error:
+    except ServingError as error:
         assert error.code.name in ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED")
 
 
