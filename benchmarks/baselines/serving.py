@@ -7,7 +7,6 @@ Prints ``ready HTTP_PORT GRPC_PORT``.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import sys
@@ -58,8 +57,7 @@ def main(folder: str) -> None:
     server.start()
     listening = socket.create_server(("127.0.0.1", 0), backlog=2048)
     print(f"ready {listening.getsockname()[1]} {grpc_port}", flush=True)
-    config = uvicorn.Config(http_application(infer), log_level="error")
-    asyncio.run(uvicorn.Server(config).serve([listening]))
+    uvicorn.Server(uvicorn.Config(http_application(infer), log_level="error")).run([listening])
 
 
 if __name__ == "__main__":

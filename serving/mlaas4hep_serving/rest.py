@@ -19,12 +19,15 @@ from google.protobuf import json_format
 from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
 from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest, SignatureDefMap
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
+from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
 from mlaas4hep_serving import codec, paths
 from mlaas4hep_serving.errors import ServingError, invalid_argument
 from mlaas4hep_serving.handlers import Handlers
+from mlaas4hep_serving.tensors import Array
 
+SMALL = 64 << 10  # bytes of a body that is parsed in the event loop
 DEEPEST = 1024  # levels of nested JSON
 INFLATED = 100 << 20  # bytes of a gzipped body, as TF-Serving limits it
 JSON = ("Content-Type", "application/json")
@@ -99,7 +102,7 @@ class Rest:
             reply = _too_large(self._options.max_body)
             if not isinstance(body, TooLarge):
                 request = replace(request, body=body)
-                reply = await asyncio.get_running_loop().run_in_executor(self._pool, self.respond, request)
+                reply = await self._respond(request)
         headers = [(name.lower().encode(), value.encode()) for name, value in reply.headers]
         headers.append((b"content-length", str(len(reply.body)).encode()))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
@@ -109,10 +112,37 @@ class Rest:
         """The reply to a request.  Never raises."""
         try:
             reply = self._route(request)
-        except ServingError as error:
-            reply = Reply(error.code.http, codec.error_response(error.message))
         except Exception as error:  # noqa: BLE001  # the last resort: the client gets an answer, the server lives on
-            reply = Reply(500, codec.error_response(f"{type(error).__name__}: {error}"))
+            reply = _failure(error)
+        return self._with_cors(reply)
+
+    async def _respond(self, request: Request) -> Reply:
+        """`respond` in a thread of the pool; a small request to a model that batches needs none: nothing blocks."""
+        target = self._batched(request)
+        if target is None:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self.respond, request)
+        try:
+            with self._handlers.measured(target.name, "Predict", "REST"):
+                spec, parsed = self._parsed(target, request)
+                found = await self._handlers.predict_arrays_soon(spec, parsed.inputs, request.deadline)
+                reply = _predicted(parsed, *found)
+        except Exception as error:  # noqa: BLE001  # as in `respond`
+            reply = _failure(error)
+        return self._with_cors(reply)
+
+    def _batched(self, request: Request) -> paths.Target | None:
+        """The target of a request that `_respond` answers without a thread."""
+        if request.method != "POST" or len(request.body) > SMALL or "content-encoding" in request.headers:
+            return None
+        try:
+            target = paths.parse("POST", request.path)
+        except ServingError:
+            return None
+        if target is None or target.method != "predict" or not self._handlers.batches(target.spec()):
+            return None
+        return target
+
+    def _with_cors(self, reply: Reply) -> Reply:
         return Reply(reply.status, reply.body, (*reply.headers, *_CORS)) if self._options.cors else reply
 
     def _route(self, request: Request) -> Reply:
@@ -143,6 +173,10 @@ class Rest:
         return self._metadata(target) if target.subresource else self._status(target)
 
     def _predict(self, target: paths.Target, request: Request) -> Reply:
+        spec, parsed = self._parsed(target, request)
+        return _predicted(parsed, *self._handlers.predict_arrays(spec, parsed.inputs, request.deadline))
+
+    def _parsed(self, target: paths.Target, request: Request) -> tuple[ModelSpec, codec.PredictJson]:
         spec = target.spec()
         parsed = codec.predict_request(
             self._inflated(request),
@@ -151,8 +185,7 @@ class Rest:
             DEEPEST,
         )
         spec.signature_name = parsed.signature_name
-        outputs, version = self._handlers.predict_arrays(spec, parsed.inputs, request.deadline)
-        return _answer(codec.predict_response(outputs, parsed.format), version)
+        return spec, parsed
 
     def _classify(self, target: paths.Target, request: Request) -> Reply:
         filled = _filled(ClassificationRequest(model_spec=target.spec()), self._inflated(request))
@@ -178,6 +211,16 @@ class Rest:
         response.metadata["signature_def"].Unpack(definitions)
         metadata = {"signature_def": _as_dict(definitions)}
         return _json({"model_spec": _as_dict(response.model_spec), "metadata": metadata})
+
+
+def _predicted(parsed: codec.PredictJson, outputs: dict[str, Array], version: int) -> Reply:
+    return _answer(codec.predict_response(outputs, parsed.format), version)
+
+
+def _failure(error: Exception) -> Reply:
+    if isinstance(error, ServingError):
+        return Reply(error.code.http, codec.error_response(error.message))
+    return Reply(500, codec.error_response(f"{type(error).__name__}: {error}"))
 
 
 def _answer(body: bytes, version: int) -> Reply:
