@@ -471,10 +471,23 @@ def _row_response(outputs: Mapping[str, Array]) -> bytes:
 
 def _items(name: str, array: Array) -> list[str]:
     """Every element of the first dimension, written."""
+    if array.dtype == np.float32 and array.size and np.isfinite(array).all():
+        return _float_items(array)
     write = _writer(name, array)
     if array.ndim == 1:
         return list(map(write, array.tolist()))
     return [_nested(item, write) for item in array.tolist()]
+
+
+def _float_items(array: Array) -> list[str]:
+    """`_items` of finite float32, as `write_float` writes them but all at once."""
+    values = array.ravel().tolist()
+    short = [f"{value:.6g}" for value in values]
+    enough = np.array(list(map(float, short)), np.float64).astype(np.float32) == array.ravel()
+    texts = [_whole(s if good else f"{v:.9g}") for s, good, v in zip(short, enough.tolist(), values, strict=True)]
+    for size in reversed(array.shape[1:]):
+        texts = ["[" + ", ".join(texts[i : i + size]) + "]" for i in range(0, len(texts), size)]
+    return texts
 
 
 def _tensor(name: str, array: Array, _indent: str) -> str:

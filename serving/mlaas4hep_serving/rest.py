@@ -27,7 +27,7 @@ from mlaas4hep_serving.errors import ServingError, invalid_argument
 from mlaas4hep_serving.handlers import Handlers
 from mlaas4hep_serving.tensors import Array
 
-SMALL = 64 << 10  # bytes of a body that is parsed in the event loop
+SMALL = 1 << 20  # bytes of a body that is parsed in the event loop
 DEEPEST = 1024  # levels of nested JSON
 INFLATED = 100 << 20  # bytes of a gzipped body, as TF-Serving limits it
 JSON = ("Content-Type", "application/json")
