@@ -1,4 +1,4 @@
-"""What a user would write to serve a SavedModel: Starlette for JSON, a servicer for gRPC, `signatures` for each request.
+"""What a user would write: Starlette for JSON, a servicer for gRPC, `signatures` for each request.
 
     python -m baselines.serving MODEL_FOLDER
 

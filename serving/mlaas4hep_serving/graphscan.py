@@ -26,13 +26,15 @@ from mlaas4hep_serving.savedmodel import read_proto
 _STATEFUL = re.compile(
     r"VarHandleOp|VarIsInitializedOp|VariableV2|Variable|VariableShape|(Disable)?(CopyOnRead)|ReadVariableOp|"
     r"Assign(Add|Sub)?VariableOp|Resource(Gather|GatherNd|Scatter\w+|StridedSliceAssign|Apply\w+|SparseApply\w+)|"
-    r"StatefulPartitionedCall|If|While|Case|Assert|CheckNumerics|Empty|Random\w+|TruncatedNormal|Multinomial|"
+    r"StatefulPartitionedCall|If|While|Case|Assert|CheckNumerics|Empty|"
+    r"Random(Uniform|UniformInt|StandardNormal|Gamma|Poisson|PoissonV2|Shuffle|Crop)|TruncatedNormal|Multinomial|"
     r"Stateful(Uniform\w*|StandardNormal\w*|TruncatedNormal|RandomBinomial)|Rng(Skip|ReadAndSkip)|"
     r"StatelessRandomGetAlg|TensorArray\w*|(Mutable|Anonymous)*HashTable(V2)?|LookupTable\w+|InitializeTableV2|"
     r"MutableDenseHashTable(V2)?|Stack\w*"
 )
 _STATELESS_REFUSED = re.compile(
-    r"ReadFile|MatchingFiles|PyFunc\w*|\w*Dataset\w*|Reader\w+|InitializeTableFrom\w+|\w*Snapshot\w*|Debug\w+|\w*Summary\w*"
+    r"ReadFile|MatchingFiles|GenerateVocabRemapping|InitializeTableFrom\w+|\w*Dataset\w*|Reader\w+|\w*Snapshot\w*|"
+    r"PyFunc\w*|Debug\w+|Copy|CopyHost|\w*Summary\w*|DecodeProtoV2|EncodeProto|Xla\w*|_?T[Pp][Uu]\w*|Remote\w*"
 )
 _SAVE = {"SaveV2", "Save", "SaveSlices", "MergeV2Checkpoints"}
 _RESTORE = {"RestoreV2"}

@@ -296,7 +296,7 @@ def _http_token(request: Request) -> str | None:
     return None
 
 
-class GrpcGuard(grpc.ServerInterceptor):
+class GrpcGuard(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no type information
     """The guard of the gRPC port; the token is the metadata ``authorization: Bearer TOKEN``."""
 
     def __init__(self, guard: Guard) -> None:
@@ -352,8 +352,8 @@ class Tls:
             raise invalid_argument("--ssl_config_file needs server_key and server_cert, as PEM texts")
         if config.client_verify and not config.custom_ca:
             raise invalid_argument("--ssl_config_file: client_verify needs custom_ca, as a PEM text")
-        texts = (text.encode() for text in (config.server_key, config.server_cert, config.custom_ca))
-        return cls(*texts, client_verify=config.client_verify)
+        key, certificate, ca = (text.encode() for text in (config.server_key, config.server_cert, config.custom_ca))
+        return cls(key, certificate, ca, config.client_verify)
 
     def grpc_credentials(self) -> Any:
         """For the gRPC port."""

@@ -121,7 +121,7 @@ class Tfaas:
     def _json(self, request: Request) -> Reply:
         document = jsonreader.parse(request.body, DEEPEST)
         keys, values = document.get("keys", []), document.get("values")
-        if not _all(keys, str) or not _all(values, (int, float)):
+        if values is None or not _all(keys, str) or not _all(values, (int, float)):
             raise invalid_argument('a row is {"keys": [names], "values": [numbers], "model": name}')
         scores, version = self._scores(_name(document.get("model", "")), keys, values, request.deadline)
         body = "[" + ",".join(map(codec.write_float, scores.tolist())) + "]\n"

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mlaas4hep_serving.errors import ServingError, failed_precondition
 
@@ -103,8 +104,8 @@ def main(folder: Path) -> int:
     return 0
 
 
-def _zeros(info, kind):  # type: ignore[no-untyped-def]  # numpy and protobuf come with TensorFlow, late
-    import numpy as np
+def _zeros(info: Any, kind: Any) -> Any:
+    import numpy as np  # here: `run` does without
 
     shape = [1 if dim.size < 0 else dim.size for dim in info.tensor_shape.dim]
     return np.full(shape, b"", object) if kind is object else np.zeros(shape, kind)

@@ -62,7 +62,11 @@ def url(request, served):
         {name: [event[name] for event in EVENTS] for name in EVENTS[0]},
         ak.Array(EVENTS),
         {"met": np.float64([1.5, 0, 2]), "n": np.int32([3, 4, 5]), "pt": ak.Array([e["pt"] for e in EVENTS])},
-        {"met": np.float32([1.5, 0, 2]), "n": np.int64([3, 4, 5]), "pt": np.array([np.float32(e["pt"]) for e in EVENTS], object)},
+        {
+            "met": np.float32([1.5, 0, 2]),
+            "n": np.int64([3, 4, 5]),
+            "pt": np.array([np.float32(e["pt"]) for e in EVENTS], object),
+        },
     ],
     ids=["dicts", "columns", "awkward", "mixed", "object"],
 )
@@ -106,13 +110,19 @@ def test_errors_of_the_caller():
 
 def test_http_does_without_tensorflow():
     code = "import sys; from mlaas4hep_serving import Client; Client('http://a'); print('tensorflow' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": ":".join(sys.path)})
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": ":".join(sys.path)}
+    )
     assert done.stdout == "False\n"
 
 
 @pytest.mark.parametrize(
     "text",
-    [json.dumps(EVENTS), "\n".join(map(json.dumps, EVENTS)), json.dumps({k: [e[k] for e in EVENTS] for k in EVENTS[0]}, indent=1)],
+    [
+        json.dumps(EVENTS),
+        "\n".join(map(json.dumps, EVENTS)),
+        json.dumps({k: [e[k] for e in EVENTS] for k in EVENTS[0]}, indent=1),
+    ],
     ids=["list", "lines", "columns"],
 )
 def test_predict_from_the_shell(url, text, tmp_path, capsys, monkeypatch):

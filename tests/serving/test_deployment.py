@@ -49,7 +49,9 @@ def test_kubernetes_files_name_each_other():
     )
     pod = deployment["spec"]["template"]
     assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
-    assert {p["targetPort"] for p in service["spec"]["ports"]} == {p["name"] for p in pod["spec"]["containers"][0]["ports"]}
+    assert {p["targetPort"] for p in service["spec"]["ports"]} == {
+        p["name"] for p in pod["spec"]["containers"][0]["ports"]
+    }
     volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
     assert volumes["models"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
     assert volumes["config"]["configMap"]["name"] == listed["configMapGenerator"][0]["name"]

@@ -43,7 +43,8 @@ def two_models(tmp_path_factory):
     config.write_text(
         "model_config_list {"
         + "".join(
-            f'config {{ name: "{name}" base_path: "{base / name}" model_platform: "tensorflow" }}' for name in ("half", "later")
+            f'config {{ name: "{name}" base_path: "{base / name}" model_platform: "tensorflow" }}'
+            for name in ("half", "later")
         )
         + "}"
     )
@@ -130,7 +131,9 @@ async def browser(url: str):
             "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
             f"--user-data-dir={profile}", "--remote-debugging-port=0", "--window-size=1000,1400", "about:blank",
         ]  # fmt: skip
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         try:
             port_file = Path(profile) / "DevToolsActivePort"
             end = time.monotonic() + 40
@@ -163,9 +166,8 @@ def test_index_page_in_chromium(two_models):
             assert sample == {"instances": [{"x": [0.0]}]}
             await page.value("document.querySelector('textarea').value = '{\"instances\": [[2.0], [5.0]]}'")
             await page.value("document.querySelector('form.try button').click()")
-            assert (await page.until("document.querySelector('.answer').textContent")).split() == (
-                '{ "predictions": [[3.0], [4.5] ] }'.split()
-            )
+            answer = await page.until("document.querySelector('.answer').textContent")
+            assert json.loads(answer) == {"predictions": [[3.0], [4.5]]}
             assert "200, version 3" in await page.value("document.querySelector('output').textContent")
             select = "document.querySelector('form.try select')"
             await page.value(f"{select}.value = 'regress_x_to_y'; {select}.dispatchEvent(new Event('change'))")

@@ -38,7 +38,9 @@ def padded_by_hand(rows: list[list[float]]) -> np.ndarray:
 
 def read(body: dict, **inputs: tuple[int, ...]) -> dict[str, np.ndarray]:
     shapes = ragged.open_inputs(signature(**inputs))
-    return codec.predict_request(json.dumps(body).encode(), lambda _: dict.fromkeys(inputs, FLOAT), lambda _: shapes).inputs
+    return codec.predict_request(
+        json.dumps(body).encode(), lambda _: dict.fromkeys(inputs, FLOAT), lambda _: shapes
+    ).inputs
 
 
 def test_the_request_of_the_docs():

@@ -68,7 +68,9 @@ def form(**fields) -> tuple[bytes, dict[str, str]]:
     for name, value in fields.items():
         file = f'; filename="{name}.bin"' if isinstance(value, bytes) else ""
         content = value if isinstance(value, bytes) else str(value).encode()
-        parts.append(f'--BOUND\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'.encode() + content + b"\r\n")
+        parts.append(
+            f'--BOUND\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'.encode() + content + b"\r\n"
+        )
     return b"".join(parts) + b"--BOUND--\r\n", {"Content-Type": "multipart/form-data; boundary=BOUND"}
 
 
@@ -110,9 +112,22 @@ def asker(tmp_path_factory, dense):
         f'[[key]]\nname = "root"\nsha256 = "{digest}"\nscopes = ["predict", "read", "write"]\n'
         f'[[key]]\nname = "reader"\nsha256 = "{reader}"\nscopes = ["predict", "read"]\n'
     )
-    server = Server(Options(port=-1, rest_api_port=-1, enable_tfaas=True, tfaas_base_path=str(base / "models"), auth_config_file=str(auth)))
+    server = Server(
+        Options(
+            port=-1,
+            rest_api_port=-1,
+            enable_tfaas=True,
+            tfaas_base_path=str(base / "models"),
+            auth_config_file=str(auth),
+        )
+    )
     asked = Asker(server, base / "models")
-    body, headers = form(name="m", params=json.dumps({"name": "m", "description": "d"}).encode(), labels=b"up\ndown\n", model=packed(dense))
+    body, headers = form(
+        name="m",
+        params=json.dumps({"name": "m", "description": "d"}).encode(),
+        labels=b"up\ndown\n",
+        model=packed(dense),
+    )
     assert asked.json("POST", "/upload", body, headers) == (200, {"name": "m", "version": 1})
     yield asked
     server.stop()
@@ -202,7 +217,9 @@ class Bright(tf.Module):
 
 @pytest.mark.usefixtures("untried")
 def test_image(asker, tmp_path):
-    body, headers = form(name="bright", model=packed(saved(tmp_path / "1", Bright())), labels=b"light\ndark\na\nb\nc\nd\n")
+    body, headers = form(
+        name="bright", model=packed(saved(tmp_path / "1", Bright())), labels=b"light\ndark\na\nb\nc\nd\n"
+    )
     assert asker("POST", "/upload", body, headers)[0] == 200
     try:
         for kind in ("png", "jpeg"):
@@ -231,19 +248,29 @@ def _png_bomb() -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
 
 
 # holes of TFaaS
 
 
 def test_no_file_of_the_machine_is_given_out(asker):
-    for path in ("/data?model=/etc/passwd", "/data?model=../../../../etc/passwd", "/params/..%2f..%2fetc", "/params/../../etc/passwd", "/netron/?file=/etc/passwd"):
+    for path in (
+        "/data?model=/etc/passwd",
+        "/data?model=../../../../etc/passwd",
+        "/params/..%2f..%2fetc",
+        "/params/../../etc/passwd",
+        "/netron/?file=/etc/passwd",
+    ):
         status, body = asker("GET", path)
         assert status in (400, 404) and b"root:" not in body
 
 
-@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/b", "..", ".", ".hidden", "", "a\x00b", "x" * 200, "ü", "a\nb"])
+@pytest.mark.parametrize(
+    "name", ["../evil", "/tmp/evil", "a/b", "..", ".", ".hidden", "", "a\x00b", "x" * 200, "ü", "a\nb"]
+)
 def test_names_that_are_paths_are_refused(asker, dense, name):
     before = sorted(asker.base.parent.rglob("*"))
     body, headers = form(name=name, model=packed(dense))
@@ -260,7 +287,9 @@ def test_uploads_need_a_token_with_its_scope(asker, dense, half_plus_two, start_
     assert asker("POST", "/params", '{"name": "m"}', token="reader")[0] == 403
     assert asker.row([1, 2, 3])[0] == 200
     # a server without tokens takes no uploads at all
-    server = start_server(model_base_path=str(half_plus_two.parent), enable_tfaas=True, tfaas_base_path=str(tmp_path / "up"))
+    server = start_server(
+        model_base_path=str(half_plus_two.parent), enable_tfaas=True, tfaas_base_path=str(tmp_path / "up")
+    )
     bare = Asker(server, tmp_path / "up")
     assert bare("POST", "/upload", body, headers, token=None)[0] == 403
     assert bare("DELETE", "/delete/default", token=None)[0] == 403
@@ -459,7 +488,9 @@ class Saves(tf.Module):
 class Restores(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
     def __call__(self, x):
-        (found,) = tf.raw_ops.RestoreV2(prefix="/models/other", tensor_names=["a"], shape_and_slices=[""], dtypes=[tf.float32])
+        (found,) = tf.raw_ops.RestoreV2(
+            prefix="/models/other", tensor_names=["a"], shape_and_slices=[""], dtypes=[tf.float32]
+        )
         return {"y": x + found}
 
 
@@ -475,6 +506,17 @@ class Dataset(tf.Module):
         return {"y": tf.data.TextLineDataset(x).take(1).get_single_element()}
 
 
+class Describes(tf.Module):
+    """An op whose attribute is a file."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="x")])
+    def __call__(self, x):
+        decoded = tf.raw_ops.DecodeProtoV2(
+            bytes=x, message_type="a.B", field_names=["c"], output_types=[tf.float32], descriptor_source="/etc/passwd"
+        )
+        return {"y": decoded.values[0]}
+
+
 class Prints(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
     def __call__(self, x):
@@ -482,7 +524,7 @@ class Prints(tf.Module):
         return {"y": x}
 
 
-@pytest.mark.parametrize("kind", [Reads, Writes, Python, Hidden, Saves, Restores, Lists, Dataset, Prints])
+@pytest.mark.parametrize("kind", [Reads, Writes, Python, Hidden, Saves, Restores, Lists, Dataset, Describes, Prints])
 def test_ops_that_are_refused(tmp_path, kind):
     folder = saved(tmp_path / "1", kind())
     with pytest.raises(ServingError, match="the model is refused: op ") as caught:
@@ -493,7 +535,9 @@ def test_ops_that_are_refused(tmp_path, kind):
 class Vocabulary(tf.Module):
     def __init__(self, path: Path) -> None:
         super().__init__()
-        lines = tf.lookup.TextFileInitializer(str(path), tf.string, tf.lookup.TextFileIndex.WHOLE_LINE, tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER)
+        lines = tf.lookup.TextFileInitializer(
+            str(path), tf.string, tf.lookup.TextFileIndex.WHOLE_LINE, tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER
+        )
         self.table = tf.lookup.StaticHashTable(lines, -1)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="x")])
@@ -600,7 +644,15 @@ def test_names_of_the_configuration_are_not_replaced(dense, half_plus_two, tmp_p
     from mlaas4hep_serving.options import Options
     from mlaas4hep_serving.server import Server
 
-    server = Server(Options(port=-1, rest_api_port=-1, model_base_path=str(half_plus_two.parent), enable_tfaas=True, tfaas_base_path=str(tmp_path)))
+    server = Server(
+        Options(
+            port=-1,
+            rest_api_port=-1,
+            model_base_path=str(half_plus_two.parent),
+            enable_tfaas=True,
+            tfaas_base_path=str(tmp_path),
+        )
+    )
     kept = uploads.Uploads(tmp_path, server.repository)
     with pytest.raises(ServingError) as caught:
         kept._move_in("default", dense)
@@ -619,5 +671,11 @@ def test_the_flag_needs_its_folder_and_one_process():
 
 def test_without_the_flag_nothing_answers(server):
     asked = Asker(server, Path())
-    for method, path in (("POST", "/json"), ("POST", "/proto"), ("GET", "/models"), ("GET", "/status"), ("GET", "/params/m")):
+    for method, path in (
+        ("POST", "/json"),
+        ("POST", "/proto"),
+        ("GET", "/models"),
+        ("GET", "/status"),
+        ("GET", "/params/m"),
+    ):
         assert asked(method, path, b"" if method == "POST" else None, token=None)[0] == 404

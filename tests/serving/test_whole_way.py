@@ -36,7 +36,13 @@ def trained(demo_files, demo_specs, tmp_path_factory):
 @pytest.fixture(scope="module", params=[False, True], ids=["alone", "batched"])
 def served(request, trained):
     server = Server(
-        Options(port=-1, rest_api_port=-1, model_name="tth", model_base_path=str(trained[0].parent), enable_batching=request.param)
+        Options(
+            port=-1,
+            rest_api_port=-1,
+            model_name="tth",
+            model_base_path=str(trained[0].parent),
+            enable_batching=request.param,
+        )
     )
     yield server
     server.stop()
