@@ -9,13 +9,13 @@ those above it:
     textproto      the text-proto files: ModelServerConfig, BatchingParameters, SSLConfig, MonitoringConfig
     tensors        TensorProto <-> numpy by TensorFlow's rules; names of dtypes
     jsonreader     parse(body) -> dict: orjson, then Python's json, then an exact reader with rapidjson's errors
+    cards          the model card of a version folder
     ragged         rows of different lengths, padded with NaN where a signature leaves a dimension open
     codec          JSON <-> numpy: predict_request, examples_request, predict_response, error_response ...
     paths          URL -> Target(name, version, label, method, subresource)
     savedmodel     SavedModel: run(feeds, values, fetches) by tensor name; missing_parts(folder)
     batcher        Batcher.submit -> Future; BatchingOptions
     warmup         recorded requests of a version folder
-    cards          the model card of a version folder
     model          Model: one loaded version = SavedModel + Batcher; run(..., deadline)
     repository     Repository: configure, poll, use(spec) -> Version, status, labels; policies are pure functions
     handlers       Handlers: predict, classify, regress, multi_inference, get_model_metadata, get_model_status,

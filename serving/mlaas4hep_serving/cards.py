@@ -7,18 +7,24 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from mlaas4hep_serving.jsonreader import deeper_than
+
 log = logging.getLogger(__name__)
 FILE = Path("assets.extra") / "model_card.json"
+LARGEST, DEEPEST = 16 << 20, 50  # bytes; levels of lists and objects
 
 
 def read(folder: Path) -> dict[str, Any]:
     """The card; empty where there is none, and, with a line in the log, where it is no JSON object."""
     path = folder / FILE
     try:
-        card = json.loads(path.read_bytes())
+        text = path.read_bytes()
+        if len(text) > LARGEST or deeper_than(text, DEEPEST):
+            raise ValueError(f"more than {LARGEST} bytes, or nested deeper than {DEEPEST} levels")
+        card = json.loads(text)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         log.warning("%s cannot be read: %s", path, error)
         return {}
     if not isinstance(card, dict):

@@ -59,7 +59,7 @@ def parse(body: bytes, deepest: int | None = None) -> dict[str, Any]:
     if not body:
         raise invalid_argument("JSON Parse error: The document is empty")
     document = _fast(body)
-    if document is None and deepest is not None and _deeper_than(body, deepest):
+    if document is None and deepest is not None and deeper_than(body, deepest):
         raise invalid_argument(f"JSON is nested deeper than {deepest} levels")
     if document is None:
         document = _python(body)
@@ -102,7 +102,7 @@ def _python(body: bytes) -> Any:
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
-def _deeper_than(body: bytes, depth: int) -> bool:
+def deeper_than(body: bytes, depth: int) -> bool:
     """True for JSON whose lists and objects are nested deeper than ``depth``."""
     level = 0
     for match in _BRACKETS.finditer(body):

@@ -109,7 +109,7 @@ def test_a_model_says_so_in_its_card(tmp_path):
     path.parent.mkdir()
     path.write_text('{"padding": "NaN"}')
     assert cards.pads_with_nan(cards.read(tmp_path))
-    for text in ("[1]", "{", "[" * 100_000):
+    for text in ("[1]", "{", "[" * 100_000, '{"a":' * 60 + "1" + "}" * 60):
         path.write_text(text)
         assert cards.read(tmp_path) == {}
 
