@@ -94,6 +94,19 @@ def signature_name(document: Mapping[str, Any]) -> str:
     name = document.get("signature_name", "")
     if not isinstance(name, str):
         raise _format_error(document, "not formatted correctly. 'signature_name' key must be a string value.")
+    return utf8(name, "signature_name")
+
+
+def utf8(name: str, what: str) -> str:
+    """A name that protobuf takes; bytes that are not UTF-8 came as surrogates.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise invalid_argument(f"{what} is not UTF-8") from None
     return name
 
 
@@ -107,7 +120,7 @@ def _rows(document: Mapping[str, Any], dtypes: Dtypes, plain: bool) -> dict[str,
         raise _format_error(document, "Excepting 'instances' to be an list/array")
     if not instances:
         raise _format_error(document, "No values in 'instances' array")
-    if not isinstance(instances[0], dict) and len(dtypes) > 1:
+    if not _is_object(instances[0]) and len(dtypes) > 1:
         raise invalid_argument(
             "instances is a plain list, but expecting list of objects as multiple input tensors required as per "
             "tensorinfo_map"
@@ -402,7 +415,7 @@ def _example(value: Any, out: Example) -> None:
         raise invalid_argument(f"Example must be JSON object but got JSON {_type(value)}")
     out.SetInParent()
     for name, content in value.items():
-        feature = out.features.feature[name]
+        feature = out.features.feature[utf8(name, "Feature name")]
         for item in content if isinstance(content, list) else [content]:
             _add_feature(item, name, feature)
 
@@ -415,7 +428,8 @@ def _add_feature(value: Any, name: str, feature: Any) -> None:
     elif isinstance(value, str):
         kind, item = "bytes_list", _bytes(value)
     elif isinstance(value, float) or (isinstance(value, int) and not -(1 << 63) <= value < 1 << 64):
-        kind, item = "float_list", np.float32(value).item()  # type: ignore[assignment]
+        with np.errstate(over="ignore"):
+            kind, item = "float_list", np.float32(value).item()  # type: ignore[assignment]
     else:
         kind, item = "int64_list", int(value)  # type: ignore[assignment]
     present = feature.WhichOneof("kind")

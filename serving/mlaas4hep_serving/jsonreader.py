@@ -42,7 +42,23 @@ def _first_wins(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-_PYTHON = json.JSONDecoder(object_pairs_hook=_first_wins)
+def _int64(text: str) -> int:
+    """An integer of 64 bits; larger ones are doubles to rapidjson, or too big, which the exact reader knows."""
+    number = int(text) if len(text) <= _LONGEST_INT else 1 << 64
+    if not -(1 << 63) <= number < 1 << 64:
+        raise ValueError(text)
+    return number
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(text)
+    return number
+
+
+_LONGEST_INT = 20  # characters of -2^63 and of 2^64 - 1
+_PYTHON = json.JSONDecoder(object_pairs_hook=_first_wins, parse_int=_int64, parse_float=_finite)
 
 
 def parse(body: bytes, deepest: int | None = None) -> dict[str, Any]:
@@ -196,7 +212,9 @@ class _Exact:
             self._at = match.end()
             raise self._error("Miss exponent in number.")
         # a number of more digits is none of 64 bits, and Python refuses to read very long ones
-        number = int(match[0]) if not fraction and not exponent and len(whole) <= 20 else float(match[0])
+        number: int | float = float(match[0])
+        if not fraction and not exponent and len(whole) <= 20 and -(1 << 63) <= int(match[0]) < 1 << 64:
+            number = int(match[0])
         if math.isinf(number):
             raise self._error("Number too big to be stored in double.")
         self._at = match.end()

@@ -221,7 +221,7 @@ def _all(values: Any, kind: Any) -> bool:
 def _name(value: Any) -> str:
     if not isinstance(value, str):
         raise invalid_argument('"model" is not a string')
-    return value
+    return codec.utf8(value, "model")
 
 
 def row_inputs(signature: SignatureDef, keys: Sequence[str], values: Sequence[float]) -> dict[str, Array]:
