@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import uproot
-from mlaas4hep_serving import Client
+from mlaas4hep_serving import Client, graphscan
 from mlaas4hep_serving.options import Options
 from mlaas4hep_serving.server import Server
 
@@ -59,6 +59,10 @@ def test_scores_agree(trained, served):
         np.testing.assert_allclose(client.predict(events, "tth"), expected, rtol=0, atol=1e-6)
         one_by_one = np.concatenate([client.predict([event], "tth") for event in events[:20]])
         np.testing.assert_allclose(one_by_one, expected[:20], rtol=0, atol=1e-6)
+
+
+def test_an_export_would_pass_as_an_upload(trained):
+    graphscan.check(trained[0])
 
 
 def test_single_events_of_many_clients_share_batches(trained, served):
