@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 DEMO ?= runs/demo
 TTH ?= benchmarks/data/tth
 
-.PHONY: demo test lint docs notebooks clean install
+.PHONY: demo serve test lint docs notebooks clean install
 
 install: $(VENV)/.installed
 
@@ -19,6 +19,10 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 demo: install
 	rm -rf $(DEMO)
 	$(BIN)/python benchmarks/demo.py --data $(TTH) --out $(DEMO)
+
+serve: install
+	test -f $(DEMO)/models/tth/1/saved_model.pb || $(MAKE) demo
+	$(BIN)/mlaas4hep-serve --model_name=tth --model_base_path=$(CURDIR)/$(DEMO)/models/tth
 
 test: install
 	sh tests/install_servers.sh

@@ -210,6 +210,7 @@ def _card(model: keras.Model, preprocessor: Preprocessor, more: Mapping[str, Any
         },
         "normalize": preprocessor.normalize,
         "image": asdict(preprocessor.image) if preprocessor.image else None,
+        "padding": "NaN",
         "columns": len(specs.vector_names),
         "inputs": {b.name: input_name(b.name) for b in specs.branches},
         "versions": {package: version(package) for package in packages},

@@ -60,6 +60,16 @@ def test_raw_branches_give_the_scores_of_training(exported, extra):
     assert np.abs(served.numpy() - trained_scores(model, ds)).max() < 1e-6
 
 
+def test_a_session_loads_it_as_tensorflow_serving_does(exported):
+    model, ds, path, _ = exported
+    request = padded(raw_events(ds), ds.specs)
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+        signature = tf.compat.v1.saved_model.load(session, ["serve"], str(path)).signature_def["serving_default"]
+        feeds = {signature.inputs[name].name: values for name, values in request.items()}
+        served = session.run(signature.outputs["score"].name, feeds)
+    assert np.abs(served - trained_scores(model, ds)).max() < 1e-6
+
+
 def test_ragged_branches_give_the_scores_of_training(exported):
     model, ds, _, loaded = exported
     events = raw_events(ds)

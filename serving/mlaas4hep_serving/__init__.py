@@ -9,6 +9,8 @@ those above it:
     textproto      the text-proto files: ModelServerConfig, BatchingParameters, SSLConfig, MonitoringConfig
     tensors        TensorProto <-> numpy by TensorFlow's rules; names of dtypes
     jsonreader     parse(body) -> dict: orjson, then Python's json, then an exact reader with rapidjson's errors
+    cards          the model card of a version folder
+    ragged         rows of different lengths, padded with NaN where a signature leaves a dimension open
     codec          JSON <-> numpy: predict_request, examples_request, predict_response, error_response ...
     paths          URL -> Target(name, version, label, method, subresource)
     savedmodel     SavedModel: run(feeds, values, fetches) by tensor name; missing_parts(folder)
@@ -21,9 +23,16 @@ those above it:
     rest           Rest: respond(Request) -> Reply, and the ASGI application around it; RestOptions.routes takes
                    functions Request -> Reply | None that are asked before the v1 URLs
     grpc_server    GrpcServer: the same handlers as services; GrpcOptions takes credentials and interceptors
+    pages          Pages: /healthz, /readyz, GET /v1/models, the index page; a route of Rest
+    security       Guard, GrpcGuard: tokens with scopes, rates; Tls
+    http_limits    uvicorn's protocol with limits of header size and time
+    archives, graphscan, trial    unpack, look through and try a stranger's model
+    uploads        Uploads: models that clients bring, on disk and in the repository
+    tfaas          Tfaas: TFaaS's endpoints; a route of Rest
     server         Server(options): everything wired, started, drained
     supervisor     --processes N
     __main__       mlaas4hep-serve
+    client, predict    Client and mlaas4hep-predict; they import errors only
     fixtures, conformance    the models and the replay of the conformance cases
 
 Deadlines are `time.monotonic` floats or None.  Whatever fails on purpose is a `ServingError`; both front ends turn it
@@ -31,4 +40,18 @@ into their status.  Extension points: `RestOptions.routes`, `GrpcOptions.credent
 function beside `codec.predict_request`.
 """
 
-__all__: list[str] = []
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlaas4hep_serving.client import Client
+
+__all__ = ["Client"]
+
+
+def __getattr__(name: str) -> Any:
+    """`Client`, when it is asked for: the server does without it."""
+    if name == "Client":
+        from mlaas4hep_serving.client import Client
+
+        return Client
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

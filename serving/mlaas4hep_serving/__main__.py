@@ -18,9 +18,9 @@ from mlaas4hep_serving.options import Options, listening, parse
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until SIGTERM or SIGINT, then drain.  Returns the exit status."""
-    options = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
+        options = parse(arguments)
         textproto.model_server_config(options)  # a mistake is told before TensorFlow has taken its seconds
         if options.processes > 1 and not options.shared_folder:
             return supervisor.run(options)

@@ -120,11 +120,22 @@ class Batcher:
     """Collects requests of one loaded version; threads of its own run the batches.
 
     A batch runs when it is full, or `batch_timeout_micros` after its first request, as soon as a thread is free.
+
+    Args:
+        nan_padded: feeds whose rows may differ in width between requests, as NaN means "no value" to the model.
     """
 
-    def __init__(self, run: RunBatch, options: BatchingOptions, metrics: Registry, model: str) -> None:
+    def __init__(
+        self,
+        run: RunBatch,
+        options: BatchingOptions,
+        metrics: Registry,
+        model: str,
+        nan_padded: frozenset[str] = frozenset(),
+    ) -> None:
         self.options = options
         self._run = run
+        self._nan_padded = nan_padded
         self._metrics = metrics
         self._labels = {"thread_pool_name": "model_server_batch_threads", "model_name": model}
         self._queues: dict[Key, deque[_Batch]] = {}
@@ -247,6 +258,8 @@ class Batcher:
         if len(arrays) == 1 and not padding:
             return arrays[0]
         if len({array.shape[1:] for array in arrays}) > 1:
+            if name in self._nan_padded:
+                return np.concatenate(_padded_rows(pad_to_largest(arrays, np.nan), padding))
             if not self.options.pad_variable_length_inputs:
                 raise failed_precondition(
                     f"Tensors with name '{name.split(':')[0]}' from different tasks have different shapes and padding "
@@ -254,9 +267,7 @@ class Batcher:
                     "name have equal dimensions starting with the first dim."
                 )
             arrays = pad_to_largest(arrays)
-        if padding:
-            arrays = [*arrays, np.repeat(arrays[-1][:1], padding, axis=0)]
-        return np.concatenate(arrays)
+        return np.concatenate(_padded_rows(arrays, padding))
 
     def _record(self, tasks: Sequence[_Task], now: float, size: int, padding: int) -> None:
         prefix = "/tensorflow/serving/batching_session/"
@@ -265,8 +276,12 @@ class Batcher:
         self._metrics.observe(prefix + "queuing_latency", self._labels, (now - tasks[0].born) * 1e6)
 
 
-def pad_to_largest(arrays: list[Array]) -> list[Array]:
-    """Every dimension but the first grows to the largest, filled with the array's first element.
+def _padded_rows(arrays: list[Array], padding: int) -> list[Array]:
+    return [*arrays, np.repeat(arrays[-1][:1], padding, axis=0)] if padding else arrays
+
+
+def pad_to_largest(arrays: list[Array], fill: float | None = None) -> list[Array]:
+    """Every dimension but the first grows to the largest, filled with ``fill`` or else the array's first element.
 
     Raises:
         ServingError: FAILED_PRECONDITION, arrays of different rank.
@@ -276,7 +291,8 @@ def pad_to_largest(arrays: list[Array]) -> list[Array]:
     inner = np.max([array.shape[1:] for array in arrays], axis=0)
     padded = []
     for array in arrays:
-        larger = np.full((len(array), *inner), array.flat[0] if array.size else 0, array.dtype)
+        first = array.flat[0] if array.size else 0
+        larger = np.full((len(array), *inner), first if fill is None else fill, array.dtype)
         larger[tuple(slice(0, size) for size in array.shape)] = array
         padded.append(larger)
     return padded

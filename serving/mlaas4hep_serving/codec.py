@@ -21,8 +21,9 @@ from tensorflow_serving.apis.classification_pb2 import ClassificationResult
 from tensorflow_serving.apis.input_pb2 import Input
 from tensorflow_serving.apis.regression_pb2 import RegressionResult
 
-from mlaas4hep_serving import jsonreader
+from mlaas4hep_serving import jsonreader, ragged
 from mlaas4hep_serving.errors import ServingError, invalid_argument, unimplemented
+from mlaas4hep_serving.ragged import RowShape
 from mlaas4hep_serving.tensors import Array, dtype_name, enum_of, numpy_dtype
 
 Format = Literal["row", "columnar"]
@@ -52,21 +53,30 @@ class PredictJson:
 # requests to predict
 
 
-def predict_request(body: bytes, inputs_of: Callable[[str], Dtypes]) -> PredictJson:
+def predict_request(
+    body: bytes,
+    inputs_of: Callable[[str], Dtypes],
+    open_inputs_of: Callable[[str], Mapping[str, RowShape]] = lambda _: {},
+    deepest: int | None = None,
+) -> PredictJson:
     """Read ``{"signature_name": ..., "instances": [...]}`` or ``{"inputs": ...}``.
 
     Args:
         inputs_of: dtypes of the inputs of a signature (``""`` is the default); may raise NOT_FOUND.  It is asked
             after the JSON is parsed and before its keys are looked at, as TF-Serving does.
+        open_inputs_of: inputs of a signature whose rows may be ragged, with their row shapes (`ragged.open_inputs`).
+        deepest: nesting that is refused beyond.
 
     Raises:
         ServingError: in TF-Serving's words.
     """
-    document = jsonreader.parse(body)
+    document = jsonreader.parse(body, deepest)
     signature = signature_name(document)
     dtypes = inputs_of(signature)
     if not dtypes:
         raise invalid_argument(f"Failed to get input map for signature: {signature or 'DEFAULT'}")
+    if open_inputs := open_inputs_of(signature):
+        ragged.pad_document(document, open_inputs)
     if "instances" in document and "inputs" in document:
         raise _format_error(
             document, "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist "
@@ -84,6 +94,19 @@ def signature_name(document: Mapping[str, Any]) -> str:
     name = document.get("signature_name", "")
     if not isinstance(name, str):
         raise _format_error(document, "not formatted correctly. 'signature_name' key must be a string value.")
+    return utf8(name, "signature_name")
+
+
+def utf8(name: str, what: str) -> str:
+    """A name that protobuf takes; bytes that are not UTF-8 came as surrogates.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise invalid_argument(f"{what} is not UTF-8") from None
     return name
 
 
@@ -97,7 +120,7 @@ def _rows(document: Mapping[str, Any], dtypes: Dtypes, plain: bool) -> dict[str,
         raise _format_error(document, "Excepting 'instances' to be an list/array")
     if not instances:
         raise _format_error(document, "No values in 'instances' array")
-    if not isinstance(instances[0], dict) and len(dtypes) > 1:
+    if not _is_object(instances[0]) and len(dtypes) > 1:
         raise invalid_argument(
             "instances is a plain list, but expecting list of objects as multiple input tensors required as per "
             "tensorinfo_map"
@@ -363,13 +386,13 @@ def _base64(value: Any) -> bytes:
 # requests to classify and regress
 
 
-def examples_request(body: bytes) -> tuple[str, Input]:
+def examples_request(body: bytes, deepest: int | None = None) -> tuple[str, Input]:
     """Read ``{"signature_name": ..., "context": {...}, "examples": [{...}]}`` as (signature name, Input).
 
     Raises:
         ServingError: INVALID_ARGUMENT in TF-Serving's words.
     """
-    document = jsonreader.parse(body)
+    document = jsonreader.parse(body, deepest)
     name = signature_name(document)
     result = Input()
     listed: Any = result.example_list
@@ -392,7 +415,7 @@ def _example(value: Any, out: Example) -> None:
         raise invalid_argument(f"Example must be JSON object but got JSON {_type(value)}")
     out.SetInParent()
     for name, content in value.items():
-        feature = out.features.feature[name]
+        feature = out.features.feature[utf8(name, "Feature name")]
         for item in content if isinstance(content, list) else [content]:
             _add_feature(item, name, feature)
 
@@ -405,7 +428,8 @@ def _add_feature(value: Any, name: str, feature: Any) -> None:
     elif isinstance(value, str):
         kind, item = "bytes_list", _bytes(value)
     elif isinstance(value, float) or (isinstance(value, int) and not -(1 << 63) <= value < 1 << 64):
-        kind, item = "float_list", np.float32(value).item()  # type: ignore[assignment]
+        with np.errstate(over="ignore"):
+            kind, item = "float_list", np.float32(value).item()  # type: ignore[assignment]
     else:
         kind, item = "int64_list", int(value)  # type: ignore[assignment]
     present = feature.WhichOneof("kind")
@@ -461,10 +485,23 @@ def _row_response(outputs: Mapping[str, Array]) -> bytes:
 
 def _items(name: str, array: Array) -> list[str]:
     """Every element of the first dimension, written."""
+    if array.dtype == np.float32 and array.size and np.isfinite(array).all():
+        return _float_items(array)
     write = _writer(name, array)
     if array.ndim == 1:
         return list(map(write, array.tolist()))
     return [_nested(item, write) for item in array.tolist()]
+
+
+def _float_items(array: Array) -> list[str]:
+    """`_items` of finite float32, as `write_float` writes them but all at once."""
+    values = array.ravel().tolist()
+    short = [f"{value:.6g}" for value in values]
+    enough = np.array(list(map(float, short)), np.float64).astype(np.float32) == array.ravel()
+    texts = [_whole(s if good else f"{v:.9g}") for s, good, v in zip(short, enough.tolist(), values, strict=True)]
+    for size in reversed(array.shape[1:]):
+        texts = ["[" + ", ".join(texts[i : i + size]) + "]" for i in range(0, len(texts), size)]
+    return texts
 
 
 def _tensor(name: str, array: Array, _indent: str) -> str:

@@ -40,6 +40,7 @@ class GrpcOptions:
     channel_arguments: tuple[tuple[str, int | str], ...] = ()
     credentials: Any = None
     interceptors: Sequence[Any] = ()
+    max_message: int = MESSAGE  # bytes of a request
 
 
 def channel_arguments(text: str) -> tuple[tuple[str, int | str], ...]:
@@ -66,7 +67,7 @@ class GrpcServer:
 
     def __init__(self, handlers: Handlers, options: GrpcOptions) -> None:
         settings = [
-            ("grpc.max_receive_message_length", MESSAGE),
+            ("grpc.max_receive_message_length", options.max_message),
             ("grpc.max_send_message_length", MESSAGE),
             ("grpc.so_reuseport", int(options.reuse_port)),
             *options.channel_arguments,

@@ -46,6 +46,7 @@ from mlaas4hep_serving.errors import (
 )
 from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.model import Model
+from mlaas4hep_serving.ragged import RowShape
 from mlaas4hep_serving.repository import Repository
 from mlaas4hep_serving.savedmodel import DEFAULT_SIGNATURE
 from mlaas4hep_serving.tensors import Array
@@ -118,14 +119,38 @@ class Handlers:
             outputs = predict_with(version.servable, signature, inputs, (), deadline)
             return outputs, version.number
 
+    def batches(self, spec: ModelSpec) -> bool:
+        """Whether `predict_arrays_soon` may be used; False for a model that is not there."""
+        try:
+            with self.repository.use(spec) as version:
+                return bool(version.servable.batches)
+        except ServingError:
+            return False
+
+    async def predict_arrays_soon(
+        self, spec: ModelSpec, inputs: Mapping[str, Array], deadline: Deadline = None
+    ) -> tuple[dict[str, Array], int]:
+        """`predict_arrays` of a model that batches, in an event loop."""
+        with self.repository.use(spec) as version:
+            signature = _predict_signature(version.servable, spec.signature_name or DEFAULT_SIGNATURE)
+            outputs, feeds, values, fetches = _call(signature, inputs, ())
+            found = await version.servable.run_soon(feeds, values, fetches, deadline)
+            return dict(zip(outputs, found, strict=True)), version.number
+
     def input_dtypes(self, spec: ModelSpec, signature_name: str) -> dict[str, int]:
         """Input alias -> DataType of a signature, as the JSON codec asks for it."""
         with self.repository.use(spec) as version:
             name = signature_name or DEFAULT_SIGNATURE
-            signature = version.servable.signatures.get(name)
-            if signature is None:
+            dtypes: dict[str, int] | None = version.servable.input_dtypes.get(name)
+            if dtypes is None:
                 raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')
-            return {alias: signature.inputs[alias].dtype for alias in sorted(signature.inputs)}
+            return dtypes
+
+    def open_inputs(self, spec: ModelSpec, signature_name: str) -> Mapping[str, RowShape]:
+        """Input alias -> row shape of the inputs of a signature that take ragged rows."""
+        with self.repository.use(spec) as version:
+            shapes: Mapping[str, RowShape] = version.servable.open_inputs.get(signature_name or DEFAULT_SIGNATURE, {})
+            return shapes
 
     def classify(self, request: ClassificationRequest, deadline: Deadline = None) -> ClassificationResponse:
         """PredictionService.Classify."""
@@ -287,14 +312,21 @@ def predict_with(
     model: Model, signature: SignatureDef, inputs: Mapping[str, Array], output_filter: Sequence[str], deadline: Deadline
 ) -> dict[str, Array]:
     """Run a signature on arrays by alias; all outputs, or those of the filter, by alias."""
+    outputs, feeds, values, fetches = _call(signature, inputs, output_filter)
+    return dict(zip(outputs, model.run(feeds, values, fetches, deadline), strict=True))
+
+
+def _call(
+    signature: SignatureDef, inputs: Mapping[str, Array], output_filter: Sequence[str]
+) -> tuple[list[str], list[str], list[Array], list[str]]:
+    """Output aliases, names of the tensors to feed, their values, names of those to fetch."""
     _check_filter(signature, output_filter)
     aliases = sorted(inputs)
     outputs = list(output_filter) or sorted(signature.outputs)
     values = [inputs[alias] for alias in aliases]
     _check_dtypes([signature.inputs[alias].dtype for alias in aliases], values)
     feeds = [signature.inputs[alias].name for alias in aliases]
-    fetches = [signature.outputs[alias].name for alias in outputs]
-    return dict(zip(outputs, model.run(feeds, values, fetches, deadline), strict=True))
+    return outputs, feeds, values, [signature.outputs[alias].name for alias in outputs]
 
 
 def _check_filter(signature: SignatureDef, output_filter: Sequence[str]) -> None:

@@ -42,13 +42,32 @@ def _first_wins(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-_PYTHON = json.JSONDecoder(object_pairs_hook=_first_wins)
+def _int64(text: str) -> int:
+    """An integer of 64 bits; larger ones are doubles to rapidjson, or too big, which the exact reader knows."""
+    number = int(text) if len(text) <= _LONGEST_INT else 1 << 64
+    if not -(1 << 63) <= number < 1 << 64:
+        raise ValueError(text)
+    return number
 
 
-def parse(body: bytes) -> dict[str, Any]:
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(text)
+    return number
+
+
+_LONGEST_INT = 20  # characters of -2^63 and of 2^64 - 1
+_PYTHON = json.JSONDecoder(object_pairs_hook=_first_wins, parse_int=_int64, parse_float=_finite)
+
+
+def parse(body: bytes, deepest: int | None = None) -> dict[str, Any]:
     """The object in a request body; what follows it is ignored, of equal keys the first counts.
 
     Strings that are not UTF-8 keep their bytes (``surrogateescape``).
+
+    Args:
+        deepest: nesting that is refused beyond; at least 1024, as what orjson reads is not looked at again.
 
     Raises:
         ServingError: INVALID_ARGUMENT ``JSON Parse error: ... at offset: N``, or a value that is no object.
@@ -56,6 +75,8 @@ def parse(body: bytes) -> dict[str, Any]:
     if not body:
         raise invalid_argument("JSON Parse error: The document is empty")
     document = _fast(body)
+    if document is None and deepest is not None and deeper_than(body, deepest):
+        raise invalid_argument(f"JSON is nested deeper than {deepest} levels")
     if document is None:
         document = _python(body)
     if document is None:
@@ -92,6 +113,20 @@ def _python(body: bytes) -> Any:
         return _PYTHON.raw_decode(source, _SPACE.match(source).end())[0]  # type: ignore[union-attr]
     except (ValueError, RecursionError):
         return None
+
+
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
+
+
+def deeper_than(body: bytes, depth: int) -> bool:
+    """True for JSON whose lists and objects are nested deeper than ``depth``."""
+    level = 0
+    for match in _BRACKETS.finditer(body):
+        mark = match[0]
+        level += (mark in (b"[", b"{")) - (mark in (b"]", b"}"))
+        if level > depth:
+            return True
+    return False
 
 
 class _Exact:
@@ -177,7 +212,9 @@ class _Exact:
             self._at = match.end()
             raise self._error("Miss exponent in number.")
         # a number of more digits is none of 64 bits, and Python refuses to read very long ones
-        number = int(match[0]) if not fraction and not exponent and len(whole) <= 20 else float(match[0])
+        number: int | float = float(match[0])
+        if not fraction and not exponent and len(whole) <= 20 and -(1 << 63) <= int(match[0]) < 1 << 64:
+            number = int(match[0])
         if math.isinf(number):
             raise self._error("Number too big to be stored in double.")
         self._at = match.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -12,13 +13,14 @@ from google.protobuf.message import Message
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from mlaas4hep_serving import textproto, warmup
+from mlaas4hep_serving import cards, ragged, textproto, warmup
 from mlaas4hep_serving.batcher import Batcher, BatchingOptions
 from mlaas4hep_serving.errors import deadline_exceeded, unimplemented
 from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.savedmodel import SavedModel, SessionOptions
 from mlaas4hep_serving.tensors import Array
 
+_LATE = "Run() timeout exceeded while waiting for the batch"
 BATCHING_FILE = "batching_params.pbtxt"
 
 
@@ -42,8 +44,19 @@ class Model:
         self.name, self.number, self.folder = name, number, folder
         self._saved = SavedModel(folder, options.session)
         self._metrics = metrics
+        self.card = cards.read(folder)
+        self.input_dtypes = {
+            name: {alias: signature.inputs[alias].dtype for alias in sorted(signature.inputs)}
+            for name, signature in self.signatures.items()
+        }
+        self.open_inputs = {alias: ragged.open_inputs(signature) for alias, signature in self.signatures.items()}
         batching = _batching(folder, options)
-        self._batcher = Batcher(self._saved.run, batching, metrics, name) if batching else None
+        nan_padded = self._open_feeds() if cards.pads_with_nan(self.card) else frozenset()
+        self._batcher = Batcher(self._saved.run, batching, metrics, name, nan_padded) if batching else None
+
+    def _open_feeds(self) -> frozenset[str]:
+        inputs = {name: signature.inputs for name, signature in self.signatures.items()}
+        return frozenset(inputs[name][alias].name for name, shapes in self.open_inputs.items() for alias in shapes)
 
     @property
     def signatures(self) -> Mapping[str, SignatureDef]:
@@ -74,16 +87,46 @@ class Model:
             try:
                 outputs = done.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
             except FutureTimeout:
-                raise deadline_exceeded("Run() timeout exceeded while waiting for the batch") from None
+                raise deadline_exceeded(_LATE) from None
+        self._observe(api, start)
+        return outputs
+
+    @property
+    def batches(self) -> bool:
+        """Whether `run_soon` may be used."""
+        return self._batcher is not None
+
+    async def run_soon(
+        self, feeds: Sequence[str], values: Sequence[Array], fetches: Sequence[str], deadline: float | None = None
+    ) -> Sequence[Array]:
+        """`run` of a model that batches, without a thread that waits for the batch."""
+        assert self._batcher is not None
+        start, loop = time.perf_counter(), asyncio.get_running_loop()
+        arrived = loop.create_future()
+        done = self._batcher.submit(feeds, values, fetches, deadline)
+        done.add_done_callback(lambda _: loop.call_soon_threadsafe(_settle, arrived))
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+                await arrived  # not the batch's own future, which must not be cancelled
+        except TimeoutError:
+            raise deadline_exceeded(_LATE) from None
+        self._observe("Predict", start)
+        return done.result()
+
+    def _observe(self, api: str, start: float) -> None:
         labels = {"model_name": self.name, "API": api, "runtime": "TF1"}
         self._metrics.observe("/tensorflow/serving/runtime_latency", labels, (time.perf_counter() - start) * 1e6)
-        return outputs
 
     def close(self) -> None:
         """Answer what is enqueued, then free the memory."""
         if self._batcher is not None:
             self._batcher.close()
         self._saved.close()
+
+
+def _settle(arrived: asyncio.Future[None]) -> None:
+    if not arrived.done():
+        arrived.set_result(None)
 
 
 def _batching(folder: Path, options: ModelOptions) -> BatchingOptions | None:

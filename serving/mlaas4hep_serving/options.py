@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from mlaas4hep_serving.errors import invalid_argument
+
 
 @dataclass(frozen=True)
 class Options:
@@ -43,7 +45,19 @@ class Options:
     processes: int = 1
     access_log: bool = False
     drain_seconds: float = 30.0
+    max_request_bytes: int = 256 << 20
+    enable_model_list: bool = False
+    auth_config_file: str = ""
+    requests_per_second_per_client: float = 0
+    enable_tfaas: bool = False
+    tfaas_base_path: str = ""
     shared_folder: str = ""
+
+    def __post_init__(self) -> None:
+        if self.enable_tfaas and not self.tfaas_base_path:
+            raise invalid_argument("--enable_tfaas needs --tfaas_base_path, the folder of the uploaded models")
+        if self.enable_tfaas and self.processes > 1:
+            raise invalid_argument("--enable_tfaas works with one process: others would go on with a deleted model")
 
 
 _HELP = {
@@ -62,6 +76,12 @@ _HELP = {
     "host": "address to listen on",
     "access_log": "one line of JSON on stderr for each request",
     "processes": "server processes that share the ports",
+    "max_request_bytes": "largest body of an HTTP request and largest gRPC message",
+    "enable_model_list": "GET /v1/models lists the models, which TF-Serving refuses",
+    "auth_config_file": "TOML file of the tokens and their scopes; without it everybody may predict and read",
+    "requests_per_second_per_client": "rate of one address, with bursts of twice as many; 0 is no limit",
+    "enable_tfaas": "answer TFaaS's endpoints (/json, /proto, /image, /upload ...) on the HTTP port",
+    "tfaas_base_path": "folder of the uploaded models; needs --enable_tfaas",
     "drain_seconds": "at SIGTERM, the longest time for requests under way",
 }
 

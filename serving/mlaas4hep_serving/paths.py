@@ -58,9 +58,14 @@ def _target(match: re.Match[str], method: str = "", subresource: str = "") -> Ta
     if version is not None and int(version) >= 1 << 63:
         raise invalid_argument(f"Failed to convert version: {version} to numeric.")
     return Target(
-        unquote(name, errors="surrogateescape"),
+        _decoded(name),
         None if version is None else int(version),
-        None if label is None else unquote(label, errors="surrogateescape"),
+        None if label is None else _decoded(label),
         method,
         subresource,
     )
+
+
+def _decoded(name: str) -> str:
+    """A name without its escapes; what is not UTF-8 is no model's name, and protobuf could not carry it."""
+    return unquote(name, errors="replace")

@@ -224,6 +224,7 @@ class Repository:
         self._poll_lock = threading.Lock()  # one reconciliation at a time
         self._configs: dict[str, ModelConfig] = {}
         self._platforms: dict[str, str] = {}
+        self._added: dict[str, ModelConfig] = {}  # by `put`, beside those of the config
         self._labels: dict[str, dict[str, int]] = {}
         self._versions: dict[str, dict[int, Version]] = {}
         self._stop = threading.Event()
@@ -337,10 +338,12 @@ class Repository:
         new_platforms = platforms(config)
         models = model_configs(config)
         check_platforms(self._platforms, new_platforms)
+        for name in sorted(set(models) & set(self._added)):
+            raise invalid_argument(f"Model {name} has been uploaded already; delete it, or choose another name")
         with self._poll_lock:
             with self._lock:
                 first = not self._configs
-                self._configs, self._platforms = models, new_platforms
+                self._configs, self._platforms = {**models, **self._added}, new_platforms
             self._reconcile()
             lost = [name for name in models if not self.available(name)]
             told = f"{len(lost)} servable(s) did not become available: {{{self._reasons(lost)}}}"
@@ -349,6 +352,26 @@ class Repository:
             if lost:
                 log.error("%s; the server starts and waits for them", told)
             self._apply_labels()
+
+    def put(self, config: ModelConfig) -> None:
+        """Serve one more model, or its new versions, whatever `configure` is told.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, a name of the config.
+        """
+        with self._poll_lock:
+            with self._lock:
+                if config.name in self._configs and config.name not in self._added:
+                    raise invalid_argument(f"Model {config.name} is one of the server's configuration")
+                self._added[config.name] = self._configs[config.name] = config
+            self._reconcile_model(config)
+
+    def remove(self, name: str) -> None:
+        """Stop serving a model that was `put`: no request that comes later is answered."""
+        with self._poll_lock:
+            with self._lock:
+                del self._added[name], self._configs[name]
+            self._unload_others(name, keep=set())
 
     def _reasons(self, names: Iterable[str]) -> str:
         with self._lock:

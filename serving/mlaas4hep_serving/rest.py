@@ -12,21 +12,26 @@ import time
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from google.protobuf import json_format
 from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
 from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest, SignatureDefMap
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
+from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
 from mlaas4hep_serving import codec, paths
 from mlaas4hep_serving.errors import ServingError, invalid_argument
 from mlaas4hep_serving.handlers import Handlers
+from mlaas4hep_serving.tensors import Array
 
+SMALL = 1 << 20  # bytes of a body that is parsed in the event loop
+DEEPEST = 1024  # levels of nested JSON
 INFLATED = 100 << 20  # bytes of a gzipped body, as TF-Serving limits it
 JSON = ("Content-Type", "application/json")
+VERSION_HEADER = "X-Model-Version"  # version that answered
 _CORS = (
     ("Access-Control-Allow-Origin", "*"),
     ("Access-Control-Allow-Methods", "POST, GET"),
@@ -45,6 +50,7 @@ class Request:
     headers: Mapping[str, str]
     body: bytes
     deadline: float | None = None
+    client: str = ""  # address
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,8 @@ class RestOptions:
     metrics_path: str | None = None
     threads: int = 64
     routes: Sequence[Route] = field(default_factory=tuple)
+    admit: Route = lambda _: None  # asked before the body is read: the refusal, or None
+    max_body: int = 256 << 20  # bytes, also of a body that is inflated
 
 
 class Rest:
@@ -85,11 +93,16 @@ class Rest:
     ) -> None:
         if scope["type"] != "http":
             return
-        body = await _body(receive)
-        if body is None:
-            return
-        request = _request(scope, body, self._options.timeout)
-        reply = await asyncio.get_running_loop().run_in_executor(self._pool, self.respond, request)
+        request = _request(scope, self._options.timeout)
+        reply = self._options.admit(request)
+        if reply is None:
+            body = await _body(receive, self._options.max_body)
+            if body is None:
+                return
+            reply = _too_large(self._options.max_body)
+            if not isinstance(body, TooLarge):
+                request = replace(request, body=body)
+                reply = await self._respond(request)
         headers = [(name.lower().encode(), value.encode()) for name, value in reply.headers]
         headers.append((b"content-length", str(len(reply.body)).encode()))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
@@ -99,10 +112,37 @@ class Rest:
         """The reply to a request.  Never raises."""
         try:
             reply = self._route(request)
-        except ServingError as error:
-            reply = Reply(error.code.http, codec.error_response(error.message))
         except Exception as error:  # noqa: BLE001  # the last resort: the client gets an answer, the server lives on
-            reply = Reply(500, codec.error_response(f"{type(error).__name__}: {error}"))
+            reply = _failure(error)
+        return self._with_cors(reply)
+
+    async def _respond(self, request: Request) -> Reply:
+        """`respond` in a thread of the pool; a small request to a model that batches needs none: nothing blocks."""
+        target = self._batched(request)
+        if target is None:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self.respond, request)
+        try:
+            with self._handlers.measured(target.name, "Predict", "REST"):
+                spec, parsed = self._parsed(target, request)
+                found = await self._handlers.predict_arrays_soon(spec, parsed.inputs, request.deadline)
+                reply = _predicted(parsed, *found)
+        except Exception as error:  # noqa: BLE001  # as in `respond`
+            reply = _failure(error)
+        return self._with_cors(reply)
+
+    def _batched(self, request: Request) -> paths.Target | None:
+        """The target of a request that `_respond` answers without a thread."""
+        if request.method != "POST" or len(request.body) > SMALL or "content-encoding" in request.headers:
+            return None
+        try:
+            target = paths.parse("POST", request.path)
+        except ServingError:
+            return None
+        if target is None or target.method != "predict" or not self._handlers.batches(target.spec()):
+            return None
+        return target
+
+    def _with_cors(self, reply: Reply) -> Reply:
         return Reply(reply.status, reply.body, (*reply.headers, *_CORS)) if self._options.cors else reply
 
     def _route(self, request: Request) -> Reply:
@@ -133,19 +173,32 @@ class Rest:
         return self._metadata(target) if target.subresource else self._status(target)
 
     def _predict(self, target: paths.Target, request: Request) -> Reply:
+        spec, parsed = self._parsed(target, request)
+        return _predicted(parsed, *self._handlers.predict_arrays(spec, parsed.inputs, request.deadline))
+
+    def _parsed(self, target: paths.Target, request: Request) -> tuple[ModelSpec, codec.PredictJson]:
         spec = target.spec()
-        parsed = codec.predict_request(_inflated(request), lambda name: self._handlers.input_dtypes(spec, name))
+        parsed = codec.predict_request(
+            self._inflated(request),
+            lambda name: self._handlers.input_dtypes(spec, name),
+            lambda name: self._handlers.open_inputs(spec, name),
+            DEEPEST,
+        )
         spec.signature_name = parsed.signature_name
-        outputs, _ = self._handlers.predict_arrays(spec, parsed.inputs, request.deadline)
-        return Reply(200, codec.predict_response(outputs, parsed.format))
+        return spec, parsed
 
     def _classify(self, target: paths.Target, request: Request) -> Reply:
-        filled = _filled(ClassificationRequest(model_spec=target.spec()), request)
-        return Reply(200, codec.classify_response(self._handlers.classify(filled, request.deadline).result))
+        filled = _filled(ClassificationRequest(model_spec=target.spec()), self._inflated(request))
+        response = self._handlers.classify(filled, request.deadline)
+        return _answer(codec.classify_response(response.result), response.model_spec.version.value)
 
     def _regress(self, target: paths.Target, request: Request) -> Reply:
-        filled = _filled(RegressionRequest(model_spec=target.spec()), request)
-        return Reply(200, codec.regress_response(self._handlers.regress(filled, request.deadline).result))
+        filled = _filled(RegressionRequest(model_spec=target.spec()), self._inflated(request))
+        response = self._handlers.regress(filled, request.deadline)
+        return _answer(codec.regress_response(response.result), response.model_spec.version.value)
+
+    def _inflated(self, request: Request) -> bytes:
+        return _inflated(request, min(INFLATED, self._options.max_body))
 
     def _status(self, target: paths.Target) -> Reply:
         response = self._handlers.get_model_status(GetModelStatusRequest(model_spec=target.spec()))
@@ -160,8 +213,22 @@ class Rest:
         return _json({"model_spec": _as_dict(response.model_spec), "metadata": metadata})
 
 
-def _filled(message: Any, request: Request) -> Any:
-    name, examples = codec.examples_request(_inflated(request))
+def _predicted(parsed: codec.PredictJson, outputs: dict[str, Array], version: int) -> Reply:
+    return _answer(codec.predict_response(outputs, parsed.format), version)
+
+
+def _failure(error: Exception) -> Reply:
+    if isinstance(error, ServingError):
+        return Reply(error.code.http, codec.error_response(error.message))
+    return Reply(500, codec.error_response(f"{type(error).__name__}: {error}"))
+
+
+def _answer(body: bytes, version: int) -> Reply:
+    return Reply(200, body, (JSON, (VERSION_HEADER, str(version))))
+
+
+def _filled(message: Any, body: bytes) -> Any:
+    name, examples = codec.examples_request(body, DEEPEST)
     message.model_spec.signature_name = name
     message.input.CopyFrom(examples)
     return message
@@ -177,34 +244,53 @@ def _json(value: Any) -> Reply:
     return Reply(200, json.dumps(value, indent=1).encode())
 
 
-def _inflated(request: Request) -> bytes:
+def _inflated(request: Request, limit: int) -> bytes:
     if request.headers.get("content-encoding", "").lower() != "gzip":
         return request.body
     inflater = zlib.decompressobj(wbits=31)
     try:
-        body = inflater.decompress(request.body, INFLATED)
+        body = inflater.decompress(request.body, limit)
     except zlib.error as error:
         raise invalid_argument(f"Failed to uncompress the gzipped body: {error}") from None
     if inflater.unconsumed_tail or not inflater.eof:
-        raise invalid_argument(f"The gzipped body is cut off, or larger than {INFLATED} bytes")
+        raise invalid_argument(f"The gzipped body is cut off, or larger than {limit} bytes")
     return body
 
 
-async def _body(receive: Callable[[], Awaitable[Scope]]) -> bytes | None:
+_HEARD_OUT = 4  # a client that sends up to so many times the limit gets to read the refusal
+
+
+class TooLarge:
+    """Instead of a body that exceeds the limit."""
+
+
+def _too_large(limit: int) -> Reply:
+    message = f"The body is larger than {limit} bytes; see --max_request_bytes"
+    return Reply(413, codec.error_response(message), (JSON, ("Connection", "close")))
+
+
+async def _body(receive: Callable[[], Awaitable[Scope]], limit: int) -> bytes | TooLarge | None:
     """The whole body, or None when the client has gone."""
-    parts = []
+    parts: list[bytes] = []
+    size = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
-        parts.append(message.get("body", b""))
+        part = message.get("body", b"")
+        size += len(part)
+        if size <= limit:
+            parts.append(part)
+        elif not message.get("more_body") or size > _HEARD_OUT * limit:
+            return TooLarge()
         if not message.get("more_body"):
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _request(scope: Scope, body: bytes, timeout: float) -> Request:
+def _request(scope: Scope, timeout: float) -> Request:
     path = scope["raw_path"].decode("latin-1")
     if scope["query_string"]:
         path += "?" + scope["query_string"].decode("latin-1")
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-    return Request(scope["method"], path, headers, body, time.monotonic() + timeout if timeout > 0 else None)
+    deadline = time.monotonic() + timeout if timeout > 0 else None
+    return Request(scope["method"], path, headers, b"", deadline, scope["client"][0] if scope["client"] else "")

@@ -18,12 +18,17 @@ from mlaas4hep_serving.batcher import BatchingOptions
 from mlaas4hep_serving.errors import ServingError, invalid_argument
 from mlaas4hep_serving.grpc_server import GrpcOptions, GrpcServer
 from mlaas4hep_serving.handlers import Handlers
+from mlaas4hep_serving.http_limits import LimitedProtocol
 from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.model import Model, ModelOptions, warmup_requests
 from mlaas4hep_serving.options import Options
+from mlaas4hep_serving.pages import Pages
 from mlaas4hep_serving.repository import Repository, RepositoryOptions, Version
 from mlaas4hep_serving.rest import Rest, RestOptions
 from mlaas4hep_serving.savedmodel import SessionOptions, missing_parts
+from mlaas4hep_serving.security import GrpcGuard, Guard, Tls, Tokens
+from mlaas4hep_serving.tfaas import Tfaas
+from mlaas4hep_serving.uploads import Uploads
 
 log = logging.getLogger(__name__)
 SHARED_POLL = 0.2  # seconds until all processes have taken a config that one was given
@@ -62,15 +67,16 @@ class Server:
         self.handlers = Handlers(self.repository, self.metrics, configure=self._reload, access_log=options.access_log)
         self.repository.configure(config)
         self.repository.start()
+        guard, tls = _guard(options), _tls(options)
         self._stopping = threading.Event()
         if options.model_config_file and options.model_config_file_poll_wait_seconds > 0:
             self._every(options.model_config_file_poll_wait_seconds, self._read_config_file)
         if folder is not None:
             self._every(SHARED_POLL, self._read_shared_config)
-        self._grpc = GrpcServer(self.handlers, _grpc_options(options)) if options.port else None
+        self._grpc = GrpcServer(self.handlers, _grpc_options(options, guard, tls)) if options.port else None
         self.grpc_port = self._grpc.port if self._grpc else 0
         self._rest = (
-            _HttpThread(Rest(self.handlers, _rest_options(options)), options) if options.rest_api_port else None
+            _HttpThread(Rest(self.handlers, self._rest_options(guard)), options, tls) if options.rest_api_port else None
         )
         self.rest_port = self._rest.port if self._rest else 0
 
@@ -83,6 +89,29 @@ class Server:
         if drained is not None:
             drained.wait()
         self.repository.close()
+
+    def _tfaas(self) -> list[Tfaas]:
+        if not self._options.enable_tfaas:
+            return []
+        return [Tfaas(self.handlers, Uploads(Path(self._options.tfaas_base_path), self.repository))]
+
+    def _rest_options(self, guard: Guard) -> RestOptions:
+        options = self._options
+        pages = Pages(
+            self.repository,
+            list_models=options.enable_model_list,
+            secured=guard.tokens is not None,
+            draining=self._stopping.is_set,
+        )
+        return RestOptions(
+            options.rest_api_timeout_in_ms / 1000,
+            options.rest_api_enable_cors_support,
+            _metrics_path(options),
+            options.rest_api_num_threads,
+            routes=[pages, *self._tfaas()],
+            admit=guard.http,
+            max_body=options.max_request_bytes,
+        )
 
     def _reload(self, config: ModelServerConfig) -> None:
         """Take a config that came by RPC, and pass it on to the other processes."""
@@ -174,36 +203,46 @@ def _warm_up(model: Model, metrics: Registry) -> None:
         getattr(alone, operation)(request)
 
 
-def _grpc_options(options: Options) -> GrpcOptions:
+def _grpc_options(options: Options, guard: Guard, tls: Tls | None) -> GrpcOptions:
     return GrpcOptions(
         f"{options.host}:{max(options.port, 0)}",
         options.grpc_max_threads,
         bool(options.shared_folder),
         options.enable_grpc_healthcheck_service,
         grpc_server.channel_arguments(options.grpc_channel_arguments),
+        tls.grpc_credentials() if tls else None,
+        [GrpcGuard(guard)] if guard.active else [],
+        options.max_request_bytes,
     )
 
 
-def _rest_options(options: Options) -> RestOptions:
+def _guard(options: Options) -> Guard:
+    tokens = Tokens.read(Path(options.auth_config_file)) if options.auth_config_file else None
+    return Guard(tokens, options.requests_per_second_per_client)
+
+
+def _tls(options: Options) -> Tls | None:
+    return Tls.of(textproto.read(options.ssl_config_file, textproto.SSLConfig)) if options.ssl_config_file else None
+
+
+def _metrics_path(options: Options) -> str | None:
     path = None
     if options.monitoring_config_file:
         prometheus = textproto.read(options.monitoring_config_file, textproto.MonitoringConfig).prometheus_config
         path = (prometheus.path or METRICS_PATH) if prometheus.enable else None
-    return RestOptions(
-        options.rest_api_timeout_in_ms / 1000, options.rest_api_enable_cors_support, path, options.rest_api_num_threads
-    )
+    return path
 
 
 class _HttpThread:
     """uvicorn in a thread of its own."""
 
-    def __init__(self, application: Rest, options: Options) -> None:
+    def __init__(self, application: Rest, options: Options, tls: Tls | None) -> None:
         self._socket = _listen(options.host, options.rest_api_port, reuse_port=bool(options.shared_folder))
         self.port = self._socket.getsockname()[1]
         config = uvicorn.Config(
             application,
             loop="uvloop",
-            http="httptools",
+            http=LimitedProtocol,
             lifespan="off",
             ws="none",
             access_log=False,
@@ -211,6 +250,8 @@ class _HttpThread:
             server_header=False,
             timeout_graceful_shutdown=int(options.drain_seconds),
         )
+        config.load()
+        config.ssl = tls.context() if tls else None
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
         self._thread.start()

@@ -44,3 +44,17 @@ def models(channel):
 def environment() -> dict[str, str]:
     """For server processes: the same modules as here."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
+@pytest.fixture
+def start_server():
+    """A function that starts a server with flags on free ports; stopped after the test."""
+    running = []
+
+    def start(**flags) -> Server:
+        running.append(Server(Options(port=-1, rest_api_port=-1, **flags)))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.stop()

@@ -1,0 +1,69 @@
+"""uvicorn's HTTP/1.1 protocol with limits: bytes of the headers, seconds until a request has come in whole.
+
+uvicorn itself bounds neither, so one client could fill the memory with headers or keep connections open for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+LARGEST_HEAD = 64 << 10  # bytes of request line and headers
+SECONDS = 60.0  # from the first byte of a request to its last
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """Answers 431 or 408 and closes."""
+
+    _late: asyncio.TimerHandle | None = None
+    _in_head = True
+    _seen = 0
+
+    def connection_made(self, transport: Any) -> None:
+        """A connection: its first request is due."""
+        super().connection_made(transport)
+        self._due()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of a request."""
+        if self._late is None:
+            self._due()
+        if self._in_head:
+            self._seen += len(data)
+            if self._seen > LARGEST_HEAD and b"\r\n\r\n" not in data:
+                self._refuse(b"431 Request Header Fields Too Large")
+                return
+        super().data_received(data)
+
+    def on_headers_complete(self) -> None:
+        """The body begins."""
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The request is in."""
+        self._in_head, self._seen = True, 0
+        self._cancel()
+        super().on_message_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end of the connection."""
+        self._cancel()
+        super().connection_lost(exc)
+
+    def _due(self) -> None:
+        self._cancel()
+        self._late = self.loop.call_later(SECONDS, self._refuse, b"408 Request Timeout")
+
+    def _cancel(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _refuse(self, status: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        self.transport.write(b"HTTP/1.1 " + status + b"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        self.transport.close()

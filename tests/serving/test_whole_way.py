@@ -1,0 +1,74 @@
+"""From ROOT files to a served score: REST with ragged rows, gRPC and the model in this process agree."""
+
+import json
+import urllib.request
+
+import keras
+import numpy as np
+import pytest
+import uproot
+from mlaas4hep_serving import Client, graphscan
+from mlaas4hep_serving.options import Options
+from mlaas4hep_serving.server import Server
+
+from mlaas4hep_tf import RootDataset, export
+from mlaas4hep_tf.models import build
+from mlaas4hep_tf.train import predict_batch
+
+EVENTS = 300
+
+
+@pytest.fixture(scope="module")
+def trained(demo_files, demo_specs, tmp_path_factory):
+    """A model trained on ROOT files, its scores in this process, its export and the raw events."""
+    keras.utils.set_random_seed(1)
+    model = build("mlp", demo_specs)
+    labels = {"*signal*": 1, "*": 0}
+    model.fit(RootDataset(demo_files, demo_specs, labels=labels, batch_size=500).take(20), verbose=0)
+    in_order = RootDataset(demo_files[:1], demo_specs, shuffle=False, batch_size=EVENTS)
+    scores = predict_batch(model, next(iter(in_order)))
+    path = export(model, in_order, tmp_path_factory.mktemp("models") / "tth" / "1")
+    tree = uproot.open(f"{demo_files[0]}:events")
+    events = tree.arrays([b.name for b in demo_specs.branches], entry_stop=EVENTS).to_list()
+    return path, events, np.asarray(scores)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["alone", "batched"])
+def served(request, trained):
+    server = Server(
+        Options(
+            port=-1,
+            rest_api_port=-1,
+            model_name="tth",
+            model_base_path=str(trained[0].parent),
+            enable_batching=request.param,
+        )
+    )
+    yield server
+    server.stop()
+
+
+def test_scores_agree(trained, served):
+    _, events, expected = trained
+    assert len({len(event["Jet_pt"]) for event in events}) > 1  # there is something to pad
+    url = f"http://127.0.0.1:{served.rest_port}/v1/models/tth:predict"
+    with urllib.request.urlopen(url, json.dumps({"instances": events}).encode()) as reply:
+        rest = np.array(json.load(reply)["predictions"])
+    np.testing.assert_allclose(rest, expected, rtol=0, atol=1e-6)
+    with Client(f"grpc://127.0.0.1:{served.grpc_port}") as client:
+        np.testing.assert_allclose(client.predict(events, "tth"), expected, rtol=0, atol=1e-6)
+        one_by_one = np.concatenate([client.predict([event], "tth") for event in events[:20]])
+        np.testing.assert_allclose(one_by_one, expected[:20], rtol=0, atol=1e-6)
+
+
+def test_an_export_would_pass_as_an_upload(trained):
+    graphscan.check(trained[0])
+
+
+def test_single_events_of_many_clients_share_batches(trained, served):
+    from concurrent.futures import ThreadPoolExecutor
+
+    _, events, expected = trained
+    with Client(f"http://127.0.0.1:{served.rest_port}") as client, ThreadPoolExecutor(16) as pool:
+        scores = list(pool.map(lambda event: client.predict([event], "tth")[0], events[:100]))
+    np.testing.assert_allclose(scores, expected[:100], rtol=0, atol=1e-6)
