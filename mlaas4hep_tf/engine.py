@@ -34,7 +34,7 @@ R = TypeVar("R")
 
 MAX_DEATHS = 12  # of reader processes over one piece of work
 MAX_OPEN_FILES = 64  # of all reader processes together
-START_S = 120.0  # in which a reader process must be there; not part of the time for its work
+START_S = 60.0  # in which a reader process must be there; not part of the time for its work
 IDLE_S = 120.0  # after which a reader process without work ends
 _ELSEWHERE = 64  # pieces of work under way in the user's executor
 _log = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ class _Crew:
                 future.cancel()
                 raise _Stalled(_too_long(seconds)) from None
         if not hasattr(self._own, "reader"):
-            self._own.reader = _Reader(self._files)
+            self._own.reader = _Reader(self._files, self._closing)
             self._readers.append(self._own.reader)
         reader: _Reader = self._own.reader
         result: R = reader.call(seconds, perform, given, work)
@@ -177,14 +177,14 @@ def _too_long(seconds: float) -> str:
 class _Reader:
     """One reader process, started when there is work for it, and again when it is gone."""
 
-    def __init__(self, files: int) -> None:
-        self._files = files
+    def __init__(self, files: int, closing: threading.Event) -> None:
+        self._files, self._closing = files, closing
         self._process: ProcessPoolExecutor | None = None
 
     def call(self, seconds: float, function: Callable[..., R], *args: Any) -> R:
         """Raises _Died or _Stalled; in both cases the process is dead when it does."""
         try:
-            process = self._process = self._process or self._start()
+            process = self._process or self._start()
             future: Future[R] = process.submit(function, *args)
             if not wait([future], seconds).done:
                 self.kill()
@@ -198,11 +198,19 @@ class _Reader:
             raise ReaderError(f"a reader process could not take up its work: {error}") from error
 
     def _start(self) -> ProcessPoolExecutor:
-        process = ProcessPoolExecutor(1, timeout=IDLE_S, initializer=start_reader, initargs=(os.getpid(), self._files))
-        if not wait([process.submit(os.getpid)], START_S).done:
-            process.shutdown(kill_workers=True)
-            raise _Stalled(f"a reader process did not start within {START_S:g} s")
-        return process
+        """A process that is up; what dies before has done no work, and does not count as a death over it."""
+        end = time.monotonic() + START_S
+        while True:
+            process = self._process = ProcessPoolExecutor(
+                1, timeout=IDLE_S, initializer=start_reader, initargs=(os.getpid(), self._files)
+            )
+            try:
+                process.submit(os.getpid).result(max(0.0, end - time.monotonic()))
+                return process
+            except (TimeoutError, TerminatedWorkerError, ShutdownExecutorError) as error:
+                self.kill()
+                if time.monotonic() > end or self._closing.is_set():
+                    raise ReaderError(f"no reader process came up in {START_S:g} s; see the output above") from error
 
     def kill(self) -> None:
         process, self._process = self._process, None
