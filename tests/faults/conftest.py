@@ -1,11 +1,9 @@
 """Servers on the loopback interface, and policies that give up soon."""
 
 import pytest
+from layout import SIZES
 
 from mlaas4hep_tf.testing import has_xrootd, http_server, write_files, xrootd_server
-
-SIZES = [3000, 2000, 1000]
-EVENTS = sum(SIZES)
 
 
 @pytest.fixture(scope="session")
@@ -25,8 +23,3 @@ def server(request, folder):
     serve = http_server if request.param == "http" else xrootd_server
     with serve(folder) as url:
         yield request.param, int(url.rstrip("/").rpartition(":")[2])
-
-
-def urls(scheme, port):
-    slash = "//" if scheme == "root" else "/"
-    return [f"{scheme}://127.0.0.1:{port}{slash}f{number:03d}.root" for number in range(len(SIZES))]

@@ -6,7 +6,7 @@ import warnings
 from collections import Counter
 
 import pytest
-from conftest import EVENTS, urls
+from layout import EVENTS, urls
 from proxy import Fault, proxy
 
 from mlaas4hep_tf import DataWarning, ReadPolicy, RootDataset, scan

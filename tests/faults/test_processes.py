@@ -14,7 +14,7 @@ import probe
 import psutil
 import pytest
 import sharing
-from conftest import EVENTS, urls
+from layout import EVENTS, urls
 from proxy import Fault, proxy
 from test_network import QUICK, assert_all_once, delivered, quiet_scan
 
