@@ -66,7 +66,7 @@ def from_proto(proto: TensorProto, alias: str) -> Array:
         if proto.tensor_content:
             return np.frombuffer(proto.tensor_content, kind).reshape(shape)
         return _filled(getattr(proto, field), kind, shape)
-    except (ValueError, TypeError, OverflowError):
+    except (ValueError, TypeError, OverflowError, KeyError):  # KeyError: a type without a numpy counterpart
         raise invalid_argument(f"tensor parsing error: {alias}") from None
 
 

@@ -3,9 +3,12 @@
 import http.client
 import json
 
+import grpc
 import pytest
 from mlaas4hep_serving import jsonreader
 from mlaas4hep_serving.errors import ServingError
+from tensorflow.core.framework.types_pb2 import DT_VARIANT_REF
+from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
 PREDICT, CLASSIFY = "/v1/models/default:predict", "/v1/models/default:classify"
 HUGE = b"9" * 400
@@ -53,3 +56,13 @@ def test_a_string_for_a_model_of_several_inputs(start_server, tmp_path):
     connection.request("POST", PREDICT, b'{"instances": [{"b64": "a"}]}')
     reply = connection.getresponse()
     assert reply.status == 400 and "instances is a plain list" in json.loads(reply.read())["error"]
+
+
+def test_a_type_that_numpy_lacks(prediction):
+    request = PredictRequest()
+    request.model_spec.name = "default"
+    request.inputs["x"].dtype = DT_VARIANT_REF
+    with pytest.raises(grpc.RpcError) as raised:
+        prediction.Predict(request, timeout=20)
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert raised.value.details() == "tensor parsing error: x"

@@ -1,14 +1,18 @@
 """Inputs that nobody would send on purpose: no crash, no hang, no traceback in a reply, no 500 for a client's fault.
 
-A few hundred of each kind by default; MLAAS4HEP_FUZZ=50000 runs so many in all.
+A few hundred of each kind by default; MLAAS4HEP_FUZZ=50000 runs so many in all, and as many guided by coverage.
 """
 
 import contextlib
+import importlib.util
 import json
 import os
 import socket
 import string
+import subprocess
+import sys
 import time
+from pathlib import Path
 from random import Random
 
 import grpc
@@ -326,3 +330,13 @@ def test_protobuf_bytes(channel, rpc, message):
 @given(SEEDS.map(wire_of) | st.binary(max_size=60))
 def test_rows_of_tfaas(rest, message):
     ask(rest, "POST", "/proto", message)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not installed")
+def test_inputs_guided_by_coverage(tmp_path, environment):
+    script = Path(__file__).with_name("coverage_fuzz.py")
+    command = [sys.executable, script, f"-runs={COUNT * KINDS}", "-timeout=20", f"-artifact_prefix={tmp_path}/"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-5000:]
+    assert f"Done {COUNT * KINDS} runs" in done.stderr
+    assert not list(tmp_path.iterdir())
