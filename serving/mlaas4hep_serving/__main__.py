@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -37,6 +38,7 @@ def _serve(options: Options) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     server = Server(options)
+    gc.freeze()  # a full collection walks TensorFlow's modules for 0.4 s, and every request waits
     print(listening(options.host, server.grpc_port, server.rest_port), flush=True)
     stop.wait()
     server.stop()

@@ -78,3 +78,8 @@ unavailable = _of(Code.UNAVAILABLE)
 deadline_exceeded = _of(Code.DEADLINE_EXCEEDED)
 unknown = _of(Code.UNKNOWN)
 internal = _of(Code.INTERNAL)
+
+
+def as_serving_error(error: BaseException) -> ServingError:
+    """The error itself, or INTERNAL for one that nobody foresaw."""
+    return error if isinstance(error, ServingError) else internal(f"{type(error).__name__}: {error}")

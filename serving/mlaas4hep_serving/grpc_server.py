@@ -1,23 +1,23 @@
-"""The gRPC front end: PredictionService, ModelService and health on a pool of threads."""
+"""The gRPC front end: PredictionService, ModelService and health on pools of threads."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 
-from mlaas4hep_serving.errors import ServingError, invalid_argument
+from mlaas4hep_serving import grpc_later
+from mlaas4hep_serving.errors import Code, ServingError, as_serving_error, invalid_argument
 from mlaas4hep_serving.handlers import Handlers
 
 MESSAGE = (1 << 31) - 1  # bytes of a message, as in TF-Serving
-_DETAILS = 1024  # characters of a status message
-_STATUS = {code.value[0]: code for code in grpc.StatusCode}
 _HEALTH = ("", "ModelService", "PredictionService")
 _PREDICTION = {
     "Predict": "predict",
@@ -74,6 +74,9 @@ class GrpcServer:
         ]
         pool = ThreadPoolExecutor(options.threads, thread_name_prefix="grpc")
         self._server = grpc.server(pool, options=settings, interceptors=tuple(options.interceptors))
+        if grpc_later.supported():
+            # before the servicer, whose Predict waits: the first of a name is taken
+            self._server.add_generic_rpc_handlers((_predict_handler(handlers, pool),))
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
             _servicer(handlers, _PREDICTION), self._server
         )
@@ -111,17 +114,44 @@ def _method(handlers: Handlers, rpc: str, name: str) -> Callable[[Any, grpc.Serv
     counted = rpc in ("Predict", "Classify", "Regress", "MultiInference")
 
     def call(request: Any, context: grpc.ServicerContext) -> Any:
-        remaining = context.time_remaining()
-        deadline = None if remaining is None else time.monotonic() + remaining
+        deadline = _deadline(context)
         try:
             if not counted:
                 return operation(request, deadline)
             with handlers.measured(_model_name(request), rpc, "GRPC"):
                 return operation(request, deadline)
         except ServingError as error:
-            context.abort(_STATUS[error.code], _details(error.message))
+            context.abort(grpc_later.STATUS[error.code], grpc_later.details(error.message))
 
     return call
+
+
+def _predict_handler(handlers: Handlers, pool: ThreadPoolExecutor) -> Any:
+    """Predict of `PredictionService`, answered by the batcher's threads, or by the pool if the model does not batch."""
+
+    def start(request: PredictRequest, context: grpc.ServicerContext) -> Future[PredictResponse]:
+        count = handlers.measure(_model_name(request), "Predict", "GRPC")
+        try:
+            started = handlers.predict_soon(request, _deadline(context), pool)
+        except Exception as error:
+            known = as_serving_error(error)
+            count(known.code)
+            raise known from error
+        started.add_done_callback(lambda done: count(_code(done)))
+        return started
+
+    handler = grpc_later.method_handler(start, PredictRequest.FromString)
+    return grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", {"Predict": handler})
+
+
+def _code(done: Future[Any]) -> Code:
+    error = done.exception()
+    return Code.OK if error is None else as_serving_error(error).code
+
+
+def _deadline(context: grpc.ServicerContext) -> float | None:
+    remaining = context.time_remaining()
+    return None if remaining is None else time.monotonic() + remaining
 
 
 def _model_name(request: Any) -> str:
@@ -129,7 +159,3 @@ def _model_name(request: Any) -> str:
         request.model_spec if hasattr(request, "model_spec") else request.tasks[0].model_spec if request.tasks else None
     )
     return spec.name if spec is not None else ""
-
-
-def _details(message: str) -> str:
-    return message if len(message) <= _DETAILS else message[:_DETAILS] + "...TRUNCATED"

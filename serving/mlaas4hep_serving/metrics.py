@@ -46,13 +46,14 @@ class Registry:
         self._index: dict[tuple[str, str, Labels], int] = {}
         self._used = 0
         if folder is None:
-            self._cells, self._names = mmap.mmap(-1, 8 * CELLS), None
+            memory, self._names = mmap.mmap(-1, 8 * CELLS), None
         else:
             path = folder / f"{os.getpid()}.cells"
             with path.open("w+b") as file:
                 file.truncate(8 * CELLS)
-                self._cells = mmap.mmap(file.fileno(), 8 * CELLS)
+                memory = mmap.mmap(file.fileno(), 8 * CELLS)
             self._names = path.with_suffix(".names").open("w", buffering=1)
+        self._cells: memoryview[float] = memoryview(memory).cast("d")
 
     def add(self, name: str, labels: Mapping[str, str], amount: float = 1.0) -> None:
         """Add to a counter.  ``name`` as in TensorFlow, ``/tensorflow/serving/request_count``."""
@@ -85,14 +86,13 @@ class Registry:
         return index
 
     def _bump(self, index: int, amount: float) -> None:
-        (old,) = struct.unpack_from("d", self._cells, 8 * index)
-        struct.pack_into("d", self._cells, 8 * index, old + amount)
+        self._cells[index] += amount
 
     def _own(self) -> Iterable[tuple[str, str, Labels, list[float]]]:
         with self._lock:
             for (kind, name, labels), index in self._index.items():
                 width = 1 if kind == "counter" else len(bounds(name)) + 2
-                yield kind, name, labels, list(struct.unpack_from(f"{width}d", self._cells, 8 * index))
+                yield kind, name, labels, list(self._cells[index : index + width])
 
 
 def bounds(name: str) -> tuple[float, ...]:

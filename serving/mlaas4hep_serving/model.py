@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.savedmodel import SavedModel, SessionOptions
 from mlaas4hep_serving.tensors import Array
 
-_LATE = "Run() timeout exceeded while waiting for the batch"
+LATE = "Run() timeout exceeded while waiting for the batch"
 BATCHING_FILE = "batching_params.pbtxt"
 
 
@@ -62,6 +62,41 @@ class Model:
     def signatures(self) -> Mapping[str, SignatureDef]:
         return self._saved.signatures
 
+    @property
+    def batches(self) -> bool:
+        """Whether `submit` returns before the run without a pool."""
+        return self._batcher is not None
+
+    def submit(
+        self,
+        feeds: Sequence[str],
+        values: Sequence[Array],
+        fetches: Sequence[str],
+        deadline: float | None = None,
+        api: str = "Predict",
+        pool: Executor | None = None,
+    ) -> Future[Sequence[Array]]:
+        """Start a run for the values of the tensors ``fetches``, in their order.
+
+        Args:
+            deadline: by `time.monotonic`.
+            pool: where a model that does not batch runs; None runs it here and now.
+
+        Raises:
+            ServingError: UNAVAILABLE for a full queue; the model's own errors and DEADLINE_EXCEEDED, here or later.
+        """
+        start = time.perf_counter()
+        if self._batcher is None or not feeds:
+            done: Future[Sequence[Array]] = Future()
+            if pool is None:
+                done.set_result(self._saved.run(feeds, values, fetches, _left(deadline)))
+            else:
+                done = pool.submit(self._saved.run, feeds, values, fetches, _left(deadline))
+        else:
+            done = self._batcher.submit(feeds, values, fetches, deadline)
+        done.add_done_callback(lambda _: self._observe(api, start, done))
+        return done
+
     def run(
         self,
         feeds: Sequence[str],
@@ -70,50 +105,16 @@ class Model:
         deadline: float | None = None,
         api: str = "Predict",
     ) -> Sequence[Array]:
-        """Values of the tensors ``fetches``, in their order.
-
-        Args:
-            deadline: by `time.monotonic`.
-
-        Raises:
-            ServingError: the model's own errors, UNAVAILABLE for a full queue, DEADLINE_EXCEEDED.
-        """
-        start = time.perf_counter()
-        if self._batcher is None or not feeds:
-            timeout = None if deadline is None else deadline - time.monotonic()
-            outputs = self._saved.run(feeds, values, fetches, timeout)
-        else:
-            done = self._batcher.submit(feeds, values, fetches, deadline)
-            try:
-                outputs = done.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
-            except FutureTimeout:
-                raise deadline_exceeded(_LATE) from None
-        self._observe(api, start)
-        return outputs
-
-    @property
-    def batches(self) -> bool:
-        """Whether `run_soon` may be used."""
-        return self._batcher is not None
-
-    async def run_soon(
-        self, feeds: Sequence[str], values: Sequence[Array], fetches: Sequence[str], deadline: float | None = None
-    ) -> Sequence[Array]:
-        """`run` of a model that batches, without a thread that waits for the batch."""
-        assert self._batcher is not None
-        start, loop = time.perf_counter(), asyncio.get_running_loop()
-        arrived = loop.create_future()
-        done = self._batcher.submit(feeds, values, fetches, deadline)
-        done.add_done_callback(lambda _: loop.call_soon_threadsafe(_settle, arrived))
+        """`submit` and wait."""
+        left = _left(deadline)
         try:
-            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
-                await arrived  # not the batch's own future, which must not be cancelled
-        except TimeoutError:
-            raise deadline_exceeded(_LATE) from None
-        self._observe("Predict", start)
-        return done.result()
+            return self.submit(feeds, values, fetches, deadline, api).result(None if left is None else max(0.0, left))
+        except FutureTimeout:
+            raise deadline_exceeded(LATE) from None
 
-    def _observe(self, api: str, start: float) -> None:
+    def _observe(self, api: str, start: float, done: Future[Sequence[Array]]) -> None:
+        if done.exception() is not None:
+            return
         labels = {"model_name": self.name, "API": api, "runtime": "TF1"}
         self._metrics.observe("/tensorflow/serving/runtime_latency", labels, (time.perf_counter() - start) * 1e6)
 
@@ -124,9 +125,8 @@ class Model:
         self._saved.close()
 
 
-def _settle(arrived: asyncio.Future[None]) -> None:
-    if not arrived.done():
-        arrived.set_result(None)
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else deadline - time.monotonic()
 
 
 def _batching(folder: Path, options: ModelOptions) -> BatchingOptions | None:

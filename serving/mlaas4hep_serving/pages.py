@@ -13,7 +13,7 @@ from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 
 from mlaas4hep_serving.errors import ServingError
-from mlaas4hep_serving.handlers import REGRESS
+from mlaas4hep_serving.examples import REGRESS
 from mlaas4hep_serving.repository import Repository, State, not_ready
 from mlaas4hep_serving.rest import JSON, Reply, Request
 from mlaas4hep_serving.savedmodel import DEFAULT_SIGNATURE

@@ -289,6 +289,10 @@ class Repository:
 
     # status
 
+    def knows(self, name: str) -> bool:
+        """Whether a model of this name is configured."""
+        return name in self._configs
+
     def models(self) -> list[str]:
         """Names of the configured models."""
         with self._lock:

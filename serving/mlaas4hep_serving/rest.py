@@ -11,9 +11,9 @@ import json
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from google.protobuf import json_format
 from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
@@ -23,8 +23,9 @@ from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
 from mlaas4hep_serving import codec, paths
-from mlaas4hep_serving.errors import ServingError, invalid_argument
+from mlaas4hep_serving.errors import ServingError, deadline_exceeded, invalid_argument
 from mlaas4hep_serving.handlers import Handlers
+from mlaas4hep_serving.model import LATE
 from mlaas4hep_serving.tensors import Array
 
 SMALL = 1 << 20  # bytes of a body that is parsed in the event loop
@@ -39,6 +40,7 @@ _CORS = (
 )
 Headers = tuple[tuple[str, str], ...]
 Scope = dict[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,8 @@ class Rest:
         try:
             with self._handlers.measured(target.name, "Predict", "REST"):
                 spec, parsed = self._parsed(target, request)
-                found = await self._handlers.predict_arrays_soon(spec, parsed.inputs, request.deadline)
-                reply = _predicted(parsed, *found)
+                started = self._handlers.predict_arrays_soon(spec, parsed.inputs, request.deadline)
+                reply = _predicted(parsed, *await _arrived(started, request.deadline))
         except Exception as error:  # noqa: BLE001  # as in `respond`
             reply = _failure(error)
         return self._with_cors(reply)
@@ -211,6 +213,24 @@ class Rest:
         response.metadata["signature_def"].Unpack(definitions)
         metadata = {"signature_def": _as_dict(definitions)}
         return _json({"model_spec": _as_dict(response.model_spec), "metadata": metadata})
+
+
+async def _arrived(started: Future[T], deadline: float | None) -> T:
+    """The result of a future that a thread of the batcher sets."""
+    loop = asyncio.get_running_loop()
+    arrived = loop.create_future()
+    started.add_done_callback(lambda _: loop.call_soon_threadsafe(_settle, arrived))
+    try:
+        async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+            await arrived  # not the batch's own future, which must not be cancelled
+    except TimeoutError:
+        raise deadline_exceeded(LATE) from None
+    return started.result()
+
+
+def _settle(arrived: asyncio.Future[None]) -> None:
+    if not arrived.done():
+        arrived.set_result(None)
 
 
 def _predicted(parsed: codec.PredictJson, outputs: dict[str, Array], version: int) -> Reply:

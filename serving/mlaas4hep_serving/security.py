@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 import os
 import re
@@ -306,19 +307,24 @@ class GrpcGuard(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no ty
         """Wrap the method's handler with the check."""
         handler = continuation(details)
         scope = scope_of_rpc(details.method)
-        if handler is None or scope is None or handler.unary_unary is None:
+        if handler is None or scope is None:
             return handler
         kind, _, value = dict(details.invocation_metadata or ()).get("authorization", "").partition(" ")
         token = value.strip() if kind.lower() == "bearer" else None
 
-        def guarded(request: Any, context: grpc.ServicerContext) -> Any:
+        later = handler.unary_unary is None  # see grpc_later
+        behaviour = handler.unary_stream if later else handler.unary_unary
+
+        @functools.wraps(behaviour)
+        def guarded(request: Any, context: grpc.ServicerContext, *send: Any) -> Any:
             try:
                 self._guard.check(scope, token, _address(context.peer()))
             except ServingError as error:
                 context.abort(_STATUS[error.code], error.message)
-            return handler.unary_unary(request, context)
+            return behaviour(request, context, *send)
 
-        return grpc.unary_unary_rpc_method_handler(guarded, handler.request_deserializer, handler.response_serializer)
+        make = grpc.unary_stream_rpc_method_handler if later else grpc.unary_unary_rpc_method_handler
+        return make(guarded, handler.request_deserializer, handler.response_serializer)
 
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}

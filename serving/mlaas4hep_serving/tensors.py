@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -98,3 +99,15 @@ def to_proto(array: Array, out: TensorProto) -> None:
         out.string_val.extend(v if isinstance(v, bytes) else str(v).encode() for v in array.ravel())
     else:
         getattr(out, field).extend(array.ravel().tolist())
+
+
+def check_dtypes(wanted: Sequence[int], values: Sequence[Array]) -> None:
+    """Whether arrays have the DataTypes that a signature wants.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, one that has not.
+    """
+    for i, (enum, value) in enumerate(zip(wanted, values, strict=True)):
+        given = enum_of(value)
+        if given != enum:
+            raise invalid_argument(f"Expects arg[{i}] to be {dtype_name(enum)} but {dtype_name(given)} is provided")

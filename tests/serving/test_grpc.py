@@ -1,9 +1,13 @@
 """The official python stubs of tensorflow-serving-api as client."""
 
+import time
+
 import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from mlaas4hep_serving import grpc_later
+from tensorflow_serving.apis import prediction_service_pb2_grpc
 from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
 from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest, SignatureDefMap
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
@@ -97,3 +101,68 @@ def test_status_and_a_reload_that_is_refused(models):
     code, details = refused(models.HandleReloadConfigRequest, reload)
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert details == "Expected model default to have an absolute path or URI; got base_path()=relative"
+
+
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+
+
+def slow_batches(tmp_path) -> str:
+    """A batch waits for a second."""
+    path = tmp_path / "batching"
+    path.write_text("batch_timeout_micros { value: 1000000 }")
+    return str(path)
+
+
+@pytest.fixture(params=["as it is", "of another release"])
+def grpcio(request, monkeypatch):
+    """With and without the private parts that `grpc_later` needs."""
+    if request.param != "as it is":
+        monkeypatch.setattr(grpc_later, "supported", lambda: False)
+
+
+@pytest.mark.parametrize("batching", [False, True])
+def test_many_at_once_each_get_their_answer(half_plus_two, start_server, tmp_path, grpcio, batching):
+    flags = {"enable_batching": True, "batching_parameters_file": slow_batches(tmp_path)} if batching else {}
+    server = start_server(model_base_path=str(half_plus_two.parent), **flags)
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        call = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict.future
+        answers = [call(predict_request(np.array([float(i)], np.float32)), timeout=20) for i in range(100)]
+        wrong = call(predict_request(np.ones(1, np.float64)), timeout=20)
+        np.testing.assert_allclose([a.result().outputs["y"].float_val[0] for a in answers], 2 + np.arange(100) / 2)
+        assert wrong.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert 'request_count{model_name="default",status="OK"} 100' in server.metrics.text()
+
+
+def test_grpcio_is_built_as_predict_assumes():
+    assert grpc_later.supported()
+
+
+def test_a_call_without_a_message(channel):
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.stream_unary(PREDICT)(iter(()), timeout=10)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_bytes_that_are_no_message(channel):
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(PREDICT)(b"\xff", timeout=10)
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert caught.value.details() == "Exception deserializing request!"
+
+
+def test_clients_that_go_away_leave_nothing(half_plus_two, start_server, tmp_path):
+    batching = slow_batches(tmp_path)
+    server = start_server(
+        model_base_path=str(half_plus_two.parent), enable_batching=True, batching_parameters_file=batching
+    )
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        call = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict.future
+        gone = [call(predict_request(np.ones(1, np.float32)), timeout=20) for _ in range(20)]
+        stays = call(predict_request(np.ones(1, np.float32)), timeout=20)
+        assert all(each.cancel() for each in gone)
+        assert stays.result().outputs["y"].float_val[0] == 2.5
+        late = call(predict_request(np.ones(1, np.float32)), timeout=0.1)
+        assert late.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    started = time.monotonic()
+    server.stop()
+    assert time.monotonic() - started < 10  # `drain_seconds` are 30: nothing was left to wait for
