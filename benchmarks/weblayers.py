@@ -12,10 +12,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import grpc
+from mlaas4hep_serving import grpc_later
 
 import serving
 
@@ -59,16 +60,33 @@ def http(choice: str) -> dict[str, Any]:
         process.wait(20)
 
 
+class Message(bytes):
+    """Bytes that know how to be sent."""
+
+    def SerializeToString(self) -> bytes:  # noqa: N802  # protobuf's name
+        return bytes(self)
+
+
+def echo_soon(request: Message, _: Any) -> Future[Message]:
+    done: Future[Message] = Future()
+    done.set_result(request)
+    return done
+
+
 def grpc_server(kind: str) -> None:
     """Run an echo server in this process until it is ended: prints its port."""
-    handler = grpc.unary_unary_rpc_method_handler
+    unary = grpc.unary_unary_rpc_method_handler
 
-    def services(call: Callable[..., Any]) -> Any:
-        return grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", {"Predict": handler(call)})
+    def services(handler: Any) -> Any:
+        return grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", {"Predict": handler})
 
-    if kind == "sync":
+    if kind != "aio":
+        handlers = {
+            "a thread per request": lambda: unary(lambda request, _: request),
+            "no thread that waits": lambda: grpc_later.method_handler(echo_soon, Message),
+        }
         server = grpc.server(ThreadPoolExecutor(128))
-        server.add_generic_rpc_handlers((services(lambda request, _: request),))
+        server.add_generic_rpc_handlers((services(handlers[kind]()),))
         print(server.add_insecure_port("127.0.0.1:0"), flush=True)
         server.start()
         server.wait_for_termination()
@@ -79,7 +97,7 @@ def grpc_server(kind: str) -> None:
             return request
 
         running = grpc.aio.server()
-        running.add_generic_rpc_handlers((services(echo),))
+        running.add_generic_rpc_handlers((services(unary(echo)),))
         print(running.add_insecure_port("127.0.0.1:0"), flush=True)
         await running.start()
         await running.wait_for_termination()
@@ -100,7 +118,7 @@ def over_grpc(kind: str) -> dict[str, Any]:
 def main() -> None:
     for choice in CHOICES:
         print(json.dumps({"layer": choice, **http(choice)}), flush=True)
-    for kind in ("sync", "aio"):
+    for kind in ("a thread per request", "aio", "no thread that waits"):
         print(json.dumps({"layer": f"grpcio, {kind}", **over_grpc(kind)}), flush=True)
 
 

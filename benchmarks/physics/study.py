@@ -47,7 +47,9 @@ IN_FRAMEWORK = {
     "standard": Way("flat27", inside.paper_network, {"normalize": "standard"}),
     "mixing: equal": Way("flat27", inside.paper_network, prepare=lambda train: train.mixed("equal")),
     "event weights": Way("flat27", inside.paper_network, {"weights": EVENT_WEIGHT}),
-    "set, generator flavour": Way("truth", inside.set_network, {"mask": True}),
+    "vector, 52": Way("truth", inside.paper_network),
+    "vector and mask, 52": Way("truth", inside.masked_network, {"mask": True}),
+    "set, 52": Way("truth", inside.set_network, {"mask": True}),
 }
 
 
@@ -64,10 +66,11 @@ def trainings(sample: Sample, epochs: int) -> dict[str, Callable[[int], dict[str
     }  # fmt: skip
     if find_spec("xgboost"):
         found["XGBoost"] = partial(train_trees, trees.xgboost, sample)
-    found |= {name: partial(train_inside, way, sample, epochs) for name, way in IN_FRAMEWORK.items()}
-    if not sample.knows_flavour:
-        del found["set, generator flavour"]
-    return found
+    return found | {
+        name: partial(train_inside, way, sample, epochs)
+        for name, way in IN_FRAMEWORK.items()
+        if sample.knows_flavour or way.features != "truth"
+    }
 
 
 def train_inside(way: Way, sample: Sample, epochs: int, seed: int) -> dict[str, Any]:

@@ -30,7 +30,9 @@ REPRESENTATIONS = (
     "vector and mask",
     "set",
     "image",
-    "set, generator flavour",
+    "vector, 52",
+    "vector and mask, 52",
+    "set, 52",
 )
 BALANCE = ("(i) framework", "event weights", "class weights", "mixing: equal", "mixing: half signal")
 MEANING = {
@@ -41,7 +43,9 @@ MEANING = {
     "vector and mask": "flat and jagged, vector with mask, 128-64",
     "set": "flat and jagged, set model (knows the mask)",
     "image": "jets alone, image in eta and phi, small CNN",
-    "set, generator flavour": "set model with the generator's flavour too",
+    "vector, 52": "all 52 jagged, the generator's flavour too: vector, 128-64",
+    "vector and mask, 52": "all 52 jagged, vector with mask, 128-64",
+    "set, 52": "all 52 jagged, set model",
 }
 LABELS = {
     "(i) framework": "(i)\nall in the\nframework",
