@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import platform
@@ -141,6 +142,8 @@ def measure(server: str, ports: Ports, protocol: str, width: int, clients: int, 
     if ports.path.startswith("/v2"):
         load = mlserver_load
     run(load, port, rows, clients, max(clients, calls // 10))
+    gc.collect()
+    gc.freeze()  # as in `serving.measure`
     cpu, start = cpu_seconds(ports.process), time.perf_counter()
     times = sorted(run(load, port, rows, clients, calls))
     seconds = time.perf_counter() - start

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -67,12 +67,6 @@ class Message(bytes):
         return bytes(self)
 
 
-def echo_soon(request: Message, _: Any) -> Future[Message]:
-    done: Future[Message] = Future()
-    done.set_result(request)
-    return done
-
-
 def grpc_server(kind: str) -> None:
     """Run an echo server in this process until it is ended: prints its port."""
     unary = grpc.unary_unary_rpc_method_handler
@@ -83,7 +77,9 @@ def grpc_server(kind: str) -> None:
     if kind != "aio":
         handlers = {
             "a thread per request": lambda: unary(lambda request, _: request),
-            "no thread that waits": lambda: grpc_later.method_handler(echo_soon, Message),
+            "no thread that waits": lambda: grpc_later.method_handler(
+                lambda request, call: call.send(request), Message
+            ),
         }
         server = grpc.server(ThreadPoolExecutor(128))
         server.add_generic_rpc_handlers((services(handlers[kind]()),))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -22,7 +23,6 @@ from mlaas4hep_serving.errors import ServingError, as_serving_error, unimplement
 
 DETAILS = 1024  # characters of a status message
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
-Start = Callable[[Any, grpc.ServicerContext], Future[Any]]
 
 
 def supported() -> bool:
@@ -41,18 +41,37 @@ def supported() -> bool:
 _IN_POOL = ["rpc_event", "state", "behavior", "argument_thunk", "request_deserializer", "response_serializer"]
 
 
-def method_handler(start: Start, deserialize: Callable[[bytes], Any]) -> Any:
+@dataclass(frozen=True)
+class Call:
+    """A call to answer, once, from any thread."""
+
+    context: Any
+
+    def send(self, message: Any) -> None:
+        """Answer with a message."""
+        try:
+            body = message.SerializeToString()
+        except Exception as error:  # noqa: BLE001  # without an answer the client would wait for ever
+            self.fail(as_serving_error(error))
+        else:
+            _server._status(self.context._rpc_event, self.context._state, body)
+
+    def fail(self, error: ServingError) -> None:
+        """Answer with a status."""
+        self.context.set_code(STATUS[error.code])
+        self.context.set_details(details(error.message))
+        _server._status(self.context._rpc_event, self.context._state, None)
+
+
+def method_handler(serve: Callable[[Any, Call], None], deserialize: Callable[[bytes], Any]) -> Any:
     """A handler for a unary method.
 
     Args:
-        start: (request, context) -> future of the response message.  Runs in the server's own thread: must not block.
+        serve: (request, call to answer, now or later).  Runs in the server's own thread: must not block or raise.
     """
 
     def behaviour(request: Any, context: grpc.ServicerContext, _: Callable[[Any], None]) -> None:
-        try:
-            start(request, context).add_done_callback(lambda done: _answer(context, done))
-        except ServingError as error:
-            _send_error(context, error)
+        serve(request, Call(context))
 
     behaviour.experimental_non_blocking = True  # type: ignore[attr-defined]  # grpcio looks for these
     behaviour.experimental_thread_pool = _OnArrival(1)  # type: ignore[attr-defined]
@@ -74,7 +93,7 @@ class _OnArrival(ThreadPoolExecutor):
             if request is not None:
                 run(in_pool, call, state, behaviour, lambda: request, *codec)
             elif state.client is _server._CLOSED:
-                _send_error(_server._Context(call, state, None), unimplemented("The request has no message"))
+                Call(_server._Context(call, state, None)).fail(unimplemented("The request has no message"))
             return outcome
 
         with state.condition:
@@ -83,21 +102,6 @@ class _OnArrival(ThreadPoolExecutor):
         started: Future[None] = Future()
         started.set_result(None)
         return started
-
-
-def _answer(context: Any, done: Future[Any]) -> None:
-    try:
-        body = done.result().SerializeToString()
-    except Exception as error:  # noqa: BLE001  # without an answer the client would wait for ever
-        _send_error(context, as_serving_error(error))
-    else:
-        _server._status(context._rpc_event, context._state, body)
-
-
-def _send_error(context: Any, error: ServingError) -> None:
-    context.set_code(STATUS[error.code])
-    context.set_details(details(error.message))
-    _server._status(context._rpc_event, context._state, None)
 
 
 def details(message: str) -> str:

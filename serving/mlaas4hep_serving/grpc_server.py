@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
-from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
+from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
 from mlaas4hep_serving import grpc_later
 from mlaas4hep_serving.errors import Code, ServingError, as_serving_error, invalid_argument
@@ -129,24 +129,32 @@ def _method(handlers: Handlers, rpc: str, name: str) -> Callable[[Any, grpc.Serv
 def _predict_handler(handlers: Handlers, pool: ThreadPoolExecutor) -> Any:
     """Predict of `PredictionService`, answered by the batcher's threads, or by the pool if the model does not batch."""
 
-    def start(request: PredictRequest, context: grpc.ServicerContext) -> Future[PredictResponse]:
+    def serve(request: PredictRequest, call: grpc_later.Call) -> None:
         count = handlers.measure(_model_name(request), "Predict", "GRPC")
-        try:
-            started = handlers.predict_soon(request, _deadline(context), pool)
-        except Exception as error:
+
+        def fail(error: Exception) -> None:
             known = as_serving_error(error)
             count(known.code)
-            raise known from error
-        started.add_done_callback(lambda done: count(_code(done)))
-        return started
+            call.fail(known)
 
-    handler = grpc_later.method_handler(start, PredictRequest.FromString)
+        def finish() -> None:
+            try:
+                response = started.result()
+            except Exception as error:  # noqa: BLE001  # the client gets an answer, whatever it is
+                fail(error)
+            else:
+                count(Code.OK)
+                call.send(response)
+
+        try:
+            started = handlers.start_predict(request, _deadline(call.context), pool)
+        except Exception as error:  # noqa: BLE001  # as above
+            fail(error)
+        else:
+            started.then(finish)
+
+    handler = grpc_later.method_handler(serve, PredictRequest.FromString)
     return grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", {"Predict": handler})
-
-
-def _code(done: Future[Any]) -> Code:
-    error = done.exception()
-    return Code.OK if error is None else as_serving_error(error).code
 
 
 def _deadline(context: grpc.ServicerContext) -> float | None:

@@ -1,8 +1,8 @@
 """The operations of PredictionService and ModelService, free of any transport; REST and gRPC both call them.
 
 An operation takes a request message and a deadline (`time.monotonic`, or None) and returns the response message, or
-raises `ServingError`.  `predict_arrays` is Predict without the detour over TensorProto, for JSON.  The ``_soon`` forms
-return a future instead, so that no thread waits for a batch.
+raises `ServingError`.  `predict_arrays` is Predict without the detour over TensorProto, for JSON.  The ``start_``
+forms return before the run has ended, so that no thread need wait for a batch.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow_serving.apis.classification_pb2 import ClassificationRequest, ClassificationResponse
@@ -51,6 +52,30 @@ from mlaas4hep_serving.tensors import Array
 access = logging.getLogger("mlaas4hep_serving.access")
 T = TypeVar("T")
 Deadline = float | None
+
+
+@dataclass(frozen=True)
+class Started(Generic[T]):
+    """A run under way, and how its tensors become an answer."""
+
+    running: Future[Sequence[Array]]
+    answer: Callable[[Sequence[Array]], T]
+
+    def then(self, act: Callable[[], object]) -> None:
+        """Call ``act`` when the run has ended, in the thread that ended it, or now."""
+        self.running.add_done_callback(lambda _: act())
+
+    def result(self, deadline: Deadline = None) -> T:
+        """Wait for the answer.
+
+        Raises:
+            ServingError: the run's own, or DEADLINE_EXCEEDED.
+        """
+        try:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            return self.answer(self.running.result(left))
+        except FutureTimeout:
+            raise deadline_exceeded(LATE) from None
 
 
 class Handlers:
@@ -101,18 +126,19 @@ class Handlers:
 
     def predict(self, request: PredictRequest, deadline: Deadline = None) -> PredictResponse:
         """PredictionService.Predict."""
-        return _waited(self.predict_soon(request, deadline), deadline)
+        return self.start_predict(request, deadline).result(deadline)
 
-    def predict_soon(
+    def start_predict(
         self, request: PredictRequest, deadline: Deadline = None, pool: Executor | None = None
-    ) -> Future[PredictResponse]:
-        """`predict` without a thread that waits for the batch: errors come at once or in the future.
+    ) -> Started[PredictResponse]:
+        """`predict` that does not wait for the batch.
 
         Args:
             pool: where models run that do not batch; None runs them here and now.
         """
         _need_spec(request)
-        spec, name = request.model_spec, request.model_spec.signature_name or DEFAULT_SIGNATURE
+        spec = request.model_spec
+        name = spec.signature_name or DEFAULT_SIGNATURE
 
         def response(outputs: dict[str, Array], number: int) -> PredictResponse:
             answer = PredictResponse()
@@ -128,12 +154,12 @@ class Handlers:
         self, spec: ModelSpec, inputs: Mapping[str, Array], deadline: Deadline = None
     ) -> tuple[dict[str, Array], int]:
         """Predict from arrays by input alias: (arrays by output alias, version that answered)."""
-        return _waited(self.predict_arrays_soon(spec, inputs, deadline), deadline)
+        return self.start_predict_arrays(spec, inputs, deadline).result(deadline)
 
-    def predict_arrays_soon(
+    def start_predict_arrays(
         self, spec: ModelSpec, inputs: Mapping[str, Array], deadline: Deadline = None
-    ) -> Future[tuple[dict[str, Array], int]]:
-        """`predict_arrays` without a thread that waits for the batch, as `predict_soon`."""
+    ) -> Started[tuple[dict[str, Array], int]]:
+        """`predict_arrays` that does not wait for the batch."""
         name = spec.signature_name or DEFAULT_SIGNATURE
         return self._started(spec, name, lambda _: inputs, (), deadline, lambda *found: found)
 
@@ -146,28 +172,21 @@ class Handlers:
         deadline: Deadline,
         answer: Callable[[dict[str, Array], int], T],
         pool: Executor | None = None,
-    ) -> Future[T]:
-        """Start a signature; its version stays loaded until ``answer(outputs by alias, version)`` has returned."""
-        with ExitStack() as stack:
-            version = stack.enter_context(self.repository.use(spec))
+    ) -> Started[T]:
+        """Start a signature; its version stays loaded until the run has ended."""
+        version = self.repository.acquire(spec)
+        try:
             signature = _predict_signature(version.servable, name)
             outputs, feeds, values, fetches = _call(signature, inputs_of(signature), output_filter)
             running = version.servable.submit(feeds, values, fetches, deadline, pool=pool)
-            held = stack.pop_all()
-        done: Future[T] = Future()
-
-        def finish(_: Future[Sequence[Array]]) -> None:
-            with held:
-                try:
-                    done.set_result(answer(dict(zip(outputs, running.result(), strict=True)), version.number))
-                except Exception as error:  # noqa: BLE001  # whoever waits for the future gets it
-                    done.set_exception(error)
-
-        running.add_done_callback(finish)
-        return done
+        except BaseException:
+            self.repository.release(version)
+            raise
+        running.add_done_callback(lambda _: self.repository.release(version))
+        return Started(running, lambda found: answer(dict(zip(outputs, found, strict=True)), version.number))
 
     def batches(self, spec: ModelSpec) -> bool:
-        """Whether the ``_soon`` methods return before the run; False for a model that is not there."""
+        """Whether the ``start_`` methods return before the run has ended; False for a model that is not there."""
         try:
             with self.repository.use(spec) as version:
                 return bool(version.servable.batches)
@@ -296,13 +315,6 @@ def _need_spec(request: Any) -> None:
 def _fill_spec(spec: ModelSpec, name: str, signature: str, version: int) -> None:
     spec.name, spec.signature_name = name, signature
     spec.version.value = version
-
-
-def _waited(started: Future[T], deadline: Deadline) -> T:
-    try:
-        return started.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
-    except FutureTimeout:
-        raise deadline_exceeded(LATE) from None
 
 
 # Predict

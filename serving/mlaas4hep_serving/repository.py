@@ -248,13 +248,14 @@ class Repository:
         Raises:
             ServingError: INVALID_ARGUMENT without a name or for an unknown label; NOT_FOUND.
         """
-        version = self._acquire(spec)
+        version = self.acquire(spec)
         try:
             yield version
         finally:
-            self._release(version)
+            self.release(version)
 
-    def _acquire(self, spec: ModelSpec) -> Version:
+    def acquire(self, spec: ModelSpec) -> Version:
+        """`use` for a request that ends elsewhere: `release` the version there."""
         if not spec.name:
             raise invalid_argument("ModelSpec has no name specified.")
         with self._lock:
@@ -280,7 +281,8 @@ class Repository:
             raise invalid_argument(f"Unrecognized servable version label: {spec.version_label}")
         return number
 
-    def _release(self, version: Version) -> None:
+    def release(self, version: Version) -> None:
+        """End of what `acquire` began."""
         with self._lock:
             version.users -= 1
             last = version.users == 0 and version.state is State.UNLOADING

@@ -11,7 +11,7 @@ import json
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
 from mlaas4hep_serving import codec, paths
 from mlaas4hep_serving.errors import ServingError, deadline_exceeded, invalid_argument
-from mlaas4hep_serving.handlers import Handlers
+from mlaas4hep_serving.handlers import Handlers, Started
 from mlaas4hep_serving.model import LATE
 from mlaas4hep_serving.tensors import Array
 
@@ -126,7 +126,7 @@ class Rest:
         try:
             with self._handlers.measured(target.name, "Predict", "REST"):
                 spec, parsed = self._parsed(target, request)
-                started = self._handlers.predict_arrays_soon(spec, parsed.inputs, request.deadline)
+                started = self._handlers.start_predict_arrays(spec, parsed.inputs, request.deadline)
                 reply = _predicted(parsed, *await _arrived(started, request.deadline))
         except Exception as error:  # noqa: BLE001  # as in `respond`
             reply = _failure(error)
@@ -215,11 +215,11 @@ class Rest:
         return _json({"model_spec": _as_dict(response.model_spec), "metadata": metadata})
 
 
-async def _arrived(started: Future[T], deadline: float | None) -> T:
-    """The result of a future that a thread of the batcher sets."""
+async def _arrived(started: Started[T], deadline: float | None) -> T:
+    """The answer of a run that a thread of the batcher ends."""
     loop = asyncio.get_running_loop()
     arrived = loop.create_future()
-    started.add_done_callback(lambda _: loop.call_soon_threadsafe(_settle, arrived))
+    started.then(lambda: loop.call_soon_threadsafe(_settle, arrived))
     try:
         async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
             await arrived  # not the batch's own future, which must not be cancelled
