@@ -24,6 +24,7 @@ from mlaas4hep_tf.scanner import inspect_files
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.stream import read_flat
 from mlaas4hep_tf.train import FloatArray, predict_batch
+from mlaas4hep_tf.transforms.image import EtaPhiImage
 from mlaas4hep_tf.transforms.normalize import Normalize
 
 BATCH = 4096
@@ -37,6 +38,7 @@ def predict_files(
     out: str | os.PathLike[str],
     *,
     normalize: Normalize | None = "minmax",
+    image: EtaPhiImage | None = None,
     workers: int | None = None,
     progress: bool = False,
     policy: ReadPolicy = DEFAULT_POLICY,
@@ -48,6 +50,9 @@ def predict_files(
     (number of the input file), ``entry`` (in that file), the identifiers that the input has, and ``score``
     (``score_0``, ``score_1`` ... for a model with several outputs).
 
+    Args:
+        image: of a model that takes ``layout="image"``.
+
     Returns:
         The number of events.
 
@@ -58,7 +63,7 @@ def predict_files(
 
     ds = RootDataset(
         files, specs.unbound(), batch_size=BATCH, shuffle=False, normalize=normalize, mask=wants_mask(model),
-        workers=workers, policy=policy, cache=cache,
+        layout="vector" if image is None else "image", image=image, workers=workers, policy=policy, cache=cache,
     )  # fmt: skip
     engine = Engine(workers or default_workers(), None, policy, as_cache(cache))
     scores = _Scores(predict_batch(model, x) for x in ds)

@@ -10,11 +10,10 @@ from typing import Any
 import jinja2
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mlaas4hep_tf.specs import BranchSpec, Specs
-from mlaas4hep_tf.train import Evaluation
+from mlaas4hep_tf.train import Evaluation, FloatArray
 
 COLORS = {"train": "#4477AA", "validation": "#CCBB44", "test": "#EE6677"}  # P. Tol's bright scheme
 SIGNAL, BACKGROUND = "#EE6677", "#4477AA"
@@ -111,30 +110,36 @@ def plot_roc(results: Mapping[str, Evaluation]) -> Figure:
 
 
 def plot_scores(results: Mapping[str, Evaluation]) -> Figure:
-    """Scores of signal and background: filled for training, points with errors for test (over-training shows)."""
+    """Weighted scores of signal and background: filled for training, points with errors for test (over-training)."""
     figure = Figure(figsize=(5.2, 4.7))
     axes = figure.subplots()
     top = max((float(r.scores.max()) for r in results.values() if len(r.scores)), default=1.0)
     low = min((float(r.scores.min()) for r in results.values() if len(r.scores)), default=0.0)
     bins = [low + (max(top, low + 1e-6) - low) * i / 30 for i in range(31)]
     for wanted, name, color in ((1, "signal", SIGNAL), (0, "background", BACKGROUND)):
-        train, test = (results[part].of_class(wanted) for part in ("train", "test"))
-        axes.hist(train, bins=bins, density=True, color=color, alpha=0.35, label=f"{name} (train)")
-        _points(axes, test, bins, color, f"{name} (test)")
+        train, test = results["train"], results["test"]
+        axes.hist(
+            train.of_class(wanted), bins=bins, weights=train.weights_of_class(wanted), density=True,
+            color=color, alpha=0.35, label=f"{name} (train)",
+        )  # fmt: skip
+        height, error = density(test.of_class(wanted), test.weights_of_class(wanted), bins)
+        middle, filled = (np.array(bins[1:]) + bins[:-1]) / 2, height > 0
+        axes.errorbar(
+            middle[filled], height[filled], error[filled], fmt="o", color=color, markersize=3, linewidth=1,
+            label=f"{name} (test)",
+        )  # fmt: skip
     axes.set(xlabel="score", ylabel="events (normalised)", xlim=(bins[0], bins[-1]), yscale="log")
     axes.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
     figure.tight_layout()
     return figure
 
 
-def _points(axes: Axes, values: Any, bins: list[float], color: str, label: str) -> None:
-    counts, edges = np.histogram(values, bins=bins)
-    scale = max(counts.sum(), 1) * np.diff(edges)
-    filled = counts > 0
-    axes.errorbar(
-        ((edges[1:] + edges[:-1]) / 2)[filled], (counts / scale)[filled], (np.sqrt(counts) / scale)[filled],
-        fmt="o", color=color, markersize=3, linewidth=1, label=label,
-    )  # fmt: skip
+def density(values: FloatArray, weights: FloatArray, bins: Sequence[float]) -> tuple[FloatArray, FloatArray]:
+    """Weighted events per unit of score, normalised to 1, and their statistical errors sqrt(sum of w^2)."""
+    content, edges = np.histogram(values, bins=bins, weights=weights)
+    squares, _ = np.histogram(values, bins=bins, weights=weights**2)
+    scale = (content.sum() or 1.0) * np.diff(edges)
+    return content / scale, np.sqrt(squares) / scale
 
 
 def plot_importance(importance: Sequence[Mapping[str, Any]], shown: int = 15) -> Figure:

@@ -101,6 +101,11 @@ class Evaluation:
         chosen: FloatArray = self.scores[self.labels == label]
         return chosen
 
+    def weights_of_class(self, label: float) -> FloatArray:
+        """Weights of the events with this label, in the same order."""
+        chosen: FloatArray = self.weights[self.labels == label]
+        return chosen
+
     def summary(self) -> dict[str, Any]:
         return {
             "events": len(self.labels), "auc": self.auc, "auc_error": self.auc_error, "accuracy": self.accuracy,

@@ -23,6 +23,7 @@ import numpy as np
 from mlaas4hep_tf import RootDataset, models, scan
 from mlaas4hep_tf.train import evaluate, fit
 from mlaas4hep_tf.transforms.decode import decode
+from mlaas4hep_tf.transforms.image import EtaPhiImage
 
 plt.rcParams.update({"figure.dpi": 70, "axes.spines.top": False, "axes.spines.right": False})
 data, labels = "../benchmarks/data/tth", {"*signal*": 1, "*": 0}
@@ -30,26 +31,45 @@ every = scan(data, tree="events", exclude=["isSignal", "genWeight"], progress=Fa
 flat = scan(data, tree="events", branches=[b.name for b in every.flat], progress=False)
 
 # %% [markdown]
-# Three of them, one seed each and five epochs; the table of several seeds and of the matrix representation is made by
-# `benchmarks/physics`. **Flat**: numbers per event only. **Vector**: all branches padded. **Set**: the vector with its
-# mask, into a network that pools over real objects and so knows what is padding.
+# Four of them, one seed each and five epochs; the table of several seeds is made by `benchmarks/physics`. **Flat**:
+# numbers per event only. **Vector**: all branches padded. **Set**: the vector with its mask, into a network that pools
+# over real objects and so knows what is padding. **Image**: the jets of an event in bins of eta and phi, a channel per
+# property, into a small convolutional network.
 
 # %%
-ways = {"flat features, mlp": ("mlp", flat), "vector, mlp": ("mlp", every), "vector and mask, set": ("set", every)}
+jets = EtaPhiImage("Jet_eta", "Jet_phi", ("Jet_pt", "Jet_mass", "Jet_btag"), bins=(12, 12), rule="sum")
+ways = {
+    "flat features, mlp": ("mlp", flat, None),
+    "vector, mlp": ("mlp", every, None),
+    "vector and mask, set": ("set", every, None),
+    "image of jets, cnn": ("cnn", every, jets),
+}
 print(f"{'representation':22} {'columns':>7} {'parameters':>10} {'s/epoch':>7}  AUC test")
-for name, (network, specs) in ways.items():
+for name, (network, specs, image) in ways.items():
     keras.utils.set_random_seed(1)
-    model = models.build(network, specs)
-    ds = RootDataset(data, specs, labels=labels, batch_size=100, seed=1, mask=models.wants_mask(model))
+    model = models.build(network, specs, image=image)
+    layout = {"layout": "image", "image": image} if image else {"mask": models.wants_mask(model)}
+    ds = RootDataset(data, specs, labels=labels, batch_size=100, seed=1, **layout)
     train, valid, test = ds.split(0.64, 0.16, 0.20)
     start = perf_counter()
     done = fit(model, train, valid, epochs=5)
     seconds = (perf_counter() - start) / len(done.history["loss"])
     result = evaluate(model, test)
-    print(
-        f"{name:22} {len(specs.vector_names):7} {model.count_params():10,} {seconds:7.1f}"
-        f"  {result.auc:.3f} ± {result.auc_error:.3f}"
-    )
+    columns = np.prod(image.shape) if image else len(specs.vector_names)
+    print(f"{name:22} {columns:7} {model.count_params():10,} {seconds:7.1f}  {result.auc:.3f} ± {result.auc_error:.3f}")
+
+# %% [markdown]
+# What the network of the image sees, an event of signal and one of background:
+
+# %%
+figure, places = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+for axes, kind in zip(places, ("signal_ttH", "bkg_tt_1"), strict=True):
+    pictures = RootDataset(f"{data}/{kind}.root", every.unbound(), normalize=None, layout="image", image=jets)
+    pt = next(pictures.as_numpy_iterator())[0, :, :, 1]  # channel 0 counts the jets
+    shown = axes.imshow(pt.T, origin="lower", extent=(*jets.eta_range, *jets.phi_range), aspect="auto", cmap="viridis")
+    axes.set(xlabel="eta", ylabel="phi", title=kind)
+figure.colorbar(shown, label="sum of Jet_pt in GeV")
+plt.show()
 
 # %% [markdown]
 # ## Encode and decode

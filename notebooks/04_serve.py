@@ -31,6 +31,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 import uproot
+from mlaas4hep_serving import Client
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from mlaas4hep_tf import RootDataset, export, scan
@@ -100,6 +101,14 @@ def post(instances):
 print(f"score {post([event])[0]:.4f}")
 
 # %% [markdown]
+# **Ragged rows**: events of different lengths in one request. The server pads them with NaN, which the model knows as
+# padding; TF-Serving itself refuses them.
+
+# %%
+several = post(events[:5].to_list())
+print("jets:", ak.num(events["Jet_pt"][:5]).tolist(), "scores:", *(f"{score:.3f}" for score in several))
+
+# %% [markdown]
 # ## gRPC
 # Many events in one request: lists padded with NaN to one length, which the model knows as padding.
 
@@ -117,13 +126,24 @@ served = tf.make_ndarray(answer.outputs["score"])[:, 0]
 print(f"{len(served)} events of signal, median score {np.median(served):.2f}")
 
 # %% [markdown]
+# ## The client
+# `Client` does this for both: events as dicts or as an Awkward array go in, an array comes out.
+
+# %%
+with Client(url) as rest, Client(f"grpc://{address}") as rpc:
+    clients = {"REST": rest.predict(events[:5].to_list(), "tth")[:, 0], "gRPC": rpc.predict(events[:5], "tth")[:, 0]}
+for door, scores in clients.items():
+    print(f"{door}:", *(f"{score:.3f}" for score in scores))
+    assert np.allclose(scores, served[:5], atol=1e-6)
+
+# %% [markdown]
 # ## The same score everywhere
 # What is trained is what is served: the scores of REST, gRPC and of the model in this process.
 
 # %%
 x = next(iter(RootDataset(f"{data}/signal_ttH.root", specs.unbound(), mask=True, shuffle=False, batch_size=200)))
 here = np.asarray(model(x))[:, 0]
-by_rest = np.array([post([one])[0] for one in events[:20].to_list()])
+by_rest = post(events[:20].to_list())
 print("largest difference, gRPC:", f"{np.abs(served - here).max():.0e}, REST: {np.abs(by_rest - here[:20]).max():.0e}")
 assert np.allclose(served, here, atol=1e-6)
 assert np.allclose(by_rest, here[:20], atol=1e-6)

@@ -1,6 +1,7 @@
 """The matrix representation: images against NumPy's histogram and a count by hand; what is trained is what is served."""
 
 import math
+import warnings
 from dataclasses import replace
 
 import awkward as ak
@@ -13,8 +14,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mlaas4hep_tf import RootDataset, export
-from mlaas4hep_tf.errors import ModelError, PlanError
+from mlaas4hep_tf.errors import DataWarning, ModelError, PlanError
 from mlaas4hep_tf.models import build
+from mlaas4hep_tf.predict import predict_files
 from mlaas4hep_tf.train import predict_batch
 from mlaas4hep_tf.transforms.image import EtaPhiImage, sparse_cells, to_image
 
@@ -169,6 +171,17 @@ def test_raw_branches_give_the_scores_of_training(exported):
     assert np.abs(signatures["ragged"](**ragged)["score"].numpy() - trained).max() < 1e-6
     assert np.abs(signatures["image"](image=x)["score"].numpy() - trained[:300]).max() < 1e-6
     assert "vector" not in signatures
+
+
+def test_scores_of_files(exported, tmp_path):
+    model, ds, _, _ = exported
+    trained = np.concatenate([predict_batch(model, x) for x in ds])[:, 0]
+    files, image = [f.url for f in ds.files], ds.preprocessor.image
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # lists are cut
+        assert predict_files(model, files, ds.specs, tmp_path / "scores.root", image=image) == ds.entries
+    written = uproot.open(tmp_path / "scores.root")["events"]["score"].array(library="np")
+    assert np.abs(written - trained).max() < 1e-6
 
 
 def test_models_and_images_that_do_not_fit(demo_specs, tmp_path):

@@ -11,17 +11,21 @@ those above it:
     jsonreader     parse(body) -> dict: orjson, then Python's json, then an exact reader with rapidjson's errors
     cards          the model card of a version folder
     ragged         rows of different lengths, padded with NaN where a signature leaves a dimension open
-    codec          JSON <-> numpy: predict_request, examples_request, predict_response, error_response ...
+    codec          requests from JSON to numpy: predict_request, examples_request
+    jsonwriter     answers from numpy to JSON: predict_response, classify_response, error_response ...
     paths          URL -> Target(name, version, label, method, subresource)
     savedmodel     SavedModel: run(feeds, values, fetches) by tensor name; missing_parts(folder)
     batcher        Batcher.submit -> Future; BatchingOptions
     warmup         recorded requests of a version folder
     model          Model: one loaded version = SavedModel + Batcher; run(..., deadline)
     repository     Repository: configure, poll, use(spec) -> Version, status, labels; policies are pure functions
+    examples       Classify, Regress and MultiInference between their messages and tensors
     handlers       Handlers: predict, classify, regress, multi_inference, get_model_metadata, get_model_status,
-                   reload_config: (request message, deadline) -> response message; predict_arrays for JSON
+                   reload_config: (request message, deadline) -> response message; predict_arrays for JSON;
+                   start_... return before the batch has run
     rest           Rest: respond(Request) -> Reply, and the ASGI application around it; RestOptions.routes takes
                    functions Request -> Reply | None that are asked before the v1 URLs
+    grpc_later     unary gRPC methods without a thread that waits
     grpc_server    GrpcServer: the same handlers as services; GrpcOptions takes credentials and interceptors
     pages          Pages: /healthz, /readyz, GET /v1/models, the index page; a route of Rest
     security       Guard, GrpcGuard: tokens with scopes, rates; Tls

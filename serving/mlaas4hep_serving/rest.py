@@ -22,7 +22,7 @@ from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
-from mlaas4hep_serving import codec, paths
+from mlaas4hep_serving import codec, jsonwriter, paths
 from mlaas4hep_serving.errors import ServingError, deadline_exceeded, invalid_argument
 from mlaas4hep_serving.handlers import Handlers, Started
 from mlaas4hep_serving.model import LATE
@@ -192,12 +192,12 @@ class Rest:
     def _classify(self, target: paths.Target, request: Request) -> Reply:
         filled = _filled(ClassificationRequest(model_spec=target.spec()), self._inflated(request))
         response = self._handlers.classify(filled, request.deadline)
-        return _answer(codec.classify_response(response.result), response.model_spec.version.value)
+        return _answer(jsonwriter.classify_response(response.result), response.model_spec.version.value)
 
     def _regress(self, target: paths.Target, request: Request) -> Reply:
         filled = _filled(RegressionRequest(model_spec=target.spec()), self._inflated(request))
         response = self._handlers.regress(filled, request.deadline)
-        return _answer(codec.regress_response(response.result), response.model_spec.version.value)
+        return _answer(jsonwriter.regress_response(response.result), response.model_spec.version.value)
 
     def _inflated(self, request: Request) -> bytes:
         return _inflated(request, min(INFLATED, self._options.max_body))
@@ -234,13 +234,13 @@ def _settle(arrived: asyncio.Future[None]) -> None:
 
 
 def _predicted(parsed: codec.PredictJson, outputs: dict[str, Array], version: int) -> Reply:
-    return _answer(codec.predict_response(outputs, parsed.format), version)
+    return _answer(jsonwriter.predict_response(outputs, parsed.format), version)
 
 
 def _failure(error: Exception) -> Reply:
     if isinstance(error, ServingError):
-        return Reply(error.code.http, codec.error_response(error.message))
-    return Reply(500, codec.error_response(f"{type(error).__name__}: {error}"))
+        return Reply(error.code.http, jsonwriter.error_response(error.message))
+    return Reply(500, jsonwriter.error_response(f"{type(error).__name__}: {error}"))
 
 
 def _answer(body: bytes, version: int) -> Reply:
@@ -286,7 +286,7 @@ class TooLarge:
 
 def _too_large(limit: int) -> Reply:
     message = f"The body is larger than {limit} bytes; see --max_request_bytes"
-    return Reply(413, codec.error_response(message), (JSON, ("Connection", "close")))
+    return Reply(413, jsonwriter.error_response(message), (JSON, ("Connection", "close")))
 
 
 async def _body(receive: Callable[[], Awaitable[Scope]], limit: int) -> bytes | TooLarge | None:

@@ -27,7 +27,7 @@ from typing import Any
 import grpc
 import jwt
 
-from mlaas4hep_serving import codec, pages
+from mlaas4hep_serving import jsonwriter, pages
 from mlaas4hep_serving.errors import Code, ServingError, invalid_argument
 from mlaas4hep_serving.rest import JSON, Reply, Request
 
@@ -274,7 +274,7 @@ class Guard:
         try:
             self.check(scope, _http_token(request), request.client, uploads=changes)
         except ServingError as error:
-            return Reply(error.code.http, codec.error_response(error.message), (JSON, *_HINTS.get(error.code, ())))
+            return Reply(error.code.http, jsonwriter.error_response(error.message), (JSON, *_HINTS.get(error.code, ())))
         return None
 
 

@@ -27,7 +27,7 @@ from python_multipart.exceptions import FormParserError
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 
-from mlaas4hep_serving import codec, jsonreader
+from mlaas4hep_serving import codec, jsonreader, jsonwriter
 from mlaas4hep_serving.errors import invalid_argument
 from mlaas4hep_serving.handlers import Handlers
 from mlaas4hep_serving.ragged import open_inputs
@@ -124,7 +124,7 @@ class Tfaas:
         if values is None or not _all(keys, str) or not _all(values, (int, float)):
             raise invalid_argument('a row is {"keys": [names], "values": [numbers], "model": name}')
         scores, version = self._scores(_name(document.get("model", "")), keys, values, request.deadline)
-        body = "[" + ",".join(map(codec.write_float, scores.tolist())) + "]\n"
+        body = "[" + ",".join(map(jsonwriter.write_float, scores.tolist())) + "]\n"
         return Reply(200, body.encode(), (JSON, ("X-Model-Version", str(version))))
 
     def _proto(self, request: Request) -> Reply:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mlaas4hep_serving import codec, jsonreader
+from mlaas4hep_serving import jsonreader, jsonwriter
 from mlaas4hep_serving.errors import ServingError
 
 
@@ -84,7 +84,7 @@ def test_any_bytes_are_an_object_or_a_clear_error(body):
 @settings(deadline=None)
 def test_float32_survives_json(numbers):
     array = np.array(numbers, np.float32)
-    back = json.loads(codec.predict_response({"y": array}, "row"))["predictions"]
+    back = json.loads(jsonwriter.predict_response({"y": array}, "row"))["predictions"]
     np.testing.assert_array_equal(np.array(back, np.float32), array)
 
 

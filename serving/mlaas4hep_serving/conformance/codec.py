@@ -11,7 +11,7 @@ from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis.classification_pb2 import ClassificationResult
 from tensorflow_serving.apis.regression_pb2 import RegressionResult
 
-from mlaas4hep_serving import codec, metrics, paths, tensors
+from mlaas4hep_serving import codec, jsonwriter, metrics, paths, tensors
 from mlaas4hep_serving.conformance.compare import Case, Failed, body, check, equal, known, message
 from mlaas4hep_serving.errors import ServingError
 
@@ -119,7 +119,7 @@ def run_tensor2json(case: Case) -> None:
         if form not in expect and not any(key in expect for key in _ERRORS):
             continue
         refusing = {key: value for key, value in expect.items() if key in _ERRORS} if form not in expect else {}
-        written = _attempt(lambda form=form: codec.predict_response(arrays, form), refusing)  # type: ignore[misc]
+        written = _attempt(lambda form=form: jsonwriter.predict_response(arrays, form), refusing)  # type: ignore[misc]
         if written is not _REFUSED:
             equal(json.loads(expect[form]), json.loads(written), form)
 
@@ -148,7 +148,7 @@ def run_result2json(case: Case) -> None:
 
 def _result(given: Mapping[str, Any]) -> bytes:
     if "status" in given:
-        return codec.error_response(given["status"][1])
+        return jsonwriter.error_response(given["status"][1])
     if "classifications" in given:
         classified = ClassificationResult()
         for row in given["classifications"]:
@@ -156,12 +156,12 @@ def _result(given: Mapping[str, Any]) -> bytes:
             for entry in row.get("classes", row) if isinstance(row, Mapping) else row:
                 label, score = (entry["label"], entry["score"]) if isinstance(entry, Mapping) else entry
                 classes.add(label=label, score=float(score))
-        return codec.classify_response(classified)
+        return jsonwriter.classify_response(classified)
     if "regressions" in given:
         regressed = RegressionResult()
         for value in given["regressions"]:
             regressed.regressions.add(value=float(value["value"] if isinstance(value, Mapping) else value))
-        return codec.regress_response(regressed)
+        return jsonwriter.regress_response(regressed)
     raise Failed(f"input is not understood: {given}")
 
 
