@@ -18,7 +18,8 @@ those above it:
     batcher        Batcher.submit -> Future; BatchingOptions
     warmup         recorded requests of a version folder
     model          Model: one loaded version = SavedModel + Batcher; run(..., deadline)
-    repository     Repository: configure, poll, use(spec) -> Version, status, labels; policies are pure functions
+    versions       which versions there are and which are wanted: State, Policy, Version, pure functions
+    repository     Repository: configure, poll, use(spec) -> Version, status, labels
     examples       Classify, Regress and MultiInference between their messages and tensors
     handlers       Handlers: predict, classify, regress, multi_inference, get_model_metadata, get_model_status,
                    reload_config: (request message, deadline) -> response message; predict_arrays for JSON;

@@ -14,10 +14,11 @@ from tensorflow_serving.apis.model_pb2 import ModelSpec
 
 from mlaas4hep_serving.errors import ServingError
 from mlaas4hep_serving.examples import REGRESS
-from mlaas4hep_serving.repository import Repository, State, not_ready
+from mlaas4hep_serving.repository import Repository, not_ready
 from mlaas4hep_serving.rest import JSON, Reply, Request
 from mlaas4hep_serving.savedmodel import DEFAULT_SIGNATURE
 from mlaas4hep_serving.tensors import dtype_name
+from mlaas4hep_serving.versions import State
 
 HEALTH, READY, LIST, INDEX = "/healthz", "/readyz", "/v1/models", "/"
 _TEXT = ("Content-Type", "text/plain; charset=utf-8")

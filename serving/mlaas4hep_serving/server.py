@@ -23,12 +23,13 @@ from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.model import Model, ModelOptions, warmup_requests
 from mlaas4hep_serving.options import Options
 from mlaas4hep_serving.pages import Pages
-from mlaas4hep_serving.repository import Repository, RepositoryOptions, Version
+from mlaas4hep_serving.repository import Repository, RepositoryOptions
 from mlaas4hep_serving.rest import Rest, RestOptions
 from mlaas4hep_serving.savedmodel import SessionOptions, missing_parts
 from mlaas4hep_serving.security import GrpcGuard, Guard, Tls, Tokens
 from mlaas4hep_serving.tfaas import Tfaas
 from mlaas4hep_serving.uploads import Uploads
+from mlaas4hep_serving.versions import Version
 
 log = logging.getLogger(__name__)
 SHARED_POLL = 0.2  # seconds until all processes have taken a config that one was given

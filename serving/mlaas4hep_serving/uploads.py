@@ -22,8 +22,9 @@ from typing import Any
 from mlaas4hep_serving import archives, graphscan, trial
 from mlaas4hep_serving.archives import Caps
 from mlaas4hep_serving.errors import Code, ServingError, failed_precondition, invalid_argument, not_found
-from mlaas4hep_serving.repository import ModelConfig, Repository, versions_in
+from mlaas4hep_serving.repository import Repository
 from mlaas4hep_serving.savedmodel import missing_parts
+from mlaas4hep_serving.versions import ModelConfig, versions_in
 from mlaas4hep_serving.warmup import FILE as WARMUP
 
 log = logging.getLogger(__name__)

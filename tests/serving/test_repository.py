@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from google.protobuf import text_format
 from mlaas4hep_serving.errors import Code, ServingError, internal
-from mlaas4hep_serving.repository import Policy, Repository, RepositoryOptions, State, aspired, versions_in
+from mlaas4hep_serving.repository import Repository, RepositoryOptions
+from mlaas4hep_serving.versions import Policy, State, aspired, versions_in
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 

@@ -26,7 +26,7 @@ from mlaas4hep_serving import fixtures
 from mlaas4hep_serving.conformance import servers
 from mlaas4hep_serving.conformance.compare import Failed, check, equal
 from mlaas4hep_serving.errors import ServingError
-from mlaas4hep_serving.repository import State
+from mlaas4hep_serving.versions import State
 
 PATIENCE = 20.0  # seconds until something must have happened
 POLL = 0.1
