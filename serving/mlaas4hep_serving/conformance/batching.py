@@ -23,7 +23,7 @@ from mlaas4hep_serving.errors import ServingError
 from mlaas4hep_serving.tensors import from_proto
 
 Array = Any
-_WAIT = 300_000  # microseconds that a batch waits for company, where the case does not say
+_WAIT = 2_000_000  # microseconds that a batch waits for company, where the case does not say; a busy machine is late
 _SCALARS = ("pad_variable_length_inputs", "allowed_batch_sizes")
 
 
