@@ -34,7 +34,8 @@ def supported() -> bool:
     return (
         [*inspect.signature(status).parameters] == ["rpc_event", "state", "serialized_response"]
         and [*inspect.signature(pool).parameters] == _IN_POOL
-        and "experimental_non_blocking" in inspect.getsource(pool)
+        and "experimental_non_blocking" in pool.__code__.co_names
+        and hasattr(cygrpc, "ReceiveMessageOperation")
     )
 
 

@@ -89,13 +89,18 @@ class Model:
         if self._batcher is None or not feeds:
             done: Future[Sequence[Array]] = Future()
             if pool is None:
-                done.set_result(self._saved.run(feeds, values, fetches, _left(deadline)))
+                done.set_result(self._alone(feeds, values, fetches, deadline))
             else:
-                done = pool.submit(self._saved.run, feeds, values, fetches, _left(deadline))
+                done = pool.submit(self._alone, feeds, values, fetches, deadline)
         else:
             done = self._batcher.submit(feeds, values, fetches, deadline)
         done.add_done_callback(lambda _: self._observe(api, start, done))
         return done
+
+    def _alone(
+        self, feeds: Sequence[str], values: Sequence[Array], fetches: Sequence[str], deadline: float | None
+    ) -> Sequence[Array]:
+        return self._saved.run(feeds, values, fetches, _left(deadline))  # what is left now, not when it was submitted
 
     def run(
         self,

@@ -1,7 +1,8 @@
 """The HTTP front end: TF-Serving's v1 URLs and the metrics page, as a bare ASGI application.
 
 `Rest.respond` is the whole server as one function from request to reply; `Rest.__call__` carries it over ASGI.
-Handlers block (on the model, on a batch), so each request is answered in a thread.
+Handlers block, so each request is answered in a thread, except small predictions of models that batch: those are
+parsed in the event loop, which goes on while the batch runs.
 """
 
 from __future__ import annotations
