@@ -16,10 +16,10 @@ from statistics import median
 from time import perf_counter
 
 from mlaas4hep_tf import RootDataset, scan
-from mlaas4hep_tf.bench import decompress_all, environment
-from mlaas4hep_tf.branches import Selection
-from mlaas4hep_tf.engine import Engine, default_workers
-from mlaas4hep_tf.files import expand
+from mlaas4hep_tf.bench.compare import decompress_all, environment
+from mlaas4hep_tf.io.branches import Selection
+from mlaas4hep_tf.io.files import expand
+from mlaas4hep_tf.io.workers import Engine, default_workers
 from mlaas4hep_tf.scanner import inspect_files
 from mlaas4hep_tf.testing import has_xrootd, xrootd_server
 

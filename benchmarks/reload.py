@@ -23,7 +23,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import grpc
 import psutil
-from mlaas4hep_serving import fixtures
+from mlaas4hep_serving.conformance import fixtures
 from mlaas4hep_serving.options import Options
 from mlaas4hep_serving.server import Server
 from tensorflow.core.framework import types_pb2

@@ -19,8 +19,8 @@ from statistics import median
 from time import perf_counter
 
 from mlaas4hep_tf import DataWarning, RootDataset, scan
-from mlaas4hep_tf.bench import environment
-from mlaas4hep_tf.files import expand
+from mlaas4hep_tf.bench.compare import environment
+from mlaas4hep_tf.io.files import expand
 from mlaas4hep_tf.testing import has_xrootd, http_server, xrootd_server
 
 Way = Callable[[], int]

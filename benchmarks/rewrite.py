@@ -13,9 +13,9 @@ from typing import Any
 import awkward as ak
 import uproot
 
-from mlaas4hep_tf.branches import Selection
-from mlaas4hep_tf.files import expand
-from mlaas4hep_tf.opener import inspect
+from mlaas4hep_tf.io.branches import Selection
+from mlaas4hep_tf.io.files import expand
+from mlaas4hep_tf.io.inspection import inspect
 from mlaas4hep_tf.testing import COMPRESSIONS, write_tree
 
 

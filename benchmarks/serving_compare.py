@@ -86,7 +86,7 @@ def ours(model: Path, *flags: str) -> Iterator[Ports]:
 @contextmanager
 def user(model: Path) -> Iterator[Ports]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    command = [sys.executable, "-m", "baselines.serving", str(model / "1")]
+    command = [sys.executable, "-m", "baselines.servicer", str(model / "1")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
     assert process.stdout is not None
     try:

@@ -26,8 +26,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from mlaas4hep_tf import DataWarning, RootDataset, scan
-from mlaas4hep_tf.bench import PeakMemory, environment, time_iterate
-from mlaas4hep_tf.engine import Engine, default_workers
+from mlaas4hep_tf.bench.compare import PeakMemory, environment, time_iterate
+from mlaas4hep_tf.io.workers import Engine, default_workers
 from mlaas4hep_tf.testing import write_files
 
 WAYS = {"uproot_iterate": "#BBBBBB", "scan": "#CCBB44", "dataset_1024": "#4477AA"}

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
-from mlaas4hep_serving import grpc_later
+from mlaas4hep_serving.frontends import grpc_later
 
 import serving
 

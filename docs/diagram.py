@@ -10,20 +10,32 @@ from pathlib import Path
 WIDTH, HEIGHT, BOX, ROW = 920, 500, (128, 46), 84
 LANES: dict[str, list[dict[str, str]]] = {  # layer of the paper -> rows of boxes: module -> what it does
     "Streaming layer": [
-        {"files": "names, URLs", "opener": "schema, baskets", "plan": "which entries when", "engine": "processes"},
-        {"scanner": "pass 1", "baskets": "decode", "reader": "pack by group", "stream": "chunks"},
+        {
+            "io/files": "names, URLs",
+            "io/inspection": "schema, baskets",
+            "streaming/plan": "which entries when",
+            "io/workers": "processes",
+        },
+        {"scanner": "pass 1", "io/baskets": "decode", "io/reader": "pack by group", "streaming/chunks": "chunks"},
     ],
     "Training layer": [
-        {"specs": "constants", "transforms/vector": "pad, norm, mask", "pipeline": "batches", "dataset": "pass 2"},
-        {"models": "Keras", "runs": "run folder", "report": "HTML", "train": "fit, evaluate"},
+        {
+            "specs": "constants",
+            "transforms/vector": "pad, norm, mask",
+            "streaming/pipeline": "batches",
+            "dataset": "pass 2",
+        },
+        {"models": "Keras", "runs/run": "run folder", "runs/report": "HTML", "train": "fit, evaluate"},
     ],
     "Inference layer": [{"predict": "scores.root", "": "", "exporter": "SavedModel"}],
 }
 ARROWS = [  # what one makes goes to the other
-    ("files", "opener"), ("opener", "scanner"), ("scanner", "specs"), ("baskets", "reader"), ("reader", "stream"),
-    ("plan", "stream"), ("engine", "stream"), ("specs", "transforms/vector"), ("transforms/vector", "pipeline"),
-    ("stream", "pipeline"), ("pipeline", "dataset"), ("dataset", "train"), ("train", "report"), ("report", "runs"),
-    ("models", "runs"), ("models", "predict"), ("models", "exporter"), ("transforms/vector", "exporter"),
+    ("io/files", "io/inspection"), ("io/inspection", "scanner"), ("scanner", "specs"), ("io/baskets", "io/reader"),
+    ("io/reader", "streaming/chunks"), ("streaming/plan", "streaming/chunks"), ("io/workers", "streaming/chunks"),
+    ("specs", "transforms/vector"), ("transforms/vector", "streaming/pipeline"),
+    ("streaming/chunks", "streaming/pipeline"), ("streaming/pipeline", "dataset"), ("dataset", "train"),
+    ("train", "runs/report"), ("runs/report", "runs/run"), ("models", "runs/run"), ("models", "predict"),
+    ("models", "exporter"), ("transforms/vector", "exporter"),
 ]  # fmt: skip
 COLORS = {"Streaming layer": "#4477aa", "Training layer": "#ee6677", "Inference layer": "#228833"}
 

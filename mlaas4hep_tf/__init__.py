@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "Cache": "cache",
+    "Cache": "io.cache",
     "DataWarning": "errors",
     "MlaasError": "errors",
-    "ReadPolicy": "policy",
+    "ReadPolicy": "io.policy",
     "RootDataset": "dataset",
     "Specs": "specs",
     "export": "exporter",
@@ -26,11 +26,11 @@ __all__ = ["Cache", "DataWarning", "MlaasError", "ReadPolicy", "RootDataset", "S
 
 if TYPE_CHECKING:
     from mlaas4hep_tf import train
-    from mlaas4hep_tf.cache import Cache
     from mlaas4hep_tf.dataset import RootDataset
     from mlaas4hep_tf.errors import DataWarning, MlaasError
     from mlaas4hep_tf.exporter import export
-    from mlaas4hep_tf.policy import ReadPolicy
+    from mlaas4hep_tf.io.cache import Cache
+    from mlaas4hep_tf.io.policy import ReadPolicy
     from mlaas4hep_tf.scanner import scan
     from mlaas4hep_tf.specs import Specs
 

@@ -16,14 +16,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mlaas4hep_tf.branches import IDENTIFIERS
 from mlaas4hep_tf.errors import ConfigError, DataWarning, LabelError, MlaasError
-from mlaas4hep_tf.files import locate
-from mlaas4hep_tf.losses import OnBadFile
-from mlaas4hep_tf.params import PaperParams
-from mlaas4hep_tf.policy import DEFAULT_POLICY, ReadPolicy
+from mlaas4hep_tf.io.branches import IDENTIFIERS
+from mlaas4hep_tf.io.files import locate
+from mlaas4hep_tf.io.policy import DEFAULT_POLICY, ReadPolicy
+from mlaas4hep_tf.runs.params import PaperParams
 from mlaas4hep_tf.scanner import scan as scan_files
 from mlaas4hep_tf.specs import Specs, check_quantile
+from mlaas4hep_tf.streaming.skipped import OnBadFile
 
 if TYPE_CHECKING:
     from mlaas4hep_tf.train import Evaluation
@@ -183,7 +183,7 @@ def train(
     }  # fmt: skip
     known = chosen.load(specs) if specs else chosen.scan(named, paper, targets, reading)
     _import_tensorflow()
-    from mlaas4hep_tf.runs import RunConfig, train_run
+    from mlaas4hep_tf.runs.run import RunConfig, train_run
 
     config = RunConfig(
         files=named, labels=_labels(label, labels), model=model, epochs=_first(epochs, paper.epochs),
@@ -218,7 +218,7 @@ def evaluate(
 ) -> None:
     """Evaluate a run on its own three parts, or on all events of other files."""
     _import_tensorflow()
-    from mlaas4hep_tf.runs import Run, evaluate_run
+    from mlaas4hep_tf.runs.run import Run, evaluate_run
 
     given = _labels(label, labels) if label or labels else None
     trained = Run.load(run)
@@ -242,7 +242,7 @@ def predict(
     """Write scores and identifiers of every event as a ROOT file, in the order of the input."""
     _import_tensorflow()
     from mlaas4hep_tf.predict import predict_files
-    from mlaas4hep_tf.runs import Run
+    from mlaas4hep_tf.runs.run import Run
 
     trained = Run.load(run)
     start = perf_counter()
@@ -270,7 +270,7 @@ def export(
     _import_tensorflow()
     from mlaas4hep_tf.exporter import export as export_model
     from mlaas4hep_tf.exporter import next_version
-    from mlaas4hep_tf.runs import Run
+    from mlaas4hep_tf.runs.run import Run
 
     trained = Run.load(run)
     card = {"metrics": trained.metrics["parts"], "seed": trained.config.seed, "trained": trained.metrics["date"]}
@@ -293,7 +293,7 @@ def bench(
 ) -> None:
     """Time the stream on your files against what you would use instead, all in one run."""
     _import_tensorflow()
-    from mlaas4hep_tf.bench import environment, run_bench
+    from mlaas4hep_tf.bench.compare import environment, run_bench
 
     with _err.status("starting") as status:
         result = run_bench(

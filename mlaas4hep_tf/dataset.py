@@ -14,18 +14,18 @@ from typing import Any, Literal, get_args
 
 import tensorflow as tf
 
-from mlaas4hep_tf.branches import Selection
-from mlaas4hep_tf.cache import CacheFolder, as_cache
-from mlaas4hep_tf.engine import Engine, default_workers
 from mlaas4hep_tf.errors import LabelError, PlanError
-from mlaas4hep_tf.files import FileArgument, RootFile, expand
-from mlaas4hep_tf.losses import Losses, OnBadFile, tolerance
-from mlaas4hep_tf.pipeline import DataLayout, PipelineOptions, build_pipeline
-from mlaas4hep_tf.plan import EntryRange, deal, make_plan, split_sizes
-from mlaas4hep_tf.policy import DEFAULT_POLICY, ReadPolicy
+from mlaas4hep_tf.io.branches import Selection
+from mlaas4hep_tf.io.cache import CacheFolder, as_cache
+from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
+from mlaas4hep_tf.io.policy import DEFAULT_POLICY, ReadPolicy
+from mlaas4hep_tf.io.workers import Engine, default_workers
 from mlaas4hep_tf.scanner import inspect_files
 from mlaas4hep_tf.specs import Specs
-from mlaas4hep_tf.stream import PerFile, Stream, Target, label_of, resolve_target
+from mlaas4hep_tf.streaming.chunks import PerFile, Stream, Target, label_of, resolve_target
+from mlaas4hep_tf.streaming.pipeline import DataLayout, PipelineOptions, build_pipeline
+from mlaas4hep_tf.streaming.plan import EntryRange, deal, make_plan, split_sizes
+from mlaas4hep_tf.streaming.skipped import Losses, OnBadFile, tolerance
 from mlaas4hep_tf.transforms.image import EtaPhiImage
 from mlaas4hep_tf.transforms.normalize import Normalize
 from mlaas4hep_tf.transforms.vector import Preprocessor

@@ -10,19 +10,19 @@ from functools import partial
 import keras
 import numpy as np
 
-from mlaas4hep_tf.branches import Selection
-from mlaas4hep_tf.cache import CacheFolder, as_cache
 from mlaas4hep_tf.dataset import RootDataset
-from mlaas4hep_tf.engine import Engine, default_workers
 from mlaas4hep_tf.errors import DataWarning
-from mlaas4hep_tf.files import FileArgument, RootFile
+from mlaas4hep_tf.io.branches import Selection
+from mlaas4hep_tf.io.cache import CacheFolder, as_cache
+from mlaas4hep_tf.io.files import FileArgument, RootFile
+from mlaas4hep_tf.io.policy import DEFAULT_POLICY, ReadPolicy
+from mlaas4hep_tf.io.workers import Engine, default_workers
 from mlaas4hep_tf.models import wants_mask
-from mlaas4hep_tf.plan import EntryRange, blocks
-from mlaas4hep_tf.policy import DEFAULT_POLICY, ReadPolicy
 from mlaas4hep_tf.progress import progress_bar
 from mlaas4hep_tf.scanner import inspect_files
 from mlaas4hep_tf.specs import Specs
-from mlaas4hep_tf.stream import read_flat
+from mlaas4hep_tf.streaming.chunks import read_flat
+from mlaas4hep_tf.streaming.plan import EntryRange, blocks
 from mlaas4hep_tf.train import FloatArray, predict_batch
 from mlaas4hep_tf.transforms.image import EtaPhiImage
 from mlaas4hep_tf.transforms.normalize import Normalize
@@ -59,7 +59,7 @@ def predict_files(
     Raises:
         MlaasError: files that lack a branch of the specs, or cannot be read.
     """
-    from mlaas4hep_tf.writer import tree_writer  # here: uproot is needed for writing only
+    from mlaas4hep_tf.io.writer import tree_writer  # here: uproot is needed for writing only
 
     ds = RootDataset(
         files, specs.unbound(), batch_size=BATCH, shuffle=False, normalize=normalize, mask=wants_mask(model),

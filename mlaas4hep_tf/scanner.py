@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlaas4hep_tf.branches import IDENTIFIERS, BranchInfo, Selected, Selection, check_schema, parse_patterns, select
-from mlaas4hep_tf.buffers import keep_freed_memory
-from mlaas4hep_tf.cache import CacheFolder, as_cache
-from mlaas4hep_tf.engine import Engine, default_workers
 from mlaas4hep_tf.errors import DataWarning, InputFileError, ReaderError, TreeError, shorten
-from mlaas4hep_tf.files import FileArgument, RootFile, Source, expand
-from mlaas4hep_tf.losses import Losses, Lost, OnBadFile, expected_entries, tolerance
-from mlaas4hep_tf.plan import EntryRange, blocks
-from mlaas4hep_tf.policy import DEFAULT_POLICY, ReadPolicy
+from mlaas4hep_tf.io.branches import IDENTIFIERS, BranchInfo, Selected, Selection, check_schema, parse_patterns, select
+from mlaas4hep_tf.io.buffers import keep_freed_memory
+from mlaas4hep_tf.io.cache import CacheFolder, as_cache
+from mlaas4hep_tf.io.files import FileArgument, RootFile, Source, expand
+from mlaas4hep_tf.io.policy import DEFAULT_POLICY, ReadPolicy
+from mlaas4hep_tf.io.workers import Engine, default_workers
 from mlaas4hep_tf.progress import progress_bar
 from mlaas4hep_tf.specs import BranchSpec, FileSpec, Specs
+from mlaas4hep_tf.streaming.plan import EntryRange, blocks
+from mlaas4hep_tf.streaming.skipped import Losses, Lost, OnBadFile, expected_entries, tolerance
 
 Array = npt.NDArray[Any]
 
@@ -119,7 +119,7 @@ def statistics(values: Sequence[Array], multiplicities: Array) -> BranchStats:
 
 def scan_range(infos: Sequence[BranchInfo], task: tuple[RootFile, EntryRange]) -> list[BranchStats]:
     """Runs in a reader process: the statistics of every branch over one entry range."""
-    from mlaas4hep_tf.reader import read  # here, so that the training process never imports uproot
+    from mlaas4hep_tf.io.reader import read  # here, so that the training process never imports uproot
 
     keep_freed_memory()
     file, entries = task
@@ -134,7 +134,7 @@ def scan_range(infos: Sequence[BranchInfo], task: tuple[RootFile, EntryRange]) -
 
 def inspect_source(selection: Selection, source: Source) -> RootFile:
     """Runs in a reader process: one opening of a file."""
-    from mlaas4hep_tf.opener import inspect
+    from mlaas4hep_tf.io.inspection import inspect
 
     return inspect(source, selection)
 
@@ -184,8 +184,8 @@ def _listed(source: Source, engine: Engine) -> list[Source]:
 
 def list_source(url: str) -> list[str]:
     """Runs in a reader process: ask a server for its files."""
-    from mlaas4hep_tf.opener import blame
-    from mlaas4hep_tf.remote import list_files
+    from mlaas4hep_tf.io.inspection import blame
+    from mlaas4hep_tf.io.remote import list_files
 
     with blame(url):
         return list_files(url)

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from mlaas4hep_tf.branches import IDENTIFIERS, BranchInfo, Kind, Selection, check_schema
 from mlaas4hep_tf.errors import PlanError, SpecsError, shorten
-from mlaas4hep_tf.files import RootFile
+from mlaas4hep_tf.io.branches import IDENTIFIERS, BranchInfo, Kind, Selection, check_schema
+from mlaas4hep_tf.io.files import RootFile
 
 VERSION = 1
 

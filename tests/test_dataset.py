@@ -13,14 +13,13 @@ from collections import Counter
 
 import awkward as ak
 import numpy as np
-import probe
 import psutil
 import pytest
 import tensorflow as tf
 import uproot
+from helpers import probe
 
 from mlaas4hep_tf import RootDataset, scan
-from mlaas4hep_tf.engine import Engine
 from mlaas4hep_tf.errors import (
     BranchError,
     DataWarning,
@@ -30,6 +29,7 @@ from mlaas4hep_tf.errors import (
     PlanError,
     SpecsError,
 )
+from mlaas4hep_tf.io.workers import Engine
 from mlaas4hep_tf.specs import from_paper
 from mlaas4hep_tf.testing import make_events, write_files, write_tree
 

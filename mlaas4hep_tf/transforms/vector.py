@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import tensorflow as tf
 
-from mlaas4hep_tf.branches import Layout
+from mlaas4hep_tf.io.branches import Layout
 from mlaas4hep_tf.specs import BranchSpec, Specs
 from mlaas4hep_tf.transforms.image import EtaPhiImage, to_image
 from mlaas4hep_tf.transforms.mask import mask_missing

@@ -1,49 +1,7 @@
-"""``mlaas4hep-serve``: the server as a process, or as several that share their ports."""
+"""``python -m mlaas4hep_serving``: the server."""
 
-from __future__ import annotations
-
-import gc
-import logging
-import os
-import signal
 import sys
-import threading
-from collections.abc import Sequence
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from mlaas4hep_serving.cli import main
 
-from mlaas4hep_serving import supervisor, textproto
-from mlaas4hep_serving.errors import ServingError
-from mlaas4hep_serving.options import Options, listening, parse
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run until SIGTERM or SIGINT, then drain.  Returns the exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    try:
-        options = parse(arguments)
-        textproto.model_server_config(options)  # a mistake is told before TensorFlow has taken its seconds
-        if options.processes > 1 and not options.shared_folder:
-            return supervisor.run(options)
-        return _serve(options)
-    except ServingError as error:
-        print(f"Failed to start server. Error: {error}", file=sys.stderr)
-        return 1
-
-
-def _serve(options: Options) -> int:
-    from mlaas4hep_serving.server import Server  # here: TensorFlow takes seconds, --help should not
-
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    server = Server(options)
-    gc.freeze()  # a full collection walks TensorFlow's modules for 0.4 s, and every request waits
-    print(listening(options.host, server.grpc_port, server.rest_port), flush=True)
-    stop.wait()
-    server.stop()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+sys.exit(main())

@@ -13,23 +13,24 @@ from pathlib import Path
 import uvicorn
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from mlaas4hep_serving import grpc_server, textproto
-from mlaas4hep_serving.batcher import BatchingOptions
+from mlaas4hep_serving import config_files
 from mlaas4hep_serving.errors import ServingError, invalid_argument
-from mlaas4hep_serving.grpc_server import GrpcOptions, GrpcServer
-from mlaas4hep_serving.handlers import Handlers
-from mlaas4hep_serving.http_limits import LimitedProtocol
+from mlaas4hep_serving.frontends import grpc_server
+from mlaas4hep_serving.frontends.grpc_server import GrpcOptions, GrpcServer
+from mlaas4hep_serving.frontends.http_limits import LimitedProtocol
+from mlaas4hep_serving.frontends.pages import Pages
+from mlaas4hep_serving.frontends.rest import Rest, RestOptions
+from mlaas4hep_serving.frontends.security import GrpcGuard, Guard, Tls, Tokens
 from mlaas4hep_serving.metrics import Registry
-from mlaas4hep_serving.model import Model, ModelOptions, warmup_requests
+from mlaas4hep_serving.models.batcher import BatchingOptions
+from mlaas4hep_serving.models.model import Model, ModelOptions, warmup_requests
+from mlaas4hep_serving.models.repository import Repository, RepositoryOptions
+from mlaas4hep_serving.models.savedmodel import SessionOptions, missing_parts
+from mlaas4hep_serving.models.versions import Version
 from mlaas4hep_serving.options import Options
-from mlaas4hep_serving.pages import Pages
-from mlaas4hep_serving.repository import Repository, RepositoryOptions
-from mlaas4hep_serving.rest import Rest, RestOptions
-from mlaas4hep_serving.savedmodel import SessionOptions, missing_parts
-from mlaas4hep_serving.security import GrpcGuard, Guard, Tls, Tokens
-from mlaas4hep_serving.tfaas import Tfaas
-from mlaas4hep_serving.uploads import Uploads
-from mlaas4hep_serving.versions import Version
+from mlaas4hep_serving.prediction import Handlers
+from mlaas4hep_serving.tfaas.endpoints import Tfaas
+from mlaas4hep_serving.tfaas.uploads import Uploads
 
 log = logging.getLogger(__name__)
 SHARED_POLL = 0.2  # seconds until all processes have taken a config that one was given
@@ -52,7 +53,7 @@ class Server:
         self._options = options
         folder = Path(options.shared_folder) if options.shared_folder else None
         self._shared = SharedConfig(folder)
-        config = self._shared.news() or textproto.model_server_config(options)
+        config = self._shared.news() or config_files.model_server_config(options)
         self.metrics = Registry(folder)
         model_options = _model_options(options)
         self.repository = Repository(
@@ -120,7 +121,7 @@ class Server:
         self._shared.tell(config)
 
     def _read_config_file(self) -> None:
-        self.repository.configure(textproto.model_server_config(self._options))
+        self.repository.configure(config_files.model_server_config(self._options))
 
     def _read_shared_config(self) -> None:
         config = self._shared.news()
@@ -172,7 +173,7 @@ def _model_options(options: Options) -> ModelOptions:
     if options.enable_batching:
         batching = BatchingOptions()
         if options.batching_parameters_file:
-            proto = textproto.read(options.batching_parameters_file, textproto.BatchingParameters)
+            proto = config_files.read(options.batching_parameters_file, config_files.BatchingParameters)
             batching = BatchingOptions.from_proto(proto)
     every = options.tensorflow_session_parallelism
     session = SessionOptions(
@@ -223,13 +224,15 @@ def _guard(options: Options) -> Guard:
 
 
 def _tls(options: Options) -> Tls | None:
-    return Tls.of(textproto.read(options.ssl_config_file, textproto.SSLConfig)) if options.ssl_config_file else None
+    return (
+        Tls.of(config_files.read(options.ssl_config_file, config_files.SSLConfig)) if options.ssl_config_file else None
+    )
 
 
 def _metrics_path(options: Options) -> str | None:
     path = None
     if options.monitoring_config_file:
-        prometheus = textproto.read(options.monitoring_config_file, textproto.MonitoringConfig).prometheus_config
+        prometheus = config_files.read(options.monitoring_config_file, config_files.MonitoringConfig).prometheus_config
         path = (prometheus.path or METRICS_PATH) if prometheus.enable else None
     return path
 

@@ -1,7 +1,7 @@
 """Servers on the loopback interface, and policies that give up soon."""
 
 import pytest
-from layout import SIZES
+from helpers.layout import SIZES
 
 from mlaas4hep_tf.testing import has_xrootd, http_server, write_files, xrootd_server
 

@@ -10,7 +10,7 @@ from collections import Counter
 import awkward as ak
 import numpy as np
 import pytest
-from test_network import QUICK, quiet_scan
+from helpers.streams import QUICK, quiet_scan
 
 from mlaas4hep_tf import DataWarning, RootDataset, scan
 from mlaas4hep_tf.errors import ConfigError, InputFileError, LostDataError, SpecsError

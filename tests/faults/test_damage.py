@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from test_network import quiet_scan
+from helpers.streams import quiet_scan
 
 from mlaas4hep_tf import ReadPolicy, RootDataset
 from mlaas4hep_tf.errors import MlaasError

@@ -2,35 +2,16 @@
 
 import threading
 import time
-import warnings
 from collections import Counter
 
 import pytest
-from layout import EVENTS, urls
-from proxy import Fault, proxy
+from helpers.layout import urls
+from helpers.proxy import Fault, proxy
+from helpers.streams import QUICK, assert_all_once, delivered, quiet_scan
 
-from mlaas4hep_tf import DataWarning, ReadPolicy, RootDataset, scan
+from mlaas4hep_tf import ReadPolicy, RootDataset
 from mlaas4hep_tf.errors import MlaasError
 from mlaas4hep_tf.testing import free_port, has_xrootd, http_server, xrootd_server
-
-QUICK = ReadPolicy(request_timeout_s=2, work_timeout_s=15, retries=6, backoff_s=0.2)
-
-
-def quiet_scan(files, **options):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DataWarning)
-        return scan(files, progress=False, **options)
-
-
-def delivered(files, specs, chunk_size=2000, **options):
-    """How often each event came."""
-    ds = RootDataset(files, specs.unbound(), normalize=None, batch_size=100, chunk_size=chunk_size, **options)
-    column = specs.vector_names.index("id")
-    return Counter(int(i) for x in ds for i in x[:, column].numpy())
-
-
-def assert_all_once(counts):
-    assert counts == dict.fromkeys(range(EVENTS), 1)
 
 
 @pytest.fixture(scope="module")

@@ -10,17 +10,16 @@ import time
 from multiprocessing import get_context
 from pathlib import Path
 
-import probe
 import psutil
 import pytest
-import sharing
-from layout import EVENTS, urls
-from proxy import Fault, proxy
-from test_network import QUICK, assert_all_once, delivered, quiet_scan
+from helpers import probe, sharing
+from helpers.layout import EVENTS, urls
+from helpers.proxy import Fault, proxy
+from helpers.streams import QUICK, assert_all_once, delivered, quiet_scan
 
 from mlaas4hep_tf import Cache, ReadPolicy, RootDataset
-from mlaas4hep_tf.engine import Engine
 from mlaas4hep_tf.errors import ConfigError, ReaderError
+from mlaas4hep_tf.io.workers import Engine
 from mlaas4hep_tf.testing import http_server, write_files
 
 FULL = bool(os.environ.get("FAULTS_FULL"))  # all that the issue asks for, which takes minutes

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from mlaas4hep_serving import fixtures
+from mlaas4hep_serving.conformance import fixtures
 from mlaas4hep_serving.options import Options
 from mlaas4hep_serving.server import Server
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc

@@ -19,13 +19,13 @@ import tensorflow  # noqa: F401  # before the modules that atheris instruments, 
 import tensorflow_serving.apis.prediction_service_pb2_grpc  # noqa: F401
 
 with atheris.instrument_imports(include=["mlaas4hep_serving"]):
-    from mlaas4hep_serving import fixtures
+    from mlaas4hep_serving.conformance import fixtures
     from mlaas4hep_serving.errors import Code, ServingError
+    from mlaas4hep_serving.frontends.rest import Request, Rest, RestOptions
     from mlaas4hep_serving.options import Options
-    from mlaas4hep_serving.rest import Request, Rest, RestOptions
     from mlaas4hep_serving.server import Server
-    from mlaas4hep_serving.tfaas import Tfaas
-    from mlaas4hep_serving.uploads import Uploads
+    from mlaas4hep_serving.tfaas.endpoints import Tfaas
+    from mlaas4hep_serving.tfaas.uploads import Uploads
 
 from google.protobuf.message import DecodeError
 from tensorflow_serving.apis.classification_pb2 import ClassificationRequest

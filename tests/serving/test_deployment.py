@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from mlaas4hep_serving import options, textproto
+from mlaas4hep_serving import config_files, options
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 SERVING = Path(__file__).parents[2] / "serving"
@@ -34,9 +34,9 @@ def test_flags_are_ours_too(place):
 
 @pytest.mark.parametrize("folder", [".", "k8s"])
 def test_files_are_ours_too(folder):
-    models = textproto.read(str(SERVING / folder / "models.config"), ModelServerConfig).model_config_list.config
+    models = config_files.read(str(SERVING / folder / "models.config"), ModelServerConfig).model_config_list.config
     assert [(m.name, m.base_path) for m in models] == [("tth", "/models/tth")]
-    monitoring = textproto.read(str(SERVING / folder / "monitoring.config"), textproto.MonitoringConfig)
+    monitoring = config_files.read(str(SERVING / folder / "monitoring.config"), config_files.MonitoringConfig)
     assert monitoring.prometheus_config.enable
 
 

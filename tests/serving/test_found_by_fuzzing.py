@@ -5,8 +5,8 @@ import json
 
 import grpc
 import pytest
-from mlaas4hep_serving import jsonreader
 from mlaas4hep_serving.errors import ServingError
+from mlaas4hep_serving.wire import jsonreader
 from tensorflow.core.framework.types_pb2 import DT_VARIANT_REF
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
@@ -48,7 +48,7 @@ def test_numbers_are_the_same_to_every_reader(rest):
 
 
 def test_a_string_for_a_model_of_several_inputs(start_server, tmp_path):
-    from mlaas4hep_serving import fixtures
+    from mlaas4hep_serving.conformance import fixtures
 
     fixtures.two_inputs(tmp_path / "1")
     server = start_server(model_base_path=str(tmp_path))

@@ -19,13 +19,14 @@ import grpc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mlaas4hep_serving import fixtures, tfaas
+from mlaas4hep_serving.conformance import fixtures
 from mlaas4hep_serving.errors import ServingError
+from mlaas4hep_serving.frontends.rest import Request, Rest, RestOptions
 from mlaas4hep_serving.options import Options
-from mlaas4hep_serving.rest import Request, Rest, RestOptions
 from mlaas4hep_serving.server import Server
-from mlaas4hep_serving.tfaas import Tfaas
-from mlaas4hep_serving.uploads import Uploads
+from mlaas4hep_serving.tfaas import endpoints
+from mlaas4hep_serving.tfaas.endpoints import Tfaas
+from mlaas4hep_serving.tfaas.uploads import Uploads
 from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
 from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
@@ -207,7 +208,9 @@ def test_other_bodies(rest, path, body, kind, encoding):
     given_body = framed if kind.endswith("=B") and len(body) % 2 else body
     ask(rest, "POST", path, given_body, **{"content-type": kind, "content-encoding": encoding})
     with contextlib.suppress(ServingError):
-        tfaas.read_upload(Request("POST", "/upload", {"content-type": kind, "content-encoding": encoding}, given_body))
+        endpoints.read_upload(
+            Request("POST", "/upload", {"content-type": kind, "content-encoding": encoding}, given_body)
+        )
 
 
 # URLs, over a real connection

@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from mlaas4hep_serving import fixtures
+from mlaas4hep_serving.conformance import fixtures
 from reload import memory, under_load
 
 

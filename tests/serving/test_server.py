@@ -7,9 +7,9 @@ import mlaas4hep_serving
 import pytest
 from google.protobuf import text_format
 from mlaas4hep_serving.errors import ServingError
+from mlaas4hep_serving.frontends.rest import Request
 from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.options import Options, arguments, parse
-from mlaas4hep_serving.rest import Request
 from mlaas4hep_serving.server import Server, SharedConfig
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 

@@ -7,9 +7,10 @@ import keras
 import numpy as np
 import pytest
 import uproot
-from mlaas4hep_serving import Client, graphscan
+from mlaas4hep_serving import Client
 from mlaas4hep_serving.options import Options
 from mlaas4hep_serving.server import Server
+from mlaas4hep_serving.tfaas import graphscan
 
 from mlaas4hep_tf import RootDataset, export
 from mlaas4hep_tf.models import build

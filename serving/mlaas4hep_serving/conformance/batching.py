@@ -15,12 +15,11 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
-from mlaas4hep_serving import fixtures
-from mlaas4hep_serving.batcher import BatchingOptions
-from mlaas4hep_serving.conformance import servers
+from mlaas4hep_serving.conformance import fixtures, servers
 from mlaas4hep_serving.conformance.compare import Failed, check, equal
 from mlaas4hep_serving.errors import ServingError
-from mlaas4hep_serving.tensors import from_proto
+from mlaas4hep_serving.models.batcher import BatchingOptions
+from mlaas4hep_serving.wire.tensors import from_proto
 
 Array = Any
 _WAIT = 2_000_000  # microseconds that a batch waits for company, where the case does not say; a busy machine is late
@@ -98,10 +97,10 @@ class Batching:
         self._send(fixtures.scalar_out, [{"x": np.ones(2, np.float32)}], "scalar_out")
 
     def _refused(self) -> None:
-        from mlaas4hep_serving import textproto
+        from mlaas4hep_serving import config_files
 
         try:
-            BatchingOptions.from_proto(textproto.parse(self._text(), textproto.BatchingParameters, "the case"))
+            BatchingOptions.from_proto(config_files.parse(self._text(), config_files.BatchingParameters, "the case"))
         except ServingError as error:
             self._came.append((error.code.name, error.message, None))
             return

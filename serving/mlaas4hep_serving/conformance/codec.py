@@ -11,9 +11,10 @@ from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis.classification_pb2 import ClassificationResult
 from tensorflow_serving.apis.regression_pb2 import RegressionResult
 
-from mlaas4hep_serving import codec, jsonwriter, metrics, paths, tensors
+from mlaas4hep_serving import metrics
 from mlaas4hep_serving.conformance.compare import Case, Failed, body, check, equal, known, message
 from mlaas4hep_serving.errors import ServingError
+from mlaas4hep_serving.wire import json_requests, json_responses, paths, tensors
 
 
 def run_path(case: Case) -> None:
@@ -59,7 +60,7 @@ def run_json2tensor(case: Case) -> None:
     expect = case["expect"]
     known(expect, ("format", "signature_name", "tensors", "int_val", *_ERRORS), "expect")
     dtypes = {name: types_pb2.DataType.Value(dtype) for name, dtype in case["infomap"].items()}
-    request = _attempt(lambda: codec.predict_request(body(case["body"]), lambda _: dtypes), expect)
+    request = _attempt(lambda: json_requests.predict_request(body(case["body"]), lambda _: dtypes), expect)
     if request is _REFUSED:
         return
     for key in ("format", "signature_name"):
@@ -86,7 +87,7 @@ def run_json2examples(case: Case) -> None:
     """Layer ``json2examples``."""
     expect = case["expect"]
     known(expect, ("kind", "signature_name", "context", "examples", *_ERRORS), "expect")
-    result = _attempt(lambda: codec.examples_request(body(case["body"])), expect)
+    result = _attempt(lambda: json_requests.examples_request(body(case["body"])), expect)
     if result is _REFUSED:
         return
     name, given = result
@@ -114,12 +115,12 @@ def run_tensor2json(case: Case) -> None:
     expect = case["expect"]
     known(expect, ("row", "columnar", *_ERRORS), "expect")
     arrays = {name: _array(given) for name, given in case["tensors"].items()}
-    forms: tuple[codec.Format, ...] = ("row", "columnar")
+    forms: tuple[json_requests.Format, ...] = ("row", "columnar")
     for form in forms:
         if form not in expect and not any(key in expect for key in _ERRORS):
             continue
         refusing = {key: value for key, value in expect.items() if key in _ERRORS} if form not in expect else {}
-        written = _attempt(lambda form=form: jsonwriter.predict_response(arrays, form), refusing)  # type: ignore[misc]
+        written = _attempt(lambda form=form: json_responses.predict_response(arrays, form), refusing)  # type: ignore[misc]
         if written is not _REFUSED:
             equal(json.loads(expect[form]), json.loads(written), form)
 
@@ -148,7 +149,7 @@ def run_result2json(case: Case) -> None:
 
 def _result(given: Mapping[str, Any]) -> bytes:
     if "status" in given:
-        return jsonwriter.error_response(given["status"][1])
+        return json_responses.error_response(given["status"][1])
     if "classifications" in given:
         classified = ClassificationResult()
         for row in given["classifications"]:
@@ -156,12 +157,12 @@ def _result(given: Mapping[str, Any]) -> bytes:
             for entry in row.get("classes", row) if isinstance(row, Mapping) else row:
                 label, score = (entry["label"], entry["score"]) if isinstance(entry, Mapping) else entry
                 classes.add(label=label, score=float(score))
-        return jsonwriter.classify_response(classified)
+        return json_responses.classify_response(classified)
     if "regressions" in given:
         regressed = RegressionResult()
         for value in given["regressions"]:
             regressed.regressions.add(value=float(value["value"] if isinstance(value, Mapping) else value))
-        return jsonwriter.regress_response(regressed)
+        return json_responses.regress_response(regressed)
     raise Failed(f"input is not understood: {given}")
 
 

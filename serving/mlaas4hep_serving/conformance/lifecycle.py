@@ -22,11 +22,10 @@ from tensorflow_serving.apis import prediction_service_pb2_grpc
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from mlaas4hep_serving import fixtures
-from mlaas4hep_serving.conformance import servers
+from mlaas4hep_serving.conformance import fixtures, servers
 from mlaas4hep_serving.conformance.compare import Failed, check, equal
 from mlaas4hep_serving.errors import ServingError
-from mlaas4hep_serving.versions import State
+from mlaas4hep_serving.models.versions import State
 
 PATIENCE = 20.0  # seconds until something must have happened
 POLL = 0.1

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from mlaas4hep_serving import fixtures
+from mlaas4hep_serving.conformance import fixtures
 from mlaas4hep_serving.conformance.compare import Failed
 from mlaas4hep_serving.options import Options
 from mlaas4hep_serving.server import Server

@@ -28,8 +28,8 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from mlaas4hep_serving.conformance.compare import Case, Failed, body, check, equal, known, message
 from mlaas4hep_serving.conformance.servers import Endpoint
-from mlaas4hep_serving.savedmodel import read_proto
-from mlaas4hep_serving.tensors import from_proto
+from mlaas4hep_serving.models.savedmodel import read_proto
+from mlaas4hep_serving.wire.tensors import from_proto
 
 TIMEOUT = 30.0
 _REQUESTS = {

@@ -1,0 +1,230 @@
+"""`bench`: our stream against what a user would pick instead, on the user's own files, in one run."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import platform
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import psutil
+
+from mlaas4hep_tf.io.cache import CacheFolder, as_cache
+from mlaas4hep_tf.io.files import FileArgument, RootFile
+from mlaas4hep_tf.io.policy import DEFAULT_POLICY, ReadPolicy
+from mlaas4hep_tf.io.workers import Engine, default_workers
+from mlaas4hep_tf.scanner import scan
+from mlaas4hep_tf.specs import Specs
+from mlaas4hep_tf.streaming.plan import EntryRange, blocks
+
+SLICE = 2_000  # events on which the paper's algorithm is timed: it is that slow
+LIMIT_ENTRIES = 16_384
+ROUNDS = 3
+A_DAY_S = 86_400.0
+RATIOS = (
+    ("scan", "uproot_iterate"), ("scan", "paper_scan"), ("dataset_1024", "uproot_iterate"),
+    ("dataset_1024", "user_pipeline"), ("dataset_1024", "paper_chunk"), ("dataset_1024", "decompress_limit"),
+    ("dataset_100", "dataset_1024"), ("fit_1024", "dataset_1024"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Outcome of `run_bench`.
+
+    Attributes:
+        rates: name -> events per second in each round.
+        bytes_per_event: compressed size of what is read.
+        peak_rss_mb: peak memory of the process tree while our dataset was read.
+    """
+
+    rates: Mapping[str, Sequence[float]]
+    bytes_per_event: float
+    peak_rss_mb: float
+
+    def rate(self, name: str) -> float:
+        return median(self.rates[name])
+
+    def to_json(self) -> dict[str, Any]:
+        ratios = {f"{a}/{b}": self.rate(a) / self.rate(b) for a, b in RATIOS if a in self.rates and b in self.rates}
+        return {name: self.rate(name) for name in self.rates} | {"peak_rss_mb": self.peak_rss_mb, "ratios": ratios}
+
+
+def run_bench(
+    files: FileArgument, tree: str | None = None, *, exclude: Sequence[str] = (), rounds: int = ROUNDS,
+    tell: Callable[[str], None] = lambda _: None, policy: ReadPolicy = DEFAULT_POLICY, cache: CacheFolder = None,
+) -> Bench:  # fmt: skip
+    """Time every way in turn, `rounds` times after a warm-up.
+
+    - ``paper_scan``, ``paper_chunk``: the paper's algorithm on a slice of one file, for each of its passes;
+    - ``uproot_iterate``: `uproot.iterate` of the same branches in one process;
+    - ``user_pipeline``: `uproot.iterate`, `ak.pad_none`, NumPy and `from_generator` to batches of 1024;
+    - ``decompress_limit``: fetching and decompressing the same baskets and nothing else, on all cores;
+    - ``scan``, ``dataset_1024``, ``dataset_100``, ``fit_1024``: ours; the last trains the paper's network.
+
+    Every dataset and process pool is made before the clock starts; opening files counts for `scan` and
+    `uproot_iterate`.  ``user_pipeline`` is left out for remote files: XRootD and TensorFlow cannot share a process.
+    """
+    engine = Engine(default_workers(), None, policy, as_cache(cache))
+    scan_all = partial(scan, files, tree, exclude=exclude, progress=False, policy=policy, cache=cache)
+    specs = scan_all()
+    from mlaas4hep_tf.dataset import RootDataset  # TensorFlow, and only now: scan needs none
+
+    labels = [number % 2 for number in range(len(specs.files))]
+    datasets = {
+        size: RootDataset(files, specs, labels=labels, batch_size=size, policy=policy, cache=cache)
+        for size in (1024, 100)
+    }
+    opened = datasets[1024].files
+    ways: dict[str, Callable[[], float]] = {
+        **_plain_ways(opened, specs, engine),
+        "scan": lambda: _timed(lambda: scan_all().entries),
+        "dataset_1024": lambda: _timed(lambda: _drain(datasets[1024])),
+        "dataset_100": lambda: _timed(lambda: _drain(datasets[100])),
+        "fit_1024": _fit_way(datasets[1024], specs),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for number, (name, way) in itertools.product(range(rounds + 1), ways.items()):
+        tell(f"{name}, round {number}" if number else f"{name}, warm-up")
+        rate = way()
+        if number:
+            rates[name].append(rate)
+    tell("dataset_1024, once more for its memory")  # not while the clock runs: looking takes time
+    with PeakMemory() as memory:
+        _drain(datasets[1024])
+    size = sum(int(f.index.sizes.sum()) for f in opened) / specs.entries
+    return Bench(rates, size, memory.peak / 1e6)
+
+
+def environment() -> str:
+    """Hardware and versions, for whoever reads the figures."""
+    packages = ", ".join(f"{p} {version(p)}" for p in ("mlaas4hep_tf", "tensorflow", "uproot", "awkward", "numpy"))
+    return f"{default_workers()} cores, {platform.machine()}, Python {platform.python_version()}, {packages}"
+
+
+def _timed(work: Callable[[], int]) -> float:
+    start = perf_counter()
+    events = work()
+    return events / (perf_counter() - start)
+
+
+def _drain(ds: Any) -> int:
+    return sum(int(element[-1].shape[0]) for element in ds)
+
+
+def _plain_ways(files: Sequence[RootFile], specs: Specs, engine: Engine) -> dict[str, Callable[[], float]]:
+    names = [b.name for b in specs.branches]
+    paths = [f"{f.source.location}:{f.tree}" for f in files]
+    alone = Engine(1, policy=ReadPolicy(work_timeout_s=A_DAY_S))  # for a whole pass at a time
+    ways: dict[str, Callable[[], float]] = {}
+    largest = max(files, key=lambda f: f.entries)
+    for part in ("paper_scan", "paper_chunk"):
+        ways[part] = partial(alone.run, time_paper, part, largest.source.location, largest.tree, names)
+    ways["uproot_iterate"] = partial(alone.run, time_iterate, paths, names)
+    if not any(f.source.remote for f in files):
+        ways["user_pipeline"] = _user_way(paths, specs)
+    ways["decompress_limit"] = lambda: _timed(lambda: decompress_all(files, names, engine))
+    return ways
+
+
+def time_paper(part: str, url: str, tree: str, names: list[str]) -> float:
+    """Runs in a reader process: events per second of the paper's pass 1 or 2, reading included."""
+    from mlaas4hep_tf.bench import paper
+
+    start = perf_counter()
+    arrays = paper.events_of(url, tree, names, SLICE)
+    events = len(next(iter(arrays.values())))
+    specs = paper.make_specs(arrays)
+    if part == "paper_chunk":
+        start = perf_counter()
+        paper.make_chunk(paper.events_of(url, tree, names, SLICE), specs, events)
+    return events / (perf_counter() - start)
+
+
+def time_iterate(paths: list[str], names: list[str]) -> float:
+    """Runs in a reader process: events per second of `uproot.iterate`."""
+    from mlaas4hep_tf.bench import user
+
+    return _timed(lambda: user.iterate(paths, names, LIMIT_ENTRIES))
+
+
+def _user_way(paths: Sequence[str], specs: Specs) -> Callable[[], float]:
+    from mlaas4hep_tf.bench import user
+    from mlaas4hep_tf.transforms.normalize import constants
+
+    lengths = {b.name: 0 if b.kind == "flat" else b.length for b in specs.branches}
+    offset, scale = constants(specs, "minmax")
+    ds = user.dataset(paths, lengths, offset, scale, 1024, LIMIT_ENTRIES, width=len(specs.vector_names))
+    return lambda: _timed(lambda: sum(int(x.shape[0]) for x in ds))
+
+
+def decompress_all(files: Sequence[RootFile], names: Sequence[str], engine: Engine) -> int:
+    """Fetch and decompress the baskets of some branches, on all cores: the events done."""
+    tasks = [b for n, f in enumerate(files) for b in blocks(n, f.entries, f.edges, LIMIT_ENTRIES)]
+    parts = [(files[b.file].part(names, b.start, b.stop), b) for b in tasks]
+    return sum(engine.map(decompress_block, parts))
+
+
+def decompress_block(task: tuple[RootFile, EntryRange]) -> int:
+    """Runs in a reader process: fetch and decompress the baskets of a block, and nothing else."""
+    from mlaas4hep_tf.io.baskets import raw_baskets, unpack
+    from mlaas4hep_tf.io.reader import fetch
+
+    file, block = task
+    index = file.index
+    raw = raw_baskets(partial(fetch, file), index)
+    for basket, entries in zip(raw, (index.stops - index.starts).tolist(), strict=True):
+        unpack(basket, entries)
+    return len(block)
+
+
+def _fit_way(ds: Any, specs: Specs) -> Callable[[], float]:
+    from mlaas4hep_tf.models import build
+
+    model = build("mlp", specs)
+
+    def train() -> int:
+        model.fit(ds, epochs=1, verbose=0, shuffle=False)
+        return int(ds.entries)
+
+    return lambda: _timed(train)
+
+
+class PeakMemory:
+    """Samples the memory of this process and its children, 20 times a second.
+
+    Attributes:
+        peak: largest sum of their resident memory so far, in bytes; pages that they share count for each.
+    """
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        own = psutil.Process(os.getpid())
+        while not self._stop.wait(0.05):
+            self.peak = max(self.peak, sum(_rss(p) for p in (own, *own.children(recursive=True))))
+
+
+def _rss(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.NoSuchProcess:  # it ended since it was listed
+        return 0

@@ -1,0 +1,211 @@
+"""The hot path: decodes numeric baskets in one loop, from the bytes that the index names.
+
+A basket is a key (big-endian header), then compressed blocks of the values, then, for jagged branches, the
+byte offset of every entry.  Layout: ROOT's ``TBasket`` and ``RZip.cxx``; values are bit-exact against uproot.
+"""
+
+from __future__ import annotations
+
+import lzma
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cramjam
+import numpy as np
+import xxhash
+from isal import isal_zlib
+
+from mlaas4hep_tf.io.basket_index import Array, BranchIndex, FileIndex
+
+Request = tuple[int, int, list[int]]  # seek, size, which spans lie in it
+Fetch = Callable[[Sequence[tuple[int, int]]], Sequence[memoryview]]
+
+_KEY = struct.Struct(">ihiIhh")  # fNbytes fVersion fObjlen fDatime fKeylen fCycle
+_TAIL = struct.Struct(">hiiii")  # fVersion fBufferSize fNevBufSize fNevBuf fLast, then one flag byte
+_PLAIN_KEY = _KEY.size + _TAIL.size + 1
+_BLOCK_HEADER = 9
+_LZ4_CHECKSUM = 8
+_MAX_GAP = 1 << 16  # bytes between two baskets that are read along rather than asked for apart
+_MAX_REQUEST = 1 << 26
+
+
+@dataclass(frozen=True)
+class Column:
+    """One branch over an entry range: value pieces in order, and counts per entry where they were needed.
+
+    Attributes:
+        pieces: 1-D arrays (any byte order); together they are the column.
+        counts: values per entry, int64 [entries]; None for flat branches and where nobody asked.
+    """
+
+    pieces: tuple[Array, ...]
+    counts: Array | None = None
+
+
+def read_columns(fetch: Fetch, index: FileIndex, start: int, stop: int, counted: frozenset[str]) -> dict[str, Column]:
+    """Decode entries [start, stop) of some branches.
+
+    Args:
+        fetch: (seek, size) pairs -> their bytes, in few large requests.
+        index: the baskets that hold these entries (`FileIndex.part`).
+        counted: jagged branches whose counts are wanted (one per group is enough).
+
+    Raises:
+        ValueError, OSError, struct.error, lzma.LZMAError, isal_zlib.error, cramjam.DecompressionError:
+            bytes that are no such basket; the branch is in the note of the exception.
+    """
+    raw = raw_baskets(fetch, index)
+    columns = {}
+    for number, branch in enumerate(index.branches):
+        own = slice(*index.first[number : number + 2].tolist())
+        baskets = zip(raw[own], index.starts[own].tolist(), index.stops[own].tolist(), strict=True)
+        try:
+            columns[branch.name] = _column(branch, branch.name in counted, start, stop, baskets)
+        except Exception as error:
+            error.add_note(f"branch {branch.name!r}")
+            raise
+    return columns
+
+
+def raw_baskets(fetch: Fetch, index: FileIndex) -> list[memoryview]:
+    """The bytes of every basket of an index, as they lie in the file."""
+    spans = list(zip(index.seeks.tolist(), index.sizes.tolist(), strict=True))
+    fetched = iter(fetch([span for span in spans if span[0] >= 0]))
+    return [next(fetched) if seek >= 0 else memoryview(index.inline[-1 - seek]) for seek, _ in spans]
+
+
+def plain_basket(data: Array, offsets: Array | None, entries: int) -> bytes:
+    """An uncompressed basket with these bytes and this many entries, as `unpack` reads it.
+
+    Args:
+        data: bytes of the values.
+        offsets: position of each entry in them, and of their end, int32 [entries + 1]; None if entries are equal.
+    """
+    tail = b"" if offsets is None else struct.pack(">i", entries) + (offsets + _PLAIN_KEY).astype(">i4").tobytes()
+    size = len(data) + len(tail)
+    key = _KEY.pack(_PLAIN_KEY + size, 0, size, 0, _PLAIN_KEY, 0)
+    return key + _TAIL.pack(0, 0, 0, entries, _PLAIN_KEY + len(data)) + b"\0" + data.tobytes() + tail
+
+
+def _column(
+    branch: BranchIndex, counted: bool, start: int, stop: int, baskets: Iterable[tuple[memoryview, int, int]]
+) -> Column:
+    dtype = np.dtype(branch.dtype)
+    pieces, counts = [], [np.empty(0, np.int64)]
+    for raw, first, last in baskets:
+        lo, hi = max(start, first) - first, min(stop, last) - first
+        data, border, keylen = unpack(raw, last - first)
+        if not branch.jagged:
+            pieces.append(_flat(data, dtype, branch.length, last - first)[lo * branch.length : hi * branch.length])
+            continue
+        if border == len(data):
+            raise ValueError("a basket of a jagged branch has no entry offsets")
+        whole = (lo, hi) == (0, last - first)
+        if whole and not counted and not branch.header:
+            pieces.append(data[:border].view(dtype))
+            continue
+        ends = _entry_ends(data, border, keylen, last - first)
+        values, per_entry = _jagged(data[:border], ends, dtype, branch.header)
+        counts.append(per_entry[lo:hi])
+        if not whole:
+            at = int(per_entry[:lo].sum())
+            values = values[at : at + int(per_entry[lo:hi].sum())]
+        pieces.append(values)
+    return Column(tuple(pieces), np.concatenate(counts) if counted else None)
+
+
+def _flat(data: Array, dtype: np.dtype[Any], length: int, entries: int) -> Array:
+    expected = entries * length * dtype.itemsize
+    if len(data) != expected:
+        raise ValueError(f"a basket of {entries} entries holds {len(data)} bytes, not {expected}")
+    return data.view(dtype)
+
+
+def _jagged(data: Array, ends: Array, dtype: np.dtype[Any], header: int) -> tuple[Array, Array]:
+    """Values without headers, and how many each entry has."""
+    sizes = np.diff(ends) - header
+    if len(sizes) and (sizes.min() < 0 or ends[0] != 0):
+        raise ValueError("the entry offsets of a basket are not in order")
+    if header:
+        keep = np.ones(len(data), np.bool_)
+        keep[(ends[:-1, None] + np.arange(header)).ravel()] = False
+        data = data[keep]
+    counts, rest = np.divmod(sizes, dtype.itemsize)
+    if rest.any():
+        raise ValueError(f"an entry of a basket is no multiple of {dtype.itemsize} bytes")
+    return data.view(dtype), counts
+
+
+def unpack(raw: memoryview, entries: int) -> tuple[Array, int, int]:
+    """Decompressed bytes of a basket, where its values end in them, and the length of its key."""
+    nbytes, _, objlen, _, keylen, _ = _KEY.unpack_from(raw)
+    *_, entries_there, last = _TAIL.unpack_from(raw, keylen - _TAIL.size - 1)
+    if nbytes != len(raw) or entries_there != entries:
+        raise ValueError(f"a basket says {nbytes} bytes and {entries_there} entries, its tree {len(raw)} and {entries}")
+    if not 0 <= last - keylen <= objlen:
+        raise ValueError(f"the values of a basket of {objlen} bytes end at {last - keylen}")
+    body = raw[keylen:]
+    data = np.frombuffer(body if len(body) == objlen else decompress(body, objlen), np.uint8)
+    return data, last - keylen, keylen
+
+
+def _entry_ends(data: Array, border: int, keylen: int, entries: int) -> Array:
+    """Byte position of each entry of a jagged branch, and behind the last one, int64 [entries + 1]."""
+    ends = data[border:].view(">i4")[1 : entries + 2].astype(np.int64) - keylen
+    if len(ends) <= entries:
+        raise ValueError(f"a basket of {entries} entries has {len(ends)} entry offsets")
+    ends[-1] = border
+    return ends
+
+
+def decompress(blocks: memoryview, size: int) -> Any:
+    """Undo ROOT's compression: one or several blocks, each with a header of 9 bytes (LZ4: and a checksum)."""
+    out: list[Any] = []
+    position = filled = 0
+    while position < len(blocks):
+        body = position + _BLOCK_HEADER
+        header = bytes(blocks[position:body])
+        position = body + int.from_bytes(header[3:6], "little")
+        unpacked = int.from_bytes(header[6:9], "little")
+        if position > len(blocks):
+            raise ValueError("a compressed block ends too early")
+        data = _decompress_block(header[:2], blocks[body:position], unpacked)
+        if len(data) != unpacked:
+            raise ValueError(f"a block decompressed to {len(data)} bytes, not {unpacked}")
+        out.append(data)
+        filled += unpacked
+    if filled != size:
+        raise ValueError(f"a basket decompressed to {filled} bytes, not {size}")
+    return out[0] if len(out) == 1 else b"".join(map(bytes, out))
+
+
+def _decompress_block(algorithm: bytes, body: memoryview, size: int) -> Any:
+    if algorithm == b"ZL":
+        return isal_zlib.decompress(body, bufsize=size)
+    if algorithm == b"L4":
+        data = body[_LZ4_CHECKSUM:]
+        if xxhash.xxh64_intdigest(data) != int.from_bytes(body[:_LZ4_CHECKSUM], "big"):
+            raise ValueError("the checksum of an LZ4 block is wrong")
+        return cramjam.lz4.decompress_block(data, output_len=size)
+    if algorithm == b"ZS":
+        return cramjam.zstd.decompress(data=body, output_len=size)
+    if algorithm == b"XZ":
+        return lzma.decompress(body)
+    raise ValueError(f"unknown compression {algorithm!r}")
+
+
+def coalesce(spans: Sequence[tuple[int, int]]) -> list[Request]:
+    """Join byte ranges that lie near each other: (seek, size, which of the spans lie in it)."""
+    requests: list[Request] = []
+    for number in sorted(range(len(spans)), key=lambda i: spans[i]):
+        seek, size = spans[number]
+        begin, length, members = requests[-1] if requests else (-1, 0, [])
+        end = max(begin + length, seek + size)
+        if members and seek - (begin + length) <= _MAX_GAP and end - begin <= _MAX_REQUEST:
+            members.append(number)
+            requests[-1] = (begin, end - begin, members)
+        else:
+            requests.append((seek, size, [number]))
+    return requests

@@ -1,0 +1,193 @@
+"""Which files: paths, patterns, folders, lists of names and URLs become `Source`s, one per file."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
+from pathlib import Path
+
+from mlaas4hep_tf.errors import InputFileError, near_misses
+from mlaas4hep_tf.io.basket_index import NO_INDEX, FileIndex
+from mlaas4hep_tf.io.branches import BranchInfo
+
+FileArgument = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+_LISTS = (".txt", ".list")
+_URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_WITH_TREE = re.compile(r"^(?P<path>.*\.root(?:\.\d+)?):(?P<tree>[^/\\].*)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file by its local path or URL, and the tree that was named with it (``file.root:tree``).
+
+    A relative path is relative to `folder`, the working directory when it was named: that of a reader
+    process may be another one.
+    """
+
+    url: str
+    tree: str | None = None
+    folder: str = field(default_factory=os.getcwd, compare=False)
+
+    @property
+    def remote(self) -> bool:
+        return bool(_URL.match(self.url))
+
+    @property
+    def listing(self) -> bool:
+        """Whether a server has to say which files it stands for: a URL with a pattern, or of a folder (``.../``)."""
+        return self.remote and (self.url.endswith("/") or any(c in self.url for c in "*["))
+
+    @property
+    def location(self) -> str:
+        """URL or absolute path."""
+        return self.url if self.remote else os.path.join(self.folder, self.url)
+
+
+@dataclass(frozen=True)
+class RootFile:
+    """What one opening of a file tells: all that planning needs, before any event is read.
+
+    Attributes:
+        source: where it lies.
+        tree: name of the TTree or RNTuple.
+        uuid: the file's own UUID, as text.
+        entries: number of events.
+        edges: entry numbers at which all branches, or else most, start a new basket (cluster edges), 0 to `entries`.
+        branches: every branch with its kind; those that were not selected are of kind ``other``.
+        index: where the baskets of the selected branches lie.
+        stamp: size, and modification time or first bytes, to notice that it was replaced (`opener.file_stamp`).
+    """
+
+    source: Source
+    tree: str
+    uuid: str
+    entries: int
+    edges: tuple[int, ...]
+    branches: tuple[BranchInfo, ...]
+    index: FileIndex = NO_INDEX
+    stamp: tuple[int, object] = (0, None)
+
+    @property
+    def url(self) -> str:
+        """The path or URL as the user named it."""
+        return self.source.url
+
+    @property
+    def where(self) -> str:
+        return f"file {self.url}, tree {self.tree}"
+
+    def part(self, names: Iterable[str], start: int, stop: int) -> RootFile:
+        """What a reader process needs to be told to read these branches and entries."""
+        wanted = set(names)
+        branches = tuple(info for info in self.branches if info.name in wanted)
+        return replace(self, edges=(), branches=branches, index=self.index.part(wanted, start, stop))
+
+
+def expand(files: FileArgument, tree: str | None = None) -> tuple[Source, ...]:
+    """Resolve what the user named to single files, in the order given (patterns and folders sorted by name).
+
+    Args:
+        files: one or several of: a path, a glob pattern, a folder (its ``*.root`` files), a text file of
+            names (``.txt`` or ``.list``: one a line or separated by commas, ``#`` comments), ``file.root:tree``,
+            ``root://`` and ``http(s)://`` URLs; those with a pattern, or of a folder and with ``/`` at the end, are
+            left as they are for the server to say what is there (`Source.listing`).
+        tree: the tree of files that name none themselves.
+
+    Raises:
+        InputFileError: a path or pattern that matches nothing, or a file that is named twice.
+    """
+    given = [files] if isinstance(files, str | os.PathLike) else list(files)
+    if not given:
+        raise InputFileError("no input files: the list of files is empty; name at least one ROOT file")
+    origin: dict[str, str] = {}
+    sources = []
+    for text in [os.fspath(path) for path in given]:
+        for source in _expand_one(text):
+            source = replace(source, tree=source.tree or tree)
+            identity = source.url if source.remote else os.path.realpath(source.url)
+            identity += f":{source.tree}"
+            if identity in origin:
+                raise InputFileError(
+                    f"a file may be named once only, or its events would be read twice: {source.url} "
+                    f"comes from {origin[identity]!r} and from {text!r}; take it out of one of them"
+                )
+            origin[identity] = text
+            sources.append(source)
+    return tuple(sources)
+
+
+def _expand_one(text: str) -> list[Source]:
+    path, tree = _split_tree(text)
+    if _URL.match(path):
+        return [Source(path, tree)]
+    path = os.path.expanduser(path)
+    if os.path.isdir(path):
+        found = sorted(glob.glob(os.path.join(glob.escape(path), "*.root")))
+        return _found(found, tree, f"folder {path} holds no *.root file")
+    if Path(path).suffix in _LISTS and os.path.isfile(path):
+        return _from_list(path)
+    if os.path.exists(path):
+        return [Source(path, tree)]
+    if glob.has_magic(path):
+        return _found(sorted(glob.glob(path, recursive=True)), tree, f"pattern {path!r} matches no file")
+    raise InputFileError(f"no such file: {path}{_similar_files(path)}; check the path")
+
+
+def _found(paths: Sequence[str], tree: str | None, nothing: str) -> list[Source]:
+    if not paths:
+        raise InputFileError(f"{nothing} (working directory {os.getcwd()}); check the path")
+    return [Source(p, tree) for p in paths]
+
+
+def _from_list(path: str) -> list[Source]:
+    names = names_in([path])
+    if not names:
+        raise InputFileError(f"the list of files {path} names no file")
+    return [source for name in names for source in _expand_one(name)]
+
+
+def names_in(files: Iterable[str]) -> list[str]:
+    """The names given, with the content of text files in their place."""
+    names = []
+    for file in files:
+        if Path(file).suffix not in _LISTS or not os.path.isfile(file):
+            names.append(file)
+            continue
+        lines = (line.partition("#")[0] for line in Path(file).read_text().splitlines())
+        names += [name.strip() for line in lines for name in line.split(",") if name.strip()]
+    return names
+
+
+def locate(files: Iterable[str], redirector: str) -> list[str]:
+    """The redirector (``root://host``) in front of logical file names, ``/store/...``; others as they are.
+
+    Raises:
+        InputFileError: a redirector that is no URL.
+    """
+    if not redirector:
+        return list(files)
+    if not _URL.match(redirector):
+        raise InputFileError(f"a redirector is a URL such as root://xrootd.example.org, not {redirector!r}")
+    return [f"{redirector.rstrip('/')}/{name}" if name.startswith("/store/") else name for name in names_in(files)]
+
+
+def _split_tree(text: str) -> tuple[str, str | None]:
+    match = _WITH_TREE.match(text)
+    return (match["path"], match["tree"]) if match else (text, None)
+
+
+def _similar_files(path: str) -> str:
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        return f" (there is no folder {folder})"
+    return near_misses(os.path.basename(path), os.listdir(folder))
+
+
+def matches(url: str, pattern: str) -> bool:
+    """True if a file pattern (as in ``labels={"*signal*": 1}``) matches the whole path or its last part."""
+    return fnmatch(url, pattern) or fnmatch(url.rsplit("/", 1)[-1], pattern)

@@ -1,0 +1,214 @@
+"""Reads entry ranges of ROOT trees: by our decoder where it can, by uproot where it must.
+
+It runs in reader processes, which never import TensorFlow (see `opener`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import awkward as ak
+import numpy as np
+
+from mlaas4hep_tf.errors import BranchError, InputFileError, near_misses
+from mlaas4hep_tf.io import baskets
+from mlaas4hep_tf.io.basket_index import Array
+from mlaas4hep_tf.io.branches import BranchInfo, Layout
+from mlaas4hep_tf.io.buffers import ArraySpec, BufferRef, allocate
+from mlaas4hep_tf.io.files import RootFile
+from mlaas4hep_tf.io.inspection import OpenTree, blame, file_stamp
+from mlaas4hep_tf.io.remote import place, read_ranges
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Entries of some branches as they come out of the file.
+
+    Attributes:
+        entries: number of events.
+        values: branch -> 1-D arrays of any byte order which together are its values, event after event.
+        counts: group -> values per event, int64 [entries].
+    """
+
+    entries: int
+    values: dict[str, tuple[Array, ...]]
+    counts: dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Shapes of packed arrays, and the arrays themselves unless they lie in a shared buffer.
+
+    In order: flat float32 [n, flat]; for each group values float32 [m, branches] and counts int32 [n].
+    """
+
+    specs: tuple[ArraySpec, ...]
+    arrays: tuple[Array, ...] | None
+
+
+class _OpenTrees:
+    """The files that this process keeps open in uproot, the latest last."""
+
+    def __init__(self) -> None:
+        self.limit = 16
+        self._trees: OrderedDict[tuple[str, str], OpenTree] = OrderedDict()
+
+    def get(self, file: RootFile) -> OpenTree:
+        key = (place(file.source.location), file.tree)
+        tree = self._trees.pop(key, None)
+        if tree is not None and tree.uuid != file.uuid:
+            tree.close()
+            tree = None
+        self.close_all_but(self.limit - 1)
+        tree = self._trees[key] = tree or OpenTree(replace(file.source, tree=file.tree))
+        return tree
+
+    def close_all_but(self, files: int) -> None:
+        while len(self._trees) > files:
+            self._trees.popitem(last=False)[1].close()
+
+
+_open_trees = _OpenTrees()
+
+
+def keep_open(files: int) -> None:
+    """Let this process keep so many files open in uproot, at least one."""
+    _open_trees.limit = files
+    _open_trees.close_all_but(files)
+
+
+def _opened(file: RootFile) -> OpenTree:
+    """The file opened by uproot, for what our decoder does not read."""
+    tree = _open_trees.get(file)
+    if (tree.uuid, tree.entries) != (file.uuid, file.entries):
+        raise _replaced(file)
+    return tree
+
+
+def _replaced(file: RootFile) -> InputFileError:
+    return InputFileError(f"{file.where} was replaced since it was first opened; start again")
+
+
+def fetch(file: RootFile, spans: Sequence[tuple[int, int]]) -> list[memoryview]:
+    """The bytes of each (seek, size), read in few requests.
+
+    Raises:
+        InputFileError: the file was replaced since it was opened.
+        OSError, ValueError: it cannot be read, or ends early.
+    """
+    requests = baskets.coalesce(spans)
+    if file_stamp(file.source) != file.stamp:
+        raise _replaced(file)
+    if file.source.remote:
+        chunks = read_ranges(file.source.url, [(seek, size) for seek, size, _ in requests])
+    else:
+        chunks = _fetch_local(file.source.location, requests)
+    out: list[memoryview] = [memoryview(b"")] * len(spans)
+    for (seek, size, members), raw in zip(requests, chunks, strict=True):
+        if len(raw) != size:
+            raise ValueError(f"the file ends early: {len(raw)} of {size} bytes at position {seek}")
+        for number in members:
+            at = spans[number][0] - seek
+            out[number] = memoryview(raw)[at : at + spans[number][1]]
+    return out
+
+
+def _fetch_local(path: str, requests: Sequence[baskets.Request]) -> list[bytes]:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return [os.pread(fd, size, seek) for seek, size, _ in requests]
+    finally:
+        os.close(fd)
+
+
+def read(file: RootFile, start: int, stop: int, names: Sequence[str]) -> Columns:
+    """Read entries [start, stop) of some branches of one file.
+
+    Args:
+        file: what `inspect` said of the file, at least of these branches and entries (`RootFile.part`).
+
+    Raises:
+        InputFileError: bytes that cannot be read or decoded; names file, tree, branch and entries.
+        BranchError: a branch that is not in the tree.
+    """
+    known = {info.name: info for info in file.branches}
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise BranchError(f"no branch {missing[0]!r}{near_misses(missing[0], known)} in {file.where}")
+    infos = [known[name] for name in names]
+    with blame(file.url, file.tree, f"entries {start} to {stop}"):
+        index = file.index.part(names, start, stop)
+        fast_names = index.names
+        first = {info.group: info.name for info in reversed(infos) if info.kind == "jagged" and info.name in fast_names}
+        fast = baskets.read_columns(partial(fetch, file), index, start, stop, frozenset(first.values()))
+        counts = {group: counts for group, name in first.items() if (counts := fast[name].counts) is not None}
+        slow, slow_counts = _read_by_uproot(file, [i for i in infos if i.name not in fast_names], start, stop)
+        for name, found in slow_counts.items():
+            if not np.array_equal(counts.setdefault(known[name].group, found), found):
+                raise ValueError(f"branch {name!r} differs in multiplicity from its group")
+        columns = Columns(stop - start, {name: column.pieces for name, column in fast.items()} | slow, counts)
+        _check_lengths(columns, infos)
+    return columns
+
+
+def _check_lengths(columns: Columns, infos: Sequence[BranchInfo]) -> None:
+    for info in infos:
+        if info.kind == "array":
+            columns.counts[info.group] = np.full(columns.entries, info.length, np.int64)
+        expected = columns.entries if info.kind == "flat" else int(columns.counts[info.group].sum())
+        have = sum(map(len, columns.values[info.name]))
+        if have != expected:
+            raise ValueError(f"branch {info.name!r} has {have} values where its counter says {expected}")
+
+
+def _read_by_uproot(
+    file: RootFile, infos: Sequence[BranchInfo], start: int, stop: int
+) -> tuple[dict[str, tuple[Array, ...]], dict[str, Array]]:
+    if not infos:
+        return {}, {}
+    names = [info.name for info in infos]
+    record = _opened(file).tree.arrays(names, entry_start=start, entry_stop=stop, library="ak")
+    values: dict[str, tuple[Array, ...]] = {}
+    counts = {}
+    for info in infos:
+        array = record[info.name] if info.name in record.fields else record[tuple(info.name.split("."))]
+        values[info.name] = (np.asarray(ak.to_numpy(ak.flatten(array, axis=None))).reshape(-1),)
+        if info.kind == "jagged":
+            counts[info.name] = np.asarray(ak.to_numpy(ak.num(array)), np.int64)
+    return values, counts
+
+
+def pack(columns: Columns, layout: Layout, ref: BufferRef | None = None) -> Packed:
+    """Copy columns into float32 matrices, one for the flat branches and one per group.
+
+    float64 and integers are rounded to the nearest float32; what lies beyond its range becomes infinite.
+    """
+    n = columns.entries
+    specs = [ArraySpec((n, len(layout.flat)), "float32")]
+    for group, names in layout.groups:
+        specs.append(ArraySpec((int(columns.counts[group].sum()), len(names)), "float32"))
+        specs.append(ArraySpec((n,), "int32"))
+    arrays = allocate(ref, specs)
+    with np.errstate(over="ignore"):
+        _fill(arrays[0], layout.flat, columns)
+        for number, (group, names) in enumerate(layout.groups):
+            _fill(arrays[1 + 2 * number], names, columns)
+            arrays[2 + 2 * number][:] = columns.counts[group]
+    return Packed(tuple(specs), tuple(arrays) if ref is None else None)
+
+
+def _fill(matrix: Array, names: Sequence[str], columns: Columns) -> None:
+    for number, name in enumerate(names):
+        at = 0
+        for piece in columns.values[name]:
+            matrix[at : at + len(piece), number] = piece
+            at += len(piece)
+
+
+def read_packed(file: RootFile, start: int, stop: int, layout: Layout, ref: BufferRef | None = None) -> Packed:
+    """`read` and `pack` in one call, for reader processes."""
+    return pack(read(file, start, stop, layout.names), layout, ref)

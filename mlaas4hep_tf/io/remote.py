@@ -1,0 +1,245 @@
+"""The bytes of remote files: many ranges in one request, each with a deadline, from the cache where there is one.
+
+It runs in reader processes.  Deadlines, replicas, credentials and the cache come from `policy.conditions`.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import fsspec
+import uproot
+
+from mlaas4hep_tf.io.cache import Cache
+from mlaas4hep_tf.io.policy import conditions
+
+Range = tuple[int, int]  # seek, size
+
+BLOCK = 1 << 18  # bytes of a block of the cache
+TRUST_S = 10.0  # for which a file is taken to be the one it was
+_HEADER = 100  # bytes at the start of a ROOT file, its uuid among them
+_AT_A_TIME = 16  # requests under way to a server that takes one range each
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What tells a file from another one under the same name.
+
+    Attributes:
+        size: in bytes.
+        version: time of the last change, or the server's tag for the content; empty where it has none.
+        header: the first bytes, which hold the uuid.
+    """
+
+    size: int
+    version: str
+    header: bytes
+
+
+_filesystems: dict[tuple[str, ...], Any] = {}
+_identities: dict[str, tuple[float, Identity]] = {}
+
+
+def place(url: str) -> str:
+    """Where this attempt reads a URL."""
+    now = conditions.get()
+    return now.policy.place(url, now.attempt)
+
+
+def forget(url: str) -> None:
+    """Close what is open to the server of a URL, so that the next attempt begins anew."""
+    for key in [key for key in _filesystems if key[0] == _server(place(url))]:
+        del _filesystems[key]
+    _identities.pop(place(url), None)
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """The file system of a URL's server, and the path in it."""
+    timeout = conditions.get().policy.request_timeout_s
+    options, token = _options(url, timeout)
+    key = (_server(url), str(timeout), token)
+    if key not in _filesystems:
+        _filesystems[key] = fsspec.core.url_to_fs(url, skip_instance_cache=True, **options)[0]
+    return _filesystems[key], _filesystems[key]._strip_protocol(url)
+
+
+def _server(url: str) -> str:
+    return "/".join(url.split("/")[:3])
+
+
+def _options(url: str, timeout: float) -> tuple[dict[str, Any], str]:
+    """What fsspec needs to know besides the address, and the bearer token in it."""
+    if url.startswith("root"):
+        return {"timeout": max(1, round(timeout))}, ""
+    client: dict[str, Any] = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout)}
+    token = bearer_token(os.environ) if url.startswith("https") or urlsplit(url).hostname == "127.0.0.1" else ""
+    if token:
+        client["headers"] = {"Authorization": f"Bearer {token}"}
+    return {"client_kwargs": client}, token
+
+
+def bearer_token(environment: Any) -> str:
+    """The token of ``BEARER_TOKEN`` or of the file ``BEARER_TOKEN_FILE`` (WLCG bearer token discovery), or nothing."""
+    token = environment.get("BEARER_TOKEN", "")
+    if not token and (path := environment.get("BEARER_TOKEN_FILE", "")):
+        token = Path(path).read_text()
+    return str(token).strip()
+
+
+def identity(url: str) -> Identity:
+    """Which file there is now; asked again when the answer is older than `TRUST_S`.
+
+    Raises:
+        OSError: there is none, or the server does not answer.
+    """
+    known = _identities.get(place(url))
+    if known is None or time.monotonic() - known[0] > TRUST_S:
+        try:
+            known = _identities[place(url)] = (time.monotonic(), _ask_identity(place(url)))
+        except BaseException:
+            forget(url)
+            raise
+    return known[1]
+
+
+def _ask_identity(address: str) -> Identity:
+    fs, path = filesystem(address)
+    fs.invalidate_cache()
+    info = _info(fs, path)
+    if info.get("size") is None:
+        raise OSError("the server does not tell the size of the file, so parts of it cannot be read")
+    size = int(info["size"])
+    version = next((str(info[key]) for key in ("mtime", "ETag", "Last-Modified") if info.get(key)), "")
+    return Identity(size, version, _request(address, [(0, min(_HEADER, size))])[0])
+
+
+def read_ranges(url: str, ranges: Sequence[Range]) -> list[bytes]:
+    """The bytes of each (seek, size), in as few requests as there can be.
+
+    Raises:
+        OSError: the server does not answer in time, refuses, or has fewer bytes than that.
+    """
+    cache = conditions.get().cache
+    try:
+        if cache is None:
+            return _request(place(url), ranges)
+        return _through_cache(cache, url, ranges)
+    except BaseException:
+        forget(url)
+        raise
+
+
+def _info(fs: Any, path: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = fs.info(path, timeout=2 * conditions.get().policy.request_timeout_s)
+    except FileNotFoundError as error:
+        cause = error.__cause__  # fsspec says so of every fault of an HTTP server
+        if cause is not None and not isinstance(cause, FileNotFoundError):
+            raise OSError(f"{type(cause).__name__}: {cause}") from error
+        raise
+    return found
+
+
+def list_files(url: str) -> list[str]:
+    """URLs of the files behind a URL with a pattern, or of the ``*.root`` files of a folder, sorted by name.
+
+    Raises:
+        OSError: the server does not answer, or cannot list.
+    """
+    address = place(url)
+    fs, path = filesystem(address)
+    fs.invalidate_cache()
+    pattern = f"{path.rstrip('/')}/*.root" if url.endswith("/") else path
+    if "://" not in pattern:
+        pattern = f"//{pattern.lstrip('/')}"  # an XRootD server's top folder is listed as "//" only
+    found = sorted(fs.glob(pattern, timeout=conditions.get().policy.work_timeout_s))
+    return [name if "://" in name else f"{_server(address)}//{name.lstrip('/')}" for name in found]
+
+
+def _request(address: str, ranges: Sequence[Range]) -> list[bytes]:
+    fs, path = filesystem(address)
+    starts, stops = [seek for seek, _ in ranges], [seek + size for seek, size in ranges]
+    timeout = conditions.get().policy.request_timeout_s * (1 + len(ranges) // _AT_A_TIME)
+    got = fs.cat_ranges([path] * len(ranges), starts, stops, on_error="raise", batch_size=_AT_A_TIME, timeout=timeout)
+    for (seek, size), raw in zip(ranges, got, strict=True):
+        if len(raw) != size:
+            raise OSError(f"{len(raw)} bytes instead of {size} came from position {seek}: the file is cut short")
+    return [bytes(raw) for raw in got]
+
+
+def _through_cache(cache: Cache, url: str, ranges: Sequence[Range]) -> list[bytes]:
+    """Whole blocks, those that are not there from the server."""
+    file = identity(url)
+    stem = f"{url}\n{file.size}\n{file.version}\n{file.header.hex()}\n"
+    wanted = sorted({n for seek, size in ranges for n in range(seek // BLOCK, -(-(seek + size) // BLOCK))})
+    blocks = {n: block for n in wanted if (block := cache.get(f"{stem}{n}")) is not None}
+    missing = [n for n in wanted if n not in blocks]
+    runs = [(run[0] * BLOCK, min((run[-1] + 1) * BLOCK, file.size)) for run in _runs(missing)]
+    fetched = _request(place(url), [(start, stop - start) for start, stop in runs]) if runs else []
+    for (start, stop), raw in zip(runs, fetched, strict=True):
+        for seek in range(start, stop, BLOCK):
+            block = raw[seek - start : seek - start + BLOCK]
+            cache.put(f"{stem}{seek // BLOCK}", block)
+            blocks[seek // BLOCK] = block
+    return [_assemble(blocks, seek, size) for seek, size in ranges]
+
+
+def _runs(numbers: Sequence[int]) -> list[list[int]]:
+    """Numbers in order, cut where one is missing."""
+    cuts = [0, *(i + 1 for i, (a, b) in enumerate(pairwise(numbers)) if b != a + 1), len(numbers)]
+    return [list(numbers[a:b]) for a, b in pairwise(cuts) if a < b]
+
+
+def _assemble(blocks: dict[int, bytes], seek: int, size: int) -> bytes:
+    first, last = seek // BLOCK, -(-(seek + size) // BLOCK)
+    joined = b"".join(blocks.get(n, b"") for n in range(first, last))
+    part = joined[seek - first * BLOCK : seek - first * BLOCK + size]
+    if len(part) != size:
+        raise OSError(f"{len(part)} bytes instead of {size} are at position {seek}: the file is cut short")
+    return part
+
+
+class RemoteSource(uproot.source.chunk.Source):  # type: ignore[misc]  # uproot has no type information
+    """A remote file for uproot, read by `read_ranges`."""
+
+    def __init__(self, file_path: str, **_: Any) -> None:
+        super().__init__()
+        self._file_path = file_path
+        self._num_bytes = identity(file_path).size
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def __enter__(self) -> RemoteSource:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed = True
+
+    def chunk(self, start: int, stop: int) -> Any:
+        return self._chunks([(start, stop)])[0]
+
+    def chunks(self, ranges: Iterable[tuple[int, int]], notifications: queue.Queue[Any]) -> list[Any]:
+        chunks = self._chunks(list(ranges))
+        for chunk in chunks:
+            notifications.put(chunk)
+        return chunks
+
+    def _chunks(self, ranges: Sequence[tuple[int, int]]) -> list[Any]:
+        ends = [min(stop, self._num_bytes) for _, stop in ranges]
+        spans = [(start, end - start) for (start, _), end in zip(ranges, ends, strict=True)]
+        return [
+            uproot.source.chunk.Chunk.wrap(self, raw, start)
+            for (start, _), raw in zip(spans, read_ranges(self._file_path, spans), strict=True)
+        ]

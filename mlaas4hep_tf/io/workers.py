@@ -1,0 +1,274 @@
+"""Where reading runs: local processes by default, or any `concurrent.futures.Executor` (Dask, MPI).
+
+The local processes come from loky: clean interpreters that do not import the user's ``__main__`` again.  Each has
+an executor of its own and a thread here that hands it one piece of work after the other, so that a process that
+dies or hangs is known, replaced, and costs nothing but that piece, which is then done again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing.util import Finalize
+from typing import Any, TypeVar
+
+from loky.process_executor import ProcessPoolExecutor, ShutdownExecutorError, TerminatedWorkerError
+
+from mlaas4hep_tf.errors import InputFileError, PlanError, ReaderError
+from mlaas4hep_tf.io import buffers
+from mlaas4hep_tf.io.cache import Cache
+from mlaas4hep_tf.io.policy import DEFAULT_POLICY, Conditions, ReadPolicy, credentials, perform
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+MAX_DEATHS = 12  # of reader processes over one piece of work
+MAX_OPEN_FILES = 64  # of all reader processes together
+START_S = 60.0  # in which a reader process must be there; not part of the time for its work
+IDLE_S = 120.0  # after which a reader process without work ends
+_ELSEWHERE = 64  # pieces of work under way in the user's executor
+_log = logging.getLogger(__name__)
+
+
+def default_workers() -> int:
+    """Reader processes by default: one per core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Runs functions elsewhere, in order, a bounded number of them ahead.
+
+    Attributes:
+        workers: number of processes that work at the same time.
+        executor: the user's executor; None for local processes.
+        policy: deadlines, retries and replicas.
+        cache: where remote bytes are kept, if anywhere.
+    """
+
+    workers: int
+    executor: Executor | None = None
+    policy: ReadPolicy = DEFAULT_POLICY
+    cache: Cache | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise PlanError(f"workers must be at least 1, not {self.workers}")
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether readers can write into this process's buffers."""
+        return self.executor is None and buffers.supported()
+
+    def submit(self, function: Callable[..., R], *args: Any) -> Future[R]:
+        """Have a piece of work done; what fails and may pass is tried again.
+
+        The future raises what the function raises; ReaderError where reader processes died or hung over it.
+        """
+        given = Conditions(self.policy, self.cache, 0, credentials(os.environ))
+        return _crews.get(self).submit(given, function, *args)
+
+    def run(self, function: Callable[..., R], *args: Any) -> R:
+        """Call a function elsewhere and wait for its result."""
+        return self.submit(function, *args).result()
+
+    def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
+        """Results in the order of the tasks, with a bounded number of them under way."""
+        for future in self.outcomes(function, tasks):
+            yield future.result()
+
+    def outcomes(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[Future[R]]:
+        """Futures in the order of the tasks, with at most two per worker under way."""
+        pending: deque[Future[R]] = deque()
+        try:
+            for task in tasks:
+                pending.append(self.submit(function, task))
+                if len(pending) >= 2 * self.workers:
+                    yield pending.popleft()
+            while pending:
+                yield pending.popleft()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+class _Crew:
+    """Threads that each hand one piece of work at a time to a reader process of their own."""
+
+    def __init__(self, workers: int, executor: Executor | None) -> None:
+        self._executor = executor
+        most = min(MAX_OPEN_FILES // workers, buffers.descriptors() // 4)
+        self._files = max(1, most - 1)  # and one more, of which the decoder reads
+        self._threads = ThreadPoolExecutor(_ELSEWHERE if executor else workers, "mlaas4hep-reader")
+        self._own = threading.local()
+        self._readers: list[_Reader] = []
+        self._closing = threading.Event()
+
+    def submit(self, given: Conditions, function: Callable[..., R], *args: Any) -> Future[R]:
+        return self._threads.submit(self._work, given, partial(function, *args))
+
+    def close(self) -> None:
+        """End the processes, whatever they are doing."""
+        self._closing.set()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for reader in self._readers:
+            reader.kill()
+
+    def _work(self, given: Conditions, work: Callable[[], R]) -> R:
+        deaths = 0
+        while True:
+            try:
+                return self._try(given, work)
+            except _Died as error:
+                deaths += 1
+                if deaths >= MAX_DEATHS or self._closing.is_set():
+                    raise ReaderError(
+                        f"reader processes died {deaths} times over the same piece of work; they may be short of "
+                        "memory: lower workers= or chunk_size="
+                    ) from error
+            except (_Stalled, InputFileError) as error:
+                if not getattr(error, "passing", True) or given.attempt >= given.policy.retries:
+                    raise
+                pause = given.policy.pause_s(given.attempt, random.random())
+                _log.warning("%s; once more in %.1f s", error, pause)
+                if self._closing.wait(pause):
+                    raise
+                given = replace(given, attempt=given.attempt + 1)
+
+    def _try(self, given: Conditions, work: Callable[[], R]) -> R:
+        seconds = given.policy.work_timeout_s
+        if self._executor is not None:
+            future = self._executor.submit(perform, given, work)
+            try:
+                return future.result(seconds)
+            except TimeoutError:
+                future.cancel()
+                raise _Stalled(_too_long(seconds)) from None
+        if not hasattr(self._own, "reader"):
+            self._own.reader = _Reader(self._files, self._closing)
+            self._readers.append(self._own.reader)
+        reader: _Reader = self._own.reader
+        result: R = reader.call(seconds, perform, given, work)
+        return result
+
+
+class _Died(Exception):
+    """A reader process ended in the midst of its work."""
+
+
+class _Stalled(ReaderError):
+    """A piece of work took too long."""
+
+
+def _too_long(seconds: float) -> str:
+    return f"reading took more than {seconds:g} s (work_timeout_s of the ReadPolicy)"
+
+
+class _Reader:
+    """One reader process, started when there is work for it, and again when it is gone."""
+
+    def __init__(self, files: int, closing: threading.Event) -> None:
+        self._files, self._closing = files, closing
+        self._process: ProcessPoolExecutor | None = None
+
+    def call(self, seconds: float, function: Callable[..., R], *args: Any) -> R:
+        """Raises _Died or _Stalled; in both cases the process is dead when it does."""
+        try:
+            process = self._process or self._start()
+            future: Future[R] = process.submit(function, *args)
+            if not wait([future], seconds).done:
+                self.kill()
+                raise _Stalled(_too_long(seconds))
+            return future.result()
+        except (TerminatedWorkerError, ShutdownExecutorError) as error:
+            self.kill()
+            raise _Died from error
+        except BrokenProcessPool as error:  # it is alive and did not understand
+            self.kill()
+            raise ReaderError(f"a reader process could not take up its work: {error}") from error
+
+    def _start(self) -> ProcessPoolExecutor:
+        """A process that is up; what dies before has done no work, and does not count as a death over it."""
+        end = time.monotonic() + START_S
+        while True:
+            process = self._process = ProcessPoolExecutor(
+                1, timeout=IDLE_S, initializer=start_reader, initargs=(os.getpid(), self._files)
+            )
+            try:
+                process.submit(os.getpid).result(max(0.0, end - time.monotonic()))
+                return process
+            except (TimeoutError, TerminatedWorkerError, ShutdownExecutorError) as error:
+                self.kill()
+                if time.monotonic() > end or self._closing.is_set():
+                    raise ReaderError(f"no reader process came up in {START_S:g} s; see the output above") from error
+
+    def kill(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.shutdown(kill_workers=True)
+
+
+class _Crews:
+    """The crews of this interpreter: one for each number of workers and time limit, one for each user's executor."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._crews: dict[tuple[object, ...], _Crew] = {}
+        # before the threads are waited for, which wait for the processes
+        threading._register_atexit(self.close)  # type: ignore[attr-defined]  # private, and what loky itself uses
+        # a process that multiprocessing started waits for its children: without this, until they have been idle
+        Finalize(self, self.close, exitpriority=100)
+
+    def get(self, engine: Engine) -> _Crew:
+        # XRootD takes its time limit when a process uses it first
+        key = (engine.workers, engine.executor, engine.policy.request_timeout_s)
+        with self._lock:
+            if key not in self._crews:
+                self._crews[key] = _Crew(engine.workers, engine.executor)
+            return self._crews[key]
+
+    def close(self) -> None:
+        while self._crews:
+            self._crews.popitem()[1].close()
+
+
+def start_reader(parent: int, files: int) -> None:
+    """Runs once in each reader process.
+
+    Args:
+        parent: the process with which it ends.
+        files: how many it may keep open in uproot.
+    """
+    from mlaas4hep_tf.io import reader  # here, so that the training process never imports uproot
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole terminal; the parent decides
+    reader.keep_open(files)
+    end_with_parent(parent)
+
+
+def end_with_parent(parent: int) -> None:
+    """Have this process end within a second of its parent, however that ends.
+
+    A thread that looks; the kernel's own signal for this goes by the thread that started the process, which
+    may well end before the parent does.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+_crews = _Crews()

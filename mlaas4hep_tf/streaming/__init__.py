@@ -1,0 +1,1 @@
+"""Which events are read when, and their way into one `tf.data.Dataset`."""

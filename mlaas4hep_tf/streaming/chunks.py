@@ -1,0 +1,393 @@
+"""Streams packed events of a plan's lanes from the reader processes; knows no TensorFlow yet."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlaas4hep_tf.errors import BranchError, InputFileError, LabelError, ReaderError, near_misses, shorten
+from mlaas4hep_tf.io.branches import Layout
+from mlaas4hep_tf.io.buffers import ArrayPool, ArraySpec, BufferPool, BufferRef, keep_freed_memory
+from mlaas4hep_tf.io.files import RootFile, matches
+from mlaas4hep_tf.io.workers import Engine
+from mlaas4hep_tf.streaming.plan import EntryRange, Plan, apportion, takes
+from mlaas4hep_tf.streaming.skipped import Losses, Lost
+
+PerFile = Mapping[str, float] | Sequence[float] | str
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Labels or weights: one number per file, or a branch.
+
+    Attributes:
+        per_file: a number for each file, or empty.
+        branch: name of the branch that has it per event, or empty.
+    """
+
+    per_file: tuple[float, ...] = ()
+    branch: str = ""
+
+
+def resolve_target(
+    what: str, given: PerFile | None, files: Sequence[RootFile], failed: Sequence[Lost] = ()
+) -> Target | None:
+    """Labels or weights as the user gave them -> a number per file or a flat branch.
+
+    Args:
+        failed: files that could not be opened; a list has a number for them too, and a pattern may match no other.
+
+    Raises:
+        LabelError: patterns that match no file, files that no pattern matches, or a list of another length.
+        BranchError: no such flat branch.
+    """
+    if given is None:
+        return None
+    if isinstance(given, str):
+        return Target(branch=_flat_branch(what, given, files))
+    if isinstance(given, Mapping):
+        return Target(tuple(_by_pattern(what, given, files, failed)))
+    values = [float(v) for v in given]
+    count = len(files) + len(failed)
+    if len(values) != count:
+        raise LabelError(f"a list of {what} needs one number per file: {len(values)} for {count} files")
+    gone = {lost.number for lost in failed}
+    return Target(tuple(value for number, value in enumerate(values) if number not in gone))
+
+
+def label_of(labels: PerFile | None, lost: Lost) -> float | None:
+    """The label of a file that could not be opened, where labels are given per file."""
+    if isinstance(labels, Mapping):
+        return next((float(value) for pattern, value in labels.items() if matches(lost.file, pattern)), None)
+    return None if labels is None or isinstance(labels, str) else float(labels[lost.number])
+
+
+def _by_pattern(
+    what: str, patterns: Mapping[str, float], files: Sequence[RootFile], failed: Sequence[Lost]
+) -> Iterator[float]:
+    used = Counter[str]()
+    for file in files:
+        pattern = next((p for p in patterns if matches(file.url, p)), None)
+        if pattern is None:
+            raise LabelError(
+                f"no pattern of {what} matches file {file.url}: there are {shorten(map(repr, patterns))}; "
+                "add one, for example '*'"
+            )
+        used[pattern] += 1
+        yield float(patterns[pattern])
+    urls = [*(f.url for f in files), *(lost.file for lost in failed)]
+    idle = [p for p in patterns if not used[p] and not any(matches(url, p) for url in urls)]
+    if idle:
+        raise LabelError(
+            f"pattern {idle[0]!r} of {what} matches none of the {len(files)} files "
+            f"({shorten((f.url for f in files), 3)}); correct it or take it out"
+        )
+
+
+def _flat_branch(what: str, name: str, files: Sequence[RootFile]) -> str:
+    for file in files:
+        info = next((b for b in file.branches if b.name == name), None)
+        if info is None:
+            close = near_misses(name, [b.name for b in file.branches])
+            raise BranchError(f"no branch {name!r}{close} for the {what} in {file.where}")
+        if info.kind != "flat":
+            raise BranchError(f"{what} need one number per event: {name!r} is {info.kind} in {file.where}")
+    return name
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Reads packed events of a plan's lanes and mixes them into chunks.
+
+    It is the part of a dataset that knows files and processes but no TensorFlow.
+
+    Attributes:
+        files: all files.
+        layout: branches of the packed matrices; label and weight branches are the last flat ones.
+        lengths: group -> objects kept per event, to count what is truncated.
+        labels, weights: where the numbers come from.
+        engine, pool: where reading runs, and the memory that it fills.
+        chunk_pool: memory of the chunks.
+        truncated: events and objects beyond `lengths` in the latest epoch, by group.
+        delivered: events of each file in the latest epoch, by its number.
+        failures: errors that ended an epoch; TensorFlow passes on only their text.
+        losses: where blocks that cannot be read are accounted for; None: they are errors.
+        entries: events of an epoch.
+    """
+
+    files: tuple[RootFile, ...]
+    layout: Layout
+    lengths: Mapping[str, int]
+    labels: Target | None
+    weights: Target | None
+    engine: Engine
+    pool: BufferPool = field(default_factory=BufferPool)
+    chunk_pool: ArrayPool = field(default_factory=ArrayPool)
+    truncated: Counter[str] = field(default_factory=Counter)
+    delivered: Counter[int] = field(default_factory=Counter)
+    failures: list[Exception] = field(default_factory=list)
+    losses: Losses | None = None
+    entries: int = 0
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        return tuple(t for t in (self.labels, self.weights) if t is not None)
+
+    def fresh(self, entries: int) -> Stream:
+        """The same files and processes with counts and chunk memory of its own, for so many events."""
+        return replace(
+            self, chunk_pool=ArrayPool(), truncated=Counter(), delivered=Counter(), failures=[], entries=entries,
+            losses=None if self.losses is None else self.losses.fresh(),
+        )  # fmt: skip
+
+    @property
+    def read_layout(self) -> Layout:
+        return replace(self.layout, flat=self.layout.flat + tuple(t.branch for t in self.targets if t.branch))
+
+    def chunks(self, plan: Plan, epoch: int) -> Iterator[tuple[Array, ...]]:
+        """The chunks of an epoch, packed; each takes its share of every lane.
+
+        The blocks of a whole chunk are asked for at once, so that the reader processes never wait for one lane.
+
+        Yields:
+            order of the rows int32 [n]; flat branches, labels and weights float32 [n, F + T]; of each group the
+            row of each event's first object and how many it has, int32 [n, 2 G]; and per group a row of NaN and
+            the values, float32 [1 + m, F].
+        """
+        lanes: list[_Lane] = []
+        self.truncated.clear()
+        self.delivered.clear()
+        self.failures.clear()
+        if self.losses is not None:
+            self.losses.begin()
+        try:
+            lanes += (_Lane(self, plan.blocks(number, epoch)) for number in range(len(plan.lanes)))
+            for number, pieces in enumerate(_mix(lanes, plan)):
+                yield plan.rows(epoch, number, _events(pieces)), *self._assemble(pieces)
+        except Exception as error:
+            self.failures.append(error)
+            raise
+        finally:
+            for lane in lanes:
+                lane.close()
+
+    def _assemble(self, pieces: Sequence[tuple[Array, ...]]) -> tuple[Array, ...]:
+        """Copy pieces behind each other into one chunk, in recycled memory."""
+        groups = self.layout.groups
+        events = sum(len(piece[0]) for piece in pieces)
+        objects = [sum(len(piece[1 + 2 * g]) for piece in pieces) for g in range(len(groups))]
+        width = len(self.layout.flat) + len(self.targets)
+        specs = [ArraySpec((events, width), "float32"), ArraySpec((events, 2 * len(groups)), "int32")]
+        specs += [ArraySpec((1 + m, len(names)), "float32") for m, (_, names) in zip(objects, groups, strict=True)]
+        flat, bounds, *values = chunk = self.chunk_pool.take(specs)
+        _join(flat, [piece[0] for piece in pieces])
+        for g, (group, _) in enumerate(groups):
+            values[g][0] = np.nan
+            _join(values[g][1:], [piece[1 + 2 * g] for piece in pieces])
+            counts = np.concatenate([piece[2 + 2 * g] for piece in pieces])
+            bounds[:, 2 * g] = 1 + np.cumsum(counts) - counts
+            bounds[:, 2 * g + 1] = counts
+            self._count(group, counts)
+        return tuple(chunk)
+
+    def _count(self, group: str, counts: Array) -> None:
+        beyond = counts - self.lengths[group]
+        beyond = beyond[beyond > 0]
+        if len(beyond):
+            self.truncated[f"{group} events"] += len(beyond)
+            self.truncated[f"{group} objects"] += int(beyond.sum())
+
+    def read(self, block: EntryRange) -> _Reading:
+        """Ask a reader process for a block."""
+        ref = self.pool.lend() if self.engine.shares_memory else None
+        try:
+            return _Reading(block, ref, self._submit(block, ref))
+        except BaseException:
+            if ref is not None:
+                self.pool.give_back(ref)
+            raise
+
+    def result(self, reading: _Reading) -> tuple[Array, ...] | None:
+        """Wait for a block: flat with targets; per group values and counts; None if it is lost."""
+        try:
+            packed = reading.future.result()
+        except (InputFileError, ReaderError) as error:
+            self.cancel(reading)
+            if self.losses is None:
+                raise
+            self.losses.add(self._lost(reading.block, error), self.entries)
+            return None
+        except BaseException:
+            self.cancel(reading)
+            raise
+        arrays = packed.arrays if reading.ref is None else self.pool.arrays(reading.ref, packed.specs)
+        return self._with_targets(arrays, self.files[reading.block.file], reading.block.file)
+
+    def _lost(self, block: EntryRange, error: Exception) -> Lost:
+        per_file = self.labels.per_file if self.labels is not None else ()
+        label = per_file[block.file] if per_file else None
+        return Lost(self.files[block.file].url, block.file, block.start, block.stop, str(error), label)
+
+    def cancel(self, reading: _Reading) -> None:
+        """Forget a block that was asked for; its buffer comes back when no reader writes to it any more."""
+        reading.future.cancel()
+        ref = reading.ref
+        if ref is not None:
+            reading.future.add_done_callback(lambda _: self.pool.give_back(ref))
+
+    def _submit(self, block: EntryRange, ref: BufferRef | None) -> Future[Any]:
+        file = self.files[block.file]
+        return self.engine.submit(
+            read_block, file.part(self.read_layout.names, block.start, block.stop), block.start, block.stop,
+            self.read_layout, ref,
+        )  # fmt: skip
+
+    def _with_targets(self, arrays: Sequence[Array], file: RootFile, number: int) -> tuple[Array, ...]:
+        """The arrays of a block, with labels and weights as the last columns of the flat ones."""
+        flat, rest = arrays[0], arrays[1:]
+        column = len(self.layout.flat)
+        columns = [flat[:, :column]]
+        for target in self.targets:
+            if target.branch:
+                columns.append(flat[:, column : column + 1])
+                column += 1
+                if not np.isfinite(columns[-1]).all():
+                    raise LabelError(
+                        f"branch {target.branch!r} must be finite in every event; it is not in {file.where}"
+                    )
+            else:
+                columns.append(np.full((len(flat), 1), target.per_file[number], np.float32))
+        return (np.hstack(columns) if len(columns) > 1 else flat, *rest)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A block that a reader process is working on."""
+
+    block: EntryRange
+    ref: BufferRef | None
+    future: Future[Any]
+
+
+class _Lane:
+    """The blocks of one lane, read ahead in order, from which any number of events is taken."""
+
+    def __init__(self, stream: Stream, blocks: Sequence[EntryRange]) -> None:
+        self._stream = stream
+        self._todo = iter(blocks)
+        self._reading: deque[_Reading] = deque()
+        self._rest: tuple[Array, ...] | None = None
+        self._file = 0  # from which it is
+        self._asked = 0  # events that are being read, or left over
+        self.left = sum(map(len, blocks))
+
+    def ask(self, events: int) -> None:
+        """Have the blocks read that the next `events` events lie in, and one more."""
+        while self._asked < events + 1 and (block := next(self._todo, None)) is not None:
+            self._reading.append(self._stream.read(block))
+            self._asked += len(block)
+
+    def take(self, events: int) -> list[tuple[Array, ...]]:
+        """The next events as packed pieces; they were asked for.  Fewer if a block is lost: `left` tells."""
+        pieces = []
+        while events:
+            piece, self._rest = self._rest or self._next(), None
+            if piece is None:
+                break
+            if len(piece[0]) > events:
+                piece, self._rest = _cut(piece, events, len(self._stream.layout.groups))
+            pieces.append(piece)
+            self._stream.delivered[self._file] += len(piece[0])
+            events -= len(piece[0])
+            self._forget(len(piece[0]))
+        return pieces
+
+    def _next(self) -> tuple[Array, ...] | None:
+        reading = self._reading.popleft()
+        self._file = reading.block.file
+        piece = self._stream.result(reading)
+        if piece is None:
+            self._forget(len(reading.block))
+        return piece
+
+    def _forget(self, events: int) -> None:
+        self._asked -= events
+        self.left -= events
+
+    def close(self) -> None:
+        for reading in self._reading:
+            self._stream.cancel(reading)
+
+
+def _mix(lanes: Sequence[_Lane], plan: Plan) -> Iterator[list[tuple[Array, ...]]]:
+    """The pieces of each chunk.
+
+    Where a block is lost, the chunk is filled up from what is left in each lane, in proportion to that, and the
+    chunks behind it are dealt out anew; so each but the last is still a whole one.
+    """
+    steps = deque(plan.takes.tolist())
+    while steps:
+        step = steps.popleft()
+        before = sum(lane.left for lane in lanes)
+        pieces = _take(lanes, step)
+        while (short := sum(step) - _events(pieces)) and (rest := sum(lane.left for lane in lanes)):
+            (more,) = apportion([lane.left for lane in lanes], [min(short, rest)]).tolist()
+            pieces += _take(lanes, more)
+        left = [lane.left for lane in lanes]
+        if before - sum(left) != _events(pieces):
+            steps = deque(takes(left, plan.chunk_size).tolist() if any(left) else ())
+        if pieces:
+            yield pieces
+
+
+def _take(lanes: Sequence[_Lane], step: Sequence[int]) -> list[tuple[Array, ...]]:
+    for lane, events in zip(lanes, step, strict=True):
+        lane.ask(events)
+    return [piece for lane, events in zip(lanes, step, strict=True) for piece in lane.take(events)]
+
+
+def _events(pieces: Sequence[tuple[Array, ...]]) -> int:
+    return sum(len(piece[0]) for piece in pieces)
+
+
+def read_block(file: RootFile, start: int, stop: int, layout: Layout, ref: BufferRef | None) -> Any:
+    """Runs in a reader process: read and pack one block."""
+    from mlaas4hep_tf.io.reader import read_packed  # here, so that the training process never imports uproot
+
+    keep_freed_memory()
+    return read_packed(file, start, stop, layout, ref)
+
+
+def read_flat(names: tuple[str, ...], task: tuple[RootFile, EntryRange]) -> dict[str, Any]:
+    """Runs in a reader process: flat branches in their own dtype."""
+    from mlaas4hep_tf.io.reader import read
+
+    file, entries = task
+    columns = read(file, entries.start, entries.stop, names)
+    return {
+        name: np.concatenate([np.empty(0, pieces[0].dtype.newbyteorder("=") if pieces else np.float32), *pieces])
+        for name, pieces in columns.values.items()
+    }
+
+
+def _join(out: Array, parts: Sequence[Array]) -> None:
+    if parts:
+        np.concatenate(parts, out=out)
+
+
+def _cut(events: tuple[Array, ...], at: int, groups: int) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Cut packed events in two behind event `at`."""
+    head, tail = [events[0][:at]], [events[0][at:]]
+    for number in range(groups):
+        values, counts = events[1 + 2 * number], events[2 + 2 * number]
+        objects = int(counts[:at].sum())
+        head += [values[:objects], counts[:at]]
+        tail += [values[objects:], counts[at:]]
+    return tuple(head), tuple(tail)

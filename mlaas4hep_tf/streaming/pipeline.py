@@ -1,0 +1,142 @@
+"""The tf.data graph: chunks from the lanes are shuffled, padded, normalised, masked and cut into batches.
+
+No step of it works event by event.  A chunk stays packed; each step of some 2000 events is gathered from it,
+already shuffled, straight into the rectangle.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import tensorflow as tf
+
+from mlaas4hep_tf.io.buffers import keep_freed_memory
+from mlaas4hep_tf.io.workers import default_workers
+from mlaas4hep_tf.streaming.chunks import Stream
+from mlaas4hep_tf.streaming.plan import Plan
+from mlaas4hep_tf.transforms.vector import Preprocessor
+
+DataLayout = Literal["vector", "columns", "ragged", "image"]
+
+STEP_ENTRIES = 1024  # events padded at a time; smaller batches are cut from such a step
+PREFETCH_ENTRIES = 8192
+MASK_SUFFIX = "_mask"
+
+
+@dataclass(frozen=True)
+class PipelineOptions:
+    """Form and order of the batches; see `RootDataset`."""
+
+    batch_size: int
+    chunk_size: int
+    shuffle: bool
+    seed: int
+    layout: DataLayout
+    mask: bool
+    shares: tuple[float, ...] | None = None
+
+
+class _Epochs:
+    """Numbers the iterations over a dataset."""
+
+    def __init__(self) -> None:
+        self._next = itertools.count()
+        self._lock = threading.Lock()
+
+    def __call__(self) -> int:
+        with self._lock:
+            return next(self._next)
+
+
+def build_pipeline(stream: Stream, preprocessor: Preprocessor, options: PipelineOptions, plan: Plan) -> tf.data.Dataset:
+    """The whole graph from lanes to batches; nothing is read before it is iterated.
+
+    The graph is kept small, and what datasets of datasets have inside is next to nothing: TensorFlow optimises each
+    function anew for every epoch, and those inside again for every chunk.
+    """
+    batch = options.batch_size
+    step = batch * -(-STEP_ENTRIES // batch) if options.layout != "ragged" else batch  # TensorFlow cuts those slowly
+    batches = _steps(stream, plan, step).map(
+        partial(_finish, preprocessor, options, len(stream.targets)),
+        num_parallel_calls=default_workers(),
+        deterministic=True,
+    )
+    if step != batch:
+        batches = batches.rebatch(batch)
+    if stream.losses is None:
+        if plan.entries % batch == 0 and options.layout != "ragged":
+            batches = batches.map(partial(_fix_rows, batch))
+        batches = batches.apply(tf.data.experimental.assert_cardinality(plan.batches))
+    return batches.prefetch(max(2, PREFETCH_ENTRIES // batch)).with_options(_settings())
+
+
+def _settings() -> tf.data.Options:
+    settings = tf.data.Options()
+    settings.deterministic = True
+    settings.autotune.enabled = False  # nothing here is tuned, and an iterator's end waits for the tuner to wake up
+    settings.threading.private_threadpool_size = 1 + default_workers()  # one waits for the readers
+    settings.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return settings
+
+
+def _steps(stream: Stream, plan: Plan, step: int) -> tf.data.Dataset:
+    """Packed chunks, again and again, each time with the rows of the next step: (rows, flat, bounds, groups)."""
+    keep_freed_memory()
+    epochs = _Epochs()
+
+    def read() -> Iterator[tuple[Any, ...]]:
+        for order, flat, bounds, *groups in stream.chunks(plan, epochs()):
+            yield order, flat, bounds, tuple(groups)
+
+    def cut(order: tf.Tensor, *chunk: Any) -> tf.data.Dataset:
+        starts = tf.data.Dataset.range(0, tf.shape(order, tf.int64)[0], step)
+        return starts.map(lambda start: (order[start : start + step], *chunk))
+
+    def matrix(columns: int, dtype: tf.DType = tf.float32) -> tf.TensorSpec:
+        return tf.TensorSpec((None, columns), dtype)
+
+    groups = stream.layout.groups
+    signature = (
+        tf.TensorSpec((None,), tf.int32), matrix(len(stream.layout.flat) + len(stream.targets)),
+        matrix(2 * len(groups), tf.int32), tuple(matrix(len(names)) for _, names in groups),
+    )  # fmt: skip
+    return tf.data.Dataset.from_generator(read, output_signature=signature).prefetch(1).flat_map(cut)
+
+
+def _finish(
+    preprocessor: Preprocessor, options: PipelineOptions, targets: int, rows: tf.Tensor, flat: tf.Tensor,
+    bounds: tf.Tensor, groups: tuple[tf.Tensor, ...],
+) -> Any:  # fmt: skip
+    """The rows of one step in the form that the user asked for."""
+    flat, *y = tf.split(tf.gather(flat, rows), [flat.shape[1] - targets] + [1] * targets, axis=1)
+    starts_and_counts = tf.unstack(tf.gather(bounds, rows), axis=1)
+    packed = [(g, *starts_and_counts[2 * n : 2 * n + 2]) for n, g in enumerate(groups)]
+    if options.layout == "ragged":
+        x = preprocessor.ragged(flat, packed)
+    else:
+        x = _dense(preprocessor, options, preprocessor.from_packed(flat, packed))
+    return (x, *(tf.reshape(target, [-1]) for target in y)) if y else x
+
+
+def _dense(preprocessor: Preprocessor, options: PipelineOptions, raw: tf.Tensor) -> Any:
+    if options.layout != "columns":
+        return preprocessor.model_input(raw, mask=options.mask)
+    vector, mask = preprocessor.finish(raw)
+    columns = preprocessor.split(vector)
+    if options.mask:
+        columns |= {name + MASK_SUFFIX: part for name, part in preprocessor.split(mask).items()}
+    return columns
+
+
+def _element(parts: tuple[Any, ...]) -> Any:
+    """tf.data passes the parts of a tuple apart, and anything else as one."""
+    return parts if len(parts) > 1 else parts[0]
+
+
+def _fix_rows(batch: int, *parts: Any) -> Any:
+    return tf.nest.map_structure(lambda tensor: tf.ensure_shape(tensor, [batch, *tensor.shape[1:]]), _element(parts))

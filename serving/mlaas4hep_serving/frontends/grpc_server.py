@@ -1,0 +1,169 @@
+"""The gRPC front end: PredictionService, ModelService and health on pools of threads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+from tensorflow_serving.apis.predict_pb2 import PredictRequest
+
+from mlaas4hep_serving.errors import Code, ServingError, as_serving_error, invalid_argument
+from mlaas4hep_serving.frontends import grpc_later
+from mlaas4hep_serving.prediction import Handlers
+
+MESSAGE = (1 << 31) - 1  # bytes of a message, as in TF-Serving
+_HEALTH = ("", "ModelService", "PredictionService")
+_PREDICTION = {
+    "Predict": "predict",
+    "Classify": "classify",
+    "Regress": "regress",
+    "MultiInference": "multi_inference",
+    "GetModelMetadata": "get_model_metadata",
+}
+_MODEL = {"GetModelStatus": "get_model_status", "HandleReloadConfigRequest": "reload_config"}
+
+
+@dataclass(frozen=True)
+class GrpcOptions:
+    """``--port`` and its companions."""
+
+    address: str  # host:port, port 0 for any
+    threads: int = 128
+    reuse_port: bool = False
+    health: bool = False
+    channel_arguments: tuple[tuple[str, int | str], ...] = ()
+    credentials: Any = None
+    interceptors: Sequence[Any] = ()
+    max_message: int = MESSAGE  # bytes of a request
+
+
+def channel_arguments(text: str) -> tuple[tuple[str, int | str], ...]:
+    """``a=1,b=x`` of ``--grpc_channel_arguments``.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, a part without ``=``.
+    """
+    found: list[tuple[str, int | str]] = []
+    for part in filter(None, text.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise invalid_argument(f"--grpc_channel_arguments takes key=value,key=value; got {part!r}")
+        found.append((key, int(value) if value.lstrip("-").isdigit() else value))
+    return tuple(found)
+
+
+class GrpcServer:
+    """A running server.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, an address that cannot be bound.
+    """
+
+    def __init__(self, handlers: Handlers, options: GrpcOptions) -> None:
+        settings = [
+            ("grpc.max_receive_message_length", options.max_message),
+            ("grpc.max_send_message_length", MESSAGE),
+            ("grpc.so_reuseport", int(options.reuse_port)),
+            *options.channel_arguments,
+        ]
+        pool = ThreadPoolExecutor(options.threads, thread_name_prefix="grpc")
+        self._server = grpc.server(pool, options=settings, interceptors=tuple(options.interceptors))
+        if grpc_later.supported():
+            # before the servicer, whose Predict waits: the first of a name is taken
+            self._server.add_generic_rpc_handlers((_predict_handler(handlers, pool),))
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
+            _servicer(handlers, _PREDICTION), self._server
+        )
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(_servicer(handlers, _MODEL), self._server)
+        self._health = health.HealthServicer() if options.health else None
+        if self._health is not None:
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+            for service in _HEALTH:
+                self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self.port = self._bind(options)
+        self._server.start()
+
+    def _bind(self, options: GrpcOptions) -> int:
+        try:
+            if options.credentials is not None:
+                return int(self._server.add_secure_port(options.address, options.credentials))
+            return int(self._server.add_insecure_port(options.address))
+        except RuntimeError as error:
+            raise invalid_argument(f"gRPC cannot listen on {options.address}: {error}") from None
+
+    def drain(self, grace: float) -> Any:
+        """Take no new requests, answer those under way for at most ``grace`` seconds; returns an event to wait for."""
+        if self._health is not None:
+            self._health.enter_graceful_shutdown()
+        return self._server.stop(grace)
+
+
+def _servicer(handlers: Handlers, methods: dict[str, str]) -> Any:
+    """An object with the methods that the generated stubs expect."""
+    return type("Servicer", (), {rpc: staticmethod(_method(handlers, rpc, name)) for rpc, name in methods.items()})()
+
+
+def _method(handlers: Handlers, rpc: str, name: str) -> Callable[[Any, grpc.ServicerContext], Any]:
+    operation = getattr(handlers, name)
+    counted = rpc in ("Predict", "Classify", "Regress", "MultiInference")
+
+    def call(request: Any, context: grpc.ServicerContext) -> Any:
+        deadline = _deadline(context)
+        try:
+            if not counted:
+                return operation(request, deadline)
+            with handlers.measured(_model_name(request), rpc, "GRPC"):
+                return operation(request, deadline)
+        except ServingError as error:
+            context.abort(grpc_later.STATUS[error.code], grpc_later.details(error.message))
+
+    return call
+
+
+def _predict_handler(handlers: Handlers, pool: ThreadPoolExecutor) -> Any:
+    """Predict of `PredictionService`, answered by the batcher's threads, or by the pool if the model does not batch."""
+
+    def serve(request: PredictRequest, call: grpc_later.Call) -> None:
+        count = handlers.measure(_model_name(request), "Predict", "GRPC")
+
+        def fail(error: Exception) -> None:
+            known = as_serving_error(error)
+            count(known.code)
+            call.fail(known)
+
+        def finish() -> None:
+            try:
+                response = started.result()
+            except Exception as error:  # noqa: BLE001  # the client gets an answer, whatever it is
+                fail(error)
+            else:
+                count(Code.OK)
+                call.send(response)
+
+        try:
+            started = handlers.start_predict(request, _deadline(call.context), pool)
+        except Exception as error:  # noqa: BLE001  # as above
+            fail(error)
+        else:
+            started.then(finish)
+
+    handler = grpc_later.method_handler(serve, PredictRequest.FromString)
+    return grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", {"Predict": handler})
+
+
+def _deadline(context: grpc.ServicerContext) -> float | None:
+    remaining = context.time_remaining()
+    return None if remaining is None else time.monotonic() + remaining
+
+
+def _model_name(request: Any) -> str:
+    spec = (
+        request.model_spec if hasattr(request, "model_spec") else request.tasks[0].model_spec if request.tasks else None
+    )
+    return spec.name if spec is not None else ""

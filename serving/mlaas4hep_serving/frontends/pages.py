@@ -1,0 +1,175 @@
+"""Pages beside TF-Serving's API: health for orchestrators, the list of models, an index page for people."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jinja2
+from tensorflow.core.framework import types_pb2
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
+from tensorflow_serving.apis.model_pb2 import ModelSpec
+
+from mlaas4hep_serving.errors import ServingError
+from mlaas4hep_serving.frontends.rest import JSON, Reply, Request
+from mlaas4hep_serving.models.repository import Repository, not_ready
+from mlaas4hep_serving.models.savedmodel import DEFAULT_SIGNATURE
+from mlaas4hep_serving.models.versions import State
+from mlaas4hep_serving.wire.examples import REGRESS
+from mlaas4hep_serving.wire.tensors import dtype_name
+
+HEALTH, READY, LIST, INDEX = "/healthz", "/readyz", "/v1/models", "/"
+_TEXT = ("Content-Type", "text/plain; charset=utf-8")
+_NO_STORE = ("Cache-Control", "no-store")
+_LARGEST_SAMPLE = 4096  # values of one row that the form is filled with
+_ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.PackageLoader("mlaas4hep_serving.frontends"), autoescape=True, undefined=jinja2.StrictUndefined
+)
+
+
+class Pages:
+    """The pages as a route of `Rest`.
+
+    Args:
+        list_models: answer ``GET /v1/models``, which TF-Serving refuses.
+        secured: requests need a token, so the form asks for one.
+        draining: True from the moment the server takes no new work.
+    """
+
+    def __init__(
+        self, repository: Repository, *, list_models: bool, secured: bool, draining: Callable[[], bool]
+    ) -> None:
+        self._repository, self._list_models, self._secured = repository, list_models, secured
+        self._draining = draining
+
+    def __call__(self, request: Request) -> Reply | None:
+        if request.method != "GET":
+            return None
+        match request.path.partition("?")[0]:
+            case "/healthz":
+                return Reply(200, b"ok\n", (_TEXT, _NO_STORE))
+            case "/readyz":
+                return self._ready()
+            case "/v1/models" if self._list_models:
+                return Reply(200, json.dumps(list_of_models(self._repository), indent=1).encode(), (JSON, _NO_STORE))
+            case "/":
+                return self._index()
+        return None
+
+    def _ready(self) -> Reply:
+        if self._draining():
+            return Reply(503, b"shutting down\n", (_TEXT, _NO_STORE))
+        error = not_ready(self._repository)
+        if error:
+            return Reply(503, f"{error.message}\n".encode(), (_TEXT, _NO_STORE))
+        return Reply(200, b"ok\n", (_TEXT, _NO_STORE))
+
+    def _index(self) -> Reply:
+        nonce = secrets.token_urlsafe(16)
+        models = [_described(self._repository, name) for name in self._repository.models()]
+        page = _ENVIRONMENT.get_template("index.html.jinja").render(models=models, nonce=nonce, secured=self._secured)
+        policy = (
+            f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; "
+            "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        )
+        headers = (
+            ("Content-Type", "text/html; charset=utf-8"),
+            ("Content-Security-Policy", policy),
+            ("X-Content-Type-Options", "nosniff"),
+            ("Referrer-Policy", "no-referrer"),
+            _NO_STORE,
+        )
+        return Reply(200, page.encode("utf-8", "replace"), headers)
+
+
+def list_of_models(repository: Repository) -> dict[str, Any]:
+    """``{"models": [{"name", "versions": [{"version", "state"}], "labels"}]}``, for ``GET /v1/models``."""
+    return {
+        "models": [
+            {"name": name, "versions": _versions(repository, name), "labels": repository.labels(name)}
+            for name in repository.models()
+        ]
+    }
+
+
+def _versions(repository: Repository, name: str) -> list[dict[str, str]]:
+    try:
+        found = repository.status(name)
+    except ServingError:  # configured, nothing on disk yet
+        return []
+    return [
+        {"version": str(number), "state": State(state).name} | ({"error": error.message} if error else {})
+        for number, state, error in found
+    ]
+
+
+def _described(repository: Repository, name: str) -> dict[str, Any]:
+    """What the index page shows of a model: the newest available version with its signatures and card."""
+    shown: dict[str, Any] = {"name": name, "versions": _versions(repository, name), "labels": repository.labels(name)}
+    try:
+        with repository.use(ModelSpec(name=name)) as version:
+            model = version.servable
+            return shown | {
+                "number": version.number,
+                "signatures": [signature_row(key, value) for key, value in _ordered(model.signatures)],
+                "card": model.card,
+            }
+    except ServingError as error:
+        return shown | {"number": None, "signatures": [], "card": {}, "error": error.message}
+
+
+def _ordered(signatures: Mapping[str, SignatureDef]) -> list[tuple[str, SignatureDef]]:
+    shown = [(key, value) for key, value in signatures.items() if not key.startswith("__")]
+    return sorted(shown, key=lambda item: (item[0] != DEFAULT_SIGNATURE, item[0]))
+
+
+def signature_row(name: str, signature: SignatureDef) -> dict[str, Any]:
+    """A signature as the page shows it, with a body for its form."""
+    return {
+        "name": name,
+        "method": signature.method_name.rsplit("/", 1)[-1],
+        "inputs": [_tensor(alias, signature.inputs[alias]) for alias in sorted(signature.inputs)],
+        "outputs": [_tensor(alias, signature.outputs[alias]) for alias in sorted(signature.outputs)],
+        "url": "classify" if "classify" in signature.method_name else _url(signature),
+        "sample": _sample(name, signature),
+    }
+
+
+def _url(signature: SignatureDef) -> str:
+    return "regress" if signature.method_name == REGRESS else "predict"
+
+
+def _tensor(alias: str, info: TensorInfo) -> dict[str, str]:
+    sizes = ["any" if dim.size < 0 else str(dim.size) for dim in info.tensor_shape.dim]
+    shape = "any shape" if info.tensor_shape.unknown_rank else "[" + ", ".join(sizes) + "]"
+    return {"alias": alias, "dtype": dtype_name(info.dtype), "shape": shape}
+
+
+def _sample(name: str, signature: SignatureDef) -> str:
+    """A request body of one row, every number 0; with ``examples`` for classify and regress."""
+    head: dict[str, Any] = {} if name == DEFAULT_SIGNATURE else {"signature_name": name}
+    if signature.method_name.endswith(("classify", "regress")):
+        return json.dumps(head | {"examples": [{"x": 0.0}]}, indent=1)
+    row = {alias: _value(signature.inputs[alias]) for alias in sorted(signature.inputs)}
+    if not row:
+        return json.dumps(head | {"inputs": {}}, indent=1)
+    lines = ",\n  ".join(f"{json.dumps(alias)}: {json.dumps(value)}" for alias, value in row.items())
+    start = "".join(f'"{key}": {json.dumps(value)}, ' for key, value in head.items())
+    return f'{{{start}"instances": [{{\n  {lines}\n}}]}}'
+
+
+def _value(info: TensorInfo) -> Any:
+    value: Any = 0.0
+    if info.dtype == types_pb2.DT_STRING:
+        value = ""
+    elif info.dtype == types_pb2.DT_BOOL:
+        value = False
+    elif "INT" in types_pb2.DataType.Name(info.dtype):
+        value = 0
+    size = 1
+    for dim in reversed(info.tensor_shape.dim[1:]):
+        size *= max(dim.size, 1)
+        value = [value] * (dim.size if dim.size >= 0 and size <= _LARGEST_SAMPLE else 2)
+    return value

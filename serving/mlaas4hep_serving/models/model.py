@@ -1,0 +1,165 @@
+"""A loaded version as the handlers use it: run by tensor name, batched or not, with the client's deadline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from google.protobuf.message import Message
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+from mlaas4hep_serving.models import cards, warmup
+from mlaas4hep_serving.wire import ragged
+from mlaas4hep_serving import config_files
+from mlaas4hep_serving.models.batcher import Batcher, BatchingOptions
+from mlaas4hep_serving.errors import deadline_exceeded, unimplemented
+from mlaas4hep_serving.metrics import Registry
+from mlaas4hep_serving.models.savedmodel import SavedModel, SessionOptions
+from mlaas4hep_serving.wire.tensors import Array
+
+LATE = "Run() timeout exceeded while waiting for the batch"
+BATCHING_FILE = "batching_params.pbtxt"
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How versions are loaded and run.
+
+    ``batching`` None is off; with ``per_model_batching`` a version batches if its folder has ``batching_params.pbtxt``.
+    """
+
+    session: SessionOptions = field(default_factory=SessionOptions)
+    batching: BatchingOptions | None = None
+    per_model_batching: bool = False
+    warmup: bool = True
+
+
+class Model:
+    """One loaded version."""
+
+    def __init__(self, name: str, number: int, folder: Path, options: ModelOptions, metrics: Registry) -> None:
+        self.name, self.number, self.folder = name, number, folder
+        self._saved = SavedModel(folder, options.session)
+        self._metrics = metrics
+        self.card = cards.read(folder)
+        self.input_dtypes = {
+            name: {alias: signature.inputs[alias].dtype for alias in sorted(signature.inputs)}
+            for name, signature in self.signatures.items()
+        }
+        self.open_inputs = {alias: ragged.open_inputs(signature) for alias, signature in self.signatures.items()}
+        batching = _batching(folder, options)
+        nan_padded = self._open_feeds() if cards.pads_with_nan(self.card) else frozenset()
+        self._batcher = Batcher(self._saved.run, batching, metrics, name, nan_padded) if batching else None
+
+    def _open_feeds(self) -> frozenset[str]:
+        inputs = {name: signature.inputs for name, signature in self.signatures.items()}
+        return frozenset(inputs[name][alias].name for name, shapes in self.open_inputs.items() for alias in shapes)
+
+    @property
+    def signatures(self) -> Mapping[str, SignatureDef]:
+        return self._saved.signatures
+
+    @property
+    def batches(self) -> bool:
+        """Whether `submit` returns before the run without a pool."""
+        return self._batcher is not None
+
+    def submit(
+        self,
+        feeds: Sequence[str],
+        values: Sequence[Array],
+        fetches: Sequence[str],
+        deadline: float | None = None,
+        api: str = "Predict",
+        pool: Executor | None = None,
+    ) -> Future[Sequence[Array]]:
+        """Start a run for the values of the tensors ``fetches``, in their order.
+
+        Args:
+            deadline: by `time.monotonic`.
+            pool: where a model that does not batch runs; None runs it here and now.
+
+        Raises:
+            ServingError: UNAVAILABLE for a full queue; the model's own errors and DEADLINE_EXCEEDED, here or later.
+        """
+        start = time.perf_counter()
+        if self._batcher is None or not feeds:
+            done: Future[Sequence[Array]] = Future()
+            if pool is None:
+                done.set_result(self._alone(feeds, values, fetches, deadline))
+            else:
+                done = pool.submit(self._alone, feeds, values, fetches, deadline)
+        else:
+            done = self._batcher.submit(feeds, values, fetches, deadline)
+        done.add_done_callback(lambda _: self._observe(api, start, done))
+        return done
+
+    def _alone(
+        self, feeds: Sequence[str], values: Sequence[Array], fetches: Sequence[str], deadline: float | None
+    ) -> Sequence[Array]:
+        return self._saved.run(feeds, values, fetches, _left(deadline))  # what is left now, not when it was submitted
+
+    def run(
+        self,
+        feeds: Sequence[str],
+        values: Sequence[Array],
+        fetches: Sequence[str],
+        deadline: float | None = None,
+        api: str = "Predict",
+    ) -> Sequence[Array]:
+        """`submit` and wait."""
+        left = _left(deadline)
+        try:
+            return self.submit(feeds, values, fetches, deadline, api).result(None if left is None else max(0.0, left))
+        except FutureTimeout:
+            raise deadline_exceeded(LATE) from None
+
+    def _observe(self, api: str, start: float, done: Future[Sequence[Array]]) -> None:
+        if done.exception() is not None:
+            return
+        labels = {"model_name": self.name, "API": api, "runtime": "TF1"}
+        self._metrics.observe("/tensorflow/serving/runtime_latency", labels, (time.perf_counter() - start) * 1e6)
+
+    def close(self) -> None:
+        """Answer what is enqueued, then free the memory."""
+        if self._batcher is not None:
+            self._batcher.close()
+        self._saved.close()
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else deadline - time.monotonic()
+
+
+def _batching(folder: Path, options: ModelOptions) -> BatchingOptions | None:
+    if options.batching is None or not options.per_model_batching:
+        return options.batching
+    path = folder / BATCHING_FILE
+    return (
+        BatchingOptions.from_proto(config_files.read(str(path), config_files.BatchingParameters)) if path.exists() else None
+    )
+
+
+def warmup_requests(folder: Path, name: str, number: int) -> Sequence[tuple[str, Message]]:
+    """The recorded requests of a version as (operation, request), addressed to this version."""
+    found = []
+    for log in warmup.requests(folder):
+        operation, request = _operation(log)
+        specs = [task.model_spec for task in request.tasks] if operation == "multi_inference" else [request.model_spec]
+        for spec in specs:
+            spec.name = name
+            spec.version.value = number
+        found.append((operation, request))
+    return found
+
+
+def _operation(log: PredictionLog) -> tuple[str, Message]:
+    kind = log.WhichOneof("log_type")
+    if kind is None or kind == "session_run_log":
+        raise unimplemented(f"Unsupported log_type for warmup: {kind}")
+    return kind.removesuffix("_log"), getattr(log, kind).request

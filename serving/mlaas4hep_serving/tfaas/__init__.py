@@ -1,0 +1,1 @@
+"""TFaaS's endpoints, and models that clients upload."""

@@ -1,0 +1,141 @@
+"""Classify, Regress and MultiInference between their messages and tensors: what to run, and what it answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from tensorflow.core.framework import types_pb2
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+from tensorflow_serving.apis.classification_pb2 import ClassificationResult
+from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest
+from tensorflow_serving.apis.input_pb2 import Input
+from tensorflow_serving.apis.regression_pb2 import RegressionResult
+
+from mlaas4hep_serving.errors import failed_precondition, invalid_argument, unimplemented
+from mlaas4hep_serving.models.model import Model
+from mlaas4hep_serving.models.savedmodel import DEFAULT_SIGNATURE
+from mlaas4hep_serving.wire import tensors
+from mlaas4hep_serving.wire.tensors import Array
+
+CLASSIFY = "tensorflow/serving/classify"
+REGRESS = "tensorflow/serving/regress"
+
+
+def serialized(given: Input) -> Array:
+    """The tf.Examples of a request, serialized, [n] ``object``; a context comes before each of them.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, no examples.
+    """
+    kind = given.WhichOneof("kind")
+    listed = getattr(given, kind).examples if kind else ()
+    if not listed:
+        raise invalid_argument("Input is empty.")
+    context = given.example_list_with_context.context.SerializeToString() if kind != "example_list" else b""
+    array = np.empty(len(listed), object)
+    array[:] = [context + example.SerializeToString() for example in listed]
+    return array
+
+
+def classify_tensors(signature: SignatureDef) -> tuple[str, list[str]]:
+    if len(signature.inputs) != 1:
+        raise invalid_argument("Expected one input Tensor.")
+    if len(signature.outputs) not in (1, 2):
+        raise invalid_argument(f"Expected one or two output Tensors, found {len(signature.outputs)}")
+    if "inputs" not in signature.inputs:
+        raise failed_precondition(f"No classification inputs found in SignatureDef: {signature}")
+    fetches = [signature.outputs[alias].name for alias in ("classes", "scores") if alias in signature.outputs]
+    if not fetches:
+        raise failed_precondition(
+            'Expected classification signature outputs to contain at least one of "classes" or "scores". '
+            f"Signature was: {signature}"
+        )
+    return signature.inputs["inputs"].name, fetches
+
+
+def regress_tensors(signature: SignatureDef) -> tuple[str, list[str]]:
+    if len(signature.inputs) != 1:
+        raise invalid_argument("Expected one input Tensor.")
+    if len(signature.outputs) != 1:
+        raise invalid_argument("Expected one output Tensor.")
+    if "inputs" not in signature.inputs:
+        raise failed_precondition(f"No regression inputs found in SignatureDef: {signature}")
+    if "outputs" not in signature.outputs:
+        raise failed_precondition(f"No regression outputs found in SignatureDef: {signature}")
+    return signature.inputs["inputs"].name, [signature.outputs["outputs"].name]
+
+
+def plan(request: MultiInferenceRequest, model: Model) -> tuple[str, list[str]]:
+    """The one input tensor of all tasks, and all their outputs."""
+    name, feed = request.tasks[0].model_spec.name, ""
+    seen: set[str] = set()
+    fetches: set[str] = set()
+    for task in request.tasks:
+        if not task.model_spec.name:
+            raise invalid_argument("Found ModelSpec with an empty model name.")
+        if task.model_spec.name != name:
+            raise invalid_argument("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
+        signature_name = task.model_spec.signature_name or DEFAULT_SIGNATURE
+        if signature_name in seen:
+            raise invalid_argument(f"Duplicate evaluation of signature: {signature_name}")
+        seen.add(signature_name)
+        signature = model.signatures.get(signature_name)
+        if signature is None:
+            raise invalid_argument(f"Requested signature not found in model graph: {signature_name}")
+        tensors_of = {CLASSIFY: classify_tensors, REGRESS: regress_tensors}.get(task.method_name)
+        if tensors_of is None:
+            raise unimplemented(f"Unsupported signature method_name: {task.method_name}")
+        task_feed, task_fetches = tensors_of(signature)
+        if feed not in ("", task_feed):
+            raise invalid_argument("Input tensor must be the same for all Signatures.")
+        feed = task_feed
+        fetches.update(task_fetches)
+    return feed, sorted(fetches)
+
+
+def _shape_text(array: Array) -> str:
+    return "[" + ",".join(map(str, array.shape)) + "]"
+
+
+def classification(
+    signature: SignatureDef, count: int, outputs: Mapping[str, Array], result: ClassificationResult
+) -> None:
+    found: dict[str, Array] = {}
+    for alias, enum in (("classes", types_pb2.DT_STRING), ("scores", types_pb2.DT_FLOAT)):
+        if alias not in signature.outputs:
+            continue
+        array = found[alias] = outputs[signature.outputs[alias].name]
+        if array.ndim != 2:
+            raise invalid_argument(f"Expected Tensor shape: [batch_size num_classes] but got {_shape_text(array)}")
+        if tensors.enum_of(array) != enum:
+            name = types_pb2.DataType.Name
+            raise invalid_argument(f"Expected {alias} Tensor of {name(enum)}. Got: {name(tensors.enum_of(array))}")
+        if len(array) != count:
+            raise invalid_argument(f"Expected {alias} output batch size of {count}. Got: {len(array)}")
+    if len({array.shape[1] for array in found.values()}) > 1:
+        raise invalid_argument(
+            "Tensors class and score should match in dim_size(1). Got "
+            f"{found['classes'].shape[1]} vs. {found['scores'].shape[1]}"
+        )
+    for row in range(count):
+        classes = result.classifications.add().classes
+        for column in range(next(iter(found.values())).shape[1]):
+            label = found["classes"][row, column].decode("utf-8", "replace") if "classes" in found else ""
+            classes.add(label=label, score=float(found["scores"][row, column]) if "scores" in found else 0.0)
+
+
+def regression(signature: SignatureDef, count: int, outputs: Mapping[str, Array], result: RegressionResult) -> None:
+    array = outputs[signature.outputs["outputs"].name]
+    if not (array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)):
+        raise invalid_argument(
+            "Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got " + _shape_text(array)
+        )
+    if len(array) != count:
+        raise invalid_argument(f"Input batch size did not match output batch size: {count} vs. {len(array)}")
+    if tensors.enum_of(array) != types_pb2.DT_FLOAT:
+        raise invalid_argument(
+            f"Expected output Tensor of DT_FLOAT.  Got: {types_pb2.DataType.Name(tensors.enum_of(array))}"
+        )
+    for value in array.ravel().tolist():
+        result.regressions.add(value=value)

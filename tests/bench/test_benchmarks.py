@@ -1,0 +1,86 @@
+"""The benchmarks run, on tiny layouts; nothing here looks at a clock (``--benchmark-enable`` does)."""
+
+import json
+from dataclasses import replace
+
+import paper_tables
+import pytest
+import rewrite
+import sweep
+import uproot
+
+from mlaas4hep_tf import RootDataset, scan
+from mlaas4hep_tf.io.branches import Selection
+from mlaas4hep_tf.io.files import Source
+from mlaas4hep_tf.io.inspection import inspect
+from mlaas4hep_tf.io.reader import read
+from mlaas4hep_tf.testing import has_xrootd, write_files
+
+pytestmark = pytest.mark.filterwarnings("ignore::mlaas4hep_tf.DataWarning")
+
+
+@pytest.fixture
+def files(tmp_path):
+    tmp_path.chmod(0o755)
+    return write_files(tmp_path, [60, 40], basket=20, groups={"Jet": 3, "Mu": 1})
+
+
+@pytest.mark.parametrize("compression", ["none", "zlib", "lz4", "zstd", "lzma"])
+def test_decode_a_block(benchmark, tmp_path, compression):
+    (path,) = write_files(tmp_path, [50], basket=20, compression=compression)
+    file = inspect(Source(path), Selection((), (), ()))
+    columns = benchmark(read, file, 0, 50, ["x", "Jet_0"])
+    assert columns.entries == 50
+
+
+def test_open_a_file(benchmark, files):
+    assert benchmark(inspect, Source(files[0]), Selection((), (), ())).entries == 60
+
+
+def test_scan(benchmark, files):
+    assert benchmark(scan, files, progress=False).entries == 100
+
+
+@pytest.mark.parametrize("batch_size", [16, 64])
+@pytest.mark.parametrize("layout", ["vector", "columns", "ragged"])
+def test_dataset(benchmark, files, batch_size, layout):
+    ds = RootDataset(files, scan(files, progress=False), labels=[0, 1], batch_size=batch_size, layout=layout)
+    assert benchmark(lambda: sum(len(y) for _, y in ds)) == 100
+
+
+def test_every_sweep_has_points_and_gives_plot_and_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        sweep, "shape_of", lambda name, value: replace(sweep.Shape(), entries=40, files=2, columns=4, basket=10)
+    )
+    sweep.main(["--columns", "4", "--basket", "10", "--rounds", "1", "--out", str(tmp_path)])
+    results = json.loads((tmp_path / "sweep.json").read_text())["results"]
+    assert {name: len(points) for name, points in results.items()} == {"columns": 1, "basket": 1}
+    assert all(point[way] > 0 for points in results.values() for point in points.values() for way in sweep.WAYS)
+    assert (tmp_path / "sweep.png").stat().st_size > 10_000
+    assert (tmp_path / "sweep.md").read_text().count("| entries in a basket |") == 1
+    assert "cores" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n, (_, values) in sweep.SWEEPS.items() for v in values])
+def test_a_point_of_a_sweep_changes_what_it_says(name, value):
+    shape = sweep.shape_of(name, value)
+    assert getattr(shape, name) == value
+    assert shape.entries >= shape.files
+
+
+def test_tables_of_the_paper(files, capsys):
+    paper_tables.main([*files, "--tree", "events", "--rounds", "1"])
+    out = capsys.readouterr().out
+    assert "| paper: VM with local files | 1,132 | 978 | 2,153 | 13,366 |" in out
+    assert out.count("| **local files**") == 2
+    assert ("| **local XRootD server**" in out) == has_xrootd()
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd"])
+def test_rewritten_files_hold_the_same_events(files, tmp_path, compression):
+    rewrite.main([files[0], "--tree", "events", "--basket", "50", "--compression", compression,
+                  "--out", str(tmp_path / "new")])  # fmt: skip
+    before, after = (uproot.open(path)["events"] for path in (files[0], tmp_path / "new" / "f000.root"))
+    assert set(before.keys()) == set(after.keys())
+    assert all(before[k].array().tolist() == after[k].array().tolist() for k in before.keys())  # noqa: SIM118 (uproot)
+    assert after["x"].num_baskets == 2

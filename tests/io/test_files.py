@@ -1,0 +1,91 @@
+"""What users may name as input, and what they are told when it is wrong."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mlaas4hep_tf.errors import InputFileError
+from mlaas4hep_tf.io.files import Source, expand, locate, matches
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    for name in ("b.root", "a.root", "other.txt", "notes.md"):
+        (tmp_path / name).touch()
+    (tmp_path / "other.txt").write_text("# two files\na.root, b.root:tree  # the second with its tree\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ("a.root", [Source("a.root")]),
+        ("*.root", [Source("a.root"), Source("b.root")]),
+        (["b.root", "a.root"], [Source("b.root"), Source("a.root")]),
+        ("a.root:Events", [Source("a.root", "Events")]),
+        ("*.root:dir/Events", [Source("a.root", "dir/Events"), Source("b.root", "dir/Events")]),
+        ("other.txt", [Source("a.root"), Source("b.root", "tree")]),
+        ("root://host//store/x.root", [Source("root://host//store/x.root")]),
+        ("https://host/x.root:Events", [Source("https://host/x.root", "Events")]),
+    ],
+)
+def test_names_of_files(folder, files, found):
+    assert list(expand(files)) == found
+
+
+def test_a_folder_stands_for_its_root_files(folder):
+    assert [os.path.basename(s.url) for s in expand(folder)] == ["a.root", "b.root"]
+
+
+def test_the_tree_of_files_that_name_none(folder):
+    assert [s.tree for s in expand(["a.root:t", "b.root"], "u")] == ["t", "u"]
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ([], "list of files is empty"),
+        ("c.root", r"no such file: c.root \(did you mean '.\.root'"),
+        ("nowhere/c.root", "there is no folder nowhere"),
+        ("x*.root", r"pattern 'x\*.root' matches no file"),
+        (["a.root", "*.root"], "a.root comes from 'a.root' and from '\\*.root'"),
+        (["a.root", "./a.root"], "named once only"),
+    ],
+)
+def test_wrong_names(folder, files, says):
+    with pytest.raises(InputFileError, match=says):
+        expand(files)
+
+
+def test_an_empty_folder_and_an_empty_list(tmp_path):
+    with pytest.raises(InputFileError, match=r"holds no \*.root file"):
+        expand(tmp_path)
+    (tmp_path / "none.txt").write_text("# nothing\n")
+    with pytest.raises(InputFileError, match="names no file"):
+        expand(tmp_path / "none.txt")
+
+
+def test_label_patterns_match_the_name_or_the_whole_path():
+    assert matches("/data/signal_1.root", "*signal*")
+    assert matches("/data/signal_1.root", "signal_?.root")
+    assert not matches("/data/bkg.root", "*signal*")
+
+
+def test_a_redirector_goes_in_front_of_logical_names_only(folder):
+    Path("names.txt").write_text("/store/b.root\nroot://other//store/c.root\n")
+    got = locate(["/store/a.root", "a.root", "names.txt"], "root://xrootd.example/")
+    assert got == ["root://xrootd.example//store/a.root", "a.root",
+                   "root://xrootd.example//store/b.root", "root://other//store/c.root"]  # fmt: skip
+    assert locate(["/store/a.root"], "") == ["/store/a.root"]
+    with pytest.raises(InputFileError, match="a redirector is a URL"):
+        locate(["/store/a.root"], "xrootd.example")
+
+
+@pytest.mark.parametrize(
+    ("url", "listing"), [("root://h//s/*.root", True), ("http://h/s/", True), ("http://h/a.root", False)]
+)
+def test_servers_list_patterns_and_folders(url, listing):
+    (source,) = expand(url)
+    assert source.listing == listing

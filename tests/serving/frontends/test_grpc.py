@@ -1,0 +1,168 @@
+"""The official python stubs of tensorflow-serving-api as client."""
+
+import time
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from mlaas4hep_serving.frontends import grpc_later
+from tensorflow_serving.apis import prediction_service_pb2_grpc
+from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
+from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest, SignatureDefMap
+from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
+from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest
+from tensorflow_serving.apis.predict_pb2 import PredictRequest
+from tensorflow_serving.apis.regression_pb2 import RegressionRequest
+
+
+def predict_request(values, name="default", **spec) -> PredictRequest:
+    request = PredictRequest()
+    request.model_spec.name = name
+    for field, value in spec.items():
+        setattr(request.model_spec, field, value)
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto(values))
+    return request
+
+
+def refused(call, request):
+    with pytest.raises(grpc.RpcError) as caught:
+        call(request, timeout=10)
+    return caught.value.code(), caught.value.details()
+
+
+def test_predict_answers_with_values_and_the_version(prediction):
+    response = prediction.Predict(predict_request(np.array([[1], [2], [5]], np.float32)), timeout=10)
+    np.testing.assert_array_equal(tf.make_ndarray(response.outputs["y"]), [[2.5], [3.0], [4.5]])
+    assert response.model_spec.version.value == 123
+    assert list(response.outputs["y"].float_val) == [2.5, 3.0, 4.5]
+
+
+def test_shapes_are_lenient_and_dtypes_strict(prediction):
+    response = prediction.Predict(predict_request(np.ones((2, 3, 4), np.float32)), timeout=10)
+    assert [d.size for d in response.outputs["y"].tensor_shape.dim] == [2, 3, 4]
+    code, details = refused(prediction.Predict, predict_request(np.ones(3, np.float64)))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert details == "Expects arg[0] to be float but double is provided"
+
+
+def test_too_few_and_too_many_inputs_are_named(prediction):
+    request = predict_request(np.ones(1, np.float32))
+    request.inputs["z"].CopyFrom(request.inputs["x"])
+    code, details = refused(prediction.Predict, request)
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert details == (
+        "input size does not match signature: 2!=1 len({x,z}) != len({x}). Sent extra: {z}. Missing but required: {}."
+    )
+
+
+@pytest.mark.parametrize(
+    ("signature", "code"),
+    [("nope", grpc.StatusCode.FAILED_PRECONDITION), ("regress_x_to_y", grpc.StatusCode.INVALID_ARGUMENT)],
+)
+def test_wrong_signature(prediction, signature, code):
+    assert refused(prediction.Predict, predict_request(np.ones(1, np.float32), signature_name=signature))[0] is code
+
+
+def test_examples_with_a_context(prediction):
+    request = RegressionRequest()
+    request.model_spec.name, request.model_spec.signature_name = "default", "regress_x_to_y"
+    request.input.example_list_with_context.context.features.feature["x"].float_list.value.append(2.0)
+    request.input.example_list_with_context.examples.add()
+    request.input.example_list_with_context.examples.add().features.feature["x"].float_list.value.append(4.0)
+    response = prediction.Regress(request, timeout=10)
+    assert [r.value for r in response.result.regressions] == [3.0, 4.0]
+
+
+def test_classify(prediction):
+    request = ClassificationRequest()
+    request.model_spec.name, request.model_spec.signature_name = "default", "classify_x_to_y"
+    request.input.example_list.examples.add().features.feature["x"].float_list.value.append(2.0)
+    (row,) = prediction.Classify(request, timeout=10).result.classifications
+    assert [(c.label, c.score) for c in row.classes] == [("", 3.0)]
+
+
+def test_metadata_has_the_signatures_of_the_model(prediction):
+    request = GetModelMetadataRequest(metadata_field=["signature_def"])
+    request.model_spec.name = "default"
+    packed = prediction.GetModelMetadata(request, timeout=10).metadata["signature_def"]
+    definitions = SignatureDefMap()
+    assert packed.Unpack(definitions)
+    assert definitions.signature_def["serving_default"].inputs["x"].name == "x:0"
+
+
+def test_status_and_a_reload_that_is_refused(models):
+    status = GetModelStatusRequest()
+    status.model_spec.name = "default"
+    (version,) = models.GetModelStatus(status, timeout=10).model_version_status
+    assert (version.version, version.state) == (123, 30)
+    reload = ReloadConfigRequest()
+    reload.config.model_config_list.config.add(name="default", base_path="relative", model_platform="tensorflow")
+    code, details = refused(models.HandleReloadConfigRequest, reload)
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert details == "Expected model default to have an absolute path or URI; got base_path()=relative"
+
+
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+
+
+def slow_batches(tmp_path) -> str:
+    """A batch waits for a second."""
+    path = tmp_path / "batching"
+    path.write_text("batch_timeout_micros { value: 1000000 }")
+    return str(path)
+
+
+@pytest.fixture(params=["as it is", "of another release"])
+def grpcio(request, monkeypatch):
+    """With and without the private parts that `grpc_later` needs."""
+    if request.param != "as it is":
+        monkeypatch.setattr(grpc_later, "supported", lambda: False)
+
+
+@pytest.mark.parametrize("batching", [False, True])
+def test_many_at_once_each_get_their_answer(half_plus_two, start_server, tmp_path, grpcio, batching):
+    flags = {"enable_batching": True, "batching_parameters_file": slow_batches(tmp_path)} if batching else {}
+    server = start_server(model_base_path=str(half_plus_two.parent), **flags)
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        call = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict.future
+        answers = [call(predict_request(np.array([float(i)], np.float32)), timeout=20) for i in range(100)]
+        wrong = call(predict_request(np.ones(1, np.float64)), timeout=20)
+        np.testing.assert_allclose([a.result().outputs["y"].float_val[0] for a in answers], 2 + np.arange(100) / 2)
+        assert wrong.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert 'request_count{model_name="default",status="OK"} 100' in server.metrics.text()
+
+
+def test_grpcio_is_built_as_predict_assumes():
+    assert grpc_later.supported()
+
+
+def test_a_call_without_a_message(channel):
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.stream_unary(PREDICT)(iter(()), timeout=10)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_bytes_that_are_no_message(channel):
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(PREDICT)(b"\xff", timeout=10)
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert caught.value.details() == "Exception deserializing request!"
+
+
+def test_clients_that_go_away_leave_nothing(half_plus_two, start_server, tmp_path):
+    batching = slow_batches(tmp_path)
+    server = start_server(
+        model_base_path=str(half_plus_two.parent), enable_batching=True, batching_parameters_file=batching
+    )
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        call = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict.future
+        gone = [call(predict_request(np.ones(1, np.float32)), timeout=20) for _ in range(20)]
+        stays = call(predict_request(np.ones(1, np.float32)), timeout=20)
+        assert all(each.cancel() for each in gone)
+        assert stays.result().outputs["y"].float_val[0] == 2.5
+        late = call(predict_request(np.ones(1, np.float32)), timeout=0.1)
+        assert late.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    started = time.monotonic()
+    server.stop()
+    assert time.monotonic() - started < 10  # `drain_seconds` are 30: nothing was left to wait for

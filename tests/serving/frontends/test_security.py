@@ -1,0 +1,437 @@
+"""Tokens and scopes, rates, TLS, limits of size, depth and time."""
+
+import asyncio
+import base64
+import datetime
+import gzip
+import hashlib
+import hmac
+import http.client
+import json
+import socket
+import ssl
+import time
+
+import grpc
+import jwt
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import NameOID
+from mlaas4hep_serving.config_files import SSLConfig
+from mlaas4hep_serving.errors import Code, ServingError
+from mlaas4hep_serving.frontends import http_limits
+from mlaas4hep_serving.frontends.security import Guard, Rates, Scope, Tls, Tokens, scope_of, scope_of_rpc
+from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
+from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest
+from tensorflow_serving.apis.predict_pb2 import PredictRequest
+
+PREDICT = "/v1/models/default:predict"
+BODY = b'{"instances": [2.0]}'
+
+
+def ask(server, path, body=None, method=None, headers=None, context=None):
+    """(status, headers, body) of one request."""
+    kind = http.client.HTTPSConnection if context else http.client.HTTPConnection
+    connection = kind(
+        "localhost" if context else "127.0.0.1",
+        server.rest_port,
+        timeout=30,
+        **({"context": context} if context else {}),
+    )
+    connection.request(method or ("POST" if body is not None else "GET"), path, body, headers or {})
+    reply = connection.getresponse()
+    result = reply.status, dict(reply.getheaders()), reply.read()
+    connection.close()
+    return result
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def key_lines(**tokens: str) -> str:
+    return "\n".join(
+        f'[[key]]\nname = "{name}"\nsha256 = "{hashlib.sha256(name.encode()).hexdigest()}"\nscopes = {json.dumps(scopes.split())}'
+        for name, scopes in tokens.items()
+    )
+
+
+@pytest.fixture(scope="module")
+def issuer():
+    """A private key, and the JWKS of its public half."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    public = jwt.algorithms.ECAlgorithm.to_jwk(private.public_key(), as_dict=True)
+    return private, {"keys": [{**public, "kid": "k1", "alg": "ES256", "use": "sig"}]}
+
+
+@pytest.fixture
+def auth_file(tmp_path, issuer):
+    (tmp_path / "keys.json").write_text(json.dumps(issuer[1]))
+    path = tmp_path / "auth.toml"
+    path.write_text(
+        key_lines(alice="predict", bob="read", root="predict read write")
+        + '\n[jwt]\nissuer = "https://iam.example"\naudience = "models"\njwks_file = "keys.json"\n'
+    )
+    return path
+
+
+def hmac_token(claims: dict, secret: str) -> str:
+    part = lambda value: base64.urlsafe_b64encode(value).rstrip(b"=")  # noqa: E731
+    head = {"alg": "HS256", "typ": "JWT", "kid": "k1"}
+    signed = b".".join(part(json.dumps(value).encode()) for value in (head, claims))
+    return (signed + b"." + part(hmac.digest(secret.encode(), signed, "sha256"))).decode()
+
+
+def token_of(issuer, **claims) -> str:
+    now = int(time.time())
+    given = {
+        "iss": "https://iam.example",
+        "aud": "models",
+        "exp": now + 300,
+        "sub": "carol",
+        "scope": "predict",
+        **claims,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    return jwt.encode(given, issuer[0], "ES256", headers={"kid": "k1"})
+
+
+# decisions
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "scope"),
+    [
+        ("POST", "/v1/models/a:predict", Scope.PREDICT),
+        ("POST", "/v1/models/a/versions/3:classify", Scope.PREDICT),
+        ("POST", "/json", Scope.PREDICT),
+        ("POST", "/predict/proto", Scope.PREDICT),
+        ("POST", "/upload", Scope.WRITE),
+        ("POST", "/params", Scope.WRITE),
+        ("DELETE", "/delete/a", Scope.WRITE),
+        ("PUT", "/anything", Scope.WRITE),
+        ("GET", "/v1/models/a/metadata", Scope.READ),
+        ("GET", "/", Scope.READ),
+        ("GET", "/monitoring/prometheus/metrics", Scope.READ),
+        ("GET", "/healthz", None),
+        ("GET", "/readyz?x", None),
+        ("POST", "/healthz", Scope.WRITE),
+    ],
+)
+def test_scopes_of_urls(method, path, scope):
+    assert scope_of(method, path) is scope
+
+
+def test_scopes_of_rpcs():
+    assert scope_of_rpc("/tensorflow.serving.PredictionService/Predict") is Scope.PREDICT
+    assert scope_of_rpc("/tensorflow.serving.ModelService/GetModelStatus") is Scope.READ
+    assert scope_of_rpc("/tensorflow.serving.ModelService/HandleReloadConfigRequest") is Scope.WRITE
+    assert scope_of_rpc("/some.Service/New") is Scope.WRITE
+    assert scope_of_rpc("/grpc.health.v1.Health/Check") is None
+
+
+def test_jwt(auth_file, issuer):
+    tokens = Tokens.read(auth_file)
+    assert tokens.client(token_of(issuer, scope="predict read other")).scopes == {Scope.PREDICT, Scope.READ}
+    other = (ec.generate_private_key(ec.SECP256R1()), None)
+    hmac_key = json.dumps(issuer[1]["keys"][0])  # the public key as the secret of an HMAC
+    bad = {
+        "expired": token_of(issuer, exp=int(time.time()) - 60),
+        "without expiry": token_of(issuer, exp=None),
+        "another issuer": token_of(issuer, iss="https://evil.example"),
+        "another audience": token_of(issuer, aud="photos"),
+        "another key": token_of(other),
+        "alg none": jwt.encode({"iss": "https://iam.example", "aud": "models"}, None, "none", headers={"kid": "k1"}),
+        "hmac": hmac_token({"iss": "https://iam.example", "aud": "models", "exp": 1 << 33}, hmac_key),
+        "unknown kid": jwt.encode({"a": 1}, issuer[0], "ES256", headers={"kid": "k2"}),
+        "no JWT": "a.b.c",
+        "long": "x" * 100_000,
+    }  # fmt: skip
+    for what, token in bad.items():
+        with pytest.raises(ServingError) as caught:
+            tokens.client(token)
+        assert caught.value.code is Code.UNAUTHENTICATED, what
+
+
+def test_new_keys_of_the_issuer_are_read(auth_file, issuer):
+    tokens = Tokens.read(auth_file)
+    fresh = ec.generate_private_key(ec.SECP256R1())
+    public = jwt.algorithms.ECAlgorithm.to_jwk(fresh.public_key(), as_dict=True)
+    replaced = auth_file.parent / "new"
+    replaced.write_text(json.dumps({"keys": [{**public, "kid": "k1", "alg": "ES256"}]}))
+    replaced.replace(auth_file.parent / "keys.json")
+    assert tokens.client(token_of((fresh, None))).name == "carol"
+    with pytest.raises(ServingError):
+        tokens.client(token_of(issuer))
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("", "expected"),
+        ("[[key]", "cannot be read"),
+        ('[[keys]]\nname = "a"', "keys"),
+        ('[[key]]\nname = "a"\nscopes = ["read"]', "sha256"),
+        ('[[key]]\nname = "a"\nsha256 = "abc"\nscopes = ["read"]', "64 hex digits"),
+        (f'[[key]]\nname = "a"\nsha256 = "{"0" * 64}"\nscopes = ["admin"]', "predict, read, write"),
+        ('[jwt]\nissuer = "a"\naudience = "b"\njwks_file = "none.json"', "none.json cannot be read"),
+        ('[jwt]\nissuer = ""\naudience = "b"\njwks_file = "none.json"', "needs issuer"),
+    ],
+)
+def test_mistakes_in_the_file_end_the_start(tmp_path, text, rule):
+    path = tmp_path / "auth.toml"
+    path.write_text(text)
+    with pytest.raises(ServingError, match=rule):
+        Tokens.read(path)
+
+
+def test_rates():
+    now = [0.0]
+    rates = Rates(2.0, lambda: now[0])
+    assert [rates.take("a") for _ in range(4)] == [0.0] * 4  # a burst of twice the rate
+    assert rates.take("a") == pytest.approx(0.5)
+    assert rates.take("b") == 0.0
+    now[0] = 0.5
+    assert rates.take("a") == 0.0
+    assert rates.take("a") > 0
+    for i in range(20_000):
+        rates.take(str(i))
+    assert len(rates._buckets) <= 10_000
+
+
+def test_guessing_tokens_has_a_rate_too():
+    guard = Guard(Tokens({}), 1.0)
+    codes = []
+    for i in range(4):
+        with pytest.raises(ServingError) as caught:
+            guard.check(Scope.READ, f"guess{i}", "10.0.0.1")
+        codes.append(caught.value.code)
+    assert codes == [Code.UNAUTHENTICATED] * 2 + [Code.RESOURCE_EXHAUSTED] * 2
+
+
+# a server with tokens
+
+
+def test_tokens_on_both_ports(half_plus_two, auth_file, issuer, start_server):
+    server = start_server(model_base_path=str(half_plus_two.parent), auth_config_file=str(auth_file))
+    assert ask(server, "/healthz")[0] == ask(server, "/readyz")[0] == 200
+    status, headers, body = ask(server, PREDICT, BODY)
+    assert status == 401 and headers["www-authenticate"].startswith(("Bearer", "Basic"))
+    assert "token" in json.loads(body)["error"]
+    assert ask(server, PREDICT, BODY, headers=bearer("nobody"))[0] == 401
+    assert ask(server, PREDICT, BODY, headers=bearer("bob"))[0] == 403
+    assert ask(server, PREDICT, BODY, headers=bearer("alice"))[0] == 200
+    assert ask(server, PREDICT, BODY, headers=bearer(token_of(issuer)))[0] == 200
+    assert ask(server, "/v1/models/default", headers=bearer("alice"))[0] == 403
+    assert ask(server, "/v1/models/default", headers=bearer("bob"))[0] == 200
+    assert ask(server, "/", headers={"Authorization": "Basic OmJvYg=="})[0] == 200  # the password of a browser
+    assert ask(server, PREDICT, BODY, headers={"Authorization": "Basic OmFsaWNl"})[0] == 401  # which POST does not take
+
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        predict = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict
+        models = model_service_pb2_grpc.ModelServiceStub(channel)
+        request = PredictRequest()
+        request.model_spec.name = "default"
+        request.inputs["x"].dtype = 1
+        request.inputs["x"].tensor_shape.dim.add(size=1)
+        request.inputs["x"].float_val.append(2.0)
+
+        def code(call, message, token=None):
+            try:
+                call(message, metadata=[("authorization", f"Bearer {token}")] if token else [], timeout=10)
+            except grpc.RpcError as error:
+                return error.code().name
+            return "OK"
+
+        status_of = GetModelStatusRequest()
+        status_of.model_spec.name = "default"
+        assert code(predict, request) == code(predict, request, "nobody") == "UNAUTHENTICATED"
+        assert code(predict, request, "alice") == code(predict, request, token_of(issuer)) == "OK"
+        assert code(predict, request, "bob") == "PERMISSION_DENIED"
+        assert code(models.GetModelStatus, status_of, "bob") == "OK"
+        assert code(models.HandleReloadConfigRequest, ReloadConfigRequest(), "bob") == "PERMISSION_DENIED"
+        assert code(models.HandleReloadConfigRequest, ReloadConfigRequest(), "root") == "INVALID_ARGUMENT"
+
+
+def test_rate_on_both_ports(half_plus_two, start_server):
+    server = start_server(model_base_path=str(half_plus_two.parent), requests_per_second_per_client=0.5)
+    replies = [ask(server, "/v1/models/default") for _ in range(3)]
+    assert [status for status, *_ in replies] == [200, 429, 429]
+    assert "retry-after" in replies[1][1]
+    assert ask(server, "/healthz")[0] == 200
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel, pytest.raises(grpc.RpcError) as caught:
+        model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus(GetModelStatusRequest(), timeout=10)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+# limits
+
+
+def test_large_bodies_are_refused(half_plus_two, start_server):
+    server = start_server(model_base_path=str(half_plus_two.parent), max_request_bytes=100_000)
+    assert ask(server, PREDICT, BODY)[0] == 200
+    status, _, body = ask(server, PREDICT, b" " * 200_000)
+    assert status == 413 and "larger than 100000 bytes" in json.loads(body)["error"]
+    chunks = iter([b" " * 60_000] * 3)
+    assert ask(server, PREDICT, chunks)[0] == 413
+    bomb = gzip.compress(b" " * 50_000_000)
+    status, _, body = ask(server, PREDICT, bomb, headers={"Content-Encoding": "gzip"})
+    assert status == 400 and "larger than 100000 bytes" in json.loads(body)["error"]
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary("/tensorflow.serving.PredictionService/Predict")(b"\x0a" * 200_000, timeout=10)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"instances": [1.0], "x": ' + b"[" * 1025 + b"]" * 1025 + b"}",
+        b'{"instances": ' + b'[{"a":' * 200_000,
+        b"[" * 1_000_000,
+    ],
+)
+def test_deep_json_is_refused_at_once(server, body):
+    start = time.monotonic()
+    status, _, reply = ask(server, PREDICT, body)
+    assert status == 400 and "nested deeper than 1024 levels" in json.loads(reply)["error"]
+    assert time.monotonic() - start < 5
+    fine = b'{"instances": [2.0], "note": "' + b"[{" * 5000 + b'\\"", "x": ' + b"[" * 500 + b"]" * 500 + b"}"
+    assert ask(server, PREDICT, fine)[0] == 200
+
+
+def raw(server, *parts, pause=0.0) -> bytes:
+    with socket.create_connection(("127.0.0.1", server.rest_port), timeout=20) as connection:
+        try:
+            for part in parts:
+                connection.sendall(part)
+                time.sleep(pause)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        got = b""
+        try:
+            while data := connection.recv(65536):
+                got += data
+        except ConnectionResetError:
+            pass
+        return got
+
+
+def test_endless_headers_are_refused(server):
+    part = b"".join(b"X-%d: %s\r\n" % (i, b"a" * 1000) for i in range(60))
+    got = raw(server, b"GET / HTTP/1.1\r\nHost: a\r\n", *[part] * 20, pause=0.02)
+    assert got.startswith(b"HTTP/1.1 431") or got == b""  # the reply may be lost behind a reset
+    assert ask(server, "/healthz")[0] == 200
+
+
+def test_slow_requests_are_ended(server, monkeypatch):
+    monkeypatch.setattr(http_limits, "SECONDS", 0.5)
+    start = time.monotonic()
+    assert raw(server, b"POST /v1/models/default:predict HTTP/1.1\r\nContent-Length: 10\r\n\r\n{").startswith(
+        b"HTTP/1.1 408"
+    )
+    assert raw(server, b"GET / HT").startswith(b"HTTP/1.1 408")
+    assert time.monotonic() - start < 10
+
+
+def test_the_time_limit_ends_with_the_request(server, monkeypatch):
+    monkeypatch.setattr(http_limits, "SECONDS", 1.0)
+    connection = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=20)
+    for _ in range(3):
+        connection.request("POST", PREDICT, BODY)
+        assert connection.getresponse().read()
+        time.sleep(0.6)
+
+
+def test_binds_to_this_machine_unless_told_otherwise(server):
+    address = next(iter(asyncio.run(_own_addresses())), None)
+    if address is None:
+        pytest.skip("this machine has no other address than 127.0.0.1")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((address, server.rest_port), timeout=5)
+
+
+async def _own_addresses() -> list[str]:
+    found = await asyncio.get_running_loop().getaddrinfo(socket.gethostname(), None, family=socket.AF_INET)
+    return [info[4][0] for info in found if not info[4][0].startswith("127.")]
+
+
+# TLS
+
+
+def certificate(name: str, ca=None):
+    """(PEM key, PEM certificate, (key, certificate)), signed by ``ca`` or by itself."""
+    key = rsa.generate_private_key(65537, 2048)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    signer, issuer = (ca[0], ca[1].subject) if ca else (key, subject)
+    now = datetime.datetime.now(datetime.UTC)
+    built = (
+        x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key.public_key())
+        .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=ca is None, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
+        .add_extension(x509.KeyUsage(True, False, True, False, False, ca is None, False, False, False), critical=True)
+        .sign(signer, hashes.SHA256())
+    )  # fmt: skip
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return pem.decode(), built.public_bytes(serialization.Encoding.PEM).decode(), (key, built)
+
+
+@pytest.fixture(scope="module")
+def certificates():
+    _, ca_pem, ca = certificate("test CA")
+    return {"ca": ca_pem, "server": certificate("localhost", ca)[:2], "client": certificate("client", ca)[:2]}
+
+
+@pytest.mark.parametrize("mutual", [False, True])
+def test_tls_on_both_ports(half_plus_two, certificates, tmp_path, start_server, mutual):
+    config = SSLConfig(
+        server_key=certificates["server"][0], server_cert=certificates["server"][1],
+        custom_ca=certificates["ca"] if mutual else "", client_verify=mutual,
+    )  # fmt: skip
+    path = tmp_path / "ssl.txt"
+    path.write_text(str(config))
+    server = start_server(model_base_path=str(half_plus_two.parent), ssl_config_file=str(path))
+
+    def over_http(identified: bool) -> int:
+        context = ssl.create_default_context(cadata=certificates["ca"])
+        if identified:
+            pem = tmp_path / "client.pem"
+            pem.write_text("\n".join(certificates["client"]))
+            context.load_cert_chain(pem)
+        return ask(server, PREDICT, BODY, context=context)[0]
+
+    def over_grpc(identified: bool) -> None:
+        pair = [part.encode() for part in certificates["client"]] if identified else [None, None]
+        credentials = grpc.ssl_channel_credentials(certificates["ca"].encode(), *pair)
+        with grpc.secure_channel(f"localhost:{server.grpc_port}", credentials) as channel:
+            request = GetModelStatusRequest()
+            request.model_spec.name = "default"
+            model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus(request, timeout=10)
+
+    assert over_http(True) == 200
+    over_grpc(True)
+    with pytest.raises((ssl.SSLError, OSError, http.client.HTTPException)):
+        ask(server, PREDICT, BODY, context=ssl.create_default_context())  # a certificate of an unknown CA
+    if mutual:
+        with pytest.raises((ssl.SSLError, OSError)):
+            over_http(False)
+        with pytest.raises(grpc.RpcError):
+            over_grpc(False)
+    else:
+        assert over_http(False) == 200
+        over_grpc(False)
+
+
+def test_tls_needs_its_parts():
+    with pytest.raises(ServingError, match="server_key and server_cert"):
+        Tls.of(SSLConfig(server_key="a"))
+    with pytest.raises(ServingError, match="custom_ca"):
+        Tls.of(SSLConfig(server_key="a", server_cert="b", client_verify=True))
+    with pytest.raises(ServingError, match="--ssl_config_file"):
+        Tls.of(SSLConfig(server_key="a", server_cert="b")).context()

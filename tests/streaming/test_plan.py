@@ -1,0 +1,228 @@
+"""The laws of the plan: exactly once, in proportion, disjoint, the same for the same seed."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlaas4hep_tf.errors import PlanError
+from mlaas4hep_tf.streaming.plan import EntryRange, apportion, cut, deal, make_plan, split_sizes
+
+SIZES = st.lists(st.integers(0, 200), min_size=1, max_size=40).filter(any)
+
+
+def entries_of(ranges):
+    return Counter((r.file, e) for r in ranges for e in range(r.start, r.stop))
+
+
+def whole(sizes):
+    return [(EntryRange(n, 0, size),) for n, size in enumerate(sizes)]
+
+
+def edges_of(sizes, cluster):
+    return [(*range(0, size, cluster), size) for size in sizes]
+
+
+@given(SIZES, st.integers(1, 300))
+def test_every_prefix_is_within_one_event_of_the_ideal_mix(sizes, chunk):
+    total = sum(sizes)
+    ends = [*range(chunk, total, chunk), total]
+    steps = apportion(sizes, ends)
+    given_so_far = steps.cumsum(axis=0)
+    ideal = np.outer(ends, sizes) / total
+    assert (steps >= 0).all()
+    assert given_so_far.sum(axis=1).tolist() == ends
+    assert given_so_far[-1].tolist() == sizes
+    assert (abs(given_so_far - ideal) < 1).all()
+
+
+def test_counts_beyond_64_bit_products_stay_exact():
+    sizes = [3 * 10**9, 5 * 10**9, 7]
+    steps = apportion(sizes, [10**9, sum(sizes)])
+    assert steps.sum(axis=0).tolist() == sizes
+    assert steps[0].sum() == 10**9
+
+
+@given(st.integers(0, 500), st.integers(1, 90), st.integers(1, 120))
+def test_cutting_loses_nothing_and_follows_clusters(entries, cluster, size):
+    edges = (*range(0, entries, cluster), entries)
+    pieces = cut(EntryRange(0, 0, entries), edges, size)
+    assert [p.start for p in pieces[1:]] == [p.stop for p in pieces[:-1]]
+    assert sum(map(len, pieces)) == entries
+    assert all(pieces)
+    if cluster <= 2 * size:
+        assert {p.start for p in pieces} <= set(edges)
+    assert all(len(p) <= max(2 * size, size + cluster) for p in pieces)
+
+
+def test_no_cluster_is_read_twice_however_small_a_lanes_share():
+    plan = make_plan(
+        whole([9000] * 64), edges_of([9000] * 64, 1000), chunk_size=20_000, batch_size=100, shuffle=True, seed=0
+    )
+    assert {(r.start % 1000, r.stop % 1000) for lane in plan.lanes for r in lane} == {(0, 0)}
+
+
+@given(SIZES, st.integers(1, 60), st.integers(1, 120), st.integers(1, 50), st.booleans(), st.integers(0, 3))
+def test_every_event_once_per_epoch(sizes, cluster, chunk, batch, shuffle, epoch):
+    plan = make_plan(
+        whole(sizes), edges_of(sizes, cluster), chunk_size=chunk, batch_size=batch, shuffle=shuffle, seed=1
+    )
+    read = [block for lane in range(len(plan.lanes)) for block in plan.blocks(lane, epoch)]
+    assert entries_of(read) == entries_of(r for ranges in whole(sizes) for r in ranges)
+    assert plan.takes.sum(axis=0).tolist() == list(plan.lane_entries)
+    assert plan.chunk_size % batch == 0
+    assert plan.batches == -(-sum(sizes) // batch)
+
+
+@given(SIZES, st.integers(1, 60), st.integers(0, 5), st.data())
+def test_splits_are_disjoint_and_complete(sizes, cluster, seed, data):
+    total = sum(sizes)
+    parts = data.draw(st.integers(1, min(total, 5)))
+    cuts = sorted(data.draw(st.lists(st.integers(0, total), min_size=parts - 1, max_size=parts - 1)))
+    wanted = np.diff([0, *cuts, total]).tolist()
+    dealt = deal(whole(sizes), edges_of(sizes, cluster), wanted, seed)
+    together = Counter()
+    for part, size in zip(dealt, wanted, strict=True):
+        own = entries_of(r for ranges in part for r in ranges)
+        assert sum(own.values()) == size
+        together += own
+        for number, ranges in enumerate(part):
+            share = sum(map(len, ranges))
+            assert abs(share - sizes[number] * size / total) < 2
+    assert together == entries_of(r for ranges in whole(sizes) for r in ranges)
+
+
+@given(SIZES, st.integers(1, 8))
+def test_shards_are_equal_to_within_one_event(sizes, shards):
+    total = sum(sizes)
+    wanted = [total * (i + 1) // shards - total * i // shards for i in range(shards)]
+    dealt = deal(whole(sizes), edges_of(sizes, 50), wanted, 0)
+    have = [sum(len(r) for ranges in part for r in ranges) for part in dealt]
+    assert max(have) - min(have) <= 1
+    assert sum(have) == total
+
+
+@given(st.integers(3, 10_000))
+def test_split_sizes_sum_to_the_whole(entries):
+    sizes = split_sizes(entries, (0.64, 0.16, 0.20)) if entries >= 7 else [entries]
+    assert sum(sizes) == entries
+
+
+def test_an_incomplete_split_leaves_the_rest_out():
+    assert split_sizes(100, (0.5, 0.2)) == [50, 20, 30]
+
+
+@pytest.mark.parametrize(
+    ("entries", "fractions", "says"),
+    [
+        (100, (0.5, 0.6), "sum to at most 1"),
+        (100, (0.5, -0.1), "must be positive"),
+        (100, (), "must be positive"),
+        (2, (0.64, 0.16, 0.20), "leaves a part without an event"),
+    ],
+)
+def test_splits_that_make_no_sense(entries, fractions, says):
+    with pytest.raises(PlanError, match=says):
+        split_sizes(entries, fractions)
+
+
+@pytest.mark.parametrize(("chunk", "batch", "says"), [(0, 1, "chunk_size"), (10, 0, "batch_size")])
+def test_sizes_that_make_no_sense(chunk, batch, says):
+    with pytest.raises(PlanError, match=says):
+        make_plan(whole([5]), [(0, 5)], chunk_size=chunk, batch_size=batch, shuffle=True, seed=0)
+
+
+def test_no_event_at_all_is_an_error():
+    with pytest.raises(PlanError, match="no event to read"):
+        make_plan(whole([0, 0]), [(0,), (0,)], chunk_size=10, batch_size=5, shuffle=True, seed=0)
+
+
+def test_order_depends_on_seed_and_epoch_only():
+    def order(seed, epoch):
+        plan = make_plan(
+            whole([100_000]), edges_of([100_000], 1000), chunk_size=1000, batch_size=10, shuffle=True, seed=seed
+        )
+        return plan.blocks(0, epoch)
+
+    assert order(1, 0) == order(1, 0)
+    assert order(1, 0) != order(1, 1)
+    assert order(1, 0) != order(2, 0)
+
+
+def test_many_files_share_lanes():
+    plan = make_plan(whole([10] * 1500), [(0, 10)] * 1500, chunk_size=1000, batch_size=10, shuffle=True, seed=0)
+    assert len(plan.lanes) == 64
+    assert plan.entries == 15_000
+
+
+SHARES = st.lists(
+    st.tuples(st.integers(1, 200), st.floats(0.2, 5)), min_size=1, max_size=12
+)  # events of each file, and its share
+
+
+def shared_plan(files, *, chunk, cluster=20, batch=10):
+    sizes, shares = zip(*files, strict=True)
+    return make_plan(
+        whole(sizes), edges_of(sizes, cluster), chunk_size=chunk, batch_size=batch, shuffle=True, seed=1, shares=shares
+    )
+
+
+def possible(files):
+    """Whether every file's share of an epoch is an event or more."""
+    total, weight = sum(n for n, _ in files), sum(w for _, w in files)
+    return all(w / weight * total > 1 for _, w in files)
+
+
+@given(SHARES.filter(possible), st.integers(1, 120), st.integers(1, 60), st.integers(1, 6))
+def test_any_law_gives_each_event_its_turn(files, chunk, cluster, epochs):
+    """In any number of epochs an event of a file comes floor or ceil of (given / events of the file) times."""
+    plan = shared_plan(files, chunk=chunk, cluster=cluster)
+    counts = [Counter({(lane, e): 0 for e in range(n)}) for lane, (n, _) in enumerate(files)]
+    for epoch in range(epochs):
+        for lane, count in enumerate(counts):
+            read = plan.blocks(lane, epoch)
+            assert sum(map(len, read)) == plan.quotas[lane]
+            count.update(entries_of(read))
+    for (n, _), count, quota in zip(files, counts, plan.quotas, strict=True):
+        assert len(count) == n
+        assert set(count.values()) <= {quota * epochs // n, -(-quota * epochs // n)}
+
+
+@given(SHARES.filter(possible), st.integers(1, 120))
+def test_every_prefix_of_an_epoch_has_the_composition_of_the_law(files, chunk):
+    plan = shared_plan(files, chunk=chunk)
+    total, weight = sum(n for n, _ in files), sum(w for _, w in files)
+    ends = plan.takes.sum(axis=1).cumsum()
+    assert ends[-1] == plan.entries == total
+    assert all(abs(q - w / weight * total) < 1 for q, (_, w) in zip(plan.quotas, files, strict=True))
+    ideal = np.outer(ends, [w for _, w in files]) / weight
+    assert (abs(plan.takes.cumsum(axis=0) - ideal) < 2).all()  # one event of the chunk, one of the epoch
+    assert plan.file_entries == dict(enumerate(plan.quotas))
+
+
+@given(SIZES, st.integers(1, 60), st.integers(0, 3))
+def test_shares_in_proportion_are_the_proportional_law(sizes, cluster, epoch):
+    options = {"chunk_size": 50, "batch_size": 5, "shuffle": True, "seed": 3}
+    lanes = [n or 1 for n in sizes]  # a share must be positive; a file without events has none
+    one, two = (make_plan(whole(sizes), edges_of(sizes, cluster), **options, shares=s) for s in (None, lanes))
+    assert [one.blocks(n, epoch) for n in range(len(one.lanes))] == [
+        two.blocks(n, epoch) for n in range(len(two.lanes))
+    ]
+    assert (one.takes == two.takes).all()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shares", "shuffle", "says"),
+    [
+        ([5, 5], [1, 1], False, "needs shuffle=True"),
+        ([5, 5], [1, 0], True, "must be positive numbers, not 0"),
+        ([5, 5], [1, float("inf")], True, "must be positive numbers"),
+        ([5, 5], [1, 1000], True, "leaves a file without an event"),
+        ([5] * 65, [1] * 65, True, "at most 64; there are 65 files"),
+    ],
+)
+def test_laws_that_make_no_sense(sizes, shares, shuffle, says):
+    with pytest.raises(PlanError, match=says):
+        make_plan(whole(sizes), edges_of(sizes, 5), chunk_size=10, batch_size=5, shuffle=shuffle, seed=0, shares=shares)
