@@ -19,7 +19,7 @@ from mlaas4hep_tf import RootDataset, scan
 from mlaas4hep_tf.bench.compare import decompress_all, environment
 from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import expand
-from mlaas4hep_tf.io.workers import Engine, default_workers
+from mlaas4hep_tf.io.workers import WorkerPool, default_workers
 from mlaas4hep_tf.scanner import inspect_files
 from mlaas4hep_tf.testing import has_xrootd, xrootd_server
 
@@ -37,13 +37,15 @@ PAPER_2 = {
 
 def measure(files: Sequence[str], tree: str, exclude: Sequence[str], rounds: int) -> tuple[int, dict[str, float]]:
     """Events, and median seconds of: reading, all of step 1, reading chunks, all of a chunk."""
-    engine = Engine(default_workers())
+    worker_pool = WorkerPool(default_workers())
     selection = Selection((), tuple(exclude))
     specs = scan(files, tree, exclude=exclude, progress=False)
     ds = RootDataset(files, specs, batch_size=1024, chunk_size=100_000)
     names = [branch.name for branch in specs.branches]
     ways: dict[str, Callable[[], object]] = {
-        "reading": lambda: decompress_all(inspect_files(expand(files, tree), selection, engine), names, engine),
+        "reading": lambda: decompress_all(
+            inspect_files(expand(files, tree), selection, worker_pool), names, worker_pool
+        ),
         "step 1": lambda: scan(files, tree, exclude=exclude, progress=False),
         "chunk, reading": lambda: [None for _ in ds._stream.chunks(ds.plan, 0)],
         "chunk": lambda: [None for _ in ds],

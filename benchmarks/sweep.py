@@ -27,7 +27,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from mlaas4hep_tf import DataWarning, RootDataset, scan
 from mlaas4hep_tf.bench.compare import PeakMemory, environment, time_iterate
-from mlaas4hep_tf.io.workers import Engine, default_workers
+from mlaas4hep_tf.io.workers import WorkerPool, default_workers
 from mlaas4hep_tf.testing import write_files
 
 WAYS = {"uproot_iterate": "#BBBBBB", "scan": "#CCBB44", "dataset_1024": "#4477AA"}
@@ -103,7 +103,7 @@ def _measure(files: Sequence[str], shape: Shape, rounds: int) -> dict[str, float
     next(iter(ds))
     found = {"first_batch_s": perf_counter() - start}
     paths, names = [f"{path}:events" for path in files], [b.name for b in specs.branches]
-    alone = Engine(1)
+    alone = WorkerPool(1)
     ways: dict[str, Callable[[], object]] = {
         "uproot_iterate": lambda: alone.run(time_iterate, paths, names),
         "scan": scanned,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 WIDTH, HEIGHT, BOX, ROW = 920, 500, (128, 46), 84
-LANES: dict[str, list[dict[str, str]]] = {  # layer of the paper -> rows of boxes: module -> what it does
+LAYERS: dict[str, list[dict[str, str]]] = {  # layer of the paper -> rows of boxes: module -> what it does
     "Streaming layer": [
         {
             "io/files": "names, URLs",
@@ -43,7 +43,7 @@ COLORS = {"Streaming layer": "#4477aa", "Training layer": "#ee6677", "Inference 
 def places() -> dict[str, tuple[float, float, str, str]]:
     """Module -> x and y of the middle of its box, its note and its layer."""
     found, y = {}, 60.0
-    for layer, rows in LANES.items():
+    for layer, rows in LAYERS.items():
         for row in rows:
             for number, (module, note) in enumerate(row.items()):
                 found[module] = (230.0 + 190 * number, y, note, layer)
@@ -62,13 +62,13 @@ def draw() -> str:
         '<path d="M0 0 8 4 0 8z" fill="#7a8794"/></marker></defs>',
         f'<rect width="{WIDTH}" height="{HEIGHT}" rx="10" fill="#fff"/>',
     ]
-    parts += [_lane(layer, [p for p in where.values() if p[3] == layer]) for layer in LANES]
+    parts += [_layer(layer, [p for p in where.values() if p[3] == layer]) for layer in LAYERS]
     parts += [_arrow(where[a], where[b]) for a, b in ARROWS]
     parts += [_box(module, *place) for module, place in where.items()]
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _lane(layer: str, boxes: list[tuple[float, float, str, str]]) -> str:
+def _layer(layer: str, boxes: list[tuple[float, float, str, str]]) -> str:
     top, bottom = min(b[1] for b in boxes) - 40, max(b[1] for b in boxes) + 40
     return (
         f'<rect x="12" y="{top:g}" width="{WIDTH - 24}" height="{bottom - top:g}" rx="8" fill="{COLORS[layer]}" '

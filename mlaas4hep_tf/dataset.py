@@ -19,13 +19,13 @@ from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.cache import CacheFolder, as_cache
 from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
 from mlaas4hep_tf.io.policy import DEFAULT_POLICY, ReadPolicy
-from mlaas4hep_tf.io.workers import Engine, default_workers
+from mlaas4hep_tf.io.workers import WorkerPool, default_workers
 from mlaas4hep_tf.scanner import inspect_files
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.streaming.chunks import PerFile, Stream, Target, label_of, resolve_target
 from mlaas4hep_tf.streaming.pipeline import DataLayout, PipelineOptions, build_pipeline
-from mlaas4hep_tf.streaming.plan import EntryRange, deal, make_plan, split_sizes
-from mlaas4hep_tf.streaming.skipped import Losses, OnBadFile, tolerance
+from mlaas4hep_tf.streaming.plan import EntryRange, make_plan, partition, split_sizes
+from mlaas4hep_tf.streaming.skipped import OnBadFile, Skipped, tolerance
 from mlaas4hep_tf.transforms.image import EtaPhiImage
 from mlaas4hep_tf.transforms.normalize import Normalize
 from mlaas4hep_tf.transforms.vector import Preprocessor
@@ -63,7 +63,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
     exactly once); rows are shuffled within the chunk.  With ``shuffle=False`` events come in the order of
     files and entries, unmixed.
 
-    Memory holds up to three chunks, for each lane (a file, or a group of them beyond 64) a block or
+    Memory holds up to three chunks, for each file group (a file, or a group of them beyond 64) a block or
     two (a cluster, at most 32 768 events), and the
     batches that are prefetched (at least two, or 8000 events).
 
@@ -115,7 +115,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             executor: where to read instead of local processes.
             policy: deadlines, retries and replicas.
             cache: folder in which bytes of remote files are kept, for the next epoch and other runs.
-            on_bad_file: ``skip`` goes on without files and blocks that cannot be read (`losses`), mixing in
+            on_bad_file: ``skip`` goes on without files and blocks that cannot be read (`skipped`), mixing in
                 proportion what is left.  How many batches there are is then not known before they are read.
             max_lost_fraction: of the events that may be lost so in an epoch; more is an error.
 
@@ -132,8 +132,8 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             raise PlanError("layout='ragged' has no padding to mask; take mask=False, or layout='columns'")
         if weights is not None and labels is None:
             raise LabelError("weights go to the loss together with labels: give labels= as well")
-        losses = tolerance(on_bad_file, max_lost_fraction)
-        engine = Engine(default_workers() if workers is None else workers, executor, policy, as_cache(cache))
+        skipped = tolerance(on_bad_file, max_lost_fraction)
+        worker_pool = WorkerPool(default_workers() if workers is None else workers, executor, policy, as_cache(cache))
         targets = tuple(t for t in (labels, weights) if isinstance(t, str))
         for name in targets:
             if name in {b.name for b in specs.branches}:
@@ -142,22 +142,22 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
                 )
         wanted = Selection(tuple(b.name for b in specs.branches) + targets, (), ())
         opened = inspect_files(
-            expand(files, specs.tree or None), wanted, engine,
-            losses=losses, known={f.url: f.entries for f in specs.files},
+            expand(files, specs.tree or None), wanted, worker_pool,
+            skipped=skipped, known={f.url: f.entries for f in specs.files},
         )  # fmt: skip
-        failed = tuple(losses.at_opening) if losses is not None else ()
-        if losses is not None:
-            losses.label(partial(label_of, labels))
+        failed = tuple(skipped.at_opening) if skipped is not None else ()
+        if skipped is not None:
+            skipped.label(partial(label_of, labels))
         specs = specs.resolve(opened[0])
         specs.check(opened)
         preprocessor = Preprocessor(specs, normalize, image)
         stream = Stream(
             opened, preprocessor.layout, {group: members[0].length for group, members in specs.groups.items()},
             resolve_target("labels", labels, opened, failed), resolve_target("weights", weights, opened, failed),
-            engine, losses=losses, entries=sum(f.entries for f in opened),
+            worker_pool, skipped=skipped, entries=sum(f.num_entries for f in opened),
         )  # fmt: skip
         options = PipelineOptions(batch_size, chunk_size, shuffle, seed, layout, mask)
-        parts = tuple((EntryRange(n, 0, f.entries),) for n, f in enumerate(opened))
+        parts = tuple((EntryRange(n, 0, f.num_entries),) for n, f in enumerate(opened))
         self._build(stream, preprocessor, options, parts)
 
     def _build(
@@ -169,8 +169,9 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
     ) -> None:
         self._stream, self._preprocessor, self._settings, self._parts = stream, preprocessor, options, parts
         self.plan = make_plan(
-            parts, [f.edges for f in stream.files], chunk_size=options.chunk_size, batch_size=options.batch_size,
-            shuffle=options.shuffle, seed=options.seed, shares=options.shares,
+            parts, [f.entry_offsets for f in stream.files],
+            chunk_size=options.chunk_size, batch_size=options.batch_size, shuffle=options.shuffle,
+            seed=options.seed, shares=options.shares,
         )  # fmt: skip
         self._pipeline = build_pipeline(stream, preprocessor, options, self.plan)
         super().__init__(self._pipeline._variant_tensor)
@@ -208,9 +209,9 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         return dict(self._stream.truncated)
 
     @property
-    def losses(self) -> Losses | None:
+    def skipped(self) -> Skipped | None:
         """What this dataset and those split from it could not read so far; None without ``on_bad_file="skip"``."""
-        return self._stream.losses
+        return self._stream.skipped
 
     @property
     def delivered(self) -> dict[str, int]:
@@ -255,13 +256,13 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             PlanError: fractions that make no sense for this many events.
         """
         sizes = split_sizes(self.entries, fractions)
-        return self._deal(sizes, seed)[: len(fractions)]
+        return self._partition(sizes, seed)[: len(fractions)]
 
     def sample(self, events: int) -> RootDataset:
         """A dataset of this many events with the composition of the whole."""
         if not 0 < events <= self.entries:
             raise PlanError(f"a sample must have 1 to {self.entries} events, not {events}")
-        return self._deal([events, self.entries - events], None)[0]
+        return self._partition([events, self.entries - events], None)[0]
 
     def shard(self, num_shards: int, index: int, name: str | None = None) -> RootDataset:  # noqa: ARG002 (as in tf.data)
         """The events of one of `num_shards` workers: disjoint, together all, equal in size to within one event.
@@ -273,11 +274,11 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         if num_shards > self.entries:
             raise PlanError(f"{self.entries} events cannot be given to {num_shards} shards; use fewer")
         sizes = [self.entries * (i + 1) // num_shards - self.entries * i // num_shards for i in range(num_shards)]
-        return self._deal(sizes, None)[index]
+        return self._partition(sizes, None)[index]
 
-    def _deal(self, sizes: Sequence[int], seed: int | None) -> tuple[RootDataset, ...]:
-        edges = [f.edges for f in self.files]
-        dealt = deal(self._parts, edges, sizes, self._settings.seed if seed is None else seed)
+    def _partition(self, sizes: Sequence[int], seed: int | None) -> tuple[RootDataset, ...]:
+        entry_offsets = [f.entry_offsets for f in self.files]
+        dealt = partition(self._parts, entry_offsets, sizes, self._settings.seed if seed is None else seed)
         return tuple(self._part(parts) for parts in dealt if any(map(len, itertools.chain(*parts))))
 
     def in_order(self) -> RootDataset:

@@ -32,7 +32,7 @@ WARMUP_ROWS = (1, 8)
 
 
 class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type information
-    """The model with its three doors.
+    """The model with its three signatures.
 
     It tracks TensorFlow's own variables and not the Keras model around them: of a tracked one each variable is saved
     twice, and loaders of graphs such as TF-Serving's restore the one that nothing reads.  The optimizer stays behind.
@@ -76,12 +76,14 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
         ragged = {b.name: tf.TensorSpec([None], tf.float32) for b in specs.branches}
         ragged |= {group + SPLITS: tf.TensorSpec([None], tf.int64) for group, _ in layout.groups}
         ready = self._preprocessor.input_specs(mask=self._masked)
-        doors = {
+        signatures = {
             "serving_default": (self.padded, padded),
             "ragged": (self.ragged, ragged),
             next(iter(ready)): (self.ready, ready),
         }
-        return {name: tf.function(door).get_concrete_function(**_named(spec)) for name, (door, spec) in doors.items()}
+        return {
+            name: tf.function(door).get_concrete_function(**_named(spec)) for name, (door, spec) in signatures.items()
+        }
 
 
 def _named(spec: Mapping[str, tf.TensorSpec]) -> dict[str, tf.TensorSpec]:

@@ -16,7 +16,7 @@ from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.cache import CacheFolder, as_cache
 from mlaas4hep_tf.io.files import FileArgument, RootFile
 from mlaas4hep_tf.io.policy import DEFAULT_POLICY, ReadPolicy
-from mlaas4hep_tf.io.workers import Engine, default_workers
+from mlaas4hep_tf.io.workers import WorkerPool, default_workers
 from mlaas4hep_tf.models import wants_mask
 from mlaas4hep_tf.progress import progress_bar
 from mlaas4hep_tf.scanner import inspect_files
@@ -65,10 +65,10 @@ def predict_files(
         files, specs.unbound(), batch_size=BATCH, shuffle=False, normalize=normalize, mask=wants_mask(model),
         layout="vector" if image is None else "image", image=image, workers=workers, policy=policy, cache=cache,
     )  # fmt: skip
-    engine = Engine(workers or default_workers(), None, policy, as_cache(cache))
+    worker_pool = WorkerPool(workers or default_workers(), None, policy, as_cache(cache))
     scores = _Scores(predict_batch(model, x) for x in ds)
     with tree_writer(out, ds.files[0].tree) as tree, progress_bar("predict", ds.entries, "events", progress) as advance:
-        for block, identifiers in _identifiers(ds.files, specs, engine):
+        for block, identifiers in _identifiers(ds.files, specs, worker_pool):
             found = scores.take(len(block))
             names = ["score"] if found.shape[1] == 1 else [f"score_{i}" for i in range(found.shape[1])]
             rows: dict[str, np.ndarray] = {
@@ -102,11 +102,13 @@ class _Scores:
 
 
 def _identifiers(
-    files: tuple[RootFile, ...], specs: Specs, engine: Engine
+    files: tuple[RootFile, ...], specs: Specs, worker_pool: WorkerPool
 ) -> Iterator[tuple[EntryRange, dict[str, np.ndarray]]]:
     wanted = [i for i in specs.identifiers if all(any(b.name == i for b in f.branches) for f in files)]
-    opened = inspect_files([f.source for f in files], Selection(tuple(wanted), (), ()), engine) if wanted else files
+    opened = (
+        inspect_files([f.source for f in files], Selection(tuple(wanted), (), ()), worker_pool) if wanted else files
+    )
     names = tuple(i for i in wanted if all(b.kind == "flat" for f in opened for b in f.branches if b.name == i))
-    tasks = [b for n, f in enumerate(opened) for b in blocks(n, f.entries, f.edges, WRITE_ENTRIES)]
+    tasks = [b for n, f in enumerate(opened) for b in blocks(n, f.num_entries, f.entry_offsets, WRITE_ENTRIES)]
     parts = ((opened[b.file].part(names, b.start, b.stop), b) for b in tasks)
-    yield from zip(tasks, engine.map(partial(read_flat, names), parts), strict=True)
+    yield from zip(tasks, worker_pool.map(partial(read_flat, names), parts), strict=True)

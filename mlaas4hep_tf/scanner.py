@@ -19,11 +19,11 @@ from mlaas4hep_tf.io.buffers import keep_freed_memory
 from mlaas4hep_tf.io.cache import CacheFolder, as_cache
 from mlaas4hep_tf.io.files import FileArgument, RootFile, Source, expand
 from mlaas4hep_tf.io.policy import DEFAULT_POLICY, ReadPolicy
-from mlaas4hep_tf.io.workers import Engine, default_workers
+from mlaas4hep_tf.io.workers import WorkerPool, default_workers
 from mlaas4hep_tf.progress import progress_bar
 from mlaas4hep_tf.specs import BranchSpec, FileSpec, Specs
 from mlaas4hep_tf.streaming.plan import EntryRange, blocks
-from mlaas4hep_tf.streaming.skipped import Losses, Lost, OnBadFile, expected_entries, tolerance
+from mlaas4hep_tf.streaming.skipped import OnBadFile, Skipped, SkippedRange, expected_entries, tolerance
 
 Array = npt.NDArray[Any]
 
@@ -140,32 +140,32 @@ def inspect_source(selection: Selection, source: Source) -> RootFile:
 
 
 def inspect_files(
-    sources: Sequence[Source], selection: Selection, engine: Engine, progress: bool = False,
-    losses: Losses | None = None, known: Mapping[str, int] | None = None,
+    sources: Sequence[Source], selection: Selection, worker_pool: WorkerPool, progress: bool = False,
+    skipped: Skipped | None = None, known: Mapping[str, int] | None = None,
 ) -> tuple[RootFile, ...]:  # fmt: skip
     """Open all files, several at a time, in the order given; what servers have to list is listed first.
 
     Args:
-        losses: where files that cannot be opened are accounted for; None: they are errors.
+        skipped: where files that cannot be opened are accounted for; None: they are errors.
         known: entries of files, by URL, as the specs have them.
     """
-    sources = [source for given in sources for source in _listed(given, engine)]
-    tasks = zip(sources, engine.outcomes(partial(inspect_source, selection), sources), strict=True)
+    sources = [source for given in sources for source in _listed(given, worker_pool)]
+    tasks = zip(sources, worker_pool.outcomes(partial(inspect_source, selection), sources), strict=True)
     found: list[RootFile] = []
-    failed: list[Lost] = []
+    failed: list[SkippedRange] = []
     with progress_bar("open", len(sources), "files", progress) as advance:
         for number, (source, outcome) in enumerate(tasks):
             try:
                 found.append(outcome.result())
             except (InputFileError, ReaderError) as error:
-                if losses is None:
+                if skipped is None:
                     raise
-                failed.append(Lost(source.url, number, 0, 0, str(error), opened=False))
+                failed.append(SkippedRange(source.url, number, 0, 0, str(error), opened=False))
             advance(1)
-    if losses is not None:
-        counts = [file.entries for file in found]
+    if skipped is not None:
+        counts = [file.num_entries for file in found]
         failed = [replace(f, stop=expected_entries(f.file, known or {}, counts)) for f in failed]
-        losses.open_failed(failed, sum(counts))
+        skipped.open_failed(failed, sum(counts))
     if not found:
         raise InputFileError(f"none of the {len(sources)} files can be opened: {failed[0]}")
     check_distinct(found)
@@ -173,10 +173,10 @@ def inspect_files(
     return tuple(found)
 
 
-def _listed(source: Source, engine: Engine) -> list[Source]:
+def _listed(source: Source, worker_pool: WorkerPool) -> list[Source]:
     if not source.listing:
         return [source]
-    urls = engine.run(list_source, source.url)
+    urls = worker_pool.run(list_source, source.url)
     if not urls:
         raise InputFileError(f"{source.url} matches no file on its server; check the path")
     return [replace(source, url=url) for url in urls]
@@ -229,23 +229,23 @@ def scan(
         InputFileError, TreeError, BranchError: see `errors`; also where files differ in their schema.
     """
     sources = expand(files, tree)
-    losses = tolerance(on_bad_file, max_lost_fraction)
-    engine = Engine(default_workers() if workers is None else workers, executor, policy, as_cache(cache))
+    skipped = tolerance(on_bad_file, max_lost_fraction)
+    worker_pool = WorkerPool(default_workers() if workers is None else workers, executor, policy, as_cache(cache))
     selection = Selection(parse_patterns(branches), parse_patterns(exclude), tuple(identifiers))
-    opened = inspect_files(sources, selection, engine, progress, losses)
-    if not sum(file.entries for file in opened):
+    opened = inspect_files(sources, selection, worker_pool, progress, skipped)
+    if not sum(file.num_entries for file in opened):
         raise InputFileError(f"there is no event in {shorten(f.url for f in opened)}: every tree is empty")
     chosen = choose(opened, selection)
-    totals = _read_all(opened, chosen.features, engine, progress, losses)
+    totals = _read_all(opened, chosen.features, worker_pool, progress, skipped)
     specs = Specs(
         tree=opened[0].tree,
         branches=tuple(stats.finish(info) for stats, info in zip(totals, chosen.features, strict=True)),
-        files=tuple(FileSpec(f.url, f.uuid, f.entries) for f in opened),
+        files=tuple(FileSpec(f.url, f.uuid, f.num_entries) for f in opened),
         selection=selection,
         identifiers=chosen.identifiers,
         left_out=dict(chosen.left_out),
     )
-    lost = losses.report() if losses is not None else []
+    lost = skipped.report() if skipped is not None else []
     for message in remarks(specs) + (["\n".join(lost)] if lost else []):
         warnings.warn(message, DataWarning, stacklevel=2)
     return specs
@@ -271,7 +271,7 @@ def check_distinct(files: Sequence[RootFile]) -> None:
                 f"a file may be named once only, or its events would be read twice: {file.where} is named again "
                 f"as {file.url!r}; take one of them out"
             )
-        content = (file.uuid, file.entries, file.tree)
+        content = (file.uuid, file.num_entries, file.tree)
         if file.uuid.strip("0-") and content in seen:
             warnings.warn(
                 f"{file.where} seems to be a copy of {seen[content].url}: same uuid", DataWarning, stacklevel=3
@@ -291,23 +291,29 @@ def check_one_tree(files: Sequence[RootFile]) -> None:
 
 
 def _read_all(
-    files: Sequence[RootFile], infos: Sequence[BranchInfo], engine: Engine, progress: bool, losses: Losses | None
+    files: Sequence[RootFile],
+    infos: Sequence[BranchInfo],
+    worker_pool: WorkerPool,
+    progress: bool,
+    skipped: Skipped | None,
 ) -> list[BranchStats]:
     tasks = [
-        (files[b.file], b) for number, f in enumerate(files) for b in blocks(number, f.entries, f.edges, SCAN_ENTRIES)
+        (files[b.file], b)
+        for number, f in enumerate(files)
+        for b in blocks(number, f.num_entries, f.entry_offsets, SCAN_ENTRIES)
     ]
     totals = [NOTHING] * len(infos)
     names = [info.name for info in infos]
     entries = sum(len(b) for _, b in tasks)
     with progress_bar("scan", entries, "events", progress) as advance:
         parts = ((file.part(names, b.start, b.stop), b) for file, b in tasks)
-        for (file, done), outcome in zip(tasks, engine.outcomes(partial(scan_range, infos), parts), strict=True):
+        for (file, done), outcome in zip(tasks, worker_pool.outcomes(partial(scan_range, infos), parts), strict=True):
             try:
                 totals = [a.merge(b) for a, b in zip(totals, outcome.result(), strict=True)]
             except (InputFileError, ReaderError) as error:
-                if losses is None:
+                if skipped is None:
                     raise
-                losses.add(Lost(file.url, done.file, done.start, done.stop, str(error)), entries)
+                skipped.add(SkippedRange(file.url, done.file, done.start, done.stop, str(error)), entries)
             advance(len(done))
     return totals
 

@@ -190,11 +190,11 @@ class Specs:
         known = {(f.uuid, f.entries) for f in self.files}
         urls = {f.url: f for f in self.files}
         for file in files:
-            if (file.uuid, file.entries) in known:
+            if (file.uuid, file.num_entries) in known:
                 continue
             was = urls.get(file.url)
             what = (
-                f"it has uuid {file.uuid} and {file.entries} entries, the specs say {was.uuid} and {was.entries}"
+                f"it has uuid {file.uuid} and {file.num_entries} entries, the specs say {was.uuid} and {was.entries}"
                 if was
                 else f"they were made from {len(self.files)} other files ({shorten((f.url for f in self.files), 2)})"
             )

@@ -29,7 +29,7 @@ from mlaas4hep_tf.errors import (
     PlanError,
     SpecsError,
 )
-from mlaas4hep_tf.io.workers import Engine
+from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.specs import from_paper
 from mlaas4hep_tf.testing import make_events, write_files, write_tree
 
@@ -404,7 +404,7 @@ def test_specs_of_the_paper_apply(tmp_path):
 def test_reader_processes_never_import_tensorflow(tmp_path):
     files = write_files(tmp_path, [100])
     list(plain(files, quiet(files), workers=1))
-    modules = Engine(1).run(probe.loaded_modules)
+    modules = WorkerPool(1).run(probe.loaded_modules)
     assert "uproot" in modules
     assert not [m for m in modules if m.split(".")[0] in ("tensorflow", "keras")]
 
@@ -412,7 +412,7 @@ def test_reader_processes_never_import_tensorflow(tmp_path):
 def test_a_killed_reader_is_replaced_and_its_work_redone(tmp_path):
     files = write_files(tmp_path, [4000] * 5, basket=50)
     ds = plain(files, quiet(files), workers=2, batch_size=100, chunk_size=1000)
-    engine = Engine(2)
+    worker_pool = WorkerPool(2)
     stop = threading.Event()
     killed = []
 
@@ -421,7 +421,7 @@ def test_a_killed_reader_is_replaced_and_its_work_redone(tmp_path):
             time.sleep(0.2)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                pid = engine.run(probe.pid)
+                pid = worker_pool.run(probe.pid)
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
 

@@ -19,7 +19,7 @@ import psutil
 from mlaas4hep_tf.io.cache import CacheFolder, as_cache
 from mlaas4hep_tf.io.files import FileArgument, RootFile
 from mlaas4hep_tf.io.policy import DEFAULT_POLICY, ReadPolicy
-from mlaas4hep_tf.io.workers import Engine, default_workers
+from mlaas4hep_tf.io.workers import WorkerPool, default_workers
 from mlaas4hep_tf.scanner import scan
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.streaming.plan import EntryRange, blocks
@@ -72,7 +72,7 @@ def run_bench(
     Every dataset and process pool is made before the clock starts; opening files counts for `scan` and
     `uproot_iterate`.  ``user_pipeline`` is left out for remote files: XRootD and TensorFlow cannot share a process.
     """
-    engine = Engine(default_workers(), None, policy, as_cache(cache))
+    worker_pool = WorkerPool(default_workers(), None, policy, as_cache(cache))
     scan_all = partial(scan, files, tree, exclude=exclude, progress=False, policy=policy, cache=cache)
     specs = scan_all()
     from mlaas4hep_tf.dataset import RootDataset  # TensorFlow, and only now: scan needs none
@@ -84,7 +84,7 @@ def run_bench(
     }
     opened = datasets[1024].files
     ways: dict[str, Callable[[], float]] = {
-        **_plain_ways(opened, specs, engine),
+        **_plain_ways(opened, specs, worker_pool),
         "scan": lambda: _timed(lambda: scan_all().entries),
         "dataset_1024": lambda: _timed(lambda: _drain(datasets[1024])),
         "dataset_100": lambda: _timed(lambda: _drain(datasets[100])),
@@ -119,18 +119,18 @@ def _drain(ds: Any) -> int:
     return sum(int(element[-1].shape[0]) for element in ds)
 
 
-def _plain_ways(files: Sequence[RootFile], specs: Specs, engine: Engine) -> dict[str, Callable[[], float]]:
+def _plain_ways(files: Sequence[RootFile], specs: Specs, worker_pool: WorkerPool) -> dict[str, Callable[[], float]]:
     names = [b.name for b in specs.branches]
     paths = [f"{f.source.location}:{f.tree}" for f in files]
-    alone = Engine(1, policy=ReadPolicy(work_timeout_s=A_DAY_S))  # for a whole pass at a time
+    alone = WorkerPool(1, policy=ReadPolicy(work_timeout_s=A_DAY_S))  # for a whole pass at a time
     ways: dict[str, Callable[[], float]] = {}
-    largest = max(files, key=lambda f: f.entries)
+    largest = max(files, key=lambda f: f.num_entries)
     for part in ("paper_scan", "paper_chunk"):
         ways[part] = partial(alone.run, time_paper, part, largest.source.location, largest.tree, names)
     ways["uproot_iterate"] = partial(alone.run, time_iterate, paths, names)
     if not any(f.source.remote for f in files):
         ways["user_pipeline"] = _user_way(paths, specs)
-    ways["decompress_limit"] = lambda: _timed(lambda: decompress_all(files, names, engine))
+    ways["decompress_limit"] = lambda: _timed(lambda: decompress_all(files, names, worker_pool))
     return ways
 
 
@@ -165,11 +165,11 @@ def _user_way(paths: Sequence[str], specs: Specs) -> Callable[[], float]:
     return lambda: _timed(lambda: sum(int(x.shape[0]) for x in ds))
 
 
-def decompress_all(files: Sequence[RootFile], names: Sequence[str], engine: Engine) -> int:
+def decompress_all(files: Sequence[RootFile], names: Sequence[str], worker_pool: WorkerPool) -> int:
     """Fetch and decompress the baskets of some branches, on all cores: the events done."""
-    tasks = [b for n, f in enumerate(files) for b in blocks(n, f.entries, f.edges, LIMIT_ENTRIES)]
+    tasks = [b for n, f in enumerate(files) for b in blocks(n, f.num_entries, f.entry_offsets, LIMIT_ENTRIES)]
     parts = [(files[b.file].part(names, b.start, b.stop), b) for b in tasks]
-    return sum(engine.map(decompress_block, parts))
+    return sum(worker_pool.map(decompress_block, parts))
 
 
 def decompress_block(task: tuple[RootFile, EntryRange]) -> int:

@@ -38,7 +38,7 @@ class BranchBaskets:
     Attributes:
         branch: how their bytes become values.
         seeks, sizes: position and length in bytes of those that lie in the file, int64.
-        edges: first entry of each basket, and behind the last one, int64.
+        entry_offsets: first entry of each basket, and behind the last one, int64.
         inline: bytes of the last baskets, which the tree's own header has (ROOT recovered them after a crash, or
             merged files fast).
     """
@@ -46,7 +46,7 @@ class BranchBaskets:
     branch: BranchIndex
     seeks: Array
     sizes: Array
-    edges: Array
+    entry_offsets: Array
     inline: tuple[bytes, ...] = ()
 
 
@@ -108,8 +108,9 @@ def build_index(parts: Sequence[BranchBaskets]) -> FileIndex:
         sizes += [part.sizes, np.array([len(raw) for raw in part.inline], np.int64)]
     return FileIndex(
         tuple(part.branch for part in parts),
-        np.concatenate([[0], np.cumsum([len(part.edges) - 1 for part in parts])]).astype(np.int64),
+        np.concatenate([[0], np.cumsum([len(part.entry_offsets) - 1 for part in parts])]).astype(np.int64),
         np.concatenate(seeks).astype(np.int64), np.concatenate(sizes).astype(np.int64),
-        np.concatenate([part.edges[:-1] for part in parts]), np.concatenate([part.edges[1:] for part in parts]),
+        np.concatenate([part.entry_offsets[:-1] for part in parts]),
+        np.concatenate([part.entry_offsets[1:] for part in parts]),
         tuple(inline),
     )  # fmt: skip

@@ -56,8 +56,9 @@ class RootFile:
         source: where it lies.
         tree: name of the TTree or RNTuple.
         uuid: the file's own UUID, as text.
-        entries: number of events.
-        edges: entry numbers at which all branches, or else most, start a new basket (cluster edges), 0 to `entries`.
+        num_entries: of the tree, one an event.
+        entry_offsets: entries at which all branches, or else most, start a new basket: the bounds of the clusters,
+            from 0 to `num_entries`.
         branches: every branch with its kind; those that were not selected are of kind ``other``.
         index: where the baskets of the selected branches lie.
         stamp: size, and modification time or first bytes, to notice that it was replaced (`opener.file_stamp`).
@@ -66,8 +67,8 @@ class RootFile:
     source: Source
     tree: str
     uuid: str
-    entries: int
-    edges: tuple[int, ...]
+    num_entries: int
+    entry_offsets: tuple[int, ...]
     branches: tuple[BranchInfo, ...]
     index: FileIndex = NO_INDEX
     stamp: tuple[int, object] = (0, None)
@@ -85,7 +86,7 @@ class RootFile:
         """What a reader process needs to be told to read these branches and entries."""
         wanted = set(names)
         branches = tuple(info for info in self.branches if info.name in wanted)
-        return replace(self, edges=(), branches=branches, index=self.index.part(wanted, start, stop))
+        return replace(self, entry_offsets=(), branches=branches, index=self.index.part(wanted, start, stop))
 
 
 def expand(files: FileArgument, tree: str | None = None) -> tuple[Source, ...]:

@@ -46,7 +46,7 @@ class OpenTree:
             self.name = _find_tree(self._file, source)
             self.tree = self._file[self.name]
         self.uuid = str(self._file.file.uuid)
-        self.entries = int(self.tree.num_entries)
+        self.num_entries = int(self.tree.num_entries)
         self.is_rntuple = not isinstance(self.tree, uproot.TTree)
 
     def close(self) -> None:
@@ -54,7 +54,7 @@ class OpenTree:
 
 
 def inspect(source: Source, selection: Selection) -> RootFile:
-    """Open a file once: entries, schema, cluster edges, uuid, and where the baskets of selected branches lie.
+    """Open a file once: entries, schema, cluster entry offsets, uuid, and where the baskets of selected branches lie.
 
     The log says which branches our decoder does not read, and why.
 
@@ -67,12 +67,12 @@ def inspect(source: Source, selection: Selection) -> RootFile:
     try:
         with blame(source.url, opened.name):
             survey = _survey_rntuple if opened.is_rntuple else _survey_ttree
-            infos, edges, index, by_uproot = survey(opened.tree, selection)
+            infos, entry_offsets, index, by_uproot = survey(opened.tree, selection)
     finally:
         opened.close()
     for name, why in by_uproot.items():
         _log.info("branch %r of %s is read by uproot: %s", name, source.url, why)
-    return RootFile(source, opened.name, opened.uuid, opened.entries, edges, infos, index, stamp)
+    return RootFile(source, opened.name, opened.uuid, opened.num_entries, entry_offsets, infos, index, stamp)
 
 
 _Survey = tuple[tuple[BranchInfo, ...], tuple[int, ...], FileIndex, dict[str, str]]
@@ -140,8 +140,8 @@ def _find_tree(file: Any, source: Source) -> str:
 
 
 def _survey_ttree(tree: Any, selection: Selection) -> _Survey:
-    """Schema, cluster edges, baskets, and why uproot has to read a branch."""
-    infos, edges, parts, by_uproot = [], [], [], {}
+    """Schema, cluster entry offsets, baskets, and why uproot has to read a branch."""
+    infos, entry_offsets, parts, by_uproot = [], [], [], {}
     for name, branch in tree.iteritems(recursive=True):
         if len(branch.branches):
             continue
@@ -152,12 +152,12 @@ def _survey_ttree(tree: Any, selection: Selection) -> _Survey:
         infos.append(info)
         if info.kind == "other":
             continue
-        edges.append(tuple(branch.entry_offsets))
+        entry_offsets.append(tuple(branch.entry_offsets))
         if isinstance(how, str):
             by_uproot[name] = how
         else:
-            parts.append(_baskets(how, branch, edges[-1], int(tree.num_entries)))
-    return tuple(infos), _common_edges(edges, int(tree.num_entries)), build_index(parts), by_uproot
+            parts.append(_baskets(how, branch, entry_offsets[-1], int(tree.num_entries)))
+    return tuple(infos), _common_edges(entry_offsets, int(tree.num_entries)), build_index(parts), by_uproot
 
 
 _described: dict[Hashable, tuple[BranchInfo, BranchIndex | str]] = {}
@@ -208,13 +208,13 @@ def _decoding(name: str, interpretation: Any) -> BranchIndex | str:
     return BranchIndex(name, base.str, jagged, header, int(np.prod(shape, dtype=np.int64)))
 
 
-def _baskets(how: BranchIndex, branch: Any, edges: Sequence[int], entries: int) -> BranchBaskets:
+def _baskets(how: BranchIndex, branch: Any, entry_offsets: Sequence[int], entries: int) -> BranchBaskets:
     """Where the baskets of a TBranch lie; those in the tree's own header (recovered ones) come along."""
     recovered = branch.embedded_baskets
-    count = len(edges) - 1 - len(recovered)
+    count = len(entry_offsets) - 1 - len(recovered)
     seeks = np.asarray(branch.member("fBasketSeek")[:count], np.int64)
     sizes = np.asarray(branch.member("fBasketBytes")[:count], np.int64)
-    bounds = np.asarray(edges, np.int64)
+    bounds = np.asarray(entry_offsets, np.int64)
     if (np.diff(bounds) < 0).any() or bounds[0] != 0 or bounds[-1] != entries:
         raise ValueError(f"the baskets of branch {how.name!r} do not hold the {entries} entries of the tree in order")
     if len(seeks) != count or (seeks < 0).any() or (sizes <= 0).any():
@@ -256,15 +256,20 @@ def _common_edges(per_branch: Iterable[tuple[int, ...]], entries: int) -> tuple[
     use = Counter(per_branch)
     common: set[int] = set.intersection(*map(set, use)) if use else set()
     if use and len(common) <= 2:
-        common = set(max((times * (len(edges) > 2), len(edges), edges) for edges, times in use.items())[-1])
+        common = set(
+            max(
+                (times * (len(entry_offsets) > 2), len(entry_offsets), entry_offsets)
+                for entry_offsets, times in use.items()
+            )[-1]
+        )
     return tuple(sorted(common | {0, entries}))
 
 
 def _survey_rntuple(ntuple: Any, _: Selection) -> _Survey:
     infos = tuple(_rntuple_infos(ntuple))
     starts = {int(c.num_first_entry) for c in ntuple.cluster_summaries}
-    edges = tuple(sorted(starts | {0, int(ntuple.num_entries)}))
-    return infos, edges, build_index([]), {i.name: "it is in an RNTuple" for i in infos if i.kind != "other"}
+    entry_offsets = tuple(sorted(starts | {0, int(ntuple.num_entries)}))
+    return infos, entry_offsets, build_index([]), {i.name: "it is in an RNTuple" for i in infos if i.kind != "other"}
 
 
 def _rntuple_infos(ntuple: Any) -> Iterator[BranchInfo]:

@@ -115,7 +115,7 @@ def xrootd_settings(policy: ReadPolicy) -> dict[str, str]:
     """The time limits in XRootD's terms; its own defaults are half an hour."""
     seconds = str(max(1, round(policy.request_timeout_s)))
     limits = ("XRD_REQUESTTIMEOUT", "XRD_STREAMTIMEOUT", "XRD_CONNECTIONWINDOW")
-    # one try each, at once: it is the engine that pauses and tries again
+    # one try each, at once: it is the worker pool that pauses and tries again
     return dict.fromkeys(limits, seconds) | {
         "XRD_CONNECTIONRETRY": "1", "XRD_STREAMERRORWINDOW": "0", "XRD_TIMEOUTRESOLUTION": "1",
     }  # fmt: skip

@@ -29,12 +29,12 @@ class Columns:
     """Entries of some branches as they come out of the file.
 
     Attributes:
-        entries: number of events.
+        num_entries: number of events.
         values: branch -> 1-D arrays of any byte order which together are its values, event after event.
         counts: group -> values per event, int64 [entries].
     """
 
-    entries: int
+    num_entries: int
     values: dict[str, tuple[Array, ...]]
     counts: dict[str, Array]
 
@@ -84,7 +84,7 @@ def keep_open(files: int) -> None:
 def _opened(file: RootFile) -> OpenTree:
     """The file opened by uproot, for what our decoder does not read."""
     tree = _open_trees.get(file)
-    if (tree.uuid, tree.entries) != (file.uuid, file.entries):
+    if (tree.uuid, tree.num_entries) != (file.uuid, file.num_entries):
         raise _replaced(file)
     return tree
 
@@ -158,8 +158,8 @@ def read(file: RootFile, start: int, stop: int, names: Sequence[str]) -> Columns
 def _check_lengths(columns: Columns, infos: Sequence[BranchInfo]) -> None:
     for info in infos:
         if info.kind == "array":
-            columns.counts[info.group] = np.full(columns.entries, info.length, np.int64)
-        expected = columns.entries if info.kind == "flat" else int(columns.counts[info.group].sum())
+            columns.counts[info.group] = np.full(columns.num_entries, info.length, np.int64)
+        expected = columns.num_entries if info.kind == "flat" else int(columns.counts[info.group].sum())
         have = sum(map(len, columns.values[info.name]))
         if have != expected:
             raise ValueError(f"branch {info.name!r} has {have} values where its counter says {expected}")
@@ -187,7 +187,7 @@ def pack(columns: Columns, layout: Layout, ref: BufferRef | None = None) -> Pack
 
     float64 and integers are rounded to the nearest float32; what lies beyond its range becomes infinite.
     """
-    n = columns.entries
+    n = columns.num_entries
     specs = [ArraySpec((n, len(layout.flat)), "float32")]
     for group, names in layout.groups:
         specs.append(ArraySpec((int(columns.counts[group].sum()), len(names)), "float32"))

@@ -46,7 +46,7 @@ def default_workers() -> int:
 
 
 @dataclass(frozen=True)
-class Engine:
+class WorkerPool:
     """Runs functions elsewhere, in order, a bounded number of them ahead.
 
     Attributes:
@@ -76,7 +76,7 @@ class Engine:
         The future raises what the function raises; ReaderError where reader processes died or hung over it.
         """
         given = Conditions(self.policy, self.cache, 0, credentials(os.environ))
-        return _crews.get(self).submit(given, function, *args)
+        return _dispatchers.get(self).submit(given, function, *args)
 
     def run(self, function: Callable[..., R], *args: Any) -> R:
         """Call a function elsewhere and wait for its result."""
@@ -102,7 +102,7 @@ class Engine:
                 future.cancel()
 
 
-class _Crew:
+class _Dispatcher:
     """Threads that each hand one piece of work at a time to a reader process of their own."""
 
     def __init__(self, workers: int, executor: Executor | None) -> None:
@@ -218,28 +218,28 @@ class _Reader:
             process.shutdown(kill_workers=True)
 
 
-class _Crews:
+class _Dispatchers:
     """The crews of this interpreter: one for each number of workers and time limit, one for each user's executor."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._crews: dict[tuple[object, ...], _Crew] = {}
+        self._dispatchers: dict[tuple[object, ...], _Dispatcher] = {}
         # before the threads are waited for, which wait for the processes
         threading._register_atexit(self.close)  # type: ignore[attr-defined]  # private, and what loky itself uses
         # a process that multiprocessing started waits for its children: without this, until they have been idle
         Finalize(self, self.close, exitpriority=100)
 
-    def get(self, engine: Engine) -> _Crew:
+    def get(self, worker_pool: WorkerPool) -> _Dispatcher:
         # XRootD takes its time limit when a process uses it first
-        key = (engine.workers, engine.executor, engine.policy.request_timeout_s)
+        key = (worker_pool.workers, worker_pool.executor, worker_pool.policy.request_timeout_s)
         with self._lock:
-            if key not in self._crews:
-                self._crews[key] = _Crew(engine.workers, engine.executor)
-            return self._crews[key]
+            if key not in self._dispatchers:
+                self._dispatchers[key] = _Dispatcher(worker_pool.workers, worker_pool.executor)
+            return self._dispatchers[key]
 
     def close(self) -> None:
-        while self._crews:
-            self._crews.popitem()[1].close()
+        while self._dispatchers:
+            self._dispatchers.popitem()[1].close()
 
 
 def start_reader(parent: int, files: int) -> None:
@@ -271,4 +271,4 @@ def end_with_parent(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-_crews = _Crews()
+_dispatchers = _Dispatchers()

@@ -136,9 +136,9 @@ def plot_scores(results: Mapping[str, Evaluation]) -> Figure:
 
 def density(values: FloatArray, weights: FloatArray, bins: Sequence[float]) -> tuple[FloatArray, FloatArray]:
     """Weighted events per unit of score, normalised to 1, and their statistical errors sqrt(sum of w^2)."""
-    content, edges = np.histogram(values, bins=bins, weights=weights)
+    content, entry_offsets = np.histogram(values, bins=bins, weights=weights)
     squares, _ = np.histogram(values, bins=bins, weights=weights**2)
-    scale = (content.sum() or 1.0) * np.diff(edges)
+    scale = (content.sum() or 1.0) * np.diff(entry_offsets)
     return content / scale, np.sqrt(squares) / scale
 
 

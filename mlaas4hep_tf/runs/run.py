@@ -183,7 +183,7 @@ def _absolute(name: str) -> str:
 
 
 def _identity(ds: RootDataset) -> list[list[Any]]:
-    return [[file.uuid, file.entries] for file in ds.files]
+    return [[file.uuid, file.num_entries] for file in ds.files]
 
 
 def _check_label_branch(config: RunConfig) -> None:
@@ -228,8 +228,8 @@ def _metrics(
         "seed": config.seed,
         "fingerprint": ds.specs.fingerprint,
         "date": strftime("%Y-%m-%d %H:%M"),
-        "lost": ds.losses.to_json() if ds.losses is not None else [],
-        "loss_report": ds.losses.report() if ds.losses is not None else [],
+        "lost": ds.skipped.to_json() if ds.skipped is not None else [],
+        "loss_report": ds.skipped.report() if ds.skipped is not None else [],
         "versions": {p: version(p) for p in _packages(keras.backend.backend())},
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Streams packed events of a plan's lanes from the reader processes; knows no TensorFlow yet."""
+"""Streams packed events of a plan's file groups from the reader processes; knows no TensorFlow yet."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from mlaas4hep_tf.errors import BranchError, InputFileError, LabelError, ReaderE
 from mlaas4hep_tf.io.branches import Layout
 from mlaas4hep_tf.io.buffers import ArrayPool, ArraySpec, BufferPool, BufferRef, keep_freed_memory
 from mlaas4hep_tf.io.files import RootFile, matches
-from mlaas4hep_tf.io.workers import Engine
-from mlaas4hep_tf.streaming.plan import EntryRange, Plan, apportion, takes
-from mlaas4hep_tf.streaming.skipped import Losses, Lost
+from mlaas4hep_tf.io.workers import WorkerPool
+from mlaas4hep_tf.streaming.plan import EntryRange, Plan, apportion, chunk_quotas
+from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange
 
 PerFile = Mapping[str, float] | Sequence[float] | str
 Array = npt.NDArray[Any]
@@ -37,7 +37,7 @@ class Target:
 
 
 def resolve_target(
-    what: str, given: PerFile | None, files: Sequence[RootFile], failed: Sequence[Lost] = ()
+    what: str, given: PerFile | None, files: Sequence[RootFile], failed: Sequence[SkippedRange] = ()
 ) -> Target | None:
     """Labels or weights as the user gave them -> a number per file or a flat branch.
 
@@ -62,7 +62,7 @@ def resolve_target(
     return Target(tuple(value for number, value in enumerate(values) if number not in gone))
 
 
-def label_of(labels: PerFile | None, lost: Lost) -> float | None:
+def label_of(labels: PerFile | None, lost: SkippedRange) -> float | None:
     """The label of a file that could not be opened, where labels are given per file."""
     if isinstance(labels, Mapping):
         return next((float(value) for pattern, value in labels.items() if matches(lost.file, pattern)), None)
@@ -70,7 +70,7 @@ def label_of(labels: PerFile | None, lost: Lost) -> float | None:
 
 
 def _by_pattern(
-    what: str, patterns: Mapping[str, float], files: Sequence[RootFile], failed: Sequence[Lost]
+    what: str, patterns: Mapping[str, float], files: Sequence[RootFile], failed: Sequence[SkippedRange]
 ) -> Iterator[float]:
     used = Counter[str]()
     for file in files:
@@ -104,7 +104,7 @@ def _flat_branch(what: str, name: str, files: Sequence[RootFile]) -> str:
 
 @dataclass(frozen=True)
 class Stream:
-    """Reads packed events of a plan's lanes and mixes them into chunks.
+    """Reads packed events of a plan's file groups and mixes them into chunks.
 
     It is the part of a dataset that knows files and processes but no TensorFlow.
 
@@ -113,12 +113,12 @@ class Stream:
         layout: branches of the packed matrices; label and weight branches are the last flat ones.
         lengths: group -> objects kept per event, to count what is truncated.
         labels, weights: where the numbers come from.
-        engine, pool: where reading runs, and the memory that it fills.
+        worker pool, pool: where reading runs, and the memory that it fills.
         chunk_pool: memory of the chunks.
         truncated: events and objects beyond `lengths` in the latest epoch, by group.
         delivered: events of each file in the latest epoch, by its number.
         failures: errors that ended an epoch; TensorFlow passes on only their text.
-        losses: where blocks that cannot be read are accounted for; None: they are errors.
+        skipped: where blocks that cannot be read are accounted for; None: they are errors.
         entries: events of an epoch.
     """
 
@@ -127,13 +127,13 @@ class Stream:
     lengths: Mapping[str, int]
     labels: Target | None
     weights: Target | None
-    engine: Engine
+    worker_pool: WorkerPool
     pool: BufferPool = field(default_factory=BufferPool)
     chunk_pool: ArrayPool = field(default_factory=ArrayPool)
     truncated: Counter[str] = field(default_factory=Counter)
     delivered: Counter[int] = field(default_factory=Counter)
     failures: list[Exception] = field(default_factory=list)
-    losses: Losses | None = None
+    skipped: Skipped | None = None
     entries: int = 0
 
     @property
@@ -144,7 +144,7 @@ class Stream:
         """The same files and processes with counts and chunk memory of its own, for so many events."""
         return replace(
             self, chunk_pool=ArrayPool(), truncated=Counter(), delivered=Counter(), failures=[], entries=entries,
-            losses=None if self.losses is None else self.losses.fresh(),
+            skipped=None if self.skipped is None else self.skipped.fresh(),
         )  # fmt: skip
 
     @property
@@ -152,31 +152,31 @@ class Stream:
         return replace(self.layout, flat=self.layout.flat + tuple(t.branch for t in self.targets if t.branch))
 
     def chunks(self, plan: Plan, epoch: int) -> Iterator[tuple[Array, ...]]:
-        """The chunks of an epoch, packed; each takes its share of every lane.
+        """The chunks of an epoch, packed; each takes its share of every file group.
 
-        The blocks of a whole chunk are asked for at once, so that the reader processes never wait for one lane.
+        The blocks of a whole chunk are asked for at once, so that the reader processes never wait for one of them.
 
         Yields:
             order of the rows int32 [n]; flat branches, labels and weights float32 [n, F + T]; of each group the
             row of each event's first object and how many it has, int32 [n, 2 G]; and per group a row of NaN and
             the values, float32 [1 + m, F].
         """
-        lanes: list[_Lane] = []
+        file_groups: list[_FileGroup] = []
         self.truncated.clear()
         self.delivered.clear()
         self.failures.clear()
-        if self.losses is not None:
-            self.losses.begin()
+        if self.skipped is not None:
+            self.skipped.begin()
         try:
-            lanes += (_Lane(self, plan.blocks(number, epoch)) for number in range(len(plan.lanes)))
-            for number, pieces in enumerate(_mix(lanes, plan)):
+            file_groups += (_FileGroup(self, plan.blocks(number, epoch)) for number in range(len(plan.file_groups)))
+            for number, pieces in enumerate(_mix(file_groups, plan)):
                 yield plan.rows(epoch, number, _events(pieces)), *self._assemble(pieces)
         except Exception as error:
             self.failures.append(error)
             raise
         finally:
-            for lane in lanes:
-                lane.close()
+            for file_group in file_groups:
+                file_group.close()
 
     def _assemble(self, pieces: Sequence[tuple[Array, ...]]) -> tuple[Array, ...]:
         """Copy pieces behind each other into one chunk, in recycled memory."""
@@ -206,7 +206,7 @@ class Stream:
 
     def read(self, block: EntryRange) -> _Reading:
         """Ask a reader process for a block."""
-        ref = self.pool.lend() if self.engine.shares_memory else None
+        ref = self.pool.lend() if self.worker_pool.shares_memory else None
         try:
             return _Reading(block, ref, self._submit(block, ref))
         except BaseException:
@@ -220,9 +220,9 @@ class Stream:
             packed = reading.future.result()
         except (InputFileError, ReaderError) as error:
             self.cancel(reading)
-            if self.losses is None:
+            if self.skipped is None:
                 raise
-            self.losses.add(self._lost(reading.block, error), self.entries)
+            self.skipped.add(self._lost(reading.block, error), self.entries)
             return None
         except BaseException:
             self.cancel(reading)
@@ -230,10 +230,10 @@ class Stream:
         arrays = packed.arrays if reading.ref is None else self.pool.arrays(reading.ref, packed.specs)
         return self._with_targets(arrays, self.files[reading.block.file], reading.block.file)
 
-    def _lost(self, block: EntryRange, error: Exception) -> Lost:
+    def _lost(self, block: EntryRange, error: Exception) -> SkippedRange:
         per_file = self.labels.per_file if self.labels is not None else ()
         label = per_file[block.file] if per_file else None
-        return Lost(self.files[block.file].url, block.file, block.start, block.stop, str(error), label)
+        return SkippedRange(self.files[block.file].url, block.file, block.start, block.stop, str(error), label)
 
     def cancel(self, reading: _Reading) -> None:
         """Forget a block that was asked for; its buffer comes back when no reader writes to it any more."""
@@ -244,7 +244,7 @@ class Stream:
 
     def _submit(self, block: EntryRange, ref: BufferRef | None) -> Future[Any]:
         file = self.files[block.file]
-        return self.engine.submit(
+        return self.worker_pool.submit(
             read_block, file.part(self.read_layout.names, block.start, block.stop), block.start, block.stop,
             self.read_layout, ref,
         )  # fmt: skip
@@ -276,8 +276,8 @@ class _Reading:
     future: Future[Any]
 
 
-class _Lane:
-    """The blocks of one lane, read ahead in order, from which any number of events is taken."""
+class _FileGroup:
+    """The blocks of one file group, read ahead in order, from which any number of events is taken."""
 
     def __init__(self, stream: Stream, blocks: Sequence[EntryRange]) -> None:
         self._stream = stream
@@ -326,31 +326,31 @@ class _Lane:
             self._stream.cancel(reading)
 
 
-def _mix(lanes: Sequence[_Lane], plan: Plan) -> Iterator[list[tuple[Array, ...]]]:
+def _mix(file_groups: Sequence[_FileGroup], plan: Plan) -> Iterator[list[tuple[Array, ...]]]:
     """The pieces of each chunk.
 
-    Where a block is lost, the chunk is filled up from what is left in each lane, in proportion to that, and the
+    Where a block is lost, the chunk is filled up from what is left in each file group, in proportion to that, and the
     chunks behind it are dealt out anew; so each but the last is still a whole one.
     """
-    steps = deque(plan.takes.tolist())
+    steps = deque(plan.chunk_quotas.tolist())
     while steps:
         step = steps.popleft()
-        before = sum(lane.left for lane in lanes)
-        pieces = _take(lanes, step)
-        while (short := sum(step) - _events(pieces)) and (rest := sum(lane.left for lane in lanes)):
-            (more,) = apportion([lane.left for lane in lanes], [min(short, rest)]).tolist()
-            pieces += _take(lanes, more)
-        left = [lane.left for lane in lanes]
+        before = sum(file_group.left for file_group in file_groups)
+        pieces = _take(file_groups, step)
+        while (short := sum(step) - _events(pieces)) and (rest := sum(file_group.left for file_group in file_groups)):
+            (more,) = apportion([file_group.left for file_group in file_groups], [min(short, rest)]).tolist()
+            pieces += _take(file_groups, more)
+        left = [file_group.left for file_group in file_groups]
         if before - sum(left) != _events(pieces):
-            steps = deque(takes(left, plan.chunk_size).tolist() if any(left) else ())
+            steps = deque(chunk_quotas(left, plan.chunk_size).tolist() if any(left) else ())
         if pieces:
             yield pieces
 
 
-def _take(lanes: Sequence[_Lane], step: Sequence[int]) -> list[tuple[Array, ...]]:
-    for lane, events in zip(lanes, step, strict=True):
-        lane.ask(events)
-    return [piece for lane, events in zip(lanes, step, strict=True) for piece in lane.take(events)]
+def _take(file_groups: Sequence[_FileGroup], step: Sequence[int]) -> list[tuple[Array, ...]]:
+    for file_group, events in zip(file_groups, step, strict=True):
+        file_group.ask(events)
+    return [piece for file_group, events in zip(file_groups, step, strict=True) for piece in file_group.take(events)]
 
 
 def _events(pieces: Sequence[tuple[Array, ...]]) -> int:

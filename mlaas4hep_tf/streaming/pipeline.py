@@ -1,4 +1,4 @@
-"""The tf.data graph: chunks from the lanes are shuffled, padded, normalised, masked and cut into batches.
+"""The tf.data graph: chunks from the file groups are shuffled, padded, normalised, masked and cut into batches.
 
 No step of it works event by event.  A chunk stays packed; each step of some 2000 events is gathered from it,
 already shuffled, straight into the rectangle.
@@ -54,7 +54,7 @@ class _Epochs:
 
 
 def build_pipeline(stream: Stream, preprocessor: Preprocessor, options: PipelineOptions, plan: Plan) -> tf.data.Dataset:
-    """The whole graph from lanes to batches; nothing is read before it is iterated.
+    """The whole graph from file groups to batches; nothing is read before it is iterated.
 
     The graph is kept small, and what datasets of datasets have inside is next to nothing: TensorFlow optimises each
     function anew for every epoch, and those inside again for every chunk.
@@ -68,7 +68,7 @@ def build_pipeline(stream: Stream, preprocessor: Preprocessor, options: Pipeline
     )
     if step != batch:
         batches = batches.rebatch(batch)
-    if stream.losses is None:
+    if stream.skipped is None:
         if plan.entries % batch == 0 and options.layout != "ragged":
             batches = batches.map(partial(_fix_rows, batch))
         batches = batches.apply(tf.data.experimental.assert_cardinality(plan.batches))

@@ -1,4 +1,4 @@
-"""Which events are read when: splits, shards, lanes, chunks and epochs, as pure arithmetic on entry numbers.
+"""Which events are read when: splits, shards, file groups, chunks and epochs, as pure arithmetic on entry numbers.
 
 Nothing here opens a file.  Every rule of the dataset that counts (exactly once, in proportion, in the same
 order for the same seed) is a property of these functions and tested as such.
@@ -19,7 +19,9 @@ from mlaas4hep_tf.errors import PlanError
 
 IntArray = npt.NDArray[np.int64]
 
-MAX_LANES = 64  # beyond it several files share a lane: each lane keeps a block in memory and a file open
+MAX_FILE_GROUPS = (
+    64  # beyond it several files share a file group: each file group keeps a block in memory and a file open
+)
 BLOCK_ENTRIES = 16_384  # larger reads do not pay; throughput is flat beyond, memory is not
 SPLIT_BLOCKS = (8, 64)  # of one file that a split deals out: at least so many, though it cuts clusters, at most so many
 _SPLIT, _SHUFFLE, _ROWS = 1, 2, 3  # what a random stream is for
@@ -39,18 +41,18 @@ class EntryRange:
 
 @dataclass(frozen=True)
 class Plan:
-    """The order of one dataset: lanes of blocks, mixed into chunks, cut into batches.
+    """The order of one dataset: file groups of blocks, mixed into chunks, cut into batches.
 
     Attributes:
-        lanes: blocks of each lane in the order of the files; one lane if `shuffle` is off.
-        quotas: events that each lane gives per epoch; its size under the proportional law.
+        file groups: blocks of each file group in the order of the files; one file group if `shuffle` is off.
+        quotas: events that each file group gives per epoch; its size under the proportional law.
         chunk_size: events mixed at a time; a multiple of `batch_size`.
         batch_size: events per batch.
-        shuffle: permute the blocks of each lane anew in every epoch.
+        shuffle: permute the blocks of each file group anew in every epoch.
         seed: of the permutations.
     """
 
-    lanes: tuple[tuple[EntryRange, ...], ...]
+    file_groups: tuple[tuple[EntryRange, ...], ...]
     quotas: tuple[int, ...]
     chunk_size: int
     batch_size: int
@@ -58,23 +60,23 @@ class Plan:
     seed: int
 
     @property
-    def lane_entries(self) -> tuple[int, ...]:
-        return tuple(sum(map(len, lane)) for lane in self.lanes)
+    def file_group_entries(self) -> tuple[int, ...]:
+        return tuple(sum(map(len, file_group)) for file_group in self.file_groups)
 
     @property
     def entries(self) -> int:
-        """Events of an epoch, as many as the lanes have."""
+        """Events of an epoch, as many as the file groups have."""
         return sum(self.quotas)
 
     @property
     def file_entries(self) -> dict[int, int]:
         """Events of each file in an epoch."""
         found: dict[int, int] = {}
-        for lane, quota, size in zip(self.lanes, self.quotas, self.lane_entries, strict=True):
-            for block in lane:
+        for file_group, quota, size in zip(self.file_groups, self.quotas, self.file_group_entries, strict=True):
+            for block in file_group:
                 found[block.file] = found.get(block.file, 0) + len(block)
             if quota != size:
-                found[lane[0].file] = quota  # a lane with a share of its own is one file
+                found[file_group[0].file] = quota  # a file group with a share of its own is one file
         return found
 
     @property
@@ -82,27 +84,27 @@ class Plan:
         return -(-self.entries // self.batch_size)
 
     @property
-    def takes(self) -> IntArray:
-        """Events that each chunk takes from each lane, int64 [chunks, lanes]."""
-        return takes(self.quotas, self.chunk_size)
+    def chunk_quotas(self) -> IntArray:
+        """Events that each chunk takes from each file group, int64 [chunks, file groups]."""
+        return chunk_quotas(self.quotas, self.chunk_size)
 
-    def blocks(self, lane: int, epoch: int) -> list[EntryRange]:
-        """The blocks of a lane in the order in which this epoch reads them.
+    def blocks(self, file_group: int, epoch: int) -> list[EntryRange]:
+        """The blocks of a file group in the order in which this epoch reads them.
 
-        A lane is read in rounds, each a permutation of its blocks, and an epoch goes on in them where the one
-        before ended.  So before an event comes again, all others of its lane have come as often: in any number
-        of epochs it comes floor or ceil of (events that the lane gave / events that it has) times.  Where the
-        quota is the lane's size, as under the proportional law, a round is an epoch: exactly once.
+        A file group is read in rounds, each a permutation of its blocks, and an epoch goes on in them where the one
+        before ended.  So before an event comes again, all others of its file group have come as often: in any number
+        of epochs it comes floor or ceil of (events that the file group gave / events that it has) times.  Where the
+        quota is the file group's size, as under the proportional law, a round is an epoch: exactly once.
         """
-        size, first = self.lane_entries[lane], epoch * self.quotas[lane]
-        last = first + self.quotas[lane]
+        size, first = self.file_group_entries[file_group], epoch * self.quotas[file_group]
+        last = first + self.quotas[file_group]
         rounds = range(first // size, -(-last // size))
-        return [b for n in rounds for b in _window(self._round(lane, n), first - n * size, last - n * size)]
+        return [b for n in rounds for b in _window(self._round(file_group, n), first - n * size, last - n * size)]
 
-    def _round(self, lane: int, number: int) -> list[EntryRange]:
-        blocks = list(self.lanes[lane])
+    def _round(self, file_group: int, number: int) -> list[EntryRange]:
+        blocks = list(self.file_groups[file_group])
         if self.shuffle:
-            _generator(self.seed, _SHUFFLE, number, lane).shuffle(blocks)
+            _generator(self.seed, _SHUFFLE, number, file_group).shuffle(blocks)
         return blocks
 
     def rows(self, epoch: int, chunk: int, events: int) -> npt.NDArray[np.int32]:
@@ -117,10 +119,10 @@ def _generator(seed: int, *stream: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=stream))
 
 
-def takes(lane_entries: Sequence[int], chunk_size: int) -> IntArray:
-    """Events that each chunk takes from lanes with so many events left, int64 [chunks, lanes]."""
-    entries = sum(lane_entries)
-    return apportion(lane_entries, [*range(chunk_size, entries, chunk_size), entries])
+def chunk_quotas(file_group_entries: Sequence[int], chunk_size: int) -> IntArray:
+    """Events that each chunk takes from file groups with so many events left, int64 [chunks, file groups]."""
+    entries = sum(file_group_entries)
+    return apportion(file_group_entries, [*range(chunk_size, entries, chunk_size), entries])
 
 
 def _window(ranges: Sequence[EntryRange], start: int, stop: int) -> Iterator[EntryRange]:
@@ -134,19 +136,19 @@ def _window(ranges: Sequence[EntryRange], start: int, stop: int) -> Iterator[Ent
 
 
 def apportion(sizes: Sequence[int], ends: Sequence[int]) -> IntArray:
-    """Deal the first `ends[k]` of sum(sizes) events out to lanes in proportion to their sizes.
+    """Deal the first `ends[k]` of sum(sizes) events out to file groups in proportion to their sizes.
 
-    After every prefix each lane has given floor or ceil of its ideal share `ends[k] * size / total`, and
-    never takes an event back.  Of the lanes that may give one more, those give it that must do so soonest:
+    After every prefix each file group has given floor or ceil of its ideal share `ends[k] * size / total`, and
+    never takes an event back.  Of the file groups that may give one more, those give it that must do so soonest:
     earliest deadline first, which is feasible at every prefix (R. Tijdeman, The chairman assignment
     problem, 1980; G. Steiner and S. Yeomans, 1993).
 
     Args:
-        sizes: events of each lane.
+        sizes: events of each file group.
         ends: increasing prefixes; the last may be the total.
 
     Returns:
-        Events of each step and lane, int64 [len(ends), len(sizes)].
+        Events of each step and file group, int64 [len(ends), len(sizes)].
     """
     total = sum(sizes)
     exact: Any = np.int64 if total < 2**31 else object  # products of two counts must not overflow
@@ -165,19 +167,19 @@ def apportion(sizes: Sequence[int], ends: Sequence[int]) -> IntArray:
     return steps
 
 
-def blocks(file: int, entries: int, edges: Sequence[int], size: int) -> list[EntryRange]:
+def blocks(file: int, entries: int, entry_offsets: Sequence[int], size: int) -> list[EntryRange]:
     """A whole file as blocks of about `size` entries (see `cut`)."""
-    return cut(EntryRange(file, 0, entries), edges, size)
+    return cut(EntryRange(file, 0, entries), entry_offsets, size)
 
 
-def cut(part: EntryRange, edges: Sequence[int], size: int, largest: int | None = None) -> list[EntryRange]:
-    """Cut a range at cluster edges, so that few baskets are decoded twice.
+def cut(part: EntryRange, entry_offsets: Sequence[int], size: int, largest: int | None = None) -> list[EntryRange]:
+    """Cut a range at cluster entry offsets, so that few baskets are decoded twice.
 
     Clusters are joined up to `size` entries; one of more than `largest` (default: twice the size) is cut in
     equal pieces.
     """
     largest = 2 * size if largest is None else largest
-    inner = [edge for edge in edges if part.start < edge < part.stop]
+    inner = [edge for edge in entry_offsets if part.start < edge < part.stop]
     bounds = [part.start]
     for start, stop in zip([part.start, *inner], [*inner, part.stop], strict=True):
         if bounds[-1] != start and stop - bounds[-1] > size:
@@ -215,8 +217,9 @@ def _largest_remainder(ideal: npt.NDArray[np.float64], total: int) -> list[int]:
     return [int(s) for s in sizes]
 
 
-def deal(parts: Sequence[Sequence[EntryRange]], edges: Sequence[Sequence[int]], sizes: Sequence[int], seed: int
-         ) -> list[tuple[tuple[EntryRange, ...], ...]]:  # fmt: skip
+def partition(
+    parts: Sequence[Sequence[EntryRange]], entry_offsets: Sequence[Sequence[int]], sizes: Sequence[int], seed: int
+) -> list[tuple[tuple[EntryRange, ...], ...]]:
     """Deal the events of each file out to datasets of the given sizes: disjoint, and together all of them.
 
     Of every file each dataset gets its share to within two events, in blocks that are chosen at random but
@@ -224,7 +227,7 @@ def deal(parts: Sequence[Sequence[EntryRange]], edges: Sequence[Sequence[int]], 
 
     Args:
         parts: for each file the ranges to deal out.
-        edges: for each file its cluster edges.
+        entry_offsets: for each file its cluster entry_offsets.
         sizes: events of each dataset; they sum to the events of `parts`.
         seed: of the choice of blocks.
 
@@ -235,10 +238,10 @@ def deal(parts: Sequence[Sequence[EntryRange]], edges: Sequence[Sequence[int]], 
     shares = apportion(sizes, np.cumsum(per_file).tolist())
     out: list[list[tuple[EntryRange, ...]]] = [[] for _ in sizes]
     for number, ranges in enumerate(parts):
-        size = _split_size(per_file[number], len(edges[number]) - 1)
-        pieces = [piece for r in ranges for piece in cut(r, edges[number], size)]
+        size = _split_size(per_file[number], len(entry_offsets[number]) - 1)
+        pieces = [piece for r in ranges for piece in cut(r, entry_offsets[number], size)]
         _generator(seed, _SPLIT, number).shuffle(pieces)
-        for dataset, taken in enumerate(_deal_out(pieces, shares[number].tolist())):
+        for dataset, taken in enumerate(_partition_pieces(pieces, shares[number].tolist())):
             out[dataset].append(tuple(_join(sorted(taken, key=lambda r: r.start))))
     return [tuple(dataset) for dataset in out]
 
@@ -248,7 +251,7 @@ def _split_size(entries: int, clusters: int) -> int:
     return min(few, max(many, entries // max(clusters, 1)))
 
 
-def _deal_out(pieces: Sequence[EntryRange], sizes: Sequence[int]) -> list[list[EntryRange]]:
+def _partition_pieces(pieces: Sequence[EntryRange], sizes: Sequence[int]) -> list[list[EntryRange]]:
     """Cut a sequence of ranges into runs of the given numbers of events."""
     stack = list(reversed(pieces))
     runs = []
@@ -277,7 +280,7 @@ def _join(ranges: Sequence[EntryRange]) -> list[EntryRange]:
 
 def make_plan(
     parts: Sequence[Sequence[EntryRange]],
-    edges: Sequence[Sequence[int]],
+    entry_offsets: Sequence[Sequence[int]],
     *,
     chunk_size: int,
     batch_size: int,
@@ -285,14 +288,14 @@ def make_plan(
     seed: int,
     shares: Sequence[float] | None = None,
 ) -> Plan:
-    """Lay out lanes: a file each, or groups of neighbouring files where there are more than `MAX_LANES`.
+    """Lay out file groups: a file each, or groups of neighbouring files where there are more than `MAX_FILE_GROUPS`.
 
     Args:
         parts: for each file the ranges to read.
-        edges: for each file its cluster edges.
+        entry_offsets: for each file its cluster entry_offsets.
         chunk_size: events mixed at a time; rounded down to whole batches.
         batch_size: events per batch.
-        shuffle: mix the lanes and permute their blocks.
+        shuffle: mix the file groups and permute their blocks.
         seed: of the permutations.
         shares: the mixing law, a number per file to which the file's part of every chunk is proportional;
             None: the number of its events, as in the paper.
@@ -306,20 +309,20 @@ def make_plan(
     numbers = [n for n, ranges in enumerate(parts) if any(map(len, ranges))]
     if not numbers:
         raise PlanError("there is no event to read: every file is empty or cut away")
-    lanes = min(len(numbers), MAX_LANES) if shuffle else 1
-    groups = [group.tolist() for group in np.array_split(numbers, lanes)]
+    file_groups = min(len(numbers), MAX_FILE_GROUPS) if shuffle else 1
+    groups = [group.tolist() for group in np.array_split(numbers, file_groups)]
     chunk = max(batch_size, chunk_size - chunk_size % batch_size)
-    size = int(np.clip(chunk // lanes, 256, BLOCK_ENTRIES))
+    size = int(np.clip(chunk // file_groups, 256, BLOCK_ENTRIES))
     cuts = [
         tuple(
             block
             for number in group
             for part in parts[number]
-            for block in cut(part, edges[number], size, 2 * BLOCK_ENTRIES)
+            for block in cut(part, entry_offsets[number], size, 2 * BLOCK_ENTRIES)
         )
         for group in groups
     ]  # fmt: skip
-    sizes = tuple(sum(map(len, lane)) for lane in cuts)
+    sizes = tuple(sum(map(len, file_group)) for file_group in cuts)
     quotas = sizes if shares is None else _quotas(sum(sizes), [shares[n] for n in numbers], shuffle=shuffle)
     return Plan(tuple(cuts), quotas, chunk, batch_size, shuffle, seed)
 
@@ -328,10 +331,10 @@ def _quotas(entries: int, shares: Sequence[float], *, shuffle: bool) -> tuple[in
     """Events of an epoch of each file, in proportion to its share."""
     if not shuffle:
         raise PlanError("a mixing law needs shuffle=True: without it files are read one after the other")
-    if len(shares) > MAX_LANES:
+    if len(shares) > MAX_FILE_GROUPS:
         raise PlanError(
-            f"a mixing law needs a lane per file, at most {MAX_LANES}; there are {len(shares)} files: join some of "
-            "them, or give event weights instead"
+            f"a mixing law reads each file on its own, at most {MAX_FILE_GROUPS}; there are {len(shares)} files: "
+            "join some of them, or give event weights instead"
         )
     ideal = np.array(shares, np.float64)
     if not (np.isfinite(ideal).all() and (ideal > 0).all()):

@@ -15,7 +15,7 @@ OnBadFile = Literal["raise", "skip"]
 
 
 @dataclass(frozen=True)
-class Lost:
+class SkippedRange:
     """Entries [start, stop) of a file that could not be read.
 
     Attributes:
@@ -49,7 +49,7 @@ class Lost:
 
 
 @dataclass
-class Losses:
+class Skipped:
     """Keeps the account of one reading after the other, and stops it where too much is lost.
 
     Attributes:
@@ -60,12 +60,12 @@ class Losses:
     """
 
     max_fraction: float
-    at_opening: list[Lost] = field(default_factory=list)
-    now: list[Lost] = field(default_factory=list)
-    ever: dict[tuple[int, int], Lost] = field(default_factory=dict)
+    at_opening: list[SkippedRange] = field(default_factory=list)
+    now: list[SkippedRange] = field(default_factory=list)
+    ever: dict[tuple[int, int], SkippedRange] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def fresh(self) -> Losses:
+    def fresh(self) -> Skipped:
         """The account of another reading of the same files."""
         return replace(self, now=[])
 
@@ -73,7 +73,7 @@ class Losses:
         """A new epoch."""
         self.now.clear()
 
-    def open_failed(self, failed: Iterable[Lost], entries: int) -> None:
+    def open_failed(self, failed: Iterable[SkippedRange], entries: int) -> None:
         """Account for files that could not be opened, where all the others have so many entries.
 
         Raises:
@@ -84,11 +84,11 @@ class Losses:
             self._keep(lost)
         self._check(self.at_opening, entries + sum(lost.events for lost in self.at_opening))
 
-    def label(self, label_of: Callable[[Lost], float | None]) -> None:
+    def label(self, label_of: Callable[[SkippedRange], float | None]) -> None:
         """Say which labels the files have that could not be opened."""
         self.ever.update({key: replace(lost, label=label_of(lost)) for key, lost in self.ever.items()})
 
-    def add(self, lost: Lost, entries: int) -> None:
+    def add(self, lost: SkippedRange, entries: int) -> None:
         """Account for a block, of a reading of so many events.
 
         Raises:
@@ -98,12 +98,12 @@ class Losses:
         self._keep(lost)
         self._check(self.now, entries)
 
-    def _keep(self, lost: Lost) -> None:
+    def _keep(self, lost: SkippedRange) -> None:
         with self._lock:
             key = (lost.number, lost.start)
             self.ever[key] = replace(lost, times=self.ever[key].times + 1) if key in self.ever else lost
 
-    def _check(self, lost: Iterable[Lost], entries: int) -> None:
+    def _check(self, lost: Iterable[SkippedRange], entries: int) -> None:
         lost = list(lost)
         events = sum(item.events for item in lost)
         if lost and (self.max_fraction == 0 or events > self.max_fraction * entries):
@@ -135,7 +135,7 @@ def _share(events: int, entries: int) -> str:
     return f"{events:,} of {entries:,} events" + (f" ({events / entries:.3%})" if entries else "")
 
 
-def _per_label(lost: Iterable[Lost]) -> str:
+def _per_label(lost: Iterable[SkippedRange]) -> str:
     events = Counter[float]()
     for item in lost:
         if item.label is not None:
@@ -143,7 +143,7 @@ def _per_label(lost: Iterable[Lost]) -> str:
     return "" if not events else ", " + ", ".join(f"{n:,} with label {label:g}" for label, n in sorted(events.items()))
 
 
-def tolerance(on_bad_file: OnBadFile, max_lost_fraction: float) -> Losses | None:
+def tolerance(on_bad_file: OnBadFile, max_lost_fraction: float) -> Skipped | None:
     """The account to keep, or None where the first loss is an error.
 
     Raises:
@@ -155,7 +155,7 @@ def tolerance(on_bad_file: OnBadFile, max_lost_fraction: float) -> Losses | None
         raise ConfigError(f"max_lost_fraction must lie in 0 to 1, not {max_lost_fraction:g}")
     if on_bad_file == "raise" and max_lost_fraction:
         raise ConfigError("max_lost_fraction needs on_bad_file='skip': with 'raise' nothing may be lost")
-    return Losses(max_lost_fraction) if on_bad_file == "skip" else None
+    return Skipped(max_lost_fraction) if on_bad_file == "skip" else None
 
 
 def expected_entries(url: str, known: Mapping[str, int], opened: Iterable[int]) -> int:

@@ -105,9 +105,9 @@ def sparse_cells(
     return cells, tf.concat([occupancy[:, tf.newaxis], joined], axis=1)
 
 
-def _bin(values: tf.Tensor, edges: tuple[float, float], bins: int) -> tuple[tf.Tensor, tf.Tensor]:
+def _bin(values: tf.Tensor, entry_offsets: tuple[float, float], bins: int) -> tuple[tf.Tensor, tf.Tensor]:
     """Number of each value's bin, int64, and whether it has one."""
-    low, high = (tf.constant(edge, tf.float32) for edge in edges)
+    low, high = (tf.constant(edge, tf.float32) for edge in entry_offsets)
     inside = (values >= low) & (values <= high)  # NaN is not
     position = tf.where(inside, (values - low) / (high - low) * bins, 0)
     return tf.minimum(tf.cast(position, tf.int64), bins - 1), inside

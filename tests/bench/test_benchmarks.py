@@ -30,7 +30,7 @@ def test_decode_a_block(benchmark, tmp_path, compression):
     (path,) = write_files(tmp_path, [50], basket=20, compression=compression)
     file = inspect(Source(path), Selection((), (), ()))
     columns = benchmark(read, file, 0, 50, ["x", "Jet_0"])
-    assert columns.entries == 50
+    assert columns.num_entries == 50
 
 
 def test_open_a_file(benchmark, files):

@@ -106,13 +106,13 @@ def test_what_is_lost_is_counted_exactly(files):
     ds = dataset(files, specs, on_bad_file="skip", max_lost_fraction=0.2)
     for _ in range(2):
         got = ids(ds)
-        (lost,) = ds.losses.now
+        (lost,) = ds.skipped.now
         assert lost.start <= BASKET < lost.stop
         assert lost.label == 0
         gone = set(range(3000 + lost.start, 3000 + lost.stop))
         assert Counter(got) == dict.fromkeys(set(range(6000)) - gone, 1)
-    assert ds.losses.events == lost.events
-    head, line = ds.losses.report()
+    assert ds.skipped.events == lost.events
+    head, line = ds.skipped.report()
     assert head == f"lost {lost.events:,} events of 1 file, {lost.events:,} with label 0"
     assert f"f001.root (label 0): entries {lost.start} to {lost.stop}, 2 times: cannot read" in line
 
@@ -123,7 +123,7 @@ def test_chunks_behind_a_loss_are_whole_and_in_proportion(files):
     flip(files[0], (start + stop) // 2)
     ds = dataset(files, specs, on_bad_file="skip", max_lost_fraction=0.6)
     batches = [y.numpy() for _, y in ds]
-    left = 6000 - ds.losses.events
+    left = 6000 - ds.skipped.events
     assert [len(y) for y in batches] == [100] * (left // 100) + [left % 100] * (left % 100 > 0)
     chunks = [np.concatenate(batches[i : i + 10]).mean() for i in range(0, len(batches) - 9, 10)]
     assert len(chunks) >= 4
@@ -141,7 +141,7 @@ def test_training_goes_on_after_a_loss(files):
     model.compile("adam", "binary_crossentropy")
     history = model.fit(ds, epochs=2, verbose=0)
     assert len(history.history["loss"]) == 2
-    assert ds.losses.now[0].file.endswith("f002.root")
+    assert ds.skipped.now[0].file.endswith("f002.root")
 
 
 def test_more_loss_than_allowed_ends_with_the_report(files):
@@ -162,7 +162,7 @@ def test_of_a_truncated_file_what_is_left_is_read(files):
         ids(dataset(files, specs))
     ds = dataset(files, specs, on_bad_file="skip", max_lost_fraction=0.5)
     got = ids(ds)
-    gone = {3000 + n for lost in ds.losses.now for n in range(lost.start, lost.stop)}
+    gone = {3000 + n for lost in ds.skipped.now for n in range(lost.start, lost.stop)}
     assert 0 < len(gone) < 2000
     assert Counter(got) == dict.fromkeys(set(range(6000)) - gone, 1)
 
@@ -173,7 +173,7 @@ def test_files_that_cannot_be_opened_are_left_out_and_counted(files):
         file.truncate(1000)
     ds = RootDataset(files, specs, labels=[1, 0, 1], on_bad_file="skip", max_lost_fraction=0.5, normalize=None)
     assert sorted(ids(ds)) == [*range(3000), *range(5000, 6000)]
-    assert ds.losses.report()[0] == "lost 2,000 events of 1 file, 2,000 with label 0"
+    assert ds.skipped.report()[0] == "lost 2,000 events of 1 file, 2,000 with label 0"
     assert ds.composition() == {1.0: 4000}
     with pytest.raises(LostDataError, match=r"2,000 of 6,000 events \(33.333%\).*all of some 2000 entries"):
         dataset(files, specs, on_bad_file="skip", max_lost_fraction=0.3)
@@ -199,8 +199,8 @@ def test_parts_of_a_split_keep_one_account(files):
     ds = dataset(files, specs, on_bad_file="skip", max_lost_fraction=0.6)
     train, test = ds.split(0.5, 0.5)
     got = [*ids(train), *ids(test)]
-    assert len(set(got)) == len(got) == 6000 - ds.losses.events
-    assert len(train.losses.now) + len(test.losses.now) == len(ds.losses.report()) - 1
+    assert len(set(got)) == len(got) == 6000 - ds.skipped.events
+    assert len(train.skipped.now) + len(test.skipped.now) == len(ds.skipped.report()) - 1
 
 
 @pytest.mark.parametrize(

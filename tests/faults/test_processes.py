@@ -19,7 +19,7 @@ from helpers.streams import QUICK, assert_all_once, delivered, quiet_scan
 
 from mlaas4hep_tf import Cache, ReadPolicy, RootDataset
 from mlaas4hep_tf.errors import ConfigError, ReaderError
-from mlaas4hep_tf.io.workers import Engine
+from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.testing import http_server, write_files
 
 FULL = bool(os.environ.get("FAULTS_FULL"))  # all that the issue asks for, which takes minutes
@@ -64,23 +64,23 @@ def test_readers_killed_at_random_moments(tmp_path):
 
 
 def test_a_reader_that_hangs_is_killed_and_its_work_done_again(tmp_path):
-    engine = Engine(1, policy=ReadPolicy(work_timeout_s=2, retries=2, backoff_s=0.1))
+    worker_pool = WorkerPool(1, policy=ReadPolicy(work_timeout_s=2, retries=2, backoff_s=0.1))
     start = time.monotonic()
-    assert engine.run(probe.hang_once, str(tmp_path / "hung")) == "done"
+    assert worker_pool.run(probe.hang_once, str(tmp_path / "hung")) == "done"
     assert 2 < time.monotonic() - start < 20
 
 
 def test_work_that_always_hangs_is_an_error_in_time():
-    engine = Engine(1, policy=ReadPolicy(work_timeout_s=1, retries=1, backoff_s=0.1))
+    worker_pool = WorkerPool(1, policy=ReadPolicy(work_timeout_s=1, retries=1, backoff_s=0.1))
     with pytest.raises(ReaderError, match=r"took more than 1 s \(work_timeout_s"):
-        engine.run(time.sleep, 60)
-    assert engine.run(probe.pid) > 0
+        worker_pool.run(time.sleep, 60)
+    assert worker_pool.run(probe.pid) > 0
 
 
 def test_work_that_kills_its_reader_is_an_error():
     start = time.monotonic()
     with pytest.raises(ReaderError, match="reader processes died 12 times over the same piece of work"):
-        Engine(1).run(os._exit, 1)
+        WorkerPool(1).run(os._exit, 1)
     assert time.monotonic() - start < 60
 
 
@@ -191,13 +191,13 @@ def test_wrong_caches(tmp_path):
 
 
 def test_credentials_reach_the_readers(monkeypatch):
-    engine = Engine(1)
+    worker_pool = WorkerPool(1)
     monkeypatch.setenv("BEARER_TOKEN", "first")
-    assert engine.run(os.getenv, "BEARER_TOKEN") == "first"
+    assert worker_pool.run(os.getenv, "BEARER_TOKEN") == "first"
     monkeypatch.setenv("X509_USER_PROXY", "/tmp/proxy")
     monkeypatch.delenv("BEARER_TOKEN")
-    assert engine.run(os.getenv, "X509_USER_PROXY") == "/tmp/proxy"
-    assert engine.run(os.getenv, "BEARER_TOKEN") is None
+    assert worker_pool.run(os.getenv, "X509_USER_PROXY") == "/tmp/proxy"
+    assert worker_pool.run(os.getenv, "BEARER_TOKEN") is None
 
 
 class Unreadable:
@@ -209,5 +209,5 @@ class Unreadable:
 
 def test_work_that_cannot_be_received_is_an_error_at_once():
     with pytest.raises(ReaderError, match="could not take up its work"):
-        Engine(1).run(len, Unreadable())
-    assert Engine(1).run(probe.pid) > 0
+        WorkerPool(1).run(len, Unreadable())
+    assert WorkerPool(1).run(probe.pid) > 0

@@ -75,8 +75,8 @@ def test_every_real_file_like_uproot(real_files):
     fast = {}
     for path in sorted(real_files.glob("*.root")):
         file = inspect(Source(str(path)), EVERYTHING)
-        assert_like_uproot(path, file.tree, 0, file.entries, expect_fast=False)
-        assert_like_uproot(path, file.tree, file.entries // 3, file.entries // 2, expect_fast=False)
+        assert_like_uproot(path, file.tree, 0, file.num_entries, expect_fast=False)
+        assert_like_uproot(path, file.tree, file.num_entries // 3, file.num_entries // 2, expect_fast=False)
         fast[path.name] = len(file.index.names)
     assert fast["uproot-HZZ.root"] == 51
     assert fast["uproot-HZZ-objects.root"] == 11  # std::vector branches, with headers
@@ -100,9 +100,9 @@ def test_recovered_baskets_follow_those_in_the_file(stored, recovered, jagged, d
     in_file = b"....." + basket(0, first)
     index = build_index([
         BranchBaskets(
-            BranchIndex("x", ">f4", jagged), np.array([5]), np.array([len(in_file) - 5]), edges, inline
+            BranchIndex("x", ">f4", jagged), np.array([5]), np.array([len(in_file) - 5]), entry_offsets, inline
         )
-        for edges, inline in [(np.array([0, first, last]), (basket(first, last),))] * 2
+        for entry_offsets, inline in [(np.array([0, first, last]), (basket(first, last),))] * 2
     ])  # fmt: skip
     start = data.draw(st.integers(0, last))
     stop = data.draw(st.integers(start, last))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlaas4hep_tf.errors import PlanError
-from mlaas4hep_tf.streaming.plan import EntryRange, apportion, cut, deal, make_plan, split_sizes
+from mlaas4hep_tf.streaming.plan import EntryRange, apportion, cut, make_plan, partition, split_sizes
 
 SIZES = st.lists(st.integers(0, 200), min_size=1, max_size=40).filter(any)
 
@@ -47,21 +47,21 @@ def test_counts_beyond_64_bit_products_stay_exact():
 
 @given(st.integers(0, 500), st.integers(1, 90), st.integers(1, 120))
 def test_cutting_loses_nothing_and_follows_clusters(entries, cluster, size):
-    edges = (*range(0, entries, cluster), entries)
-    pieces = cut(EntryRange(0, 0, entries), edges, size)
+    entry_offsets = (*range(0, entries, cluster), entries)
+    pieces = cut(EntryRange(0, 0, entries), entry_offsets, size)
     assert [p.start for p in pieces[1:]] == [p.stop for p in pieces[:-1]]
     assert sum(map(len, pieces)) == entries
     assert all(pieces)
     if cluster <= 2 * size:
-        assert {p.start for p in pieces} <= set(edges)
+        assert {p.start for p in pieces} <= set(entry_offsets)
     assert all(len(p) <= max(2 * size, size + cluster) for p in pieces)
 
 
-def test_no_cluster_is_read_twice_however_small_a_lanes_share():
+def test_no_cluster_is_read_twice_however_small_a_file_groups_share():
     plan = make_plan(
         whole([9000] * 64), edges_of([9000] * 64, 1000), chunk_size=20_000, batch_size=100, shuffle=True, seed=0
     )
-    assert {(r.start % 1000, r.stop % 1000) for lane in plan.lanes for r in lane} == {(0, 0)}
+    assert {(r.start % 1000, r.stop % 1000) for file_group in plan.file_groups for r in file_group} == {(0, 0)}
 
 
 @given(SIZES, st.integers(1, 60), st.integers(1, 120), st.integers(1, 50), st.booleans(), st.integers(0, 3))
@@ -69,9 +69,9 @@ def test_every_event_once_per_epoch(sizes, cluster, chunk, batch, shuffle, epoch
     plan = make_plan(
         whole(sizes), edges_of(sizes, cluster), chunk_size=chunk, batch_size=batch, shuffle=shuffle, seed=1
     )
-    read = [block for lane in range(len(plan.lanes)) for block in plan.blocks(lane, epoch)]
+    read = [block for file_group in range(len(plan.file_groups)) for block in plan.blocks(file_group, epoch)]
     assert entries_of(read) == entries_of(r for ranges in whole(sizes) for r in ranges)
-    assert plan.takes.sum(axis=0).tolist() == list(plan.lane_entries)
+    assert plan.chunk_quotas.sum(axis=0).tolist() == list(plan.file_group_entries)
     assert plan.chunk_size % batch == 0
     assert plan.batches == -(-sum(sizes) // batch)
 
@@ -82,7 +82,7 @@ def test_splits_are_disjoint_and_complete(sizes, cluster, seed, data):
     parts = data.draw(st.integers(1, min(total, 5)))
     cuts = sorted(data.draw(st.lists(st.integers(0, total), min_size=parts - 1, max_size=parts - 1)))
     wanted = np.diff([0, *cuts, total]).tolist()
-    dealt = deal(whole(sizes), edges_of(sizes, cluster), wanted, seed)
+    dealt = partition(whole(sizes), edges_of(sizes, cluster), wanted, seed)
     together = Counter()
     for part, size in zip(dealt, wanted, strict=True):
         own = entries_of(r for ranges in part for r in ranges)
@@ -98,7 +98,7 @@ def test_splits_are_disjoint_and_complete(sizes, cluster, seed, data):
 def test_shards_are_equal_to_within_one_event(sizes, shards):
     total = sum(sizes)
     wanted = [total * (i + 1) // shards - total * i // shards for i in range(shards)]
-    dealt = deal(whole(sizes), edges_of(sizes, 50), wanted, 0)
+    dealt = partition(whole(sizes), edges_of(sizes, 50), wanted, 0)
     have = [sum(len(r) for ranges in part for r in ranges) for part in dealt]
     assert max(have) - min(have) <= 1
     assert sum(have) == total
@@ -151,9 +151,9 @@ def test_order_depends_on_seed_and_epoch_only():
     assert order(1, 0) != order(2, 0)
 
 
-def test_many_files_share_lanes():
+def test_many_files_share_a_group():
     plan = make_plan(whole([10] * 1500), [(0, 10)] * 1500, chunk_size=1000, batch_size=10, shuffle=True, seed=0)
-    assert len(plan.lanes) == 64
+    assert len(plan.file_groups) == 64
     assert plan.entries == 15_000
 
 
@@ -179,11 +179,11 @@ def possible(files):
 def test_any_law_gives_each_event_its_turn(files, chunk, cluster, epochs):
     """In any number of epochs an event of a file comes floor or ceil of (given / events of the file) times."""
     plan = shared_plan(files, chunk=chunk, cluster=cluster)
-    counts = [Counter({(lane, e): 0 for e in range(n)}) for lane, (n, _) in enumerate(files)]
+    counts = [Counter({(file_group, e): 0 for e in range(n)}) for file_group, (n, _) in enumerate(files)]
     for epoch in range(epochs):
-        for lane, count in enumerate(counts):
-            read = plan.blocks(lane, epoch)
-            assert sum(map(len, read)) == plan.quotas[lane]
+        for file_group, count in enumerate(counts):
+            read = plan.blocks(file_group, epoch)
+            assert sum(map(len, read)) == plan.quotas[file_group]
             count.update(entries_of(read))
     for (n, _), count, quota in zip(files, counts, plan.quotas, strict=True):
         assert len(count) == n
@@ -194,23 +194,23 @@ def test_any_law_gives_each_event_its_turn(files, chunk, cluster, epochs):
 def test_every_prefix_of_an_epoch_has_the_composition_of_the_law(files, chunk):
     plan = shared_plan(files, chunk=chunk)
     total, weight = sum(n for n, _ in files), sum(w for _, w in files)
-    ends = plan.takes.sum(axis=1).cumsum()
+    ends = plan.chunk_quotas.sum(axis=1).cumsum()
     assert ends[-1] == plan.entries == total
     assert all(abs(q - w / weight * total) < 1 for q, (_, w) in zip(plan.quotas, files, strict=True))
     ideal = np.outer(ends, [w for _, w in files]) / weight
-    assert (abs(plan.takes.cumsum(axis=0) - ideal) < 2).all()  # one event of the chunk, one of the epoch
+    assert (abs(plan.chunk_quotas.cumsum(axis=0) - ideal) < 2).all()  # one event of the chunk, one of the epoch
     assert plan.file_entries == dict(enumerate(plan.quotas))
 
 
 @given(SIZES, st.integers(1, 60), st.integers(0, 3))
 def test_shares_in_proportion_are_the_proportional_law(sizes, cluster, epoch):
     options = {"chunk_size": 50, "batch_size": 5, "shuffle": True, "seed": 3}
-    lanes = [n or 1 for n in sizes]  # a share must be positive; a file without events has none
-    one, two = (make_plan(whole(sizes), edges_of(sizes, cluster), **options, shares=s) for s in (None, lanes))
-    assert [one.blocks(n, epoch) for n in range(len(one.lanes))] == [
-        two.blocks(n, epoch) for n in range(len(two.lanes))
+    file_groups = [n or 1 for n in sizes]  # a share must be positive; a file without events has none
+    one, two = (make_plan(whole(sizes), edges_of(sizes, cluster), **options, shares=s) for s in (None, file_groups))
+    assert [one.blocks(n, epoch) for n in range(len(one.file_groups))] == [
+        two.blocks(n, epoch) for n in range(len(two.file_groups))
     ]
-    assert (one.takes == two.takes).all()
+    assert (one.chunk_quotas == two.chunk_quotas).all()
 
 
 @pytest.mark.parametrize(

@@ -46,16 +46,16 @@ def test_the_sum_is_numpys_histogram(events):
     got = drawn(events)
     for event, pixels in zip(events, got, strict=True):
         eta, phi, *channels = np.array(event, np.float64).reshape(-1, 4).T
-        edges = [np.linspace(-2.5, 2.5, 6).astype("f4"), np.linspace(-math.pi, math.pi, 9).astype("f4")]
+        entry_offsets = [np.linspace(-2.5, 2.5, 6).astype("f4"), np.linspace(-math.pi, math.pi, 9).astype("f4")]
         for channel, weights in enumerate([None, *channels]):
-            want = np.histogram2d(eta, phi, edges, weights=weights)[0]
-            if not near_an_edge(eta, edges[0]) and not near_an_edge(phi, edges[1]):
+            want = np.histogram2d(eta, phi, entry_offsets, weights=weights)[0]
+            if not near_an_edge(eta, entry_offsets[0]) and not near_an_edge(phi, entry_offsets[1]):
                 assert np.abs(pixels[..., channel] - want).max() < 1e-5
 
 
-def near_an_edge(values, edges):
+def near_an_edge(values, entry_offsets):
     """Where the last bit of float32 decides about the bin."""
-    return len(values) and np.abs(values[:, None] - edges[1:-1]).min() < 1e-5
+    return len(values) and np.abs(values[:, None] - entry_offsets[1:-1]).min() < 1e-5
 
 
 @given(EVENTS, st.sampled_from(["sum", "max", "last"]))
