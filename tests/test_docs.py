@@ -81,8 +81,12 @@ def test_the_diagram_is_true():
 
 
 def imports(path, module):
+    room, _, name = module.rpartition("/")
     return bool(
-        re.search(rf"from mlaas4hep_tf(\.{module.replace('/', '.')} import| import {module}\b)", path.read_text())
+        re.search(
+            rf"from mlaas4hep_tf\.{module.replace('/', '.')} import|from mlaas4hep_tf(\.{room})? import .*\b{name}\b",
+            path.read_text(),
+        )
     )
 
 
