@@ -13,13 +13,13 @@ from google.protobuf.message import Message
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from mlaas4hep_serving.models import cards, warmup
-from mlaas4hep_serving.wire import ragged
 from mlaas4hep_serving import config_files
-from mlaas4hep_serving.models.batcher import Batcher, BatchingOptions
 from mlaas4hep_serving.errors import deadline_exceeded, unimplemented
 from mlaas4hep_serving.metrics import Registry
+from mlaas4hep_serving.models import cards, warmup
+from mlaas4hep_serving.models.batcher import Batcher, BatchingOptions
 from mlaas4hep_serving.models.savedmodel import SavedModel, SessionOptions
+from mlaas4hep_serving.wire import ragged
 from mlaas4hep_serving.wire.tensors import Array
 
 LATE = "Run() timeout exceeded while waiting for the batch"
@@ -141,7 +141,9 @@ def _batching(folder: Path, options: ModelOptions) -> BatchingOptions | None:
         return options.batching
     path = folder / BATCHING_FILE
     return (
-        BatchingOptions.from_proto(config_files.read(str(path), config_files.BatchingParameters)) if path.exists() else None
+        BatchingOptions.from_proto(config_files.read(str(path), config_files.BatchingParameters))
+        if path.exists()
+        else None
     )
 
 

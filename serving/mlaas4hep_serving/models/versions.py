@@ -12,8 +12,8 @@ from typing import Any
 
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from mlaas4hep_serving.errors import ServingError, invalid_argument, not_found
 from mlaas4hep_serving.config_files import PLATFORM
+from mlaas4hep_serving.errors import ServingError, invalid_argument, not_found
 
 _INT64 = 1 << 63
 
