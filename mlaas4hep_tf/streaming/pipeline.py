@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -85,12 +86,19 @@ def _settings() -> tf.data.Options:
 
 
 def _steps(stream: Stream, plan: Plan, step: int) -> tf.data.Dataset:
-    """Packed chunks, again and again, each time with the rows of the next step: (rows, flat, bounds, groups)."""
+    """Packed chunks, again and again, each time with the rows of the next step: (rows, flat, bounds, groups).
+
+    TensorFlow never forgets a Python function that a graph has called, so this one holds the stream and the plan weakly;
+    the RootDataset holds both, and every dataset and iterator made from it holds the RootDataset.
+    """
     keep_freed_memory()
-    epochs = _Epochs()
+    epochs, weak_stream, weak_plan = _Epochs(), weakref.ref(stream), weakref.ref(plan)
 
     def read() -> Iterator[tuple[Any, ...]]:
-        for order, flat, bounds, *groups in stream.chunks(plan, epochs()):
+        alive, its_plan = weak_stream(), weak_plan()
+        if alive is None or its_plan is None:
+            raise ReferenceError("the RootDataset that this iterator reads from is gone; keep a reference to it")
+        for order, flat, bounds, *groups in alive.chunks(its_plan, epochs()):
             yield order, flat, bounds, tuple(groups)
 
     def cut(order: tf.Tensor, *chunk: Any) -> tf.data.Dataset:
