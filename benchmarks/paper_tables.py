@@ -20,7 +20,7 @@ from mlaas4hep_tf.bench.compare import decompress_all, environment
 from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import expand
 from mlaas4hep_tf.io.workers import WorkerPool, default_workers
-from mlaas4hep_tf.scanner import inspect_files
+from mlaas4hep_tf.streaming.open_files import inspect_files
 from mlaas4hep_tf.testing import has_xrootd, xrootd_server
 
 PAPER_1 = {

@@ -20,12 +20,13 @@ from mlaas4hep_tf.io.cache import CacheFolder, as_cache
 from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
 from mlaas4hep_tf.io.policy import DEFAULT_POLICY, ReadPolicy
 from mlaas4hep_tf.io.workers import WorkerPool, default_workers
-from mlaas4hep_tf.scanner import inspect_files
 from mlaas4hep_tf.specs import Specs
-from mlaas4hep_tf.streaming.chunks import PerFile, Stream, Target, label_of, resolve_target
+from mlaas4hep_tf.streaming.chunks import Stream
+from mlaas4hep_tf.streaming.open_files import inspect_files
 from mlaas4hep_tf.streaming.pipeline import DataLayout, PipelineOptions, build_pipeline
 from mlaas4hep_tf.streaming.plan import EntryRange, make_plan, partition, split_sizes
 from mlaas4hep_tf.streaming.skipped import OnBadFile, Skipped, tolerance
+from mlaas4hep_tf.streaming.targets import PerFile, Target, label_of, resolve_target
 from mlaas4hep_tf.transforms.image import EtaPhiImage
 from mlaas4hep_tf.transforms.normalize import Normalize
 from mlaas4hep_tf.transforms.vector import Preprocessor

@@ -19,9 +19,9 @@ from mlaas4hep_tf.io.policy import DEFAULT_POLICY, ReadPolicy
 from mlaas4hep_tf.io.workers import WorkerPool, default_workers
 from mlaas4hep_tf.models import wants_mask
 from mlaas4hep_tf.progress import progress_bar
-from mlaas4hep_tf.scanner import inspect_files
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.streaming.chunks import read_flat
+from mlaas4hep_tf.streaming.open_files import inspect_files
 from mlaas4hep_tf.streaming.plan import EntryRange, blocks
 from mlaas4hep_tf.train import FloatArray, predict_batch
 from mlaas4hep_tf.transforms.image import EtaPhiImage

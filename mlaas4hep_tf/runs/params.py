@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlaas4hep_tf.io.branches import IDENTIFIERS, parse_patterns
 from mlaas4hep_tf.errors import ConfigError
+from mlaas4hep_tf.io.branches import IDENTIFIERS, parse_patterns
 
 DEAD = {
     "split": "the paper's programs read it and never use it: the split is 64/16/20; use --split",

@@ -16,14 +16,14 @@ import keras
 
 from mlaas4hep_tf.dataset import Mixing, RootDataset
 from mlaas4hep_tf.errors import ConfigError, DataWarning, LabelError
-from mlaas4hep_tf.runs.importance import permutation_importance
-from mlaas4hep_tf.streaming.skipped import OnBadFile
-from mlaas4hep_tf.models import build, wants_mask
 from mlaas4hep_tf.io.policy import DEFAULT_POLICY, ReadPolicy
+from mlaas4hep_tf.models import build, wants_mask
+from mlaas4hep_tf.runs.importance import permutation_importance
 from mlaas4hep_tf.runs.report import write_report
 from mlaas4hep_tf.scanner import scan
 from mlaas4hep_tf.specs import Specs
-from mlaas4hep_tf.streaming.chunks import PerFile
+from mlaas4hep_tf.streaming.skipped import OnBadFile
+from mlaas4hep_tf.streaming.targets import PerFile
 from mlaas4hep_tf.train import Evaluation, Fit, check_binary, evaluate, fit, over_training
 from mlaas4hep_tf.transforms.normalize import Normalize
 
