@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,15 +14,14 @@ import numpy.typing as npt
 from mlaas4hep_tf.errors import DataWarning, InputFileError, ReaderError, shorten
 from mlaas4hep_tf.io.branches import IDENTIFIERS, BranchInfo, Selected, Selection, check_schema, parse_patterns, select
 from mlaas4hep_tf.io.buffers import keep_freed_memory
-from mlaas4hep_tf.io.cache import CacheFolder, as_cache
 from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
-from mlaas4hep_tf.io.policy import DEFAULT_POLICY, ReadPolicy
-from mlaas4hep_tf.io.workers import WorkerPool, default_workers
+from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
+from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.progress import progress_bar
 from mlaas4hep_tf.specs import BranchSpec, FileSpec, Specs
 from mlaas4hep_tf.streaming.open_files import inspect_files
 from mlaas4hep_tf.streaming.plan import EntryRange, blocks
-from mlaas4hep_tf.streaming.skipped import OnBadFile, Skipped, SkippedRange, tolerance
+from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange, account
 
 Array = npt.NDArray[Any]
 
@@ -139,13 +137,8 @@ def scan(
     branches: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
     identifiers: Iterable[str] = IDENTIFIERS,
-    workers: int | None = None,
-    executor: Executor | None = None,
+    read: ReadOptions = DEFAULT_READ,
     progress: bool = True,
-    policy: ReadPolicy = DEFAULT_POLICY,
-    cache: CacheFolder = None,
-    on_bad_file: OnBadFile = "raise",
-    max_lost_fraction: float = 0.0,
 ) -> Specs:
     """Read all files once and describe every feature branch (pass 1 of the paper, figure 6).
 
@@ -155,13 +148,8 @@ def scan(
         branches: patterns of branches to take; all numeric ones by default.
         exclude: patterns of branches to leave out, for example the truth.
         identifiers: branches that identify an event; never features.
-        workers: reader processes, by default one per core.
-        executor: where to read instead, for example ``dask.distributed.Client(...).get_executor()``.
+        read: how to read; where files and blocks that cannot be read are skipped, a warning has the report.
         progress: show a progress bar on a terminal.
-        policy: deadlines, retries and replicas.
-        cache: folder in which bytes of remote files are kept, for pass 2 and later runs.
-        on_bad_file: ``skip`` goes on without files and blocks that cannot be read, and warns with the report.
-        max_lost_fraction: of the events that may be lost so; more is an error.
 
     Returns:
         Specs of the dataset, the same whatever the number of workers.
@@ -170,8 +158,7 @@ def scan(
         InputFileError, TreeError, BranchError: see `errors`; also where files differ in their schema.
     """
     sources = expand(files, tree)
-    skipped = tolerance(on_bad_file, max_lost_fraction)
-    worker_pool = WorkerPool(default_workers() if workers is None else workers, executor, policy, as_cache(cache))
+    skipped, worker_pool = account(read), WorkerPool(read)
     selection = Selection(parse_patterns(branches), parse_patterns(exclude), tuple(identifiers))
     opened = inspect_files(sources, selection, worker_pool, progress, skipped)
     if not sum(file.num_entries for file in opened):
