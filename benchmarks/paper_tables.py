@@ -19,8 +19,8 @@ from mlaas4hep_tf import RootDataset, scan
 from mlaas4hep_tf.bench.compare import decompress_all, environment
 from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import expand
-from mlaas4hep_tf.io.workers import WorkerPool, default_workers
-from mlaas4hep_tf.scanner import inspect_files
+from mlaas4hep_tf.io.workers import WorkerPool
+from mlaas4hep_tf.streaming.open_files import inspect_files
 from mlaas4hep_tf.testing import has_xrootd, xrootd_server
 
 PAPER_1 = {
@@ -37,7 +37,7 @@ PAPER_2 = {
 
 def measure(files: Sequence[str], tree: str, exclude: Sequence[str], rounds: int) -> tuple[int, dict[str, float]]:
     """Events, and median seconds of: reading, all of step 1, reading chunks, all of a chunk."""
-    worker_pool = WorkerPool(default_workers())
+    worker_pool = WorkerPool()
     selection = Selection((), tuple(exclude))
     specs = scan(files, tree, exclude=exclude, progress=False)
     ds = RootDataset(files, specs, batch_size=1024, chunk_size=100_000)

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from mlaas4hep_tf import DataWarning, RootDataset, scan
+from mlaas4hep_tf import DataWarning, ReadOptions, RootDataset, scan
 from mlaas4hep_tf.bench.compare import environment
 from mlaas4hep_tf.io.files import expand
 from mlaas4hep_tf.testing import has_xrootd, http_server, xrootd_server
@@ -53,8 +53,9 @@ def ways_of(served_as: dict[str, list[str]], tree: str | None, exclude: Sequence
     for scheme, files in served_as.items():
         for kept in [None] if scheme == "local" else [None, str(cache / scheme)]:
             name = scheme + (" with a warm cache" if kept else "")
-            scan_all = partial(scan, files, tree, exclude=exclude, progress=False, cache=kept)
-            ds = RootDataset(files, scan_all(), batch_size=1024, cache=kept)
+            reading = ReadOptions(cache=kept)
+            scan_all = partial(scan, files, tree, exclude=exclude, progress=False, read=reading)
+            ds = RootDataset(files, scan_all(), batch_size=1024, read=reading)
             ways[f"scan, {name}"] = lambda scan_all=scan_all: scan_all().entries  # type: ignore[misc]
             ways[f"dataset_1024, {name}"] = partial(read, ds)
     return ways

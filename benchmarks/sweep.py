@@ -25,7 +25,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from mlaas4hep_tf import DataWarning, RootDataset, scan
+from mlaas4hep_tf import DataWarning, ReadOptions, RootDataset, scan
 from mlaas4hep_tf.bench.compare import PeakMemory, environment, time_iterate
 from mlaas4hep_tf.io.workers import WorkerPool, default_workers
 from mlaas4hep_tf.testing import write_files
@@ -94,16 +94,18 @@ def measure(shape: Shape, rounds: int) -> dict[str, float]:
 
 
 def _measure(files: Sequence[str], shape: Shape, rounds: int) -> dict[str, float]:
+    read = ReadOptions(workers=shape.workers)
+
     def scanned() -> Any:
-        return scan(files, workers=shape.workers, progress=False)
+        return scan(files, read=read, progress=False)
 
     specs = scanned()
     start = perf_counter()
-    ds = RootDataset(files, specs, batch_size=1024, chunk_size=shape.chunk, workers=shape.workers)
+    ds = RootDataset(files, specs, batch_size=1024, chunk_size=shape.chunk, read=read)
     next(iter(ds))
     found = {"first_batch_s": perf_counter() - start}
     paths, names = [f"{path}:events" for path in files], [b.name for b in specs.branches]
-    alone = WorkerPool(1)
+    alone = WorkerPool(ReadOptions(workers=1))
     ways: dict[str, Callable[[], object]] = {
         "uproot_iterate": lambda: alone.run(time_iterate, paths, names),
         "scan": scanned,

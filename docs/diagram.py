@@ -12,7 +12,7 @@ LAYERS: dict[str, list[dict[str, str]]] = {  # layer of the paper -> rows of box
     "Streaming layer": [
         {
             "io/files": "names, URLs",
-            "io/inspection": "schema, baskets",
+            "streaming/open_files": "schema, baskets",
             "streaming/plan": "which entries when",
             "io/workers": "processes",
         },
@@ -30,7 +30,8 @@ LAYERS: dict[str, list[dict[str, str]]] = {  # layer of the paper -> rows of box
     "Inference layer": [{"predict": "scores.root", "": "", "exporter": "SavedModel"}],
 }
 ARROWS = [  # what one makes goes to the other
-    ("io/files", "io/inspection"), ("io/inspection", "scanner"), ("scanner", "specs"), ("io/baskets", "io/reader"),
+    ("io/files", "streaming/open_files"), ("streaming/open_files", "scanner"), ("scanner", "specs"),
+    ("io/baskets", "io/reader"),
     ("io/reader", "streaming/chunks"), ("streaming/plan", "streaming/chunks"), ("io/workers", "streaming/chunks"),
     ("specs", "transforms/vector"), ("transforms/vector", "streaming/pipeline"),
     ("streaming/chunks", "streaming/pipeline"), ("streaming/pipeline", "dataset"), ("dataset", "train"),

@@ -14,6 +14,7 @@ _HOME = {
     "Cache": "io.cache",
     "DataWarning": "errors",
     "MlaasError": "errors",
+    "ReadOptions": "io.read_options",
     "ReadPolicy": "io.policy",
     "RootDataset": "dataset",
     "Specs": "specs",
@@ -22,7 +23,18 @@ _HOME = {
     "train": "train",
 }
 
-__all__ = ["Cache", "DataWarning", "MlaasError", "ReadPolicy", "RootDataset", "Specs", "export", "scan", "train"]
+__all__ = [
+    "Cache",
+    "DataWarning",
+    "MlaasError",
+    "ReadOptions",
+    "ReadPolicy",
+    "RootDataset",
+    "Specs",
+    "export",
+    "scan",
+    "train",
+]
 
 if TYPE_CHECKING:
     from mlaas4hep_tf import train
@@ -31,6 +43,7 @@ if TYPE_CHECKING:
     from mlaas4hep_tf.exporter import export
     from mlaas4hep_tf.io.cache import Cache
     from mlaas4hep_tf.io.policy import ReadPolicy
+    from mlaas4hep_tf.io.read_options import ReadOptions
     from mlaas4hep_tf.scanner import scan
     from mlaas4hep_tf.specs import Specs
 

@@ -6,9 +6,8 @@ import itertools
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -16,16 +15,17 @@ import tensorflow as tf
 
 from mlaas4hep_tf.errors import LabelError, PlanError
 from mlaas4hep_tf.io.branches import Selection
-from mlaas4hep_tf.io.cache import CacheFolder, as_cache
 from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
-from mlaas4hep_tf.io.policy import DEFAULT_POLICY, ReadPolicy
-from mlaas4hep_tf.io.workers import WorkerPool, default_workers
-from mlaas4hep_tf.scanner import inspect_files
+from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
+from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.specs import Specs
-from mlaas4hep_tf.streaming.chunks import PerFile, Stream, Target, label_of, resolve_target
+from mlaas4hep_tf.streaming.chunks import Stream
+from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
+from mlaas4hep_tf.streaming.open_files import inspect_files
 from mlaas4hep_tf.streaming.pipeline import DataLayout, PipelineOptions, build_pipeline
 from mlaas4hep_tf.streaming.plan import EntryRange, make_plan, partition, split_sizes
-from mlaas4hep_tf.streaming.skipped import OnBadFile, Skipped, tolerance
+from mlaas4hep_tf.streaming.skipped import Skipped, account
+from mlaas4hep_tf.streaming.targets import PerFile, Target, label_of, resolve_target
 from mlaas4hep_tf.transforms.image import EtaPhiImage
 from mlaas4hep_tf.transforms.normalize import Normalize
 from mlaas4hep_tf.transforms.vector import Preprocessor
@@ -43,6 +43,57 @@ def original_errors(*datasets: RootDataset) -> Iterator[None]:
         if failures:
             raise failures[-1] from error
         raise
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """Labels and weights as the user gives them."""
+
+    labels: PerFile | None
+    weights: PerFile | None
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        return tuple(given for given in (self.labels, self.weights) if isinstance(given, str))
+
+    def check(self, specs: Specs) -> None:
+        """Raise LabelError unless they go with these features."""
+        if self.weights is not None and self.labels is None:
+            raise LabelError("weights go to the loss together with labels: give labels= as well")
+        features = {b.name for b in specs.branches}
+        for name in self.branches:
+            if name in features:
+                raise LabelError(
+                    f"branch {name!r} cannot be label or weight and a feature too: exclude it when scanning"
+                )
+
+    def resolve(self, files: Sequence[RootFile], skipped: Skipped | None) -> tuple[Target | None, Target | None]:
+        failed = tuple(skipped.at_opening) if skipped is not None else ()
+        return (
+            resolve_target("labels", self.labels, files, failed),
+            resolve_target("weights", self.weights, files, failed),
+        )
+
+
+def _check_form(layout: DataLayout, mask: bool, image: EtaPhiImage | None) -> None:
+    """Raise PlanError for a form of the elements that there is not."""
+    if layout not in get_args(DataLayout):
+        raise PlanError(f"layout must be one of {', '.join(map(repr, get_args(DataLayout)))}, not {layout!r}")
+    if (layout == "image") != (image is not None):
+        raise PlanError("layout='image' and image=EtaPhiImage(...) belong together: give both or neither")
+    if layout == "image" and mask:
+        raise PlanError("an image's first channel is its mask: take mask=False")
+    if layout == "ragged" and mask:
+        raise PlanError("layout='ragged' has no padding to mask; take mask=False, or layout='columns'")
+
+
+def _open(
+    files: FileArgument, specs: Specs, targets: tuple[str, ...], worker_pool: WorkerPool, skipped: Skipped | None
+) -> tuple[RootFile, ...]:
+    """Open the files for the features and the branches of labels and weights."""
+    wanted = Selection(tuple(b.name for b in specs.branches) + targets, (), ())
+    known = {f.url: f.entries for f in specs.files}
+    return inspect_files(expand(files, specs.tree or None), wanted, worker_pool, skipped=skipped, known=known)
 
 
 class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no type information
@@ -80,72 +131,49 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         specs: Specs,
         *,
         labels: PerFile | None = None,
-        batch_size: int = 256,
-        chunk_size: int = 100_000,
+        weights: PerFile | None = None,
+        batch_size: int = BATCH_SIZE,
+        chunk_size: int = CHUNK_SIZE,
         shuffle: bool = True,
         seed: int = 0,
         normalize: Normalize | None = "minmax",
         layout: DataLayout = "vector",
         mask: bool = False,
         image: EtaPhiImage | None = None,
-        weights: PerFile | None = None,
-        workers: int | None = None,
-        executor: Executor | None = None,
-        policy: ReadPolicy = DEFAULT_POLICY,
-        cache: CacheFolder = None,
-        on_bad_file: OnBadFile = "raise",
-        max_lost_fraction: float = 0.0,
+        read: ReadOptions = DEFAULT_READ,
     ) -> None:
         """Open the files and plan the reading; no event is read.
+
+        The options, in groups: what is read and what it is worth (`files` to `weights`), order and size of the
+        batches (`batch_size` to `seed`), what the model is given (`normalize` to `image`), and how files are read.
 
         Args:
             files: paths, patterns, folders, lists, URLs (`files.expand`).
             specs: from `scan`; they must belong to these files unless they are `unbound`.
             labels: a number per file, by pattern (first match counts) or as a list, or the name of a branch.
+            weights: like `labels`; given to the loss by Keras.
+
             batch_size: events per batch; the last batch of an epoch may be smaller.
             chunk_size: events mixed at a time; rounded down to whole batches.
             shuffle: mix files and shuffle events.
             seed: of the order.
+
             normalize: ``minmax``, ``standard`` or None (`transforms.normalize`).
             layout: form of the elements.
             mask: deliver the mask.
             image: bins, branches and rule of ``layout="image"``.
-            weights: like `labels`; given to the loss by Keras.
-            workers: reader processes, by default one per core.
-            executor: where to read instead of local processes.
-            policy: deadlines, retries and replicas.
-            cache: folder in which bytes of remote files are kept, for the next epoch and other runs.
-            on_bad_file: ``skip`` goes on without files and blocks that cannot be read (`skipped`), mixing in
-                proportion what is left.  How many batches there are is then not known before they are read.
-            max_lost_fraction: of the events that may be lost so in an epoch; more is an error.
+
+            read: how to read.  With ``on_bad_file="skip"`` what is left is mixed in proportion, `skipped` is the
+                account, and how many batches there are is not known before they are read.
 
         Raises:
             MlaasError: see `errors`; everything that can be known before the first event.
         """
-        if layout not in get_args(DataLayout):
-            raise PlanError(f"layout must be one of {', '.join(map(repr, get_args(DataLayout)))}, not {layout!r}")
-        if (layout == "image") != (image is not None):
-            raise PlanError("layout='image' and image=EtaPhiImage(...) belong together: give both or neither")
-        if layout == "image" and mask:
-            raise PlanError("an image's first channel is its mask: take mask=False")
-        if layout == "ragged" and mask:
-            raise PlanError("layout='ragged' has no padding to mask; take mask=False, or layout='columns'")
-        if weights is not None and labels is None:
-            raise LabelError("weights go to the loss together with labels: give labels= as well")
-        skipped = tolerance(on_bad_file, max_lost_fraction)
-        worker_pool = WorkerPool(default_workers() if workers is None else workers, executor, policy, as_cache(cache))
-        targets = tuple(t for t in (labels, weights) if isinstance(t, str))
-        for name in targets:
-            if name in {b.name for b in specs.branches}:
-                raise LabelError(
-                    f"branch {name!r} cannot be label or weight and a feature too: exclude it when scanning"
-                )
-        wanted = Selection(tuple(b.name for b in specs.branches) + targets, (), ())
-        opened = inspect_files(
-            expand(files, specs.tree or None), wanted, worker_pool,
-            skipped=skipped, known={f.url: f.entries for f in specs.files},
-        )  # fmt: skip
-        failed = tuple(skipped.at_opening) if skipped is not None else ()
+        _check_form(layout, mask, image)
+        given = _Targets(labels, weights)
+        given.check(specs)
+        skipped, worker_pool = account(read), WorkerPool(read)
+        opened = _open(files, specs, given.branches, worker_pool, skipped)
         if skipped is not None:
             skipped.label(partial(label_of, labels))
         specs = specs.resolve(opened[0])
@@ -153,12 +181,10 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         preprocessor = Preprocessor(specs, normalize, image)
         stream = Stream(
             opened, preprocessor.layout, {group: members[0].length for group, members in specs.groups.items()},
-            resolve_target("labels", labels, opened, failed), resolve_target("weights", weights, opened, failed),
-            worker_pool, skipped=skipped, entries=sum(f.num_entries for f in opened),
+            *given.resolve(opened, skipped), worker_pool, skipped=skipped, entries=sum(f.num_entries for f in opened),
         )  # fmt: skip
         options = PipelineOptions(batch_size, chunk_size, shuffle, seed, layout, mask)
-        parts = tuple((EntryRange(n, 0, f.num_entries),) for n, f in enumerate(opened))
-        self._build(stream, preprocessor, options, parts)
+        self._build(stream, preprocessor, options, [(EntryRange(n, 0, f.num_entries),) for n, f in enumerate(opened)])
 
     def _build(
         self,

@@ -18,13 +18,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mlaas4hep_tf.dataset import RootDataset
 from mlaas4hep_tf.errors import ModelError, shorten
 from mlaas4hep_tf.models import check_inputs, wants_mask
 from mlaas4hep_tf.specs import Specs
-from mlaas4hep_tf.transforms.normalize import Normalize
 from mlaas4hep_tf.transforms.pad import sentinel
-from mlaas4hep_tf.transforms.vector import Preprocessor
+from mlaas4hep_tf.transforms.vector import Preprocessor, Trained, preprocessor_of
 
 SPLITS = "_row_splits"
 SCORE = "score"
@@ -102,10 +100,9 @@ def input_name(branch: str) -> str:
 
 def export(
     model: keras.Model,
-    specs: Specs | RootDataset,
+    trained: Preprocessor | Trained,
     path: str | os.PathLike[str],
     *,
-    normalize: Normalize | None = "minmax",
     card: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a SavedModel that takes events as they are in the ROOT files.
@@ -122,45 +119,55 @@ def export(
 
     Args:
         model: a Keras model trained on ``layout="vector"`` or ``layout="image"``.
-        specs: the specs it was trained with, or better the dataset itself, which knows its normalisation and
-            its image.
+        trained: what it was trained with: the `RootDataset`, the `runs.Run`, or a `Preprocessor`.  `Specs` are not
+            enough: they do not know the normalisation.
         path: version folder to make, ``<name>/<version>``, the version an integer.
-        normalize: as in the `RootDataset` it was trained on; with a dataset its own is taken.
         card: more entries of the model card, for example metrics.
 
     Returns:
         The folder.
 
     Raises:
-        ModelError: a folder that exists, is no version, a model whose input is not the vector, or Keras on another
-            backend than TensorFlow.
+        ModelError: specs alone, a folder that exists or is no version, a model whose input is not the vector, or
+            Keras on another backend than TensorFlow.
     """
-    if keras.backend.backend() != "tensorflow":
-        raise ModelError(
-            f"a SavedModel is a TensorFlow graph, and this process runs Keras on {keras.backend.backend()}: save the "
-            "model as .keras, which is the same for every backend, and export with KERAS_BACKEND=tensorflow"
-        )
-    preprocessor = specs.preprocessor if isinstance(specs, RootDataset) else Preprocessor(specs, normalize)
-    target = Path(path)
-    if not target.name.isdigit():
-        raise ModelError(f"TF-Serving loads <name>/<version> with an integer version: {target} ends in {target.name!r}")
-    if target.exists():
-        raise ModelError(f"{target} exists already: a version is never changed; export the next one")
+    preprocessor, target = preprocessor_of(trained), Path(path)
+    _check_backend()
+    _check_version(target)
     check_inputs(model, preprocessor.width, preprocessor.image)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
         folder = Path(scratch) / "model"
-        servable = _Servable(model, preprocessor)
-        tf.saved_model.save(servable, str(folder), signatures=servable.signatures())
-        extra = folder / "assets.extra"
-        extra.mkdir()
-        _write_warmup(extra / "tf_serving_warmup_requests", preprocessor.specs, target.parent.name)
-        content = _card(model, preprocessor, card or {}, target)
-        (extra / "model_card.json").write_text(json.dumps(content, indent=1) + "\n")
+        _write(model, preprocessor, folder, _card(model, preprocessor, card or {}, target))
         folder.chmod(0o755)
         folder.replace(target)
     shutil.copy(target / "assets.extra" / "model_card.json", target.parent / f"{target.name}.model_card.json")
     return target
+
+
+def _check_backend() -> None:
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise ModelError(
+            f"a SavedModel is a TensorFlow graph, and this process runs Keras on {backend}: save the "
+            "model as .keras, which is the same for every backend, and export with KERAS_BACKEND=tensorflow"
+        )
+
+
+def _check_version(target: Path) -> None:
+    if not target.name.isdigit():
+        raise ModelError(f"TF-Serving loads <name>/<version> with an integer version: {target} ends in {target.name!r}")
+    if target.exists():
+        raise ModelError(f"{target} exists already: a version is never changed; export the next one")
+
+
+def _write(model: keras.Model, preprocessor: Preprocessor, folder: Path, card: Mapping[str, Any]) -> None:
+    servable = _Servable(model, preprocessor)
+    tf.saved_model.save(servable, str(folder), signatures=servable.signatures())
+    extra = folder / "assets.extra"
+    extra.mkdir()
+    _write_warmup(extra / "tf_serving_warmup_requests", preprocessor.specs, card["name"])
+    (extra / "model_card.json").write_text(json.dumps(card, indent=1) + "\n")
 
 
 def next_version(base: str | os.PathLike[str]) -> Path:
@@ -182,9 +189,8 @@ def sample_request(specs: Specs, rows: int) -> dict[str, np.ndarray]:
 
 
 def _write_warmup(path: Path, specs: Specs, name: str) -> None:
-    from tensorflow_serving.apis.predict_pb2 import (
-        PredictRequest,
-    )  # here: only export needs it, and it is slow to import
+    # imported here: only export needs them, and they are slow to import
+    from tensorflow_serving.apis.predict_pb2 import PredictRequest
     from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
 
     with tf.io.TFRecordWriter(str(path)) as writer:

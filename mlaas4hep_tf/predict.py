@@ -11,38 +11,32 @@ import keras
 import numpy as np
 
 from mlaas4hep_tf.dataset import RootDataset
-from mlaas4hep_tf.errors import DataWarning
+from mlaas4hep_tf.errors import ConfigError, DataWarning
 from mlaas4hep_tf.io.branches import Selection
-from mlaas4hep_tf.io.cache import CacheFolder, as_cache
 from mlaas4hep_tf.io.files import FileArgument, RootFile
-from mlaas4hep_tf.io.policy import DEFAULT_POLICY, ReadPolicy
-from mlaas4hep_tf.io.workers import WorkerPool, default_workers
+from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
+from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.models import wants_mask
 from mlaas4hep_tf.progress import progress_bar
-from mlaas4hep_tf.scanner import inspect_files
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.streaming.chunks import read_flat
+from mlaas4hep_tf.streaming.open_files import inspect_files
 from mlaas4hep_tf.streaming.plan import EntryRange, blocks
 from mlaas4hep_tf.train import FloatArray, predict_batch
-from mlaas4hep_tf.transforms.image import EtaPhiImage
-from mlaas4hep_tf.transforms.normalize import Normalize
+from mlaas4hep_tf.transforms.vector import Preprocessor, Trained, preprocessor_of
 
-BATCH = 4096
+STEP_EVENTS = 4096  # scored at a time
 WRITE_ENTRIES = 65_536  # rows of one basket of the output
 
 
 def predict_files(
     model: keras.Model,
     files: FileArgument,
-    specs: Specs,
+    trained: Preprocessor | Trained,
     out: str | os.PathLike[str],
     *,
-    normalize: Normalize | None = "minmax",
-    image: EtaPhiImage | None = None,
-    workers: int | None = None,
+    read: ReadOptions = DEFAULT_READ,
     progress: bool = False,
-    policy: ReadPolicy = DEFAULT_POLICY,
-    cache: CacheFolder = None,
 ) -> int:
     """Apply a model to every event of some files, which need not be those it was trained on.
 
@@ -51,38 +45,53 @@ def predict_files(
     (``score_0``, ``score_1`` ... for a model with several outputs).
 
     Args:
-        image: of a model that takes ``layout="image"``.
+        trained: what the model was trained with: the `RootDataset`, the `runs.Run`, or a `Preprocessor`.  `Specs`
+            are not enough: they do not know the normalisation.
+        out: the ROOT file to write.
+        read: how to read.  Every event gets a row, so nothing can be skipped.
+        progress: show a progress bar on a terminal.
 
     Returns:
         The number of events.
 
     Raises:
+        ModelError: specs alone.
+        ConfigError: ``on_bad_file="skip"``.
         MlaasError: files that lack a branch of the specs, or cannot be read.
     """
     from mlaas4hep_tf.io.writer import tree_writer  # here: uproot is needed for writing only
 
-    ds = RootDataset(
-        files, specs.unbound(), batch_size=BATCH, shuffle=False, normalize=normalize, mask=wants_mask(model),
-        layout="vector" if image is None else "image", image=image, workers=workers, policy=policy, cache=cache,
-    )  # fmt: skip
-    worker_pool = WorkerPool(workers or default_workers(), None, policy, as_cache(cache))
+    if read.on_bad_file == "skip":
+        raise ConfigError("prediction gives every event a row, so on_bad_file='skip' has no place there; take 'raise'")
+    ds = _in_order(files, preprocessor_of(trained), masked=wants_mask(model), read=read)
     scores = _Scores(predict_batch(model, x) for x in ds)
     with tree_writer(out, ds.files[0].tree) as tree, progress_bar("predict", ds.entries, "events", progress) as advance:
-        for block, identifiers in _identifiers(ds.files, specs, worker_pool):
-            found = scores.take(len(block))
-            names = ["score"] if found.shape[1] == 1 else [f"score_{i}" for i in range(found.shape[1])]
-            rows: dict[str, np.ndarray] = {
-                "file": np.full(len(block), block.file, np.int32),
-                "entry": np.arange(block.start, block.stop, dtype=np.int64),
-                **identifiers,
-                **{name: found[:, i].astype(np.float32) for i, name in enumerate(names)},
-            }
-            tree.extend(rows)
+        for block, identifiers in _identifiers(ds.files, ds.specs, WorkerPool(read)):
+            tree.extend(_rows(block, identifiers, scores.take(len(block))))
             advance(len(block))
     if ds.truncated:
         cut = ", ".join(f"{count:,} {what}" for what, count in ds.truncated.items())
         warnings.warn(f"lists longer than the model's were cut: {cut}", DataWarning, stacklevel=2)
     return ds.entries
+
+
+def _in_order(files: FileArgument, preprocessor: Preprocessor, *, masked: bool, read: ReadOptions) -> RootDataset:
+    """Every event of any files, as the model takes it."""
+    return RootDataset(
+        files, preprocessor.specs.unbound(), batch_size=STEP_EVENTS, shuffle=False, normalize=preprocessor.normalize,
+        mask=masked, layout="vector" if preprocessor.image is None else "image", image=preprocessor.image, read=read,
+    )  # fmt: skip
+
+
+def _rows(block: EntryRange, identifiers: dict[str, np.ndarray], scores: FloatArray) -> dict[str, np.ndarray]:
+    """The branches of the output for one block of a file."""
+    names = ["score"] if scores.shape[1] == 1 else [f"score_{i}" for i in range(scores.shape[1])]
+    return {
+        "file": np.full(len(block), block.file, np.int32),
+        "entry": np.arange(block.start, block.stop, dtype=np.int64),
+        **identifiers,
+        **{name: scores[:, i].astype(np.float32) for i, name in enumerate(names)},
+    }
 
 
 class _Scores:

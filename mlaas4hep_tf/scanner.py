@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mlaas4hep_tf.errors import DataWarning, InputFileError, ReaderError, TreeError, shorten
+from mlaas4hep_tf.errors import DataWarning, InputFileError, ReaderError, shorten
 from mlaas4hep_tf.io.branches import IDENTIFIERS, BranchInfo, Selected, Selection, check_schema, parse_patterns, select
 from mlaas4hep_tf.io.buffers import keep_freed_memory
-from mlaas4hep_tf.io.cache import CacheFolder, as_cache
-from mlaas4hep_tf.io.files import FileArgument, RootFile, Source, expand
-from mlaas4hep_tf.io.policy import DEFAULT_POLICY, ReadPolicy
-from mlaas4hep_tf.io.workers import WorkerPool, default_workers
+from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
+from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
+from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.progress import progress_bar
 from mlaas4hep_tf.specs import BranchSpec, FileSpec, Specs
+from mlaas4hep_tf.streaming.open_files import inspect_files
 from mlaas4hep_tf.streaming.plan import EntryRange, blocks
-from mlaas4hep_tf.streaming.skipped import OnBadFile, Skipped, SkippedRange, expected_entries, tolerance
+from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange, account
 
 Array = npt.NDArray[Any]
 
@@ -132,65 +130,6 @@ def scan_range(infos: Sequence[BranchInfo], task: tuple[RootFile, EntryRange]) -
     ]  # fmt: skip
 
 
-def inspect_source(selection: Selection, source: Source) -> RootFile:
-    """Runs in a reader process: one opening of a file."""
-    from mlaas4hep_tf.io.inspection import inspect
-
-    return inspect(source, selection)
-
-
-def inspect_files(
-    sources: Sequence[Source], selection: Selection, worker_pool: WorkerPool, progress: bool = False,
-    skipped: Skipped | None = None, known: Mapping[str, int] | None = None,
-) -> tuple[RootFile, ...]:  # fmt: skip
-    """Open all files, several at a time, in the order given; what servers have to list is listed first.
-
-    Args:
-        skipped: where files that cannot be opened are accounted for; None: they are errors.
-        known: entries of files, by URL, as the specs have them.
-    """
-    sources = [source for given in sources for source in _listed(given, worker_pool)]
-    tasks = zip(sources, worker_pool.outcomes(partial(inspect_source, selection), sources), strict=True)
-    found: list[RootFile] = []
-    failed: list[SkippedRange] = []
-    with progress_bar("open", len(sources), "files", progress) as advance:
-        for number, (source, outcome) in enumerate(tasks):
-            try:
-                found.append(outcome.result())
-            except (InputFileError, ReaderError) as error:
-                if skipped is None:
-                    raise
-                failed.append(SkippedRange(source.url, number, 0, 0, str(error), opened=False))
-            advance(1)
-    if skipped is not None:
-        counts = [file.num_entries for file in found]
-        failed = [replace(f, stop=expected_entries(f.file, known or {}, counts)) for f in failed]
-        skipped.open_failed(failed, sum(counts))
-    if not found:
-        raise InputFileError(f"none of the {len(sources)} files can be opened: {failed[0]}")
-    check_distinct(found)
-    check_one_tree(found)
-    return tuple(found)
-
-
-def _listed(source: Source, worker_pool: WorkerPool) -> list[Source]:
-    if not source.listing:
-        return [source]
-    urls = worker_pool.run(list_source, source.url)
-    if not urls:
-        raise InputFileError(f"{source.url} matches no file on its server; check the path")
-    return [replace(source, url=url) for url in urls]
-
-
-def list_source(url: str) -> list[str]:
-    """Runs in a reader process: ask a server for its files."""
-    from mlaas4hep_tf.io.inspection import blame
-    from mlaas4hep_tf.io.remote import list_files
-
-    with blame(url):
-        return list_files(url)
-
-
 def scan(
     files: FileArgument,
     tree: str | None = None,
@@ -198,13 +137,8 @@ def scan(
     branches: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
     identifiers: Iterable[str] = IDENTIFIERS,
-    workers: int | None = None,
-    executor: Executor | None = None,
+    read: ReadOptions = DEFAULT_READ,
     progress: bool = True,
-    policy: ReadPolicy = DEFAULT_POLICY,
-    cache: CacheFolder = None,
-    on_bad_file: OnBadFile = "raise",
-    max_lost_fraction: float = 0.0,
 ) -> Specs:
     """Read all files once and describe every feature branch (pass 1 of the paper, figure 6).
 
@@ -214,13 +148,8 @@ def scan(
         branches: patterns of branches to take; all numeric ones by default.
         exclude: patterns of branches to leave out, for example the truth.
         identifiers: branches that identify an event; never features.
-        workers: reader processes, by default one per core.
-        executor: where to read instead, for example ``dask.distributed.Client(...).get_executor()``.
+        read: how to read; where files and blocks that cannot be read are skipped, a warning has the report.
         progress: show a progress bar on a terminal.
-        policy: deadlines, retries and replicas.
-        cache: folder in which bytes of remote files are kept, for pass 2 and later runs.
-        on_bad_file: ``skip`` goes on without files and blocks that cannot be read, and warns with the report.
-        max_lost_fraction: of the events that may be lost so; more is an error.
 
     Returns:
         Specs of the dataset, the same whatever the number of workers.
@@ -229,8 +158,7 @@ def scan(
         InputFileError, TreeError, BranchError: see `errors`; also where files differ in their schema.
     """
     sources = expand(files, tree)
-    skipped = tolerance(on_bad_file, max_lost_fraction)
-    worker_pool = WorkerPool(default_workers() if workers is None else workers, executor, policy, as_cache(cache))
+    skipped, worker_pool = account(read), WorkerPool(read)
     selection = Selection(parse_patterns(branches), parse_patterns(exclude), tuple(identifiers))
     opened = inspect_files(sources, selection, worker_pool, progress, skipped)
     if not sum(file.num_entries for file in opened):
@@ -259,35 +187,6 @@ def choose(files: Sequence[RootFile], selection: Selection) -> Selected:
         check_schema(chosen.features, file.branches, file.where, files[0].where)
         check_schema(own.features, files[0].branches, files[0].where, file.where)
     return chosen
-
-
-def check_distinct(files: Sequence[RootFile]) -> None:
-    """Raise InputFileError if two names mean one file; a copy of a file is worth a warning."""
-    seen: dict[object, RootFile] = {}
-    for file in files:
-        place = file.source.location if file.source.remote else os.path.realpath(file.source.location)
-        if (place, file.tree) in seen:
-            raise InputFileError(
-                f"a file may be named once only, or its events would be read twice: {file.where} is named again "
-                f"as {file.url!r}; take one of them out"
-            )
-        content = (file.uuid, file.num_entries, file.tree)
-        if file.uuid.strip("0-") and content in seen:
-            warnings.warn(
-                f"{file.where} seems to be a copy of {seen[content].url}: same uuid", DataWarning, stacklevel=3
-            )
-        seen[place, file.tree] = seen[content] = file
-
-
-def check_one_tree(files: Sequence[RootFile]) -> None:
-    """Raise TreeError if files that name no tree have trees of different names."""
-    unnamed = [file for file in files if file.source.tree is None]
-    other = next((file for file in unnamed if file.tree != unnamed[0].tree), None)
-    if other is not None:
-        raise TreeError(
-            f"files have different trees: {unnamed[0].where} but {other.where}; name one with tree= (--tree) "
-            "or as file.root:tree"
-        )
 
 
 def _read_all(

@@ -92,7 +92,7 @@ print(f"AUC test {result.auc:.3f} ± {result.auc_error:.3f}")
 # Scores of every event go to a ROOT file, in the order of the input.
 
 # %%
-predict_files(model, f"{folder}/*.root", short, out / "scores.root")
+predict_files(model, f"{folder}/*.root", ds, out / "scores.root")
 scores = uproot.open(f"{out}/scores.root:Events")
 print(scores.num_entries, "events with", scores.keys())
 

@@ -96,7 +96,7 @@ def test_a_run_on_another_backend(backend, demo_files, demo_specs, tmp_path):
     knows_padding = keras.models.load_model(tmp_path / "run" / "set.keras")
     for name, scores in (("mlp", run.model(x["vector"])), ("set", knows_padding(x))):
         assert np.abs(np.asarray(scores) - np.load(tmp_path / "run" / f"{name}.npy")).max() < 1e-5
-    assert export(run.model, run.specs, tmp_path / "models" / "1").is_dir()
+    assert export(run.model, run, tmp_path / "models" / "1").is_dir()
 
 
 def test_a_loop_in_plain_pytorch(demo_files, demo_specs, tmp_path):

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import uproot
 
+import mlaas4hep_tf
 from mlaas4hep_tf.cli import main
 
+COMMANDS = ["scan", "train", "evaluate", "predict", "export", "bench"]
 PROGRAM = str(Path(sys.executable).with_name("mlaas4hep-tf"))
 
 
@@ -225,6 +227,64 @@ def test_debug_shows_the_traceback(work, args):
     assert "no such file" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["scan", "train", "evaluate", "predict", "export", "bench"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example(command):
     assert f"Example: mlaas4hep-tf {command}" in " ".join(cli(command, "--help").stdout.split())
+
+
+LOOK = """
+import sys
+from mlaas4hep_tf.cli import main
+sys.argv = ["mlaas4hep-tf", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+heavy = {"tensorflow", "keras", "numpy", "uproot", "awkward", "scipy", "matplotlib", "loky"}
+print("imported:", sorted(heavy & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize(
+    "args", [["--version"], ["--help"], *([command, "--help"] for command in COMMANDS)], ids=" ".join
+)
+def test_help_and_version_import_nothing_heavy(args):
+    done = subprocess.run([sys.executable, "-c", LOOK, *args], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "imported: []"
+    assert len(done.stdout.splitlines()) > 1
+
+
+def test_version():
+    assert cli("--version").stdout == f"mlaas4hep-tf {mlaas4hep_tf.__version__}\n"
+
+
+def test_options_stand_in_groups():
+    said = cli("train", "--help").stdout
+    panels = [said.index(f"─ {panel} ─") for panel in ("Data", "Training", "Reading", "Output")]
+    assert panels == sorted(panels)
+    reading = said[panels[2] : panels[3]]
+    for option in (
+        "workers",
+        "redirector",
+        "cache",
+        "replica",
+        "timeout",
+        "retries",
+        "on-bad-file",
+        "max-lost-fraction",
+    ):
+        assert f"--{option} " in reading
+
+
+def test_labels_in_a_branch_of_one_of_two_trees(tmp_path):
+    x = np.random.default_rng(0).normal(size=200).astype("f4")
+    with uproot.recreate(tmp_path / "two.root") as file:
+        for name, label in (("wanted", (x > 0).astype("i4")), ("other", np.full(200, 7, "i4"))):
+            file.mktree(name, {"x": "f4", "y": "i4"})
+            file[name].extend({"x": x, "y": label})
+    cli("train", "two.root", "--tree", "wanted", "--labels", "y", "--epochs", "1", "--out", "run", cwd=tmp_path)
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert sum(part["events"] for part in metrics["parts"].values()) == 200
+    assert json.loads((tmp_path / "run/config.json").read_text())["batch_size"] == 256
+    wrong = cli("train", "two.root", "--tree", "other", "--labels", "y", "--out", "bad", cwd=tmp_path, check=False)
+    assert "label branch 'y' must hold 0 for background and 1 for signal; it holds 7" in wrong.stderr

@@ -19,7 +19,7 @@ import tensorflow as tf
 import uproot
 from helpers import probe
 
-from mlaas4hep_tf import RootDataset, scan
+from mlaas4hep_tf import ReadOptions, RootDataset, scan
 from mlaas4hep_tf.errors import (
     BranchError,
     DataWarning,
@@ -65,7 +65,7 @@ def plain(files, specs, **options):
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_every_event_exactly_once(tmp_path, sizes, chunk, batch, shuffle):
     files = write_files(tmp_path, sizes, basket=100)
-    ds = plain(files, quiet(files), chunk_size=chunk, batch_size=batch, shuffle=shuffle, workers=2)
+    ds = plain(files, quiet(files), chunk_size=chunk, batch_size=batch, shuffle=shuffle, read=ReadOptions(workers=2))
     total = sum(sizes)
     assert ds.cardinality() == len(list(ds)) == -(-total // batch)
     delivered = ids(ds)
@@ -76,7 +76,7 @@ def test_every_event_exactly_once(tmp_path, sizes, chunk, batch, shuffle):
 
 def test_more_files_than_events_in_a_chunk(tmp_path):
     files = write_files(tmp_path, [2] * 1500, groups={})
-    ds = plain(files, quiet(files), chunk_size=1000, batch_size=100, workers=2)
+    ds = plain(files, quiet(files), chunk_size=1000, batch_size=100, read=ReadOptions(workers=2))
     assert sorted(ids(ds)) == list(range(3000))
 
 
@@ -96,7 +96,9 @@ def test_the_order_depends_on_the_seed_and_not_on_the_workers(tmp_path):
     files = write_files(tmp_path, [500, 300, 200], basket=50)
     specs = quiet(files)
     options = {"chunk_size": 250, "batch_size": 50}
-    one, two, other = (plain(files, specs, seed=s, workers=w, **options) for s, w in ((3, 1), (3, 2), (4, 2)))
+    one, two, other = (
+        plain(files, specs, seed=s, read=ReadOptions(workers=w), **options) for s, w in ((3, 1), (3, 2), (4, 2))
+    )
     first = ids(one)
     assert first == ids(two)
     assert first != ids(other)
@@ -335,7 +337,6 @@ def test_labels_and_weights(tmp_path):
         ({"normalize": "max"}, PlanError, "normalize must be"),
         ({"layout": "matrix"}, PlanError, "layout must be"),
         ({"layout": "ragged", "mask": True}, PlanError, "no padding to mask"),
-        ({"workers": 0}, PlanError, "workers must be at least 1"),
     ],
 )
 def test_options_that_make_no_sense(tmp_path, options, error, says):
@@ -403,16 +404,16 @@ def test_specs_of_the_paper_apply(tmp_path):
 
 def test_reader_processes_never_import_tensorflow(tmp_path):
     files = write_files(tmp_path, [100])
-    list(plain(files, quiet(files), workers=1))
-    modules = WorkerPool(1).run(probe.loaded_modules)
+    list(plain(files, quiet(files), read=ReadOptions(workers=1)))
+    modules = WorkerPool(ReadOptions(workers=1)).run(probe.loaded_modules)
     assert "uproot" in modules
     assert not [m for m in modules if m.split(".")[0] in ("tensorflow", "keras")]
 
 
 def test_a_killed_reader_is_replaced_and_its_work_redone(tmp_path):
     files = write_files(tmp_path, [4000] * 5, basket=50)
-    ds = plain(files, quiet(files), workers=2, batch_size=100, chunk_size=1000)
-    worker_pool = WorkerPool(2)
+    ds = plain(files, quiet(files), read=ReadOptions(workers=2), batch_size=100, chunk_size=1000)
+    worker_pool = WorkerPool(ReadOptions(workers=2))
     stop = threading.Event()
     killed = []
 
@@ -441,9 +442,9 @@ def test_user_executors_fit(tmp_path):
 
     files = write_files(tmp_path, [100, 50])
     with ThreadPoolExecutor(2) as executor:
-        specs = scan(files, executor=executor, progress=False)
+        specs = scan(files, read=ReadOptions(executor=executor), progress=False)
         assert specs == quiet(files)
-        assert sorted(ids(plain(files, specs, executor=executor))) == list(range(150))
+        assert sorted(ids(plain(files, specs, read=ReadOptions(executor=executor)))) == list(range(150))
 
 
 def test_readers_find_files_after_a_change_of_folder(tmp_path, monkeypatch):
@@ -549,8 +550,8 @@ def test_many_files_are_not_open_at_once(tmp_path):
     watcher = threading.Thread(target=look)
     watcher.start()
     try:
-        specs = scan(files, branches="x,id", progress=False, workers=2)
-        assert sum(len(batch) for batch in RootDataset(files, specs, workers=2)) == 90 * 20
+        specs = scan(files, branches="x,id", progress=False, read=ReadOptions(workers=2))
+        assert sum(len(batch) for batch in RootDataset(files, specs, read=ReadOptions(workers=2))) == 90 * 20
     finally:
         done.set()
         watcher.join()
@@ -559,7 +560,7 @@ def test_many_files_are_not_open_at_once(tmp_path):
 
 
 def read_all(files, specs):
-    return sum(len(batch) for batch in RootDataset(files, specs, workers=1))
+    return sum(len(batch) for batch in RootDataset(files, specs, read=ReadOptions(workers=1)))
 
 
 def test_a_process_of_multiprocessing_ends_with_its_work(tmp_path):

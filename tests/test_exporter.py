@@ -16,6 +16,7 @@ from mlaas4hep_tf.exporter import next_version, sample_request
 from mlaas4hep_tf.models import build
 from mlaas4hep_tf.testing import write_tree
 from mlaas4hep_tf.train import predict_batch
+from mlaas4hep_tf.transforms.vector import Preprocessor
 
 
 @pytest.fixture(scope="module", params=["mlp", "set"])
@@ -146,7 +147,7 @@ def test_missing_values_and_odd_names(tmp_path):
         warnings.simplefilter("ignore", DataWarning)
         specs = scan(path, exclude="nObj", progress=False)
     model = build("mlp", specs)
-    folder = export(model, specs, tmp_path / "odd" / "7")
+    folder = export(model, Preprocessor(specs, "minmax"), tmp_path / "odd" / "7")
     request = {
         "met_x": tf.constant([2, np.nan, np.inf, 4.0]),
         "Obj_a": tf.constant([[np.nan, np.nan], [5, -np.inf], [7, np.nan], [9, np.nan]], tf.float32),
@@ -163,7 +164,7 @@ def test_input_names_that_collide(tmp_path):
     path = write_tree(tmp_path / "t.root", {"a.b": np.arange(4, dtype="f4"), "a_b": np.arange(4, dtype="f4")})
     specs = scan(path, progress=False)
     with pytest.raises(ModelError, match="several branches would have the same input name a_b"):
-        export(build("mlp", specs), specs, tmp_path / "m" / "1")
+        export(build("mlp", specs), Preprocessor(specs, None), tmp_path / "m" / "1")
 
 
 def test_the_sample_request_has_every_branch(demo_specs):
@@ -179,4 +180,19 @@ def test_a_session_restores_the_weights_as_tf_serving_does(exported):
         signature = tf.compat.v1.saved_model.load(session, ["serve"], str(path)).signature_def["serving_default"]
         feeds = {signature.inputs[name].name: values for name, values in request.items()}
         served = session.run(signature.outputs["score"].name, feeds)
+    assert np.abs(served - trained_scores(model, ds)).max() < 1e-6
+
+
+def test_specs_alone_do_not_say_how_values_were_normalised(exported, tmp_path):
+    model, ds, _, _ = exported
+    with pytest.raises(ModelError, match=r"Specs does not say how values were normalised: give the dataset, the run"):
+        export(model, ds.specs, tmp_path / "m" / "1")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_preprocessor_says_it_as_the_dataset_does(exported, tmp_path):
+    model, ds, _, _ = exported
+    path = export(model, Preprocessor(ds.specs, "standard"), tmp_path / "m" / "1")
+    request = {name: tf.constant(values) for name, values in padded(raw_events(ds), ds.specs).items()}
+    served = tf.saved_model.load(str(path)).signatures["serving_default"](**request)["score"].numpy()
     assert np.abs(served - trained_scores(model, ds)).max() < 1e-6

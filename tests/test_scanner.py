@@ -10,7 +10,7 @@ import uproot
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlaas4hep_tf import MlaasError, Specs, scan
+from mlaas4hep_tf import MlaasError, ReadOptions, Specs, scan
 from mlaas4hep_tf.errors import BranchError, DataWarning, InputFileError, PlanError, SpecsError
 from mlaas4hep_tf.scanner import NOTHING, statistics
 from mlaas4hep_tf.testing import make_events, write_files, write_tree
@@ -86,7 +86,7 @@ def test_column_names_as_in_the_paper(demo_specs):
 
 def test_the_same_specs_whatever_the_workers(tmp_path):
     files = write_files(tmp_path, [1000, 3, 0, 500], basket=100)
-    assert quiet(files, workers=1) == quiet(files, workers=2)
+    assert quiet(files, read=ReadOptions(workers=1)) == quiet(files, read=ReadOptions(workers=2))
 
 
 def test_rules_for_values_that_are_no_numbers(tmp_path):

@@ -16,9 +16,9 @@ from typing import Any
 
 import psutil
 
-from mlaas4hep_tf.io.cache import CacheFolder, as_cache
 from mlaas4hep_tf.io.files import FileArgument, RootFile
-from mlaas4hep_tf.io.policy import DEFAULT_POLICY, ReadPolicy
+from mlaas4hep_tf.io.policy import ReadPolicy
+from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.io.workers import WorkerPool, default_workers
 from mlaas4hep_tf.scanner import scan
 from mlaas4hep_tf.specs import Specs
@@ -26,6 +26,7 @@ from mlaas4hep_tf.streaming.plan import EntryRange, blocks
 
 SLICE = 2_000  # events on which the paper's algorithm is timed: it is that slow
 LIMIT_ENTRIES = 16_384
+LARGE, SMALL = 1024, 100  # sizes of batches that are compared; the names below have them
 ROUNDS = 3
 A_DAY_S = 86_400.0
 RATIOS = (
@@ -59,7 +60,7 @@ class Bench:
 
 def run_bench(
     files: FileArgument, tree: str | None = None, *, exclude: Sequence[str] = (), rounds: int = ROUNDS,
-    tell: Callable[[str], None] = lambda _: None, policy: ReadPolicy = DEFAULT_POLICY, cache: CacheFolder = None,
+    tell: Callable[[str], None] = lambda _: None, read: ReadOptions = DEFAULT_READ,
 ) -> Bench:  # fmt: skip
     """Time every way in turn, `rounds` times after a warm-up.
 
@@ -72,35 +73,39 @@ def run_bench(
     Every dataset and process pool is made before the clock starts; opening files counts for `scan` and
     `uproot_iterate`.  ``user_pipeline`` is left out for remote files: XRootD and TensorFlow cannot share a process.
     """
-    worker_pool = WorkerPool(default_workers(), None, policy, as_cache(cache))
-    scan_all = partial(scan, files, tree, exclude=exclude, progress=False, policy=policy, cache=cache)
+    scan_all = partial(scan, files, tree, exclude=exclude, progress=False, read=read)
     specs = scan_all()
     from mlaas4hep_tf.dataset import RootDataset  # TensorFlow, and only now: scan needs none
 
     labels = [number % 2 for number in range(len(specs.files))]
-    datasets = {
-        size: RootDataset(files, specs, labels=labels, batch_size=size, policy=policy, cache=cache)
-        for size in (1024, 100)
-    }
-    opened = datasets[1024].files
+    datasets = {size: RootDataset(files, specs, labels=labels, batch_size=size, read=read) for size in (LARGE, SMALL)}
+    opened = datasets[LARGE].files
     ways: dict[str, Callable[[], float]] = {
-        **_plain_ways(opened, specs, worker_pool),
+        **_plain_ways(opened, specs, WorkerPool(read)),
         "scan": lambda: _timed(lambda: scan_all().entries),
-        "dataset_1024": lambda: _timed(lambda: _drain(datasets[1024])),
-        "dataset_100": lambda: _timed(lambda: _drain(datasets[100])),
-        "fit_1024": _fit_way(datasets[1024], specs),
+        "dataset_1024": lambda: _timed(lambda: _drain(datasets[LARGE])),
+        "dataset_100": lambda: _timed(lambda: _drain(datasets[SMALL])),
+        "fit_1024": _fit_way(datasets[LARGE], specs),
     }
+    rates = _in_turn(ways, rounds, tell)
+    tell("dataset_1024, once more for its memory")  # not while the clock runs: looking takes time
+    with PeakMemory() as memory:
+        _drain(datasets[LARGE])
+    size = sum(int(f.index.sizes.sum()) for f in opened) / specs.entries
+    return Bench(rates, size, memory.peak / 1e6)
+
+
+def _in_turn(
+    ways: Mapping[str, Callable[[], float]], rounds: int, tell: Callable[[str], None]
+) -> dict[str, list[float]]:
+    """Events per second of each way in each round; the warm-up before them does not count."""
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for number, (name, way) in itertools.product(range(rounds + 1), ways.items()):
         tell(f"{name}, round {number}" if number else f"{name}, warm-up")
         rate = way()
         if number:
             rates[name].append(rate)
-    tell("dataset_1024, once more for its memory")  # not while the clock runs: looking takes time
-    with PeakMemory() as memory:
-        _drain(datasets[1024])
-    size = sum(int(f.index.sizes.sum()) for f in opened) / specs.entries
-    return Bench(rates, size, memory.peak / 1e6)
+    return rates
 
 
 def environment() -> str:
@@ -122,7 +127,7 @@ def _drain(ds: Any) -> int:
 def _plain_ways(files: Sequence[RootFile], specs: Specs, worker_pool: WorkerPool) -> dict[str, Callable[[], float]]:
     names = [b.name for b in specs.branches]
     paths = [f"{f.source.location}:{f.tree}" for f in files]
-    alone = WorkerPool(1, policy=ReadPolicy(work_timeout_s=A_DAY_S))  # for a whole pass at a time
+    alone = WorkerPool(ReadOptions(workers=1, policy=ReadPolicy(work_timeout_s=A_DAY_S)))  # for a whole pass at a time
     ways: dict[str, Callable[[], float]] = {}
     largest = max(files, key=lambda f: f.num_entries)
     for part in ("paper_scan", "paper_chunk"):
@@ -161,7 +166,7 @@ def _user_way(paths: Sequence[str], specs: Specs) -> Callable[[], float]:
 
     lengths = {b.name: 0 if b.kind == "flat" else b.length for b in specs.branches}
     offset, scale = constants(specs, "minmax")
-    ds = user.dataset(paths, lengths, offset, scale, 1024, LIMIT_ENTRIES, width=len(specs.vector_names))
+    ds = user.dataset(paths, lengths, offset, scale, LARGE, LIMIT_ENTRIES, width=len(specs.vector_names))
     return lambda: _timed(lambda: sum(int(x.shape[0]) for x in ds))
 
 

@@ -24,10 +24,11 @@ from typing import Any, TypeVar
 
 from loky.process_executor import ProcessPoolExecutor, ShutdownExecutorError, TerminatedWorkerError
 
-from mlaas4hep_tf.errors import InputFileError, PlanError, ReaderError
+from mlaas4hep_tf.errors import InputFileError, ReaderError
 from mlaas4hep_tf.io import buffers
-from mlaas4hep_tf.io.cache import Cache
-from mlaas4hep_tf.io.policy import DEFAULT_POLICY, Conditions, ReadPolicy, credentials, perform
+from mlaas4hep_tf.io.cache import as_cache
+from mlaas4hep_tf.io.policy import Conditions, credentials, perform
+from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -50,32 +51,27 @@ class WorkerPool:
     """Runs functions elsewhere, in order, a bounded number of them ahead.
 
     Attributes:
-        workers: number of processes that work at the same time.
-        executor: the user's executor; None for local processes.
-        policy: deadlines, retries and replicas.
-        cache: where remote bytes are kept, if anywhere.
+        read: how many processes or whose executor, deadlines, retries, replicas and cache.
     """
 
-    workers: int
-    executor: Executor | None = None
-    policy: ReadPolicy = DEFAULT_POLICY
-    cache: Cache | None = None
+    read: ReadOptions = DEFAULT_READ
 
-    def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise PlanError(f"workers must be at least 1, not {self.workers}")
+    @property
+    def workers(self) -> int:
+        """Number of processes that work at the same time."""
+        return default_workers() if self.read.workers is None else self.read.workers
 
     @property
     def shares_memory(self) -> bool:
         """Whether readers can write into this process's buffers."""
-        return self.executor is None and buffers.supported()
+        return self.read.executor is None and buffers.supported()
 
     def submit(self, function: Callable[..., R], *args: Any) -> Future[R]:
         """Have a piece of work done; what fails and may pass is tried again.
 
         The future raises what the function raises; ReaderError where reader processes died or hung over it.
         """
-        given = Conditions(self.policy, self.cache, 0, credentials(os.environ))
+        given = Conditions(self.read.policy, as_cache(self.read.cache), 0, credentials(os.environ))
         return _dispatchers.get(self).submit(given, function, *args)
 
     def run(self, function: Callable[..., R], *args: Any) -> R:
@@ -231,10 +227,10 @@ class _Dispatchers:
 
     def get(self, worker_pool: WorkerPool) -> _Dispatcher:
         # XRootD takes its time limit when a process uses it first
-        key = (worker_pool.workers, worker_pool.executor, worker_pool.policy.request_timeout_s)
+        key = (worker_pool.workers, worker_pool.read.executor, worker_pool.read.policy.request_timeout_s)
         with self._lock:
             if key not in self._dispatchers:
-                self._dispatchers[key] = _Dispatcher(worker_pool.workers, worker_pool.executor)
+                self._dispatchers[key] = _Dispatcher(worker_pool.workers, worker_pool.read.executor)
             return self._dispatchers[key]
 
     def close(self) -> None:

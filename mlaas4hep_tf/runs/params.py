@@ -11,6 +11,7 @@ from typing import Any
 
 from mlaas4hep_tf.errors import ConfigError
 from mlaas4hep_tf.io.branches import IDENTIFIERS, parse_patterns
+from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
 
 DEAD = {
     "split": "the paper's programs read it and never use it: the split is 64/16/20; use --split",
@@ -44,9 +45,9 @@ class PaperParams:
     branches: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     redirector: str = ""
-    chunk_size: int = 100_000
+    chunk_size: int = CHUNK_SIZE
     epochs: int = 5
-    batch_size: int = 100
+    batch_size: int = BATCH_SIZE
     dead: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod

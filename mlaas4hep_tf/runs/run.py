@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from time import strftime
@@ -16,16 +16,17 @@ import keras
 
 from mlaas4hep_tf.dataset import Mixing, RootDataset
 from mlaas4hep_tf.errors import ConfigError, DataWarning, LabelError
-from mlaas4hep_tf.io.policy import DEFAULT_POLICY, ReadPolicy
+from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.models import build, wants_mask
 from mlaas4hep_tf.runs.importance import permutation_importance
 from mlaas4hep_tf.runs.report import write_report
 from mlaas4hep_tf.scanner import scan
 from mlaas4hep_tf.specs import Specs
-from mlaas4hep_tf.streaming.chunks import PerFile
-from mlaas4hep_tf.streaming.skipped import OnBadFile
+from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
+from mlaas4hep_tf.streaming.targets import PerFile
 from mlaas4hep_tf.train import Evaluation, Fit, check_binary, evaluate, fit, over_training
 from mlaas4hep_tf.transforms.normalize import Normalize
+from mlaas4hep_tf.transforms.vector import Preprocessor
 
 PARTS = ("train", "validation", "test")
 
@@ -38,12 +39,11 @@ class RunConfig:
         files: input files as the user named them.
         labels, weights: as for `RootDataset`.
         model: as for `models.build`.
-        epochs, batch_size, split: as in the paper: 5, 100, and 64/16/20 %.
+        epochs, split: as in the paper: 5, and 64/16/20 %.
         seed: of weights, split and order.
-        normalize, chunk_size, workers: as for `RootDataset`.
+        batch_size, normalize, chunk_size, read: as for `RootDataset`; the executor is not kept in the run folder.
         patience: epochs without a better validation loss after which training stops; None: never.
         max_events: use so many events of the data; None: all.
-        policy, cache, on_bad_file, max_lost_fraction: as for `RootDataset`.
         mixing: law by which the training part is mixed (`RootDataset.mixed`).
         balanced: weigh classes in training so that each has the same total weight.
     """
@@ -52,21 +52,17 @@ class RunConfig:
     labels: PerFile
     model: str = "mlp"
     epochs: int = 5
-    batch_size: int = 100
+    batch_size: int = BATCH_SIZE
     split: tuple[float, ...] = (0.64, 0.16, 0.20)
     seed: int = 0
     normalize: Normalize | None = "minmax"
-    chunk_size: int = 100_000
+    chunk_size: int = CHUNK_SIZE
     weights: PerFile | None = None
-    workers: int | None = None
     patience: int | None = None
     max_events: int | None = None
-    policy: ReadPolicy = DEFAULT_POLICY
-    cache: str | None = None
-    on_bad_file: OnBadFile = "raise"
-    max_lost_fraction: float = 0.0
     mixing: Mixing = "proportional"
     balanced: bool = False
+    read: ReadOptions = DEFAULT_READ
 
     def __post_init__(self) -> None:
         if len(self.split) != len(PARTS):
@@ -83,11 +79,26 @@ class RunConfig:
     def dataset(self, specs: Specs, *, mask: bool) -> RootDataset:
         ds = RootDataset(
             self.files, specs, labels=self.labels, weights=self.weights, batch_size=self.batch_size,
-            chunk_size=self.chunk_size, seed=self.seed, normalize=self.normalize, mask=mask,
-            workers=self.workers, policy=self.policy, cache=self.cache, on_bad_file=self.on_bad_file,
-            max_lost_fraction=self.max_lost_fraction,
+            chunk_size=self.chunk_size, seed=self.seed, normalize=self.normalize, mask=mask, read=self.read,
         )  # fmt: skip
         return ds.sample(self.max_events) if self.max_events and self.max_events < ds.entries else ds
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``config.json``, where the options of reading stand beside the others."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "read"}
+        return own | self.read.to_json()
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> RunConfig:
+        """What `to_json` wrote.
+
+        Raises:
+            TypeError: keys that are missing or unknown.
+        """
+        reading = {f.name for f in fields(ReadOptions)} & set(content)
+        own: dict[str, Any] = {name: value for name, value in content.items() if name not in reading}
+        own |= {name: tuple(own[name]) for name in ("files", "split") if name in own}
+        return RunConfig(**own, read=ReadOptions.from_json({name: content[name] for name in reading}))
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,11 @@ class Run:
     config: RunConfig
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def preprocessor(self) -> Preprocessor:
+        """What the model's input was made with."""
+        return Preprocessor(self.specs, self.config.normalize)
+
     @staticmethod
     def load(folder: str | os.PathLike[str]) -> Run:
         """Read a run folder.
@@ -109,14 +125,12 @@ class Run:
         """
         path = Path(folder)
         try:
-            content = json.loads((path / "config.json").read_text())
+            config = RunConfig.from_json(json.loads((path / "config.json").read_text()))
             metrics = json.loads((path / "metrics.json").read_text())
             model = keras.models.load_model(path / "model.keras")
         except (OSError, ValueError, TypeError) as error:
             raise ConfigError(f"{path} holds no complete run: {error}; make one with `mlaas4hep-tf train`") from error
-        fields: dict[str, Any] = {k: tuple(v) if k in ("files", "split") else v for k, v in content.items()}
-        fields["policy"] = ReadPolicy(**content.get("policy", {}))
-        return Run(path, model, Specs.load(path / "specs.json"), RunConfig(**fields), metrics)
+        return Run(path, model, Specs.load(path / "specs.json"), config, metrics)
 
 
 def train_run(
@@ -134,20 +148,10 @@ def train_run(
     keras.utils.set_random_seed(config.seed)
     model = build(config.model, specs)
     ds = config.dataset(specs, mask=wants_mask(model))
-    composition = ds.composition()
-    check_binary(list(composition))
-    if isinstance(config.labels, str):
-        _check_label_branch(config)
-    if len(composition) == 1:
-        raise LabelError(
-            f"training needs events of two classes; all {ds.entries} events have label {next(iter(composition)):g}"
-        )
+    _check_labels(config, ds)
     parts = dict(zip(PARTS, ds.split(*config.split), strict=True))
     mixed = parts["train"].mixed(config.mixing)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").unlink(missing_ok=True)  # a run without them is not complete
-    ds.specs.save(folder / "specs.json")
-    (folder / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
+    _begin(folder, config, ds.specs)
     done = fit(
         model, mixed, parts["validation"], epochs=config.epochs, out=folder,
         patience=config.patience, class_weights="balanced" if config.balanced else None, verbose=verbose,
@@ -160,20 +164,39 @@ def train_run(
     return Run(folder, model, ds.specs, config, metrics)
 
 
-def evaluate_run(run: Run, files: tuple[str, ...] = (), labels: PerFile | None = None) -> dict[str, Evaluation]:
-    """Evaluate a run again: on the three parts of its own data, or on all events of other files."""
+def _begin(folder: Path, config: RunConfig, specs: Specs) -> None:
+    """Write what is known before training; without metrics a run is not complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").unlink(missing_ok=True)
+    specs.save(folder / "specs.json")
+    (folder / "config.json").write_text(json.dumps(config.to_json(), indent=1) + "\n")
+
+
+def evaluate_run(
+    run: Run, files: tuple[str, ...] = (), labels: PerFile | None = None, *, read: ReadOptions | None = None
+) -> dict[str, Evaluation]:
+    """Evaluate a run again: on the three parts of its own data, or on all events of other files.
+
+    Args:
+        labels: of the other files; by default those of the run.
+        read: how to read; by default as the run did.
+
+    Raises:
+        ConfigError: files of its own that are not those it was trained on.
+    """
     mask = wants_mask(run.model)
+    config = replace(run.config, read=read or run.config.read)
     if files:
-        config = replace(run.config, files=files, labels=labels or run.config.labels, max_events=None)
+        config = replace(config, files=files, labels=labels or config.labels, max_events=None)
         ds = config.dataset(run.specs.unbound(), mask=mask)
         return {"files": evaluate(run.model, ds)}
-    ds = run.config.dataset(run.specs, mask=mask)
+    ds = config.dataset(run.specs, mask=mask)
     if _identity(ds) != run.metrics["files"]:
         raise ConfigError(
             f"the files of {run.folder} are not those it was trained on, so its test part cannot be found again: "
             f"there are {len(ds.files)} now, {len(run.metrics['files'])} then; name files to evaluate them as a whole"
         )
-    parts = ds.split(*run.config.split)
+    parts = ds.split(*config.split)
     return {name: evaluate(run.model, part) for name, part in zip(PARTS, parts, strict=True)}
 
 
@@ -186,11 +209,25 @@ def _identity(ds: RootDataset) -> list[list[Any]]:
     return [[file.uuid, file.num_entries] for file in ds.files]
 
 
-def _check_label_branch(config: RunConfig) -> None:
-    """Hold the values of a label branch to 0 and 1 before training, not after it."""
+def _check_labels(config: RunConfig, ds: RootDataset) -> None:
+    """Raise LabelError before training, not after it, unless there are two classes, 0 and 1."""
+    composition = ds.composition()
+    check_binary(list(composition))
+    if isinstance(config.labels, str):
+        _check_label_branch(config, ds.specs.tree)
+    if len(composition) == 1:
+        raise LabelError(
+            f"training needs events of two classes; all {ds.entries} events have label {next(iter(composition)):g}"
+        )
+
+
+def _check_label_branch(config: RunConfig, tree: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
-        (label,) = scan(config.files, branches=[str(config.labels)], identifiers=(), progress=False).branches
+        scanned = scan(
+            config.files, tree, branches=[str(config.labels)], identifiers=(), read=config.read, progress=False
+        )
+    (label,) = scanned.branches
     if (label.min, label.max) != (0, 1) or label.nan:
         raise LabelError(
             f"label branch {label.name!r} must hold 0 for background and 1 for signal; it holds "

@@ -11,95 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlaas4hep_tf.errors import BranchError, InputFileError, LabelError, ReaderError, near_misses, shorten
+from mlaas4hep_tf.errors import InputFileError, LabelError, ReaderError
 from mlaas4hep_tf.io.branches import Layout
 from mlaas4hep_tf.io.buffers import ArrayPool, ArraySpec, BufferPool, BufferRef, keep_freed_memory
-from mlaas4hep_tf.io.files import RootFile, matches
+from mlaas4hep_tf.io.files import RootFile
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.streaming.plan import EntryRange, Plan, apportion, chunk_quotas
 from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange
+from mlaas4hep_tf.streaming.targets import Target
 
-PerFile = Mapping[str, float] | Sequence[float] | str
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Target:
-    """Labels or weights: one number per file, or a branch.
-
-    Attributes:
-        per_file: a number for each file, or empty.
-        branch: name of the branch that has it per event, or empty.
-    """
-
-    per_file: tuple[float, ...] = ()
-    branch: str = ""
-
-
-def resolve_target(
-    what: str, given: PerFile | None, files: Sequence[RootFile], failed: Sequence[SkippedRange] = ()
-) -> Target | None:
-    """Labels or weights as the user gave them -> a number per file or a flat branch.
-
-    Args:
-        failed: files that could not be opened; a list has a number for them too, and a pattern may match no other.
-
-    Raises:
-        LabelError: patterns that match no file, files that no pattern matches, or a list of another length.
-        BranchError: no such flat branch.
-    """
-    if given is None:
-        return None
-    if isinstance(given, str):
-        return Target(branch=_flat_branch(what, given, files))
-    if isinstance(given, Mapping):
-        return Target(tuple(_by_pattern(what, given, files, failed)))
-    values = [float(v) for v in given]
-    count = len(files) + len(failed)
-    if len(values) != count:
-        raise LabelError(f"a list of {what} needs one number per file: {len(values)} for {count} files")
-    gone = {lost.number for lost in failed}
-    return Target(tuple(value for number, value in enumerate(values) if number not in gone))
-
-
-def label_of(labels: PerFile | None, lost: SkippedRange) -> float | None:
-    """The label of a file that could not be opened, where labels are given per file."""
-    if isinstance(labels, Mapping):
-        return next((float(value) for pattern, value in labels.items() if matches(lost.file, pattern)), None)
-    return None if labels is None or isinstance(labels, str) else float(labels[lost.number])
-
-
-def _by_pattern(
-    what: str, patterns: Mapping[str, float], files: Sequence[RootFile], failed: Sequence[SkippedRange]
-) -> Iterator[float]:
-    used = Counter[str]()
-    for file in files:
-        pattern = next((p for p in patterns if matches(file.url, p)), None)
-        if pattern is None:
-            raise LabelError(
-                f"no pattern of {what} matches file {file.url}: there are {shorten(map(repr, patterns))}; "
-                "add one, for example '*'"
-            )
-        used[pattern] += 1
-        yield float(patterns[pattern])
-    urls = [*(f.url for f in files), *(lost.file for lost in failed)]
-    idle = [p for p in patterns if not used[p] and not any(matches(url, p) for url in urls)]
-    if idle:
-        raise LabelError(
-            f"pattern {idle[0]!r} of {what} matches none of the {len(files)} files "
-            f"({shorten((f.url for f in files), 3)}); correct it or take it out"
-        )
-
-
-def _flat_branch(what: str, name: str, files: Sequence[RootFile]) -> str:
-    for file in files:
-        info = next((b for b in file.branches if b.name == name), None)
-        if info is None:
-            close = near_misses(name, [b.name for b in file.branches])
-            raise BranchError(f"no branch {name!r}{close} for the {what} in {file.where}")
-        if info.kind != "flat":
-            raise BranchError(f"{what} need one number per event: {name!r} is {info.kind} in {file.where}")
-    return name
 
 
 @dataclass(frozen=True)

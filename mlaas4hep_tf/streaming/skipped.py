@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
-from mlaas4hep_tf.errors import ConfigError, LostDataError
-
-OnBadFile = Literal["raise", "skip"]
+from mlaas4hep_tf.errors import LostDataError
+from mlaas4hep_tf.io.read_options import ReadOptions
 
 
 @dataclass(frozen=True)
@@ -143,19 +141,9 @@ def _per_label(lost: Iterable[SkippedRange]) -> str:
     return "" if not events else ", " + ", ".join(f"{n:,} with label {label:g}" for label, n in sorted(events.items()))
 
 
-def tolerance(on_bad_file: OnBadFile, max_lost_fraction: float) -> Skipped | None:
-    """The account to keep, or None where the first loss is an error.
-
-    Raises:
-        ConfigError: another word than raise or skip, or a fraction outside [0, 1].
-    """
-    if on_bad_file not in ("raise", "skip"):
-        raise ConfigError(f"on_bad_file must be 'raise' or 'skip', not {on_bad_file!r}")
-    if not 0 <= max_lost_fraction <= 1 or math.isnan(max_lost_fraction):
-        raise ConfigError(f"max_lost_fraction must lie in 0 to 1, not {max_lost_fraction:g}")
-    if on_bad_file == "raise" and max_lost_fraction:
-        raise ConfigError("max_lost_fraction needs on_bad_file='skip': with 'raise' nothing may be lost")
-    return Skipped(max_lost_fraction) if on_bad_file == "skip" else None
+def account(read: ReadOptions) -> Skipped | None:
+    """The account to keep, or None where the first loss is an error."""
+    return Skipped(read.max_lost_fraction) if read.on_bad_file == "skip" else None
 
 
 def expected_entries(url: str, known: Mapping[str, int], opened: Iterable[int]) -> int:

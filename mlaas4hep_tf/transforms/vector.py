@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
 
+from mlaas4hep_tf.errors import ModelError
 from mlaas4hep_tf.io.branches import Layout
 from mlaas4hep_tf.specs import BranchSpec, Specs
 from mlaas4hep_tf.transforms.image import EtaPhiImage, to_image
@@ -147,3 +149,26 @@ class Preprocessor:
             b.name: vector[:, self.columns[b.name].start] if b.kind == "flat" else vector[:, self.columns[b.name]]
             for b in self.specs.branches
         }
+
+
+class Trained(Protocol):
+    """What a model was trained with, and so knows its preprocessing: a `RootDataset`, a `runs.Run`."""
+
+    @property
+    def preprocessor(self) -> Preprocessor: ...
+
+
+def preprocessor_of(trained: Preprocessor | Trained) -> Preprocessor:
+    """The preprocessing that a model was trained with.
+
+    Raises:
+        ModelError: anything that does not say it, `Specs` above all: they do not know the normalisation.
+    """
+    found = trained if isinstance(trained, Preprocessor) else getattr(trained, "preprocessor", None)
+    if not isinstance(found, Preprocessor):
+        raise ModelError(
+            f"a model is applied with the preprocessing it was trained with, and {type(trained).__name__} does not say "
+            "how values were normalised: give the dataset, the run, or "
+            "mlaas4hep_tf.transforms.vector.Preprocessor(specs, normalize=...)"
+        )
+    return found

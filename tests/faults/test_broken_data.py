@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers.streams import QUICK, quiet_scan
 
-from mlaas4hep_tf import DataWarning, RootDataset, scan
+from mlaas4hep_tf import DataWarning, ReadOptions, RootDataset, scan
 from mlaas4hep_tf.errors import ConfigError, InputFileError, LostDataError, SpecsError
 from mlaas4hep_tf.testing import has_xrootd, http_server, write_files, write_tree, xrootd_server
 
@@ -103,7 +103,7 @@ def test_what_is_lost_is_counted_exactly(files):
     specs = quiet_scan(files)
     start, stop = basket_of(files[1], "Jet_1", 1)
     flip(files[1], (start + stop) // 2)
-    ds = dataset(files, specs, on_bad_file="skip", max_lost_fraction=0.2)
+    ds = dataset(files, specs, read=ReadOptions(on_bad_file="skip", max_lost_fraction=0.2))
     for _ in range(2):
         got = ids(ds)
         (lost,) = ds.skipped.now
@@ -121,7 +121,7 @@ def test_chunks_behind_a_loss_are_whole_and_in_proportion(files):
     specs = quiet_scan(files)
     start, stop = basket_of(files[0], "Jet_1", 0)
     flip(files[0], (start + stop) // 2)
-    ds = dataset(files, specs, on_bad_file="skip", max_lost_fraction=0.6)
+    ds = dataset(files, specs, read=ReadOptions(on_bad_file="skip", max_lost_fraction=0.6))
     batches = [y.numpy() for _, y in ds]
     left = 6000 - ds.skipped.events
     assert [len(y) for y in batches] == [100] * (left // 100) + [left % 100] * (left % 100 > 0)
@@ -136,7 +136,9 @@ def test_training_goes_on_after_a_loss(files):
     specs = quiet_scan(files)
     start, stop = basket_of(files[2], "x", 0)
     flip(files[2], (start + stop) // 2)
-    ds = RootDataset(files, specs, batch_size=100, labels=[1, 0, 0], on_bad_file="skip", max_lost_fraction=0.5)
+    ds = RootDataset(
+        files, specs, batch_size=100, labels=[1, 0, 0], read=ReadOptions(on_bad_file="skip", max_lost_fraction=0.5)
+    )
     model = keras.Sequential([keras.layers.Dense(1, activation="sigmoid")])
     model.compile("adam", "binary_crossentropy")
     history = model.fit(ds, epochs=2, verbose=0)
@@ -149,9 +151,9 @@ def test_more_loss_than_allowed_ends_with_the_report(files):
     start, stop = basket_of(files[1], "Jet_1", 1)
     flip(files[1], (start + stop) // 2)
     with pytest.raises(LostDataError, match=r"max_lost_fraction=0 allows: .* with label 0: .*f001\.root"):
-        ids(dataset(files, specs, on_bad_file="skip"))
+        ids(dataset(files, specs, read=ReadOptions(on_bad_file="skip")))
     with pytest.raises(LostDataError, match=r"max_lost_fraction=0.01 allows"):
-        ids(dataset(files, specs, on_bad_file="skip", max_lost_fraction=0.01))
+        ids(dataset(files, specs, read=ReadOptions(on_bad_file="skip", max_lost_fraction=0.01)))
 
 
 def test_of_a_truncated_file_what_is_left_is_read(files):
@@ -160,7 +162,7 @@ def test_of_a_truncated_file_what_is_left_is_read(files):
         file.truncate(os.path.getsize(files[1]) * 3 // 4)
     with pytest.raises(InputFileError, match=r"f001\.root, tree events, entries"):
         ids(dataset(files, specs))
-    ds = dataset(files, specs, on_bad_file="skip", max_lost_fraction=0.5)
+    ds = dataset(files, specs, read=ReadOptions(on_bad_file="skip", max_lost_fraction=0.5))
     got = ids(ds)
     gone = {3000 + n for lost in ds.skipped.now for n in range(lost.start, lost.stop)}
     assert 0 < len(gone) < 2000
@@ -171,12 +173,14 @@ def test_files_that_cannot_be_opened_are_left_out_and_counted(files):
     specs = quiet_scan(files)
     with open(files[1], "r+b") as file:
         file.truncate(1000)
-    ds = RootDataset(files, specs, labels=[1, 0, 1], on_bad_file="skip", max_lost_fraction=0.5, normalize=None)
+    ds = RootDataset(
+        files, specs, labels=[1, 0, 1], read=ReadOptions(on_bad_file="skip", max_lost_fraction=0.5), normalize=None
+    )
     assert sorted(ids(ds)) == [*range(3000), *range(5000, 6000)]
     assert ds.skipped.report()[0] == "lost 2,000 events of 1 file, 2,000 with label 0"
     assert ds.composition() == {1.0: 4000}
     with pytest.raises(LostDataError, match=r"2,000 of 6,000 events \(33.333%\).*all of some 2000 entries"):
-        dataset(files, specs, on_bad_file="skip", max_lost_fraction=0.3)
+        dataset(files, specs, read=ReadOptions(on_bad_file="skip", max_lost_fraction=0.3))
     with pytest.raises(InputFileError, match=r"f001\.root"):
         dataset(files, specs)
 
@@ -186,17 +190,17 @@ def test_a_scan_leaves_broken_files_out_and_warns(files):
     with open(files[1], "r+b") as file:
         file.truncate(1000)
     with pytest.warns(DataWarning, match=r"lost 2,000 events of 1 file"):
-        specs = scan(files, progress=False, on_bad_file="skip", max_lost_fraction=0.5)
+        specs = scan(files, progress=False, read=ReadOptions(on_bad_file="skip", max_lost_fraction=0.5))
     assert specs.branches == want.branches
     with pytest.raises(LostDataError):
-        quiet_scan(files, on_bad_file="skip", max_lost_fraction=0.1)
+        quiet_scan(files, read=ReadOptions(on_bad_file="skip", max_lost_fraction=0.1))
 
 
 def test_parts_of_a_split_keep_one_account(files):
     specs = quiet_scan(files)
     start, stop = basket_of(files[0], "Jet_1", 1)
     flip(files[0], (start + stop) // 2)
-    ds = dataset(files, specs, on_bad_file="skip", max_lost_fraction=0.6)
+    ds = dataset(files, specs, read=ReadOptions(on_bad_file="skip", max_lost_fraction=0.6))
     train, test = ds.split(0.5, 0.5)
     got = [*ids(train), *ids(test)]
     assert len(set(got)) == len(got) == 6000 - ds.skipped.events
@@ -209,7 +213,7 @@ def test_parts_of_a_split_keep_one_account(files):
 )
 def test_wrong_tolerance(files, options):
     with pytest.raises(ConfigError, match=r"on_bad_file|max_lost_fraction"):
-        scan(files, progress=False, **options)
+        scan(files, progress=False, read=ReadOptions(**options))
 
 
 def test_a_file_replaced_between_the_passes(files, tmp_path):
@@ -235,7 +239,7 @@ def test_a_file_replaced_during_training(files, tmp_path, scheme, monkeypatch):
     slash = "//" if scheme == "root" else "/"
     with (http_server if scheme == "http" else xrootd_server)(tmp_path) as url:
         named = [f"{url.rstrip('/')}{slash}f00{n}.root" for n in range(3)]
-        _replaced_during(named, files[1], other, policy=QUICK)
+        _replaced_during(named, files[1], other, read=ReadOptions(policy=QUICK))
 
 
 def _replaced_during(named, victim, other, **options):
@@ -265,7 +269,7 @@ def test_files_without_permission(files, tmp_path, scheme):
         if not has_xrootd():
             pytest.skip("no XRootD server on this machine (Debian: apt-get install xrootd-server)")
         with xrootd_server(tmp_path) as url, pytest.raises(InputFileError, match=r"f001\.root.*ermission"):
-            quiet_scan([f"{url}/f00{n}.root" for n in range(3)], policy=QUICK)
+            quiet_scan([f"{url}/f00{n}.root" for n in range(3)], read=ReadOptions(policy=QUICK))
         return
     if os.geteuid() == 0:
         pytest.skip("root may read everything here")
@@ -274,7 +278,7 @@ def test_files_without_permission(files, tmp_path, scheme):
             quiet_scan(files)
     else:
         with http_server(tmp_path) as url, pytest.raises(InputFileError, match=r"f001\.root.*403"):
-            quiet_scan([f"{url}/f00{n}.root" for n in range(3)], policy=QUICK)
+            quiet_scan([f"{url}/f00{n}.root" for n in range(3)], read=ReadOptions(policy=QUICK))
 
 
 def test_a_report_of_losses_is_in_the_run(files, tmp_path):
@@ -284,7 +288,11 @@ def test_a_report_of_losses_is_in_the_run(files, tmp_path):
     start, stop = basket_of(files[2], "Jet_1", 1)
     flip(files[2], (start + stop) // 2)
     config = RunConfig(
-        tuple(files), {"*f000*": 1, "*": 0}, epochs=1, on_bad_file="skip", max_lost_fraction=0.5, batch_size=500
+        tuple(files),
+        {"*f000*": 1, "*": 0},
+        epochs=1,
+        read=ReadOptions(on_bad_file="skip", max_lost_fraction=0.5),
+        batch_size=500,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

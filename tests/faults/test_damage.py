@@ -11,7 +11,7 @@ import psutil
 import pytest
 from helpers.streams import quiet_scan
 
-from mlaas4hep_tf import ReadPolicy, RootDataset
+from mlaas4hep_tf import ReadOptions, ReadPolicy, RootDataset
 from mlaas4hep_tf.errors import MlaasError
 from mlaas4hep_tf.testing import COMPRESSIONS, make_events, write_tree
 
@@ -57,14 +57,16 @@ def peak_of_readers():
 
 
 def numbers_of(path, specs):
-    ds = RootDataset(path, specs.unbound(), normalize=None, batch_size=50, shuffle=False, workers=1, policy=POLICY)
+    ds = RootDataset(
+        path, specs.unbound(), normalize=None, batch_size=50, shuffle=False, read=ReadOptions(workers=1, policy=POLICY)
+    )
     return np.concatenate([x.numpy() for x in ds])
 
 
 def outcome_of(path, specs, want):
     """Everything but an error of ours, in one line that names the file, ends the test."""
     try:
-        quiet_scan(path, workers=1, policy=POLICY)
+        quiet_scan(path, read=ReadOptions(workers=1, policy=POLICY))
         got = numbers_of(path, specs)
     except MlaasError as error:
         return "error" if "damaged" in str(error) and "\n" not in str(error) else f"unclear error: {error}"
@@ -77,7 +79,7 @@ def test_random_damage(tmp_path, part):
     outcomes = Counter()
     compression = list(COMPRESSIONS)[part]
     sound = write_tree(tmp_path / "sound.root", make_events(60, seed=part), basket=20, compression=compression)
-    specs, content = quiet_scan(str(sound), workers=1), sound.read_bytes()
+    specs, content = quiet_scan(str(sound), read=ReadOptions(workers=1)), sound.read_bytes()
     want = numbers_of(str(sound), specs)
     for number in range(MUTATIONS // 4):
         path = tmp_path / f"damaged{number}.root"

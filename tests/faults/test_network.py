@@ -9,7 +9,7 @@ from helpers.layout import urls
 from helpers.proxy import Fault, proxy
 from helpers.streams import QUICK, assert_all_once, delivered, quiet_scan
 
-from mlaas4hep_tf import ReadPolicy, RootDataset
+from mlaas4hep_tf import ReadOptions, ReadPolicy, RootDataset
 from mlaas4hep_tf.errors import MlaasError
 from mlaas4hep_tf.testing import free_port, has_xrootd, http_server, xrootd_server
 
@@ -34,7 +34,7 @@ def test_faults_that_pass(server, fault, specs):
     scheme, port = server
     with proxy(port, fault) as between:
         start = time.monotonic()
-        assert_all_once(delivered(urls(scheme, between.port), specs, policy=QUICK))
+        assert_all_once(delivered(urls(scheme, between.port), specs, read=ReadOptions(policy=QUICK)))
         assert time.monotonic() - start < 30
         assert between.harmed
 
@@ -44,14 +44,17 @@ def test_connection_refused_for_a_while(server, specs):
     with proxy(port) as between:
         between.refuse()
         threading.Timer(2, between.accept).start()
-        assert_all_once(delivered(urls(scheme, between.port), specs, policy=QUICK))
+        assert_all_once(delivered(urls(scheme, between.port), specs, read=ReadOptions(policy=QUICK)))
 
 
 def test_a_server_that_is_never_there_is_an_error_in_time(server):
     scheme, _ = server
     start = time.monotonic()
     with pytest.raises(MlaasError, match=r"cannot read file .*f000\.root"):
-        quiet_scan(urls(scheme, free_port()), policy=ReadPolicy(request_timeout_s=1, retries=2, backoff_s=0.1))
+        quiet_scan(
+            urls(scheme, free_port()),
+            read=ReadOptions(policy=ReadPolicy(request_timeout_s=1, retries=2, backoff_s=0.1)),
+        )
     assert time.monotonic() - start < 20
 
 
@@ -100,7 +103,7 @@ def test_one_of_two_replicas_is_dead(server, dead, specs):
     slash = "//" if scheme == "root" else "/"
     starts = [f"{scheme}://127.0.0.1:{p}{slash}" for p in ports]
     policy = ReadPolicy(request_timeout_s=2, retries=2, backoff_s=0.1, replicas={starts[0]: [starts[1]]})
-    assert_all_once(delivered(urls(scheme, ports[0]), specs, policy=policy))
+    assert_all_once(delivered(urls(scheme, ports[0]), specs, read=ReadOptions(policy=policy)))
 
 
 def test_a_stall_that_does_not_end_goes_to_the_replica(server, specs):
@@ -110,5 +113,5 @@ def test_a_stall_that_does_not_end_goes_to_the_replica(server, specs):
         places = [f"{scheme}://127.0.0.1:{p}{slash}" for p in (between.port, port)]
         policy = ReadPolicy(request_timeout_s=1, retries=2, backoff_s=0.1, replicas={places[0]: [places[1]]})
         start = time.monotonic()
-        assert_all_once(delivered(urls(scheme, between.port), specs, policy=policy))
+        assert_all_once(delivered(urls(scheme, between.port), specs, read=ReadOptions(policy=policy)))
         assert time.monotonic() - start < 30

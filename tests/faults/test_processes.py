@@ -17,7 +17,7 @@ from helpers.layout import EVENTS, urls
 from helpers.proxy import Fault, proxy
 from helpers.streams import QUICK, assert_all_once, delivered, quiet_scan
 
-from mlaas4hep_tf import Cache, ReadPolicy, RootDataset
+from mlaas4hep_tf import Cache, ReadOptions, ReadPolicy, RootDataset
 from mlaas4hep_tf.errors import ConfigError, ReaderError
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.testing import http_server, write_files
@@ -64,14 +64,14 @@ def test_readers_killed_at_random_moments(tmp_path):
 
 
 def test_a_reader_that_hangs_is_killed_and_its_work_done_again(tmp_path):
-    worker_pool = WorkerPool(1, policy=ReadPolicy(work_timeout_s=2, retries=2, backoff_s=0.1))
+    worker_pool = WorkerPool(ReadOptions(workers=1, policy=ReadPolicy(work_timeout_s=2, retries=2, backoff_s=0.1)))
     start = time.monotonic()
     assert worker_pool.run(probe.hang_once, str(tmp_path / "hung")) == "done"
     assert 2 < time.monotonic() - start < 20
 
 
 def test_work_that_always_hangs_is_an_error_in_time():
-    worker_pool = WorkerPool(1, policy=ReadPolicy(work_timeout_s=1, retries=1, backoff_s=0.1))
+    worker_pool = WorkerPool(ReadOptions(workers=1, policy=ReadPolicy(work_timeout_s=1, retries=1, backoff_s=0.1)))
     with pytest.raises(ReaderError, match=r"took more than 1 s \(work_timeout_s"):
         worker_pool.run(time.sleep, 60)
     assert worker_pool.run(probe.pid) > 0
@@ -80,7 +80,7 @@ def test_work_that_always_hangs_is_an_error_in_time():
 def test_work_that_kills_its_reader_is_an_error():
     start = time.monotonic()
     with pytest.raises(ReaderError, match="reader processes died 12 times over the same piece of work"):
-        WorkerPool(1).run(os._exit, 1)
+        WorkerPool(ReadOptions(workers=1)).run(os._exit, 1)
     assert time.monotonic() - start < 60
 
 
@@ -116,15 +116,15 @@ def full_disk(tmp_path):
 
 def test_a_full_disk_only_costs_the_cache(server, full_disk, folder, caplog):
     specs = quiet_scan(str(folder))
-    assert_all_once(delivered(urls(*server), specs, policy=QUICK, cache=full_disk))
+    assert_all_once(delivered(urls(*server), specs, read=ReadOptions(policy=QUICK, cache=full_disk)))
 
 
 def test_the_second_epoch_comes_from_the_cache(server, folder, tmp_path):
     scheme, port = server
     with proxy(port) as between:
         named = urls(scheme, between.port)
-        specs = quiet_scan(named, cache=tmp_path / "cache")
-        ds = RootDataset(named, specs, batch_size=100, cache=tmp_path / "cache")
+        specs = quiet_scan(named, read=ReadOptions(cache=tmp_path / "cache"))
+        ds = RootDataset(named, specs, batch_size=100, read=ReadOptions(cache=tmp_path / "cache"))
         assert sum(len(x) for x in ds) == EVENTS
         before = between.bytes
         for _ in range(3):
@@ -135,16 +135,16 @@ def test_the_second_epoch_comes_from_the_cache(server, folder, tmp_path):
 
 def test_a_damaged_block_is_thrown_away(server, folder, tmp_path):
     named = urls(*server)
-    specs = quiet_scan(named, cache=tmp_path)
+    specs = quiet_scan(named, read=ReadOptions(cache=tmp_path))
     blocks = list(tmp_path.glob("??/*"))
     assert blocks
     for path in blocks:
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
-    assert_all_once(delivered(named, specs, cache=tmp_path))
+    assert_all_once(delivered(named, specs, read=ReadOptions(cache=tmp_path)))
     blocks[0].write_bytes(b"short")
-    assert_all_once(delivered(named, specs, cache=tmp_path))
+    assert_all_once(delivered(named, specs, read=ReadOptions(cache=tmp_path)))
 
 
 def test_processes_share_a_cache(tmp_path):
@@ -191,7 +191,7 @@ def test_wrong_caches(tmp_path):
 
 
 def test_credentials_reach_the_readers(monkeypatch):
-    worker_pool = WorkerPool(1)
+    worker_pool = WorkerPool(ReadOptions(workers=1))
     monkeypatch.setenv("BEARER_TOKEN", "first")
     assert worker_pool.run(os.getenv, "BEARER_TOKEN") == "first"
     monkeypatch.setenv("X509_USER_PROXY", "/tmp/proxy")
@@ -209,5 +209,5 @@ class Unreadable:
 
 def test_work_that_cannot_be_received_is_an_error_at_once():
     with pytest.raises(ReaderError, match="could not take up its work"):
-        WorkerPool(1).run(len, Unreadable())
-    assert WorkerPool(1).run(probe.pid) > 0
+        WorkerPool(ReadOptions(workers=1)).run(len, Unreadable())
+    assert WorkerPool(ReadOptions(workers=1)).run(probe.pid) > 0

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mlaas4hep_tf import RootDataset, models, scan
+from mlaas4hep_tf import ReadOptions, RootDataset, models, scan
 from mlaas4hep_tf.errors import DataWarning, PlanError
 from mlaas4hep_tf.io.writer import tree_writer
 from mlaas4hep_tf.testing import make_events, write_tree
@@ -70,7 +70,7 @@ def test_any_events_survive_the_round_trip_through_a_tree(tmp_path_factory, coun
     }  # fmt: skip
     path = write_tree(folder / "a.root", branches)
     specs = _quiet(path)
-    vector, mask, preprocessor = vectors(path, specs, normalize=normalize, workers=1)
+    vector, mask, preprocessor = vectors(path, specs, normalize=normalize, read=ReadOptions(workers=1))
     with tree_writer(folder / "b.root", "events") as tree:
         tree.extend(tree_of(decode(vector, mask, preprocessor), specs))
     again = uproot.open(f"{folder}/b.root:events")

@@ -19,6 +19,7 @@ from mlaas4hep_tf.models import build
 from mlaas4hep_tf.predict import predict_files
 from mlaas4hep_tf.train import predict_batch
 from mlaas4hep_tf.transforms.image import EtaPhiImage, sparse_cells, to_image
+from mlaas4hep_tf.transforms.vector import Preprocessor
 
 NAN = float("nan")
 IMAGE = EtaPhiImage("Jet_eta", "Jet_phi", ("Jet_pt", "Jet_btag"), bins=(5, 8))
@@ -179,7 +180,7 @@ def test_scores_of_files(exported, tmp_path):
     files, image = [f.url for f in ds.files], ds.preprocessor.image
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)  # lists are cut
-        assert predict_files(model, files, ds.specs, tmp_path / "scores.root", image=image) == ds.entries
+        assert predict_files(model, files, ds, tmp_path / "scores.root") == ds.entries
     written = uproot.open(tmp_path / "scores.root")["events"]["score"].array(library="np")
     assert np.abs(written - trained).max() < 1e-6
 
@@ -190,7 +191,7 @@ def test_models_and_images_that_do_not_fit(demo_specs, tmp_path):
     with pytest.raises(ModelError, match="'mlp' takes no image"):
         build("mlp", demo_specs, image=IMAGE)
     with pytest.raises(ModelError, match="the data give a vector of"):
-        export(build("cnn", demo_specs, image=IMAGE), demo_specs, tmp_path / "1")
+        export(build("cnn", demo_specs, image=IMAGE), Preprocessor(demo_specs, "minmax"), tmp_path / "1")
     path = tmp_path / "model.py"
     path.write_text(
         "import keras\ndef model(shape):\n    return keras.Sequential([keras.Input(shape[1:]), keras.layers.Flatten()])\n"

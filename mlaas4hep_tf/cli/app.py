@@ -1,0 +1,231 @@
+"""The commands: each says what it does, and leaves options, parsing and printing to the modules above."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mlaas4hep_tf import __version__
+from mlaas4hep_tf.cli.grouped import grouped
+from mlaas4hep_tf.cli.options import (
+    Choice,
+    Files,
+    KnownOrChosen,
+    Labels,
+    OptionalFiles,
+    Reading,
+    RunFolder,
+    TolerantReading,
+    Training,
+    data,
+    output,
+)
+from mlaas4hep_tf.cli.output import (
+    err,
+    import_tensorflow,
+    out,
+    print_bench,
+    print_error,
+    print_parts,
+    print_rate,
+    print_run,
+    print_specs,
+    show_warning,
+)
+from mlaas4hep_tf.cli.parsing import patterns
+from mlaas4hep_tf.errors import ConfigError
+from mlaas4hep_tf.io.branches import IDENTIFIERS
+
+if TYPE_CHECKING:
+    from mlaas4hep_tf.runs.params import PaperParams
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
+    help="Train TensorFlow models on ROOT files and export them for serving.",
+)  # fmt: skip
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"mlaas4hep-tf {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Options in front of the command."""
+
+
+@app.command(epilog="Example: mlaas4hep-tf scan data/*.root --tree events --exclude isSignal -o specs.json")
+@grouped
+def scan(
+    *,
+    files: Files,
+    choice: Choice,
+    identifier: Annotated[
+        list[str] | None,
+        data("--identifier", help=f"Branches that identify an event; default {','.join(IDENTIFIERS)}."),
+    ] = None,
+    quantile: Annotated[
+        float | None, data("--quantile", help="Cut multiplicities at this quantile, such as 0.999.")
+    ] = None,
+    reading: TolerantReading,
+    to: Annotated[Path, output("-o", "--output", help="Where the specs go.")] = Path("specs.json"),
+) -> None:
+    """Pass 1: read all files once and write the specs."""
+    from mlaas4hep_tf.scanner import scan as scan_files
+    from mlaas4hep_tf.specs import check_quantile
+
+    if quantile is not None:
+        check_quantile(quantile)
+    start = perf_counter()
+    specs = scan_files(
+        reading.locate(files), choice.tree, branches=patterns(choice.branches), exclude=patterns(choice.exclude),
+        identifiers=tuple(patterns(identifier)) or IDENTIFIERS, read=reading.options(),
+    )  # fmt: skip
+    if quantile is not None:
+        specs = specs.with_lengths(quantile=quantile)
+    specs.save(to)
+    seconds = perf_counter() - start
+    print_specs(specs)
+    print_rate(specs.entries, seconds, to)
+
+
+@app.command(epilog="Example: mlaas4hep-tf train data/*.root --specs specs.json --labels labels.txt --out runs/tth")
+@grouped
+def train(
+    *,
+    choice: KnownOrChosen,
+    labels: Labels,
+    training: Training,
+    reading: TolerantReading,
+    files: OptionalFiles = None,
+    folder: Annotated[Path, output("--out", help="Run folder to make.")] = Path("runs/latest"),
+    overwrite: Annotated[bool, output("--overwrite", help="Replace a run that is there.")] = False,
+) -> None:
+    """Pass 2: train a model and leave a run folder with metrics, plots and report."""
+    paper = _paper(training.params)
+    named = reading.locate(files, paper.redirector)
+    if not named:
+        raise ConfigError("no input files: name at least one, for example mlaas4hep-tf train data/*.root ...")
+    read = reading.options()
+    targets = [name for name in (labels.branch(), training.weights) if name]
+    specs = choice.load(choice.specs) if choice.specs else choice.scan(named, paper, targets, read)
+    import_tensorflow()
+    from mlaas4hep_tf.runs.run import train_run
+
+    config = training.config(named, labels.values(), paper, read)
+    run = train_run(config, specs, folder, overwrite=overwrite, verbose=1 if out.is_terminal else 2)
+    print_run(run.metrics)
+    out.print(f"report: {folder / 'report.html'}")
+
+
+def _paper(params: Path | None) -> PaperParams:
+    """The paper's parameters, with a note for each key that has no effect; without a file our defaults."""
+    from mlaas4hep_tf.runs.params import PaperParams
+
+    if params is None:
+        return PaperParams()
+    paper = PaperParams.load(params)
+    for key, why in paper.dead.items():
+        err.print(f"note: {params}: {key!r} has no effect: {why}")
+    return paper
+
+
+@app.command(epilog="Example: mlaas4hep-tf evaluate --run runs/tth")
+@grouped
+def evaluate(run: RunFolder, labels: Labels, reading: Reading, files: OptionalFiles = None) -> None:
+    """Evaluate a run on its own three parts, or on all events of other files."""
+    import_tensorflow()
+    from mlaas4hep_tf.runs.run import Run, evaluate_run
+
+    given = labels.if_given()
+    trained = Run.load(run)
+    results = evaluate_run(trained, reading.locate(files), given, read=reading.options(trained.config.read))
+    print_parts({name: result.summary() for name, result in results.items()})
+
+
+@app.command(epilog="Example: mlaas4hep-tf predict data/*.root --run runs/tth -o scores.root")
+@grouped
+def predict(
+    files: Files,
+    run: RunFolder,
+    reading: Reading,
+    to: Annotated[Path, output("-o", "--output", help="ROOT file for the scores.")] = Path("scores.root"),
+) -> None:
+    """Write scores and identifiers of every event as a ROOT file, in the order of the input."""
+    import_tensorflow()
+    from mlaas4hep_tf.predict import predict_files
+    from mlaas4hep_tf.runs.run import Run
+
+    trained = Run.load(run)
+    start = perf_counter()
+    events = predict_files(trained.model, reading.locate(files), trained, to, read=reading.options(), progress=True)
+    print_rate(events, perf_counter() - start, to)
+
+
+@app.command(epilog="Example: mlaas4hep-tf export --run runs/tth --to models/tth")
+def export(
+    run: RunFolder,
+    to: Annotated[Path, output("--to", help="Model folder; the next free version is made in it.")],
+) -> None:
+    """Export a run as a SavedModel for TF-Serving: raw branches in, score out."""
+    import_tensorflow()
+    from mlaas4hep_tf.exporter import export as export_model
+    from mlaas4hep_tf.exporter import next_version
+    from mlaas4hep_tf.runs.run import Run
+
+    trained = Run.load(run)
+    card = {"metrics": trained.metrics["parts"], "seed": trained.config.seed, "trained": trained.metrics["date"]}
+    out.print(f"exported -> {export_model(trained.model, trained, next_version(to), card=card)}")
+
+
+@app.command(epilog="Example: mlaas4hep-tf bench data/*.root --tree events --exclude isSignal")
+@grouped
+def bench(
+    *,
+    files: Files,
+    tree: Annotated[str | None, data("--tree", help="As for scan.")] = None,
+    exclude: Annotated[list[str] | None, data("--exclude", help="As for scan.")] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds after the warm-up.")] = 3,
+    reading: Reading,
+    as_json: Annotated[bool, output("--json", help="Print one JSON object instead of a table.")] = False,
+) -> None:
+    """Time the stream on your files against what you would use instead, all in one run."""
+    import_tensorflow()
+    from mlaas4hep_tf.bench.compare import environment, run_bench
+
+    with err.status("starting") as status:
+        result = run_bench(
+            reading.locate(files), tree, exclude=patterns(exclude), rounds=rounds, tell=status.update,
+            read=reading.options(),
+        )  # fmt: skip
+    if as_json:
+        print(json.dumps(result.to_json()))
+    else:
+        print_bench(result, rounds, environment())
+
+
+def main() -> None:
+    """Entry point: 0, or 1 and one line for what can go wrong (``--debug``: the traceback as well)."""
+    warnings.showwarning = show_warning  # type: ignore[assignment]  # the other arguments are not used
+    debug = "--debug" in sys.argv
+    sys.argv = [arg for arg in sys.argv if arg != "--debug"]  # it may stand anywhere
+    if debug:
+        app()
+    try:
+        app()
+    except Exception as error:  # noqa: BLE001 (a shell user sees one line, whatever went wrong)
+        print_error(error)
+        sys.exit(1)

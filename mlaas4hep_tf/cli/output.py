@@ -1,0 +1,126 @@
+"""What the commands print: tables on stdout, notes and errors on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mlaas4hep_tf.errors import DataWarning, MlaasError
+
+if TYPE_CHECKING:
+    from mlaas4hep_tf.bench.compare import Bench
+    from mlaas4hep_tf.specs import Specs
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+MOST_GROUPS = 12  # that a table of specs has
+
+
+def print_specs(specs: Specs) -> None:
+    table = _table("group", "branches", "largest", "kept", "mean")
+    table.add_row("(flat)", str(len(specs.flat)), "", "", "")
+    for group, members in specs.groups.items():
+        first = members[0]
+        mean = sum(i * n for i, n in enumerate(first.multiplicities)) / max(sum(first.multiplicities), 1)
+        table.add_row(group, str(len(members)), str(first.largest), str(first.length), f"{mean:.2f}")
+    short = f"{len(specs.flat)} flat branches, {len(specs.groups)} groups"
+    out.print(table if len(specs.groups) <= MOST_GROUPS else short)
+    out.print(f"{len(specs.branches)} branches, {len(specs.vector_names)} columns, fingerprint {specs.fingerprint}")
+
+
+def print_run(metrics: Mapping[str, Any]) -> None:
+    """What came out of a training."""
+    if metrics["mixing"] != "proportional":
+        print_composition(metrics["composition"])
+    print_parts(metrics["parts"])
+    for line in metrics["loss_report"]:
+        err.print(_escape(line))
+    out.print(
+        f"trained at {metrics['events_per_s']:,.0f} events/s, reading included; "
+        f"the trainer waited for input {metrics['input_wait']:.0%} of the time"
+    )
+
+
+def print_composition(epochs: Sequence[Mapping[str, int]]) -> None:
+    """What each epoch of a mixing law was made of."""
+    table = _table("events of", *(f"epoch {n}" for n in range(1, len(epochs) + 1)))
+    for url in sorted({url for epoch in epochs for url in epoch}):
+        table.add_row(os.path.basename(url), *(f"{epoch.get(url, 0):,}" for epoch in epochs))
+    out.print(table)
+
+
+def print_parts(parts: Mapping[str, Mapping[str, Any]]) -> None:
+    table = _table("part", "events", "AUC", "", "accuracy")
+    for name, part in parts.items():
+        auc = ("-", "") if part["auc"] is None else (f"{part['auc']:.4f}", f"± {part['auc_error']:.4f}")
+        table.add_row(name, f"{part['events']:,}", *auc, f"{part['accuracy']:.4f}")
+    out.print(table)
+
+
+def print_bench(result: Bench, rounds: int, environment: str) -> None:
+    table = _table("way", "events/s", "MB/s", "of dataset_1024")
+    for name in result.rates:
+        rate = result.rate(name)
+        share = f"{rate / result.rate('dataset_1024'):.3g}"
+        table.add_row(name, f"{rate:,.0f}", f"{rate * result.bytes_per_event / 1e6:.1f}", share)
+    out.print(table)
+    for name, ratio in result.to_json()["ratios"].items():
+        out.print(f"{name:32} {ratio:8.2f}")
+    out.print(f"peak memory of all processes: {result.peak_rss_mb:,.0f} MB; median of {rounds} rounds")
+    out.print(environment)
+
+
+def print_rate(events: int, seconds: float, target: object) -> None:
+    out.print(f"{events:,} events in {seconds:.1f} s ({events / seconds:,.0f} events/s) -> {target}")
+
+
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=None, pad_edge=False)
+
+
+def print_error(error: Exception) -> None:
+    """One line, whatever went wrong."""
+    ours = isinstance(error, MlaasError)
+    text = str(error) if ours else f"{type(error).__name__}: {_first_line(error)} (--debug shows where)"
+    err.print(f"[red]error:[/red] {_escape(text)}", soft_wrap=True)
+
+
+def show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    """Print a note for `DataWarning`s; others are for developers (``--debug``)."""
+    if issubclass(category, DataWarning):
+        err.print(f"[yellow]note:[/yellow] {_escape(str(message))}", soft_wrap=True)
+    elif "--debug" in sys.argv:
+        err.print(f"{category.__name__}: {message}", markup=False, soft_wrap=True)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "no message")
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def import_tensorflow() -> None:
+    """Import TensorFlow (not needed for `scan` and ``--help``) without its start-up chatter on stderr."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with tempfile.TemporaryFile() as chatter:
+        stderr = os.dup(2)
+        try:
+            os.dup2(chatter.fileno(), 2)
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+        except ImportError:
+            chatter.seek(0)
+            os.write(stderr, chatter.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)

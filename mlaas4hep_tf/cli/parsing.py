@@ -1,0 +1,73 @@
+"""What a user types, as what the package takes: pure functions on text, and lists of numbers in files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from mlaas4hep_tf.errors import ConfigError, LabelError
+
+
+def patterns(given: list[str] | None) -> list[str]:
+    """Patterns, comma-separated or repeated."""
+    return [p.strip() for text in given or () for p in text.split(",") if p.strip()]
+
+
+def replicas(given: list[str] | None) -> dict[str, list[str]]:
+    """``URL=URL``: start of a URL -> what may stand there."""
+    found: dict[str, list[str]] = {}
+    for text in given or ():
+        start, equals, other = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--replica needs URL=URL, such as root://a//=root://b//, not {text!r}")
+        found.setdefault(start, []).append(other)
+    return found
+
+
+def fractions(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--split needs three fractions such as 0.64,0.16,0.20, not {text!r}") from None
+
+
+def mixing_law(given: list[str] | None) -> Any:
+    """A mixing law as for `RootDataset.mixed`."""
+    if not given:
+        return "proportional"
+    return given[0] if len(given) == 1 and "=" not in given[0] else dict(_pattern_number("--mix", g) for g in given)
+
+
+def label_values(by_pattern: list[str] | None, labels: str | None) -> Any:
+    """Labels as for `RootDataset`, from ``--label PATTERN=NUMBER`` or ``--labels``."""
+    if bool(by_pattern) == bool(labels):
+        raise LabelError("labels are needed once: --label '*signal*=1' --label '*=0', or --labels")
+    if labels:
+        return _numbers_or_branch(labels)
+    return dict(_pattern_number("--label", text) for text in by_pattern or ())
+
+
+def branch_name(labels: str | None) -> str | None:
+    """The branch that ``--labels`` names, if it is one."""
+    found = _numbers_or_branch(labels) if labels else None
+    return found if isinstance(found, str) else None
+
+
+def _numbers_or_branch(labels: str) -> tuple[float, ...] | str:
+    text = Path(labels).read_text() if os.path.isfile(labels) else labels
+    numbers = [part for line in text.splitlines() for part in line.partition("#")[0].replace(",", " ").split()]
+    try:
+        return tuple(float(number) for number in numbers)
+    except ValueError:
+        if len(numbers) == 1:
+            return numbers[0]
+        raise LabelError(f"--labels must be a number per file or the name of one branch, not {labels!r}") from None
+
+
+def _pattern_number(option: str, text: str) -> tuple[str, float]:
+    pattern, _, number = text.rpartition("=")
+    try:
+        return pattern, float(number)
+    except ValueError:
+        raise LabelError(f"{option} must be PATTERN=NUMBER, such as '*signal*=1', not {text!r}") from None

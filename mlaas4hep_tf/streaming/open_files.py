@@ -1,0 +1,104 @@
+"""Opens all files, several at a time, in the reader processes, and holds them to what both passes need of them."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+from mlaas4hep_tf.errors import DataWarning, InputFileError, ReaderError, TreeError
+from mlaas4hep_tf.io.branches import Selection
+from mlaas4hep_tf.io.files import RootFile, Source
+from mlaas4hep_tf.io.workers import WorkerPool
+from mlaas4hep_tf.progress import progress_bar
+from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange, expected_entries
+
+
+def inspect_source(selection: Selection, source: Source) -> RootFile:
+    """Runs in a reader process: one opening of a file."""
+    from mlaas4hep_tf.io.inspection import inspect
+
+    return inspect(source, selection)
+
+
+def inspect_files(
+    sources: Sequence[Source], selection: Selection, worker_pool: WorkerPool, progress: bool = False,
+    skipped: Skipped | None = None, known: Mapping[str, int] | None = None,
+) -> tuple[RootFile, ...]:  # fmt: skip
+    """Open all files, several at a time, in the order given; what servers have to list is listed first.
+
+    Args:
+        skipped: where files that cannot be opened are accounted for; None: they are errors.
+        known: entries of files, by URL, as the specs have them.
+    """
+    sources = [source for given in sources for source in _listed(given, worker_pool)]
+    tasks = zip(sources, worker_pool.outcomes(partial(inspect_source, selection), sources), strict=True)
+    found: list[RootFile] = []
+    failed: list[SkippedRange] = []
+    with progress_bar("open", len(sources), "files", progress) as advance:
+        for number, (source, outcome) in enumerate(tasks):
+            try:
+                found.append(outcome.result())
+            except (InputFileError, ReaderError) as error:
+                if skipped is None:
+                    raise
+                failed.append(SkippedRange(source.url, number, 0, 0, str(error), opened=False))
+            advance(1)
+    if skipped is not None:
+        counts = [file.num_entries for file in found]
+        failed = [replace(f, stop=expected_entries(f.file, known or {}, counts)) for f in failed]
+        skipped.open_failed(failed, sum(counts))
+    if not found:
+        raise InputFileError(f"none of the {len(sources)} files can be opened: {failed[0]}")
+    check_distinct(found)
+    check_one_tree(found)
+    return tuple(found)
+
+
+def _listed(source: Source, worker_pool: WorkerPool) -> list[Source]:
+    if not source.listing:
+        return [source]
+    urls = worker_pool.run(list_source, source.url)
+    if not urls:
+        raise InputFileError(f"{source.url} matches no file on its server; check the path")
+    return [replace(source, url=url) for url in urls]
+
+
+def list_source(url: str) -> list[str]:
+    """Runs in a reader process: ask a server for its files."""
+    from mlaas4hep_tf.io.inspection import blame
+    from mlaas4hep_tf.io.remote import list_files
+
+    with blame(url):
+        return list_files(url)
+
+
+def check_distinct(files: Sequence[RootFile]) -> None:
+    """Raise InputFileError if two names mean one file; a copy of a file is worth a warning."""
+    seen: dict[object, RootFile] = {}
+    for file in files:
+        place = file.source.location if file.source.remote else os.path.realpath(file.source.location)
+        if (place, file.tree) in seen:
+            raise InputFileError(
+                f"a file may be named once only, or its events would be read twice: {file.where} is named again "
+                f"as {file.url!r}; take one of them out"
+            )
+        content = (file.uuid, file.num_entries, file.tree)
+        if file.uuid.strip("0-") and content in seen:
+            warnings.warn(
+                f"{file.where} seems to be a copy of {seen[content].url}: same uuid", DataWarning, stacklevel=3
+            )
+        seen[place, file.tree] = seen[content] = file
+
+
+def check_one_tree(files: Sequence[RootFile]) -> None:
+    """Raise TreeError if files that name no tree have trees of different names."""
+    unnamed = [file for file in files if file.source.tree is None]
+    other = next((file for file in unnamed if file.tree != unnamed[0].tree), None)
+    if other is not None:
+        raise TreeError(
+            f"files have different trees: {unnamed[0].where} but {other.where}; name one with tree= (--tree) "
+            "or as file.root:tree"
+        )

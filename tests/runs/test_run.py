@@ -1,0 +1,143 @@
+"""Run folders: what version 1 wrote is read, what is asked for reaches every reading, other trees stay out of it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import uproot
+
+from mlaas4hep_tf import Cache, ReadOptions, ReadPolicy, RootDataset, Specs, export, scan
+from mlaas4hep_tf.errors import ConfigError, InputFileError
+from mlaas4hep_tf.models import build
+from mlaas4hep_tf.predict import predict_files
+from mlaas4hep_tf.runs import Run, RunConfig, evaluate_run, train_run
+from mlaas4hep_tf.testing import write_files
+from mlaas4hep_tf.train import predict_batch
+
+V1 = Path(__file__).parent.parent / "data" / "v1"
+
+
+def two_trees(path):
+    """A file whose tree ``wanted`` has labels, and whose tree ``other`` has a branch of that name with other values."""
+    x = np.random.default_rng(0).normal(size=200).astype("f4")
+    with uproot.recreate(path) as file:
+        for name, label in (("wanted", (x > 0).astype("i4")), ("other", np.full(200, 7, "i4"))):
+            file.mktree(name, {"x": "f4", "y": "i4"})
+            file[name].extend({"x": x, "y": label})
+    return str(path)
+
+
+def test_a_config_of_version_1(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = RunConfig.from_json(json.loads((V1 / "config.json").read_text()))
+    assert config.read == ReadOptions(
+        workers=1, policy=ReadPolicy(request_timeout_s=20, replicas={"root://a.example//": ["root://b.example//"]}),
+        cache=Cache(str(tmp_path / "kept")), on_bad_file="skip", max_lost_fraction=0.25,
+    )  # fmt: skip
+    assert (config.files, config.labels) == (("/data/f000.root", "/data/f001.root"), {"*f000*": 1.0, "*": 0.0})
+    assert (config.epochs, config.batch_size, config.split) == (1, 50, (0.64, 0.16, 0.2))
+    assert (config.normalize, config.mixing, config.balanced) == ("standard", "equal", False)
+
+
+def test_a_run_folder_of_version_1(tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(V1, run)
+    specs = Specs.load(V1 / "specs.json")
+    assert specs.entries == 100
+    assert [b.name for b in specs.branches] == ["nJet", "x", "Jet_0", "Jet_1"]
+    build("mlp", specs).save(run / "model.keras")
+    loaded = Run.load(run)
+    assert loaded.specs == specs
+    assert loaded.preprocessor.normalize == "standard"
+    assert loaded.metrics["parts"]["test"]["events"] == 20
+
+
+def test_a_config_and_back():
+    config = RunConfig(
+        ("/a.root",), [1.0], normalize=None, read=ReadOptions(workers=2, cache="/kept", on_bad_file="skip")
+    )
+    assert RunConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_a_config_with_unknown_keys_is_no_run(tmp_path):
+    shutil.copytree(V1, tmp_path / "run")
+    content = json.loads((V1 / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps(content | {"speed": 3}))
+    with pytest.raises(ConfigError, match="holds no complete run: .*speed"):
+        Run.load(tmp_path / "run")
+
+
+def test_labels_come_from_the_tree_of_the_specs(tmp_path):
+    path = two_trees(tmp_path / "two.root")
+    specs = scan(path, "wanted", exclude="y", progress=False)
+    run = train_run(RunConfig((path,), "y", epochs=1, batch_size=20), specs, tmp_path / "run")
+    assert run.metrics["parts"]["train"]["events"] == 128
+    assert Run.load(tmp_path / "run").specs.tree == "wanted"
+
+
+def test_checking_a_label_branch_skips_what_reading_skips(tmp_path):
+    files = [two_trees(tmp_path / f"{n}.root") for n in range(3)]
+    specs = scan(files, "wanted", exclude="y", progress=False)
+    Path(files[2]).write_bytes(Path(files[2]).read_bytes()[:500])
+    config = RunConfig(tuple(files), "y", epochs=1, batch_size=20)
+    with pytest.raises(InputFileError, match=r"2\.root"):
+        train_run(config, specs, tmp_path / "run")
+    read = ReadOptions(workers=1, on_bad_file="skip", max_lost_fraction=0.5)
+    tolerant = RunConfig(tuple(files), "y", epochs=1, batch_size=20, read=read)
+    run = train_run(tolerant, specs, tmp_path / "run")
+    assert sum(part["events"] for part in run.metrics["parts"].values()) == 400
+
+
+@pytest.fixture(scope="module")
+def standard(tmp_path_factory):
+    """A run on data normalised by mean and standard deviation, far from those of minimum and maximum."""
+    folder = tmp_path_factory.mktemp("standard")
+    files = write_files(folder, [300, 300], groups={})
+    specs = scan(files, exclude="id", progress=False)
+    config = RunConfig(tuple(files), [1, 0], epochs=1, batch_size=50, normalize="standard")
+    train_run(config, specs, folder / "run")
+    return Run.load(folder / "run"), files
+
+
+def scores_of(run, files, normalize):
+    ds = RootDataset(files, run.specs, normalize=normalize, shuffle=False, batch_size=100)
+    return np.concatenate([predict_batch(run.model, x) for x in ds])[:, 0]
+
+
+def test_a_run_is_exported_as_it_was_trained(standard, tmp_path):
+    import tensorflow as tf
+
+    run, files = standard
+    folder = export(run.model, run, tmp_path / "m" / "1")
+    events = uproot.concatenate([f"{name}:events" for name in files], ["x"], library="np")
+    served = tf.saved_model.load(str(folder)).signatures["serving_default"](x=tf.constant(events["x"], tf.float32))
+    got = served["score"].numpy()[:, 0]
+    assert np.abs(got - scores_of(run, files, "standard")).max() < 1e-6
+    assert np.abs(got - scores_of(run, files, "minmax")).max() > 0.01  # so that the one above can fail
+
+
+def test_a_run_is_applied_as_it_was_trained(standard, tmp_path):
+    run, files = standard
+    predict_files(run.model, files, run, tmp_path / "scores.root", read=ReadOptions(workers=1))
+    got = uproot.open(tmp_path / "scores.root")["events"]["score"].array(library="np")
+    assert np.abs(got - scores_of(run, files, "standard")).max() < 1e-6
+
+
+def test_prediction_takes_no_specs_and_skips_nothing(standard, tmp_path):
+    from mlaas4hep_tf.errors import ModelError
+
+    run, files = standard
+    with pytest.raises(ModelError, match="Specs does not say how values were normalised"):
+        predict_files(run.model, files, run.specs, tmp_path / "scores.root")
+    with pytest.raises(ConfigError, match="prediction gives every event a row"):
+        predict_files(run.model, files, run, tmp_path / "scores.root", read=ReadOptions(on_bad_file="skip"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_evaluated_with_other_options_of_reading(standard):
+    run, _ = standard
+    known = {name: result.auc for name, result in evaluate_run(run).items()}
+    again = evaluate_run(run, read=ReadOptions(workers=1))
+    assert {name: result.auc for name, result in again.items()} == pytest.approx(known)
