@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 DEMO ?= runs/demo
 TTH ?= benchmarks/data/tth
 
-.PHONY: demo serve test lint docs notebooks clean install
+.PHONY: demo serve test lint docs notebooks protos clean install
 
 install: $(VENV)/.installed
 
@@ -35,6 +35,10 @@ lint: install
 
 docs: install
 	$(BIN)/python -m mkdocs build
+
+protos: install
+	$(BIN)/pip install --quiet --disable-pip-version-check grpcio-tools
+	$(BIN)/python serving/client/make_protos.py
 
 notebooks: install
 	$(BIN)/python notebooks/execute.py

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from mlaas4hep_serving import config_files, supervisor
 from mlaas4hep_serving.errors import ServingError
 from mlaas4hep_serving.options import Options, listening, parse
 
@@ -22,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
         options = parse(arguments)
+        from mlaas4hep_serving import config_files, supervisor  # here: --help and --version need neither
+
         config_files.model_server_config(options)  # a mistake is told before TensorFlow has taken its seconds
         if options.processes > 1 and not options.shared_folder:
             return supervisor.run(options)

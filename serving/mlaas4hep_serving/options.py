@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from mlaas4hep_client import __version__
+
 from mlaas4hep_serving.errors import invalid_argument
 
 
@@ -93,6 +95,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         description="Serve SavedModels with TensorFlow Serving's interfaces.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     for item in fields(Options):
         text = _HELP.get(item.name, "")
         if item.name == "shared_folder":

@@ -1,0 +1,104 @@
+"""A client of mlaas4hep-serve and of TF-Serving: events in, arrays out, over HTTP or gRPC.
+
+client = Client("http://127.0.0.1:8501")  # or "grpc://127.0.0.1:8500", "https://...", "grpcs://..."
+scores = client.predict([{"Jet_pt": [45.1, 32.0], "met": 17.0}, {"Jet_pt": [61.0], "met": 30.0}], model="tth")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
+
+from mlaas4hep_client.arrays import Array
+from mlaas4hep_client.errors import invalid_argument
+from mlaas4hep_client.events import Column, columns
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+Answer = Array | dict[str, Array]
+_SCHEMES = ("http", "https", "grpc", "grpcs")
+
+
+class _Transport(Protocol):
+    """A way to a server."""
+
+    def predict(
+        self, inputs: dict[str, Column] | Column, model: str, version: int | None, label: str | None, signature: str
+    ) -> dict[str, Array]: ...
+
+    def close(self) -> None: ...
+
+
+class Client:
+    """Asks one server.  Thread-safe; close it, or use it in a ``with`` block.
+
+    Args:
+        url: ``http://host:port``, ``https://``, ``grpc://host:port`` or ``grpcs://``.
+        token: sent as ``Authorization: Bearer``.
+        timeout: seconds for one request.
+        ca: PEM file of the authority that signed the server's certificate; by default those of the system.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, another kind of URL.
+    """
+
+    def __init__(self, url: str, *, token: str | None = None, timeout: float = 30.0, ca: str | None = None) -> None:
+        self._transport = _transport(url, token, timeout, ca)
+
+    def predict(
+        self,
+        events: Any,
+        model: str = "default",
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        signature: str = "",
+    ) -> Answer:
+        """The model's outputs for events, [n, ...] each.
+
+        Args:
+            events: a list of dicts, one for each event; or a dict of columns, or one array, whose first dimension is
+                the events.  Values are numbers, numpy arrays or (nested) lists, also such as awkward arrays give; lists
+                of different lengths are padded with NaN.
+            model: name of the model.
+            version: of the model; by default the newest.
+            label: of a version, such as ``stable``.
+            signature: by default ``serving_default``.
+
+        Returns:
+            The output, or a dict of outputs if the signature has several: numpy arrays, or nested lists where numpy is
+            not installed.
+
+        Raises:
+            ServingError: what the server answers; UNAVAILABLE, no server; INVALID_ARGUMENT, events of different forms,
+                values that the model's dtype cannot hold.
+        """
+        outputs = self._transport.predict(columns(events), model, version, label, signature)
+        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _transport(url: str, token: str | None, timeout: float, ca: str | None) -> _Transport:
+    """HTTP or gRPC; only the library of the one in use is imported."""
+    parts = urlsplit(url)
+    if parts.scheme not in _SCHEMES or not parts.netloc:
+        raise invalid_argument(f"a server is http://, https://, grpc:// or grpcs://HOST:PORT; got {url!r}")
+    if parts.scheme.startswith("http"):
+        from mlaas4hep_client.over_http import Http
+
+        return Http(url, token, timeout, ca)
+    from mlaas4hep_client.over_grpc import Grpc
+
+    return Grpc(url, token, timeout, ca)

@@ -1,0 +1,70 @@
+"""Requests to the REST interface."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+from urllib.parse import quote
+
+import urllib3
+
+from mlaas4hep_client.arrays import Array, from_nested
+from mlaas4hep_client.errors import Code, ServingError, invalid_argument
+from mlaas4hep_client.events import Column
+
+# the code that an HTTP status most likely stands for
+_CODES = {code.http: code for code in reversed(Code)} | {400: Code.INVALID_ARGUMENT, 413: Code.RESOURCE_EXHAUSTED}
+
+
+class Http:
+    """One server, over HTTP."""
+
+    def __init__(self, url: str, token: str | None, timeout: float, ca: str | None) -> None:
+        self._url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._pool = urllib3.PoolManager(maxsize=16, timeout=timeout, retries=False, ca_certs=ca)
+
+    def predict(
+        self, inputs: dict[str, Column] | Column, model: str, version: int | None, label: str | None, signature: str
+    ) -> dict[str, Array]:
+        """Outputs by name."""
+        which = f"/versions/{version}" if version is not None else f"/labels/{quote(label, '')}" if label else ""
+        body: dict[str, Any] = {"signature_name": signature} if signature else {}
+        body["inputs"] = (
+            {name: c.nested() for name, c in inputs.items()} if isinstance(inputs, dict) else inputs.nested()
+        )
+        outputs = self._post(f"/v1/models/{quote(model, '')}{which}:predict", _written(body))["outputs"]
+        named = outputs if isinstance(outputs, dict) else {"output": outputs}
+        return {name: from_nested(values) for name, values in named.items()}
+
+    def _post(self, path: str, body: bytes) -> Any:
+        try:
+            reply = self._pool.request("POST", self._url + path, body=body, headers=self._headers)
+        except urllib3.exceptions.HTTPError as error:
+            raise ServingError(Code.UNAVAILABLE, f"{self._url} does not answer: {error}") from None
+        try:
+            answer = json.loads(reply.data)
+        except ValueError:
+            raise ServingError(Code.UNKNOWN, f"{self._url}{path} answered {reply.status} without JSON") from None
+        if reply.status != 200:
+            code = _CODES.get(reply.status, Code.UNKNOWN)
+            raise ServingError(code, str(answer.get("error", answer)) if isinstance(answer, dict) else str(answer))
+        return answer
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.clear()
+
+
+def _written(body: Any) -> bytes:
+    try:
+        return json.dumps(body, default=_base64).encode()
+    except TypeError as error:
+        raise invalid_argument(f"events are numbers, booleans and strings: {error}") from None
+
+
+def _base64(value: Any) -> dict[str, str]:
+    if not isinstance(value, bytes):
+        raise TypeError(f"got a {type(value).__name__}")
+    return {"b64": base64.b64encode(value).decode()}

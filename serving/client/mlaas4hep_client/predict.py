@@ -1,0 +1,126 @@
+"""``mlaas4hep-predict``: scores of events from the shell."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from mlaas4hep_client import __version__
+from mlaas4hep_client.arrays import is_array
+from mlaas4hep_client.client import Answer, Client
+from mlaas4hep_client.errors import ServingError, invalid_argument
+
+_EPILOG = """examples:
+  echo '{"Jet_pt": [45.1, 32.0], "met": 17}' | mlaas4hep-predict http://127.0.0.1:8501 --model tth
+  mlaas4hep-predict grpc://127.0.0.1:8500 --model tth events.json
+
+Events are JSON: one object for each event, line by line or in one list; or a single object of columns, each a list.
+The token, if the server needs one, comes from the environment variable MLAAS4HEP_TOKEN."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the answer, one line of JSON for each event.  Returns the exit status."""
+    given = _parser().parse_args(arguments)
+    try:
+        events = read_events(given.events)
+        token = os.environ.get("MLAAS4HEP_TOKEN")
+        with Client(given.server, token=token, timeout=given.timeout, ca=given.ca) as client:
+            answer = client.predict(events, given.model, version=given.model_version, signature=given.signature)
+    except ServingError as error:
+        print(f"mlaas4hep-predict: {error}", file=sys.stderr)
+        return 1
+    for line in lines(answer):
+        print(line)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mlaas4hep-predict",
+        description="Ask a server for its model's scores.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("server", help="http://HOST:PORT, https://, grpc:// or grpcs://")
+    parser.add_argument("events", nargs="?", default="-", help="file of events; - (the default) is standard input")
+    parser.add_argument("--model", default="default", help="name of the model (default: default)")
+    parser.add_argument("--model-version", type=int, metavar="N", help="version of the model; the newest without it")
+    parser.add_argument("--signature", default="", help="signature; serving_default without it")
+    parser.add_argument("--timeout", type=float, default=30.0, help="seconds (default: 30)")
+    parser.add_argument("--ca", help="PEM file of the authority that signed the server's certificate")
+    parser.add_argument(
+        "--version",
+        action=_Version,
+        nargs="?",
+        type=int,
+        metavar="N",
+        help="print the version of this program; with a number, the same as --model-version",
+    )
+    return parser
+
+
+class _Version(argparse.Action):
+    """``--version`` alone is this program's, ``--version N`` the model's."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, number: Any, *_: Any) -> None:
+        if number is None:
+            print(f"{parser.prog} {__version__}")
+            parser.exit()
+        namespace.model_version = number
+
+
+def read_events(path: str) -> Any:
+    """Events from a file of JSON or JSON lines.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, a file that cannot be read, what is wrong where.
+    """
+    try:
+        text = sys.stdin.read() if path == "-" else open(path, encoding="utf-8").read()  # noqa: SIM115
+    except (OSError, UnicodeDecodeError) as error:
+        raise invalid_argument(f"{path} cannot be read: {error}") from None
+    if not text.strip():
+        raise invalid_argument(f"{'standard input' if path == '-' else path} has no events")
+    try:
+        whole = json.loads(text)
+    except ValueError:
+        return [_event(line, number) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    one_event = isinstance(whole, dict) and not _columnar(whole)
+    return [whole] if one_event else whole
+
+
+def _columnar(whole: dict[str, Any]) -> bool:
+    """True for an object of columns: every value is a list.  An event has a number somewhere."""
+    return bool(whole) and all(isinstance(value, list) for value in whole.values())
+
+
+def _event(line: str, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise invalid_argument(f"line {number} of the events is no JSON: {error}") from None
+
+
+def lines(answer: Answer) -> list[str]:
+    """One line of JSON for each event."""
+    if isinstance(answer, dict):
+        listed = {name: _listed(values) for name, values in answer.items()}
+        rows = zip(*listed.values(), strict=True)
+        return [json.dumps(dict(zip(listed, row, strict=True)), default=_text) for row in rows]
+    return [json.dumps(row, default=_text) for row in _listed(answer)]
+
+
+def _listed(values: Any) -> Any:
+    return values.tolist() if is_array(values) else values
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
