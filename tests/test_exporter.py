@@ -170,13 +170,3 @@ def test_the_sample_request_has_every_branch(demo_specs):
     request = sample_request(demo_specs, 2)
     assert set(request) == {b.name for b in demo_specs.branches}
     assert request["Jet_pt"].shape == (2, 14)
-
-
-def test_a_session_restores_the_weights_as_tf_serving_does(exported):
-    model, ds, path, _ = exported
-    request = padded(raw_events(ds), ds.specs)
-    with tf.compat.v1.Session(graph=tf.Graph()) as session:
-        signature = tf.compat.v1.saved_model.load(session, ["serve"], str(path)).signature_def["serving_default"]
-        feeds = {signature.inputs[name].name: values for name, values in request.items()}
-        served = session.run(signature.outputs["score"].name, feeds)
-    assert np.abs(served - trained_scores(model, ds)).max() < 1e-6
