@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 DEMO ?= runs/demo
 TTH ?= benchmarks/data/tth
 
-.PHONY: demo serve test lint docs notebooks protos clean install
+.PHONY: demo serve test soak servers lint docs notebooks protos clean install
 
 install: $(VENV)/.installed
 
@@ -25,8 +25,15 @@ serve: install
 	$(BIN)/mlaas4hep-serve --model_name=tth --model_base_path=$(CURDIR)/$(DEMO)/models/tth
 
 test: install
-	sh tests/install_servers.sh
 	$(BIN)/python -m pytest
+
+# campaigns in full: kills, mutated files, fuzzing, the corpus; hours
+soak: install
+	MLAAS4HEP_SOAK=1 $(BIN)/python -m pytest -m soak -s
+
+# servers that some tests talk to, from the system's packages: asks for root
+servers:
+	sh tests/install_servers.sh
 
 lint: install
 	$(BIN)/ruff check .

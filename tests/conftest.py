@@ -1,4 +1,4 @@
-"""Shared data: the committed demo sample, and the larger sample beside the checkout where there is one."""
+"""Data that tests share, all of it committed: the demo sample, and files written by ROOT itself."""
 
 import os
 import warnings
@@ -14,7 +14,6 @@ from mlaas4hep_tf.errors import DataWarning
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "benchmarks" / "data" / "tth"
-SHARED = ROOT.parent / "shared" / "data"
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +30,4 @@ def demo_specs(demo_files) -> Specs:
 
 @pytest.fixture(scope="session")
 def real_files() -> Path:
-    folder = SHARED / "real"
-    if not folder.is_dir():
-        pytest.skip("real ROOT files are not beside this checkout (../shared/data/real)")
-    return folder
+    return ROOT / "tests" / "data" / "real"

@@ -173,16 +173,6 @@ def test_the_sample_request_has_every_branch(demo_specs):
     assert request["Jet_pt"].shape == (2, 14)
 
 
-def test_a_session_restores_the_weights_as_tf_serving_does(exported):
-    model, ds, path, _ = exported
-    request = padded(raw_events(ds), ds.specs)
-    with tf.compat.v1.Session(graph=tf.Graph()) as session:
-        signature = tf.compat.v1.saved_model.load(session, ["serve"], str(path)).signature_def["serving_default"]
-        feeds = {signature.inputs[name].name: values for name, values in request.items()}
-        served = session.run(signature.outputs["score"].name, feeds)
-    assert np.abs(served - trained_scores(model, ds)).max() < 1e-6
-
-
 def test_specs_alone_do_not_say_how_values_were_normalised(exported, tmp_path):
     model, ds, _, _ = exported
     with pytest.raises(ModelError, match=r"Specs does not say how values were normalised: give the dataset, the run"):

@@ -1,6 +1,5 @@
 """Files with random damage: right numbers or a clear error, never a hang, a crash or a flood of memory."""
 
-import os
 import random
 import warnings
 from collections import Counter
@@ -9,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from helpers.soak import cases, report
 from helpers.streams import quiet_scan
 
 from mlaas4hep_tf import ReadOptions, ReadPolicy, RootDataset
 from mlaas4hep_tf.errors import MlaasError
 from mlaas4hep_tf.testing import COMPRESSIONS, make_events, write_tree
 
-MUTATIONS = 2000 if os.environ.get("FAULTS_FULL") else 40
+MUTATIONS = cases(40, 2000)
 POLICY = ReadPolicy(work_timeout_s=20, retries=0)
 GIB = 1 << 30
 
@@ -73,6 +73,8 @@ def outcome_of(path, specs, want):
     return "same" if np.array_equal(got, want, equal_nan=True) else "other"
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(cases(300, 7200))
 @pytest.mark.parametrize("part", range(4))
 def test_random_damage(tmp_path, part):
     chance = random.Random(part)
@@ -89,7 +91,7 @@ def test_random_damage(tmp_path, part):
     assert peak_of_readers() < GIB
     assert set(outcomes) <= {"same", "error", "other"}
     assert outcomes["error"] > 0
-    print(compression, dict(outcomes))
+    report(f"mutated {compression} files", **outcomes)
     if compression in ("zlib", "lz4"):
         # what no checksum covers: headers, and baskets that are stored as they are
         assert outcomes["other"] < 0.2 * sum(outcomes.values())

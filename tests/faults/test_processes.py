@@ -15,6 +15,7 @@ import pytest
 from helpers import probe, sharing
 from helpers.layout import EVENTS, urls
 from helpers.proxy import Fault, proxy
+from helpers.soak import cases, report
 from helpers.streams import QUICK, assert_all_once, delivered, quiet_scan
 
 from mlaas4hep_tf import Cache, ReadOptions, ReadPolicy, RootDataset
@@ -22,8 +23,7 @@ from mlaas4hep_tf.errors import ConfigError, ReaderError
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.testing import http_server, write_files
 
-FULL = bool(os.environ.get("FAULTS_FULL"))  # all that the issue asks for, which takes minutes
-KILLS = 200 if FULL else 6
+KILLS = cases(6, 200)
 
 
 def readers():
@@ -32,6 +32,8 @@ def readers():
     return [p.pid for p in alive if "LokyProcess" in " ".join(p.cmdline())]
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(cases(300, 7200))
 def test_readers_killed_at_random_moments(tmp_path):
     """They read slowly, so that there is always one to kill at work."""
     entries = 250 * KILLS
@@ -60,7 +62,7 @@ def test_readers_killed_at_random_moments(tmp_path):
         finally:
             done.set()
             thread.join()
-    print(f"{len(killed)} kills in {epochs} epochs")
+    report("readers killed", kills=len(killed), epochs=epochs)
 
 
 def test_a_reader_that_hangs_is_killed_and_its_work_done_again(tmp_path):

@@ -3,7 +3,7 @@
 import awkward as ak
 import numpy as np
 import pytest
-import uproot
+from helpers.agreement import assert_like_uproot
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,24 +17,6 @@ from mlaas4hep_tf.testing import COMPRESSIONS, write_tree
 
 DTYPES = ["bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"]
 EVERYTHING = Selection((), (), ())
-
-
-def assert_like_uproot(path, tree, start, stop, expect_fast=True):
-    file = inspect(Source(str(path), tree), EVERYTHING)
-    names = [b.name for b in file.branches if b.kind != "other"]
-    if expect_fast:
-        assert file.index.names == set(names)
-    got = read(file, start, stop, names)
-    want = uproot.open(path)[tree].arrays(names, entry_start=start, entry_stop=stop)
-    for info in file.branches:
-        if info.kind == "other":
-            continue
-        values = np.concatenate([np.empty(0, info.dtype), *got.values[info.name]])
-        expected = ak.to_numpy(ak.flatten(want[info.name], axis=None))
-        assert values.dtype == expected.dtype == np.dtype(info.dtype)
-        assert values.tobytes() == expected.tobytes(), info.name
-        if info.kind == "jagged":
-            assert got.counts[info.group].tolist() == ak.num(want[info.name]).tolist(), info.name
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

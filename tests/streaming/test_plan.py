@@ -104,10 +104,12 @@ def test_shards_are_equal_to_within_one_event(sizes, shards):
     assert sum(have) == total
 
 
-@given(st.integers(3, 10_000))
-def test_split_sizes_sum_to_the_whole(entries):
-    sizes = split_sizes(entries, (0.64, 0.16, 0.20)) if entries >= 7 else [entries]
+@given(st.integers(4, 10_000))
+def test_split_sizes_sum_to_the_whole_and_are_within_one_event_of_the_fractions(entries):
+    fractions = (0.64, 0.16, 0.20)
+    sizes = split_sizes(entries, fractions)
     assert sum(sizes) == entries
+    assert all(abs(size - fraction * entries) < 1 for size, fraction in zip(sizes, (*fractions, 0), strict=True))
 
 
 def test_an_incomplete_split_leaves_the_rest_out():

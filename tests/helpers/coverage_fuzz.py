@@ -1,6 +1,6 @@
 """Coverage-guided inputs (atheris, libFuzzer) for whatever reads requests: JSON bodies, URLs, protobuf bytes.
 
-    python tests/serving/coverage_fuzz.py -runs=50000 -timeout=20
+    PYTHONPATH=tests python tests/helpers/coverage_fuzz.py -runs=50000 -timeout=20
 
 Ends with a traceback and the input in a file at the first reply that is not a client's error; libFuzzer's flags apply.
 """
@@ -33,7 +33,8 @@ from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataReque
 from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
-from test_fuzz import VALID, body_of
+
+from helpers.near_requests import VALID, body_of
 
 SLOWEST = 20.0  # seconds
 CLIENT_FAULTS = (200, 400, 403, 404, 409, 413, 429)
