@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, get_args
 
 import tensorflow as tf
@@ -43,6 +42,22 @@ def original_errors(*datasets: RootDataset) -> Iterator[None]:
         if failures:
             raise failures[-1] from error
         raise
+
+
+@cache
+def _with_original_errors(kind: Any) -> Any:
+    """A subclass of TensorFlow's iterator that raises our own errors; its instances know their `root_dataset`."""
+
+    class IteratorWithOriginalErrors(kind):  # type: ignore[misc]  # tensorflow has no type information
+        def __next__(self) -> Any:
+            with original_errors(self.root_dataset):
+                return super().__next__()
+
+        def get_next(self) -> Any:
+            with original_errors(self.root_dataset):
+                return super().get_next()
+
+    return IteratorWithOriginalErrors
 
 
 @dataclass(frozen=True)
@@ -200,9 +215,9 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             seed=options.seed, shares=options.shares,
         )  # fmt: skip
         self._pipeline = build_pipeline(stream, preprocessor, options, self.plan)
-        super().__init__(self._pipeline._variant_tensor)
+        super().__init__(tf.data.experimental.to_variant(self._pipeline))
 
-    def _inputs(self) -> list[tf.data.Dataset]:
+    def _inputs(self) -> list[tf.data.Dataset]:  # abstract in tf.data.Dataset, so every subclass has it
         return [self._pipeline]
 
     @property
@@ -252,20 +267,17 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
 
     def __iter__(self) -> Any:
         iterator = super().__iter__()
-        get_next = type(iterator)._next_internal  # what `next` and `get_next` call
-        itself = weakref.ref(iterator)  # a cycle would keep its buffers and threads until some garbage collection
-
-        def next_or_original_error() -> Any:
-            with original_errors(self):
-                return get_next(itself())
-
-        iterator._next_internal = next_or_original_error
+        kind: Any = type(iterator)
+        iterator.__class__ = _with_original_errors(kind)  # still TensorFlow's own, as Keras and tf.function need
+        iterator.root_dataset = self
         return iterator
 
     def _part(self, parts: Sequence[Sequence[EntryRange]], **changes: Any) -> RootDataset:
         part = RootDataset.__new__(RootDataset)
         events = sum(len(block) for ranges in parts for block in ranges)
-        part._build(self._stream.fresh(events), self._preprocessor, replace(self._settings, **changes), parts)
+        RootDataset._build(
+            part, self._stream.fresh(events), self._preprocessor, replace(self._settings, **changes), parts
+        )
         return part
 
     def split(self, *fractions: float, seed: int | None = None) -> tuple[RootDataset, ...]:

@@ -383,9 +383,31 @@ def test_a_file_that_ends_early_while_training(tmp_path):
         file.seek(size // 2)
         file.write(bytes(2000))
     os.utime(path, ns=(stamp, stamp))
-    with pytest.raises(InputFileError, match="cannot read file .*f000.root, tree events, entries") as caught:
+    says = "cannot read file .*f000.root, tree events, entries"
+    with pytest.raises(InputFileError, match=says) as caught:
         list(ds)
     assert "\n" not in str(caught.value)
+    with pytest.raises(InputFileError, match=says):
+        list(iter(iter(ds).get_next, None))
+
+
+def test_an_iterator_is_tensorflows_own(tmp_path):
+    """Keras hands iterators to a tf.function, which takes them apart and puts them together again."""
+    (path,) = write_files(tmp_path, [30])
+    iterator = iter(plain(path, quiet(path), batch_size=10))
+
+    @tf.function
+    def events(iterator):
+        return tf.shape(next(iterator)) + tf.shape(iterator.get_next())
+
+    assert isinstance(iterator, tf.data.Iterator)
+    assert events(iterator)[0] == 20
+    assert len(next(iterator)) == 10
+    assert not iterator.get_next_as_optional().has_value()
+    with pytest.raises(tf.errors.OutOfRangeError):
+        iterator.get_next()
+    with pytest.raises(StopIteration):
+        next(iterator)
 
 
 def test_specs_of_the_paper_apply(tmp_path):

@@ -69,7 +69,7 @@ def filesystem(url: str) -> tuple[Any, str]:
     key = (_server(url), str(timeout), token)
     if key not in _filesystems:
         _filesystems[key] = fsspec.core.url_to_fs(url, skip_instance_cache=True, **options)[0]
-    return _filesystems[key], _filesystems[key]._strip_protocol(url)
+    return _filesystems[key], str(fsspec.core.strip_protocol(url))
 
 
 def _server(url: str) -> str:

@@ -2,7 +2,7 @@
 
 The local processes come from loky: clean interpreters that do not import the user's ``__main__`` again.  Each has
 an executor of its own and a thread here that hands it one piece of work after the other, so that a process that
-dies or hangs is known, replaced, and costs nothing but that piece, which is then done again.
+dies or hangs is known and replaced; the one piece of work that it had is done again.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.util import Finalize
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from loky.process_executor import ProcessPoolExecutor, ShutdownExecutorError, TerminatedWorkerError
+from loky import ProcessPoolExecutor
 
 from mlaas4hep_tf.errors import InputFileError, ReaderError
 from mlaas4hep_tf.io import buffers
@@ -35,9 +37,9 @@ R = TypeVar("R")
 
 MAX_DEATHS = 12  # of reader processes over one piece of work
 MAX_OPEN_FILES = 64  # of all reader processes together
-START_S = 60.0  # in which a reader process must be there; not part of the time for its work
+START_S = 60.0  # for a reader process to start; not part of the time for its work
 IDLE_S = 120.0  # after which a reader process without work ends
-_ELSEWHERE = 64  # pieces of work under way in the user's executor
+_ELSEWHERE = 64  # pieces of work under way at most in the user's executor
 _log = logging.getLogger(__name__)
 
 
@@ -98,25 +100,80 @@ class WorkerPool:
                 future.cancel()
 
 
+_Task = tuple[Future[Any], Callable[[], Any]]
+
+
+class _Threads:
+    """Daemon threads that do queued work in order, started when there is work and none is idle.
+
+    The interpreter does not wait for them when it ends.  It would wait for those of a `ThreadPoolExecutor`, until
+    they have done all that is queued.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = self._may_start = most
+        self._queue: SimpleQueue[_Task | None] = SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._lock = threading.Lock()
+
+    def submit(self, work: Callable[[], R]) -> Future[R]:
+        future: Future[R] = Future()
+        self._queue.put((future, work))
+        with self._lock:
+            if not self._idle.acquire(blocking=False) and self._may_start:
+                self._may_start -= 1
+                threading.Thread(target=self._serve, name="mlaas4hep-reader", daemon=True).start()
+        return future
+
+    def _serve(self) -> None:
+        while (task := self._next()) is not None:
+            _do(*task)
+            del task  # or its result is kept until there is more work
+
+    def _next(self) -> _Task | None:
+        try:
+            return self._queue.get_nowait()
+        except Empty:
+            self._idle.release()
+            return self._queue.get()
+
+    def end(self) -> None:
+        """Cancel what is queued, and let each thread end when it has done what it is at."""
+        with suppress(Empty):
+            while True:
+                if (task := self._queue.get_nowait()) is not None:
+                    task[0].cancel()
+        for _ in range(self._most - self._may_start):
+            self._queue.put(None)
+
+
+def _do(future: Future[R], work: Callable[[], R]) -> None:
+    if future.set_running_or_notify_cancel():
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 (it is raised where the result is asked for)
+            future.set_exception(error)
+
+
 class _Dispatcher:
     """Threads that each hand one piece of work at a time to a reader process of their own."""
 
     def __init__(self, workers: int, executor: Executor | None) -> None:
         self._executor = executor
         most = min(MAX_OPEN_FILES // workers, buffers.descriptors() // 4)
-        self._files = max(1, most - 1)  # and one more, of which the decoder reads
-        self._threads = ThreadPoolExecutor(_ELSEWHERE if executor else workers, "mlaas4hep-reader")
+        self._files = max(1, most - 1)  # kept open by uproot; the decoder has one more
+        self._threads = _Threads(_ELSEWHERE if executor else workers)
         self._own = threading.local()
         self._readers: list[_Reader] = []
         self._closing = threading.Event()
 
     def submit(self, given: Conditions, function: Callable[..., R], *args: Any) -> Future[R]:
-        return self._threads.submit(self._work, given, partial(function, *args))
+        return self._threads.submit(partial(self._work, given, partial(function, *args)))
 
     def close(self) -> None:
         """End the processes, whatever they are doing."""
         self._closing.set()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.end()
         for reader in self._readers:
             reader.kill()
 
@@ -178,7 +235,7 @@ class _Reader:
         self._process: ProcessPoolExecutor | None = None
 
     def call(self, seconds: float, function: Callable[..., R], *args: Any) -> R:
-        """Raises _Died or _Stalled; in both cases the process is dead when it does."""
+        """The result of the function; raises _Died or _Stalled after the process was ended."""
         try:
             process = self._process or self._start()
             future: Future[R] = process.submit(function, *args)
@@ -186,15 +243,25 @@ class _Reader:
                 self.kill()
                 raise _Stalled(_too_long(seconds))
             return future.result()
-        except (TerminatedWorkerError, ShutdownExecutorError) as error:
-            self.kill()
-            raise _Died from error
-        except BrokenProcessPool as error:  # it is alive and did not understand
-            self.kill()
-            raise ReaderError(f"a reader process could not take up its work: {error}") from error
+        except RuntimeError as error:
+            if self._ended(error):
+                self.kill()
+                raise _Died from error
+            if isinstance(error, BrokenProcessPool):
+                self.kill()
+                raise ReaderError(f"a reader process could not take up its work: {error}") from error
+            raise
+
+    def _ended(self, error: RuntimeError) -> bool:
+        """Whether there is no process any more: `kill` was called meanwhile, or it died.
+
+        A `BrokenProcessPool` has a cause where a message could not be pickled or unpickled, and none where the
+        process died.
+        """
+        return self._process is None or (isinstance(error, BrokenProcessPool) and error.__cause__ is None)
 
     def _start(self) -> ProcessPoolExecutor:
-        """A process that is up; what dies before has done no work, and does not count as a death over it."""
+        """A process that answers; one that dies before that is replaced and not counted as a death over work."""
         end = time.monotonic() + START_S
         while True:
             process = self._process = ProcessPoolExecutor(
@@ -203,7 +270,9 @@ class _Reader:
             try:
                 process.submit(os.getpid).result(max(0.0, end - time.monotonic()))
                 return process
-            except (TimeoutError, TerminatedWorkerError, ShutdownExecutorError) as error:
+            except (TimeoutError, RuntimeError) as error:
+                if isinstance(error, RuntimeError) and not self._ended(error):
+                    raise
                 self.kill()
                 if time.monotonic() > end or self._closing.is_set():
                     raise ReaderError(f"no reader process came up in {START_S:g} s; see the output above") from error
@@ -215,18 +284,16 @@ class _Reader:
 
 
 class _Dispatchers:
-    """The crews of this interpreter: one for each number of workers and time limit, one for each user's executor."""
+    """The dispatchers of this interpreter, one for each number of workers, executor and time limit of a request."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._dispatchers: dict[tuple[object, ...], _Dispatcher] = {}
-        # before the threads are waited for, which wait for the processes
-        threading._register_atexit(self.close)  # type: ignore[attr-defined]  # private, and what loky itself uses
-        # a process that multiprocessing started waits for its children: without this, until they have been idle
+        # runs at exit, in processes of multiprocessing too, before they wait for their children
         Finalize(self, self.close, exitpriority=100)
 
     def get(self, worker_pool: WorkerPool) -> _Dispatcher:
-        # XRootD takes its time limit when a process uses it first
+        # a process keeps the time limit with which it used XRootD first
         key = (worker_pool.workers, worker_pool.read.executor, worker_pool.read.policy.request_timeout_s)
         with self._lock:
             if key not in self._dispatchers:
@@ -255,8 +322,8 @@ def start_reader(parent: int, files: int) -> None:
 def end_with_parent(parent: int) -> None:
     """Have this process end within a second of its parent, however that ends.
 
-    A thread that looks; the kernel's own signal for this goes by the thread that started the process, which
-    may well end before the parent does.
+    A thread looks for the parent twice a second.  The kernel's own signal (PR_SET_PDEATHSIG) would come when the
+    thread ends that started the process, which may be long before the parent does.
     """
 
     def watch() -> None:

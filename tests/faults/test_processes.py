@@ -86,6 +86,34 @@ def test_work_that_kills_its_reader_is_an_error():
     assert time.monotonic() - start < 60
 
 
+ENDS = """
+import sys, time
+from helpers import probe
+from mlaas4hep_tf.io.workers import WorkerPool
+pool = WorkerPool(1)
+print(pool.run(probe.pid))
+work = [pool.submit(probe.slow, 1.0, f"{sys.argv[1]}/{number}") for number in range(60)]
+time.sleep(0.5)
+"""
+
+
+def test_the_interpreter_ends_without_doing_what_is_queued(tmp_path):
+    """It waits for the piece that a reader works on, and leaves no process behind."""
+    tests = str(Path(probe.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS, str(tmp_path)], cwd=tests, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(list(tmp_path.iterdir())) < 5
+    assert not psutil.pid_exists(int(done.stdout))
+
+
+def test_work_may_raise_any_error():
+    """A RuntimeError of the work is not taken for one of loky's."""
+    with pytest.raises(RuntimeError, match="no fault of loky"):
+        WorkerPool(1).run(probe.fail)
+
+
 FEW = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))

@@ -19,3 +19,13 @@ def hang_once(path: str) -> str:
         os.close(os.open(path, os.O_CREAT))
         time.sleep(60)
     return "done"
+
+
+def slow(seconds: float, path: str) -> None:
+    """Leave a file behind after some time."""
+    time.sleep(seconds)
+    os.close(os.open(path, os.O_CREAT))
+
+
+def fail() -> None:
+    raise RuntimeError("no fault of loky")
