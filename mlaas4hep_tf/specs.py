@@ -1,4 +1,4 @@
-"""What pass 1 leaves behind: frozen `Specs` of a dataset, saved as JSON and bound to the data."""
+"""`Specs`, the result of pass 1: frozen, saved as JSON and bound to the data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VERSION = 1
 class BranchSpec:
     """One feature branch over the whole dataset.
 
-    NaN and +-inf are counted and kept out of everything else.  A branch without a finite value is *empty*:
+    NaN and +-inf are counted, and left out of all other numbers.  A branch without a finite value is *empty*:
     `min`, `max`, `mean` and `variance` are None.  One with `min == max` is *constant*.
 
     Attributes:
@@ -77,7 +77,7 @@ class BranchSpec:
 
 @dataclass(frozen=True)
 class FileSpec:
-    """One file of the dataset, by what it is (uuid, entries) and where it lay."""
+    """One file of the dataset: its path or URL when it was scanned, its uuid, and its entries."""
 
     url: str
     uuid: str

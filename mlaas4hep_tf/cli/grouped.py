@@ -13,7 +13,9 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """The command as typer takes it: each parameter that is a group stands there as the group's options."""
     signature = inspect.signature(command, eval_str=True)
     groups: dict[str, type[Any]] = {
-        name: p.annotation for name, p in signature.parameters.items() if is_dataclass(p.annotation)
+        name: p.annotation
+        for name, p in signature.parameters.items()
+        if isinstance(p.annotation, type) and is_dataclass(p.annotation)
     }
     parameters = [
         option

@@ -1,4 +1,4 @@
-"""Where the baskets of a file lie: all that reading needs to know of it, learnt in one opening."""
+"""Where the baskets of a file lie: learnt when it is opened once, and all that reading needs to know."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class BranchBaskets:
         branch: how their bytes become values.
         seeks, sizes: position and length in bytes of those that lie in the file, int64.
         entry_offsets: first entry of each basket, and behind the last one, int64.
-        inline: bytes of the last baskets, which the tree's own header has (ROOT recovered them after a crash, or
-            merged files fast).
+        inline: bytes of the last baskets if they lie in the tree's own header (after recovery from a crash, or a
+            fast merge of files).
     """
 
     branch: BranchIndex

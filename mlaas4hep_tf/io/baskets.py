@@ -27,8 +27,8 @@ _TAIL = struct.Struct(">hiiii")  # fVersion fBufferSize fNevBufSize fNevBuf fLas
 _PLAIN_KEY = _KEY.size + _TAIL.size + 1
 _BLOCK_HEADER = 9
 _LZ4_CHECKSUM = 8
-_MAX_GAP = 1 << 16  # bytes between two baskets that are read along rather than asked for apart
-_MAX_REQUEST = 1 << 26
+_MAX_GAP = 1 << 16  # bytes between two baskets up to which one request covers both
+_MAX_REQUEST = 1 << 26  # bytes of a request of several baskets
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _entry_ends(data: Array, border: int, keylen: int, entries: int) -> Array:
 
 
 def decompress(blocks: memoryview, size: int) -> Any:
-    """Undo ROOT's compression: one or several blocks, each with a header of 9 bytes (LZ4: and a checksum)."""
+    """Undo ROOT's compression: blocks with a header of 9 bytes each, followed by a checksum if they are LZ4."""
     out: list[Any] = []
     position = filled = 0
     while position < len(blocks):

@@ -1,4 +1,4 @@
-"""Which branches: their kind and dtype, what is selected of them, and which share their multiplicity."""
+"""Branches: their kind and dtype, which are selected, and which share their multiplicity."""
 
 from __future__ import annotations
 

@@ -23,12 +23,12 @@ import numpy as np
 import numpy.typing as npt
 
 ALIGNMENT = 64
-_NAME = "mlaas4hep"  # of every buffer, so that nothing else is ever taken for one
+_NAME = "mlaas4hep"  # of every buffer; a reader writes to nothing of another name
 
 
 @dataclass(frozen=True)
 class BufferRef:
-    """Where another process finds a buffer, or that the array data travel with the message (`fd` < 0)."""
+    """Where another process finds a buffer: file descriptor `fd` of process `pid`."""
 
     pid: int
     fd: int
@@ -50,9 +50,8 @@ class ArraySpec:
 def keep_freed_memory() -> bool:
     """Let glibc's malloc keep what is freed instead of giving it back to the kernel each time.
 
-    Batches, chunks and decoded baskets are some megabytes each and come and go all the time; by default each
-    is mapped anew, and the kernel's zeroing of fresh pages costs as much as the work itself (measured: half
-    of the CPU time of padding).  The process keeps its peak memory in return.
+    Batches, chunks and decoded baskets have some megabytes each.  By default glibc maps each anew, and zeroing its
+    pages takes the kernel half of the CPU time of padding.  The process keeps its peak memory in return.
 
     Returns:
         Whether this C library knows the setting.

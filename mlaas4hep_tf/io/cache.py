@@ -1,6 +1,7 @@
-"""Bytes of remote files in a local folder: checksummed blocks, written beside and renamed, the oldest thrown out.
+"""Bytes of remote files in a local folder, as blocks with checksums; the blocks used longest ago are removed.
 
-Each block is a file, so that any number of processes may use the folder at a time without a lock.
+Each block is a file that is written under another name and renamed, so that any number of processes may use the
+folder at a time without a lock.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ import xxhash
 from mlaas4hep_tf.errors import ConfigError
 
 DEFAULT_LIMIT = 20 << 30
-KEPT = 0.9  # of the limit when old blocks were thrown out
+KEPT = 0.9  # of the limit is left when old blocks are removed
 _DIGEST = 16  # bytes of the checksum in front of a block
 _FORGOTTEN_S = 3600.0  # age of a half-written block whose writer is dead
 _log = logging.getLogger(__name__)
 _numbers = itertools.count()
-_written: dict[str, int] = {}  # by this process since it last looked at the size of a folder
+_written: dict[str, int] = {}  # bytes that this process wrote since it last checked the size of a folder
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Cache:
         return block
 
     def put(self, key: str, block: bytes) -> None:
-        """Keep a block; where the disk is full, go on without."""
+        """Keep a block; a disk that is full gives a warning."""
         path = self._path(key)
         beside = path.with_name(f".{os.getpid()}-{next(_numbers)}.part")
         try:
@@ -83,7 +84,7 @@ class Cache:
         return Path(self.folder, name[:2], name)
 
     def _count(self, size: int) -> None:
-        """Look at the size of the folder at the first block and whenever this process has added a part of the limit."""
+        """Check the folder's size at the first block and after every 1/32 of the limit that this process writes."""
         written = _written.get(self.folder, self.limit_bytes) + size
         if written > self.limit_bytes // 32:
             self.evict()
@@ -91,7 +92,7 @@ class Cache:
         _written[self.folder] = written
 
     def evict(self) -> None:
-        """Throw out half-written blocks of dead processes and, over the limit, the blocks used longest ago."""
+        """Remove half-written blocks of dead processes and, over the limit, the blocks used longest ago."""
         blocks = sorted(_blocks(self.folder))
         total = sum(size for _, size, _ in blocks)
         if total > self.limit_bytes:

@@ -25,8 +25,8 @@ _WITH_TREE = re.compile(r"^(?P<path>.*\.root(?:\.\d+)?):(?P<tree>[^/\\].*)$", re
 class Source:
     """A file by its local path or URL, and the tree that was named with it (``file.root:tree``).
 
-    A relative path is relative to `folder`, the working directory when it was named: that of a reader
-    process may be another one.
+    A relative path is relative to `folder`, the working directory when it was named; reader processes may have
+    another one.
     """
 
     url: str
@@ -61,7 +61,7 @@ class RootFile:
             from 0 to `num_entries`.
         branches: every branch with its kind; those that were not selected are of kind ``other``.
         index: where the baskets of the selected branches lie.
-        stamp: size, and modification time or first bytes, to notice that it was replaced (`opener.file_stamp`).
+        stamp: size, and modification time or first bytes, to notice that it was replaced (`inspection.file_stamp`).
     """
 
     source: Source

@@ -25,7 +25,7 @@ from mlaas4hep_tf.io.files import RootFile, Source
 from mlaas4hep_tf.io.policy import conditions
 from mlaas4hep_tf.io.remote import RemoteSource, identity, place
 
-_FINAL = re.compile("no such file|not found|permission denied|not authorized", re.IGNORECASE)  # another try is no use
+_FINAL = re.compile("no such file|not found|permission denied|not authorized", re.IGNORECASE)  # no use to try again
 _log = logging.getLogger(__name__)
 
 _RNTUPLE_NUMBERS = {
@@ -157,7 +157,7 @@ def _survey_ttree(tree: Any, selection: Selection) -> _Survey:
             by_uproot[name] = how
         else:
             parts.append(_baskets(how, branch, entry_offsets[-1], int(tree.num_entries)))
-    return tuple(infos), _common_edges(entry_offsets, int(tree.num_entries)), build_index(parts), by_uproot
+    return tuple(infos), _common_offsets(entry_offsets, int(tree.num_entries)), build_index(parts), by_uproot
 
 
 _described: dict[Hashable, tuple[BranchInfo, BranchIndex | str]] = {}
@@ -166,8 +166,8 @@ _described: dict[Hashable, tuple[BranchInfo, BranchIndex | str]] = {}
 def _describe(name: str, branch: Any) -> tuple[BranchInfo, BranchIndex | str]:
     """What a TBranch is, and how our decoder reads it or why it does not.
 
-    uproot takes a third of the time of opening a file to interpret its branches, and the files of a dataset are
-    alike: the outcome is kept for branches whose one leaf says everything.
+    Descriptions of branches with one leaf are kept and used again for the same branch of other files: uproot's
+    interpretation takes a third of the time of opening a file, and the files of a dataset are alike.
     """
     leaves = branch.member("fLeaves")
     if branch.classname != "TBranch" or len(leaves) != 1:
@@ -209,7 +209,7 @@ def _decoding(name: str, interpretation: Any) -> BranchIndex | str:
 
 
 def _baskets(how: BranchIndex, branch: Any, entry_offsets: Sequence[int], entries: int) -> BranchBaskets:
-    """Where the baskets of a TBranch lie; those in the tree's own header (recovered ones) come along."""
+    """Where the baskets of a TBranch lie; those that lie in the tree's own header are copied."""
     recovered = branch.embedded_baskets
     count = len(entry_offsets) - 1 - len(recovered)
     seeks = np.asarray(branch.member("fBasketSeek")[:count], np.int64)
@@ -251,17 +251,13 @@ def _dimensions(shape: tuple[int, ...], dtype: str) -> tuple[Kind, str, int]:
     return ("array", dtype, int(np.prod(shape, dtype=np.int64))) if shape else ("flat", dtype, 0)
 
 
-def _common_edges(per_branch: Iterable[tuple[int, ...]], entries: int) -> tuple[int, ...]:
-    """Entries at which every numeric branch starts a basket; if there are none inside, where most do."""
+def _common_offsets(per_branch: Iterable[tuple[int, ...]], entries: int) -> tuple[int, ...]:
+    """Entries at which all numeric branches start a basket; if they share only the ends, the most frequent offsets."""
     use = Counter(per_branch)
     common: set[int] = set.intersection(*map(set, use)) if use else set()
     if use and len(common) <= 2:
-        common = set(
-            max(
-                (times * (len(entry_offsets) > 2), len(entry_offsets), entry_offsets)
-                for entry_offsets, times in use.items()
-            )[-1]
-        )
+        most_frequent = max(use, key=lambda offsets: (use[offsets] * (len(offsets) > 2), len(offsets), offsets))
+        common = set(most_frequent)
     return tuple(sorted(common | {0, entries}))
 
 

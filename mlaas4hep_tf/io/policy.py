@@ -1,4 +1,4 @@
-"""How long reading may take, how often it is tried again and where else; and what a reader process is told of it."""
+"""Deadlines, retries and replicas of reading, and how a reader process gets to know them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ReadPolicy:
                 raise ConfigError(f"replicas are starts of URLs such as root://server//path/, not {place!r}")
 
     def pause_s(self, attempt: int, chance: float) -> float:
-        """Seconds to wait behind a failed attempt (0, 1 ...), for a number drawn from [0, 1)."""
+        """Seconds to wait after a failed attempt (0, 1 ...), for a random number `chance` from [0, 1)."""
         return float(min(LONGEST_PAUSE_S, self.backoff_s * 2**attempt) * (0.5 + 0.5 * chance))
 
     def places(self, url: str) -> tuple[str, ...]:
@@ -75,7 +75,7 @@ DEFAULT_POLICY = ReadPolicy()
 
 @dataclass(frozen=True)
 class Conditions:
-    """Under which a reader process does one piece of work.
+    """What a reader process needs to know besides its piece of work.
 
     Attributes:
         policy: deadlines and replicas.
@@ -115,7 +115,7 @@ def xrootd_settings(policy: ReadPolicy) -> dict[str, str]:
     """The time limits in XRootD's terms; its own defaults are half an hour."""
     seconds = str(max(1, round(policy.request_timeout_s)))
     limits = ("XRD_REQUESTTIMEOUT", "XRD_STREAMTIMEOUT", "XRD_CONNECTIONWINDOW")
-    # one try each, at once: it is the worker pool that pauses and tries again
+    # XRootD tries once and does not wait: the worker pool pauses and tries again
     return dict.fromkeys(limits, seconds) | {
         "XRD_CONNECTIONRETRY": "1", "XRD_STREAMERRORWINDOW": "0", "XRD_TIMEOUTRESOLUTION": "1",
     }  # fmt: skip

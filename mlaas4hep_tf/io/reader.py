@@ -1,6 +1,6 @@
 """Reads entry ranges of ROOT trees: by our decoder where it can, by uproot where it must.
 
-It runs in reader processes, which never import TensorFlow (see `opener`).
+It runs in reader processes, which never import TensorFlow (see `inspection`).
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Columns:
 
 @dataclass(frozen=True)
 class Packed:
-    """Shapes of packed arrays, and the arrays themselves unless they lie in a shared buffer.
+    """Shapes and dtypes of packed arrays, and the arrays themselves unless they lie in a shared buffer.
 
-    In order: flat float32 [n, flat]; for each group values float32 [m, branches] and counts int32 [n].
+    The arrays in order: flat float32 [n, flat]; for each group values float32 [m, branches] and counts int32 [n].
     """
 
     specs: tuple[ArraySpec, ...]
@@ -51,7 +51,7 @@ class Packed:
 
 
 class _OpenTrees:
-    """The files that this process keeps open in uproot, the latest last."""
+    """The files that this process keeps open in uproot, the one used last at the end."""
 
     def __init__(self) -> None:
         self.limit = 16
@@ -76,7 +76,7 @@ _open_trees = _OpenTrees()
 
 
 def keep_open(files: int) -> None:
-    """Let this process keep so many files open in uproot, at least one."""
+    """Let this process keep up to `files` files open in uproot."""
     _open_trees.limit = files
     _open_trees.close_all_but(files)
 

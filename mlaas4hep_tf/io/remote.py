@@ -25,18 +25,18 @@ from mlaas4hep_tf.io.policy import conditions
 Range = tuple[int, int]  # seek, size
 
 BLOCK = 1 << 18  # bytes of a block of the cache
-TRUST_S = 10.0  # for which a file is taken to be the one it was
+TRUST_S = 10.0  # seconds until it is asked again whether a file is still the same
 _HEADER = 100  # bytes at the start of a ROOT file, its uuid among them
-_AT_A_TIME = 16  # requests under way to a server that takes one range each
+_AT_A_TIME = 16  # requests under way to a server that takes one range per request
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What tells a file from another one under the same name.
+    """What differs if a file is replaced by another one of the same name.
 
     Attributes:
         size: in bytes.
-        version: time of the last change, or the server's tag for the content; empty where it has none.
+        version: time of the last change, or the server's tag for the content; empty if the server has neither.
         header: the first bytes, which hold the uuid.
     """
 
@@ -123,7 +123,7 @@ def _ask_identity(address: str) -> Identity:
 
 
 def read_ranges(url: str, ranges: Sequence[Range]) -> list[bytes]:
-    """The bytes of each (seek, size), in as few requests as there can be.
+    """The bytes of each (seek, size), in as few requests as possible.
 
     Raises:
         OSError: the server does not answer in time, refuses, or has fewer bytes than that.
@@ -142,7 +142,7 @@ def _info(fs: Any, path: str) -> dict[str, Any]:
     try:
         found: dict[str, Any] = fs.info(path, timeout=2 * conditions.get().policy.request_timeout_s)
     except FileNotFoundError as error:
-        cause = error.__cause__  # fsspec says so of every fault of an HTTP server
+        cause = error.__cause__  # fsspec raises FileNotFoundError for every fault of an HTTP server
         if cause is not None and not isinstance(cause, FileNotFoundError):
             raise OSError(f"{type(cause).__name__}: {cause}") from error
         raise
@@ -177,7 +177,7 @@ def _request(address: str, ranges: Sequence[Range]) -> list[bytes]:
 
 
 def _through_cache(cache: Cache, url: str, ranges: Sequence[Range]) -> list[bytes]:
-    """Whole blocks, those that are not there from the server."""
+    """As `read_ranges`: in whole blocks, from the cache or else from the server."""
     file = identity(url)
     stem = f"{url}\n{file.size}\n{file.version}\n{file.header.hex()}\n"
     wanted = sorted({n for seek, size in ranges for n in range(seek // BLOCK, -(-(seek + size) // BLOCK))})
@@ -194,7 +194,7 @@ def _through_cache(cache: Cache, url: str, ranges: Sequence[Range]) -> list[byte
 
 
 def _runs(numbers: Sequence[int]) -> list[list[int]]:
-    """Numbers in order, cut where one is missing."""
+    """Runs of consecutive numbers: 1 2 5 -> [1 2], [5]."""
     cuts = [0, *(i + 1 for i, (a, b) in enumerate(pairwise(numbers)) if b != a + 1), len(numbers)]
     return [list(numbers[a:b]) for a, b in pairwise(cuts) if a < b]
 

@@ -34,7 +34,7 @@ class Stream:
         layout: branches of the packed matrices; label and weight branches are the last flat ones.
         lengths: group -> objects kept per event, to count what is truncated.
         labels, weights: where the numbers come from.
-        worker pool, pool: where reading runs, and the memory that it fills.
+        worker_pool, pool: where reading runs, and the memory that it fills.
         chunk_pool: memory of the chunks.
         truncated: events and objects beyond `lengths` in the latest epoch, by group.
         delivered: events of each file in the latest epoch, by its number.

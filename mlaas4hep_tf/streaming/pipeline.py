@@ -57,11 +57,11 @@ class _Epochs:
 def build_pipeline(stream: Stream, preprocessor: Preprocessor, options: PipelineOptions, plan: Plan) -> tf.data.Dataset:
     """The whole graph from file groups to batches; nothing is read before it is iterated.
 
-    The graph is kept small, and what datasets of datasets have inside is next to nothing: TensorFlow optimises each
-    function anew for every epoch, and those inside again for every chunk.
+    The graph is kept small, above all the function inside `flat_map`: TensorFlow optimises each function anew for
+    every epoch, and those inside such a function again for every chunk.
     """
     batch = options.batch_size
-    step = batch * -(-STEP_ENTRIES // batch) if options.layout != "ragged" else batch  # TensorFlow cuts those slowly
+    step = batch * -(-STEP_ENTRIES // batch) if options.layout != "ragged" else batch  # rebatch is slow for ragged
     batches = _steps(stream, plan, step).map(
         partial(_finish, preprocessor, options, len(stream.targets)),
         num_parallel_calls=default_workers(),
@@ -79,17 +79,17 @@ def build_pipeline(stream: Stream, preprocessor: Preprocessor, options: Pipeline
 def _settings() -> tf.data.Options:
     settings = tf.data.Options()
     settings.deterministic = True
-    settings.autotune.enabled = False  # nothing here is tuned, and an iterator's end waits for the tuner to wake up
-    settings.threading.private_threadpool_size = 1 + default_workers()  # one waits for the readers
+    settings.autotune.enabled = False  # there is nothing to tune, and the end of an iterator would wait for the tuner
+    settings.threading.private_threadpool_size = 1 + default_workers()  # one more, as one thread waits for the readers
     settings.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return settings
 
 
 def _steps(stream: Stream, plan: Plan, step: int) -> tf.data.Dataset:
-    """Packed chunks, again and again, each time with the rows of the next step: (rows, flat, bounds, groups).
+    """Steps (rows, flat, bounds, groups): numbers of the rows of a step, and the whole packed chunk they lie in.
 
-    TensorFlow never forgets a Python function that a graph has called, so this one holds the stream and the plan weakly;
-    the RootDataset holds both, and every dataset and iterator made from it holds the RootDataset.
+    TensorFlow never forgets a Python function that a graph has called, so the one here holds the stream and the plan
+    weakly; the RootDataset holds both, and every dataset and iterator made from it holds the RootDataset.
     """
     keep_freed_memory()
     epochs, weak_stream, weak_plan = _Epochs(), weakref.ref(stream), weakref.ref(plan)
@@ -142,7 +142,7 @@ def _dense(preprocessor: Preprocessor, options: PipelineOptions, raw: tf.Tensor)
 
 
 def _element(parts: tuple[Any, ...]) -> Any:
-    """tf.data passes the parts of a tuple apart, and anything else as one."""
+    """The element again: tf.data passes a tuple to a function as several arguments, and anything else as one."""
     return parts if len(parts) > 1 else parts[0]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from math import isclose
 from typing import Any
@@ -19,12 +20,10 @@ from mlaas4hep_tf.errors import PlanError
 
 IntArray = npt.NDArray[np.int64]
 
-MAX_FILE_GROUPS = (
-    64  # beyond it several files share a file group: each file group keeps a block in memory and a file open
-)
-BLOCK_ENTRIES = 16_384  # larger reads do not pay; throughput is flat beyond, memory is not
-SPLIT_BLOCKS = (8, 64)  # of one file that a split deals out: at least so many, though it cuts clusters, at most so many
-_SPLIT, _SHUFFLE, _ROWS = 1, 2, 3  # what a random stream is for
+MAX_FILE_GROUPS = 64  # more files than that share groups, as each group keeps a block in memory and a file open
+BLOCK_ENTRIES = 16_384  # entries per block at most; larger blocks take more memory and are not faster
+SPLIT_BLOCKS = (8, 64)  # blocks per file in a split: at least 8, cutting clusters if needed, at most 64
+_SPLIT, _SHUFFLE, _ROWS = 1, 2, 3  # keys of the random generators, one for each purpose
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Plan:
     """The order of one dataset: file groups of blocks, mixed into chunks, cut into batches.
 
     Attributes:
-        file groups: blocks of each file group in the order of the files; one file group if `shuffle` is off.
+        file_groups: blocks of each file group in the order of the files; one file group if `shuffle` is off.
         quotas: events that each file group gives per epoch; its size under the proportional law.
         chunk_size: events mixed at a time; a multiple of `batch_size`.
         batch_size: events per batch.
@@ -59,7 +58,7 @@ class Plan:
     shuffle: bool
     seed: int
 
-    @property
+    @cached_property
     def file_group_entries(self) -> tuple[int, ...]:
         return tuple(sum(map(len, file_group)) for file_group in self.file_groups)
 
@@ -83,7 +82,7 @@ class Plan:
     def batches(self) -> int:
         return -(-self.entries // self.batch_size)
 
-    @property
+    @cached_property
     def chunk_quotas(self) -> IntArray:
         """Events that each chunk takes from each file group, int64 [chunks, file groups]."""
         return chunk_quotas(self.quotas, self.chunk_size)
@@ -91,10 +90,10 @@ class Plan:
     def blocks(self, file_group: int, epoch: int) -> list[EntryRange]:
         """The blocks of a file group in the order in which this epoch reads them.
 
-        A file group is read in rounds, each a permutation of its blocks, and an epoch goes on in them where the one
-        before ended.  So before an event comes again, all others of its file group have come as often: in any number
-        of epochs it comes floor or ceil of (events that the file group gave / events that it has) times.  Where the
-        quota is the file group's size, as under the proportional law, a round is an epoch: exactly once.
+        A file group is read in rounds, each a new permutation of all its blocks; an epoch begins where the one before
+        ended.  So no event comes again before all others of its group have come as often: in any number of epochs it
+        comes floor or ceil of (events that the group gave / events that it has) times.  Where the quota is the
+        group's size, as under the proportional law, a round is an epoch and every event comes once.
         """
         size, first = self.file_group_entries[file_group], epoch * self.quotas[file_group]
         last = first + self.quotas[file_group]
@@ -136,16 +135,16 @@ def _window(ranges: Sequence[EntryRange], start: int, stop: int) -> Iterator[Ent
 
 
 def apportion(sizes: Sequence[int], ends: Sequence[int]) -> IntArray:
-    """Deal the first `ends[k]` of sum(sizes) events out to file groups in proportion to their sizes.
+    """Events that each file group gives in each step, so that all steps mix the groups in proportion to their sizes.
 
-    After every prefix each file group has given floor or ceil of its ideal share `ends[k] * size / total`, and
-    never takes an event back.  Of the file groups that may give one more, those give it that must do so soonest:
-    earliest deadline first, which is feasible at every prefix (R. Tijdeman, The chairman assignment
-    problem, 1980; G. Steiner and S. Yeomans, 1993).
+    After step k `ends[k]` events have been given, floor or ceil of `ends[k] * size / total` by each group.  Every group
+    first gives the floor.  The rest comes, one event each, from groups whose ceil is larger, those first that need
+    to give their next event soonest: earliest deadline first, which always works out (R. Tijdeman, The chairman
+    assignment problem, 1980; G. Steiner and S. Yeomans, 1993).
 
     Args:
         sizes: events of each file group.
-        ends: increasing prefixes; the last may be the total.
+        ends: events of all groups together after each step, increasing; at most the sum of `sizes`.
 
     Returns:
         Events of each step and file group, int64 [len(ends), len(sizes)].
@@ -173,13 +172,13 @@ def blocks(file: int, entries: int, entry_offsets: Sequence[int], size: int) -> 
 
 
 def cut(part: EntryRange, entry_offsets: Sequence[int], size: int, largest: int | None = None) -> list[EntryRange]:
-    """Cut a range at cluster entry offsets, so that few baskets are decoded twice.
+    """Cut a range into blocks where clusters begin, so that few baskets are decoded twice.
 
-    Clusters are joined up to `size` entries; one of more than `largest` (default: twice the size) is cut in
-    equal pieces.
+    Neighbouring clusters are joined up to `size` entries; a cluster of more than `largest` (default: twice the size)
+    is cut in equal pieces.
     """
     largest = 2 * size if largest is None else largest
-    inner = [edge for edge in entry_offsets if part.start < edge < part.stop]
+    inner = [entry for entry in entry_offsets if part.start < entry < part.stop]
     bounds = [part.start]
     for start, stop in zip([part.start, *inner], [*inner, part.stop], strict=True):
         if bounds[-1] != start and stop - bounds[-1] > size:
@@ -192,7 +191,7 @@ def cut(part: EntryRange, entry_offsets: Sequence[int], size: int, largest: int 
 
 
 def split_sizes(entries: int, fractions: Sequence[float]) -> list[int]:
-    """Events of each part, by largest remainder; what the fractions leave over is a last part of its own.
+    """Events of each part, rounded by largest remainder; what the fractions leave over becomes a last part.
 
     Raises:
         PlanError: fractions that are not positive, sum to more than 1, or leave a part without an event.
@@ -220,14 +219,14 @@ def _largest_remainder(ideal: npt.NDArray[np.float64], total: int) -> list[int]:
 def partition(
     parts: Sequence[Sequence[EntryRange]], entry_offsets: Sequence[Sequence[int]], sizes: Sequence[int], seed: int
 ) -> list[tuple[tuple[EntryRange, ...], ...]]:
-    """Deal the events of each file out to datasets of the given sizes: disjoint, and together all of them.
+    """Divide the events of each file among datasets of the given sizes: disjoint, and together all of them.
 
-    Of every file each dataset gets its share to within two events, in blocks that are chosen at random but
+    Each dataset gets its share of every file, to within two events, in blocks that are chosen at random but
     follow the clusters, so that a basket is seldom needed by two datasets.
 
     Args:
-        parts: for each file the ranges to deal out.
-        entry_offsets: for each file its cluster entry_offsets.
+        parts: for each file the ranges to divide.
+        entry_offsets: for each file the entries at which its clusters begin, and its end.
         sizes: events of each dataset; they sum to the events of `parts`.
         seed: of the choice of blocks.
 
@@ -252,7 +251,7 @@ def _split_size(entries: int, clusters: int) -> int:
 
 
 def _partition_pieces(pieces: Sequence[EntryRange], sizes: Sequence[int]) -> list[list[EntryRange]]:
-    """Cut a sequence of ranges into runs of the given numbers of events."""
+    """Lists of ranges with the given numbers of events, taken from a sequence of ranges from front to back."""
     stack = list(reversed(pieces))
     runs = []
     for wanted in sizes:
@@ -288,11 +287,11 @@ def make_plan(
     seed: int,
     shares: Sequence[float] | None = None,
 ) -> Plan:
-    """Lay out file groups: a file each, or groups of neighbouring files where there are more than `MAX_FILE_GROUPS`.
+    """The plan of a dataset.  A file group is one file, or several neighbours where there are over `MAX_FILE_GROUPS`.
 
     Args:
         parts: for each file the ranges to read.
-        entry_offsets: for each file its cluster entry_offsets.
+        entry_offsets: for each file the entries at which its clusters begin, and its end.
         chunk_size: events mixed at a time; rounded down to whole batches.
         batch_size: events per batch.
         shuffle: mix the file groups and permute their blocks.

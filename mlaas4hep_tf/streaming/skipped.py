@@ -48,13 +48,13 @@ class SkippedRange:
 
 @dataclass
 class Skipped:
-    """Keeps the account of one reading after the other, and stops it where too much is lost.
+    """What was skipped in each epoch; an error where it is too much.
 
     Attributes:
-        max_fraction: of the events that may be lost in one reading of all of them.
+        max_fraction: of the events of an epoch that may be skipped.
         at_opening: files that could not be opened.
-        now: what was lost in the present reading.
-        ever: what was lost in any, shared by the parts of a split; by file and first entry.
+        now: what was skipped in the present epoch.
+        ever: what was skipped in any epoch, by file and first entry; shared by the parts of a split.
     """
 
     max_fraction: float
@@ -64,7 +64,7 @@ class Skipped:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def fresh(self) -> Skipped:
-        """The account of another reading of the same files."""
+        """The account of another dataset of the same files."""
         return replace(self, now=[])
 
     def begin(self) -> None:
@@ -72,7 +72,7 @@ class Skipped:
         self.now.clear()
 
     def open_failed(self, failed: Iterable[SkippedRange], entries: int) -> None:
-        """Account for files that could not be opened, where all the others have so many entries.
+        """Account for files that could not be opened; the others have `entries` events.
 
         Raises:
             LostDataError: it is more than `max_fraction`.
@@ -83,14 +83,15 @@ class Skipped:
         self._check(self.at_opening, entries + sum(lost.events for lost in self.at_opening))
 
     def label(self, label_of: Callable[[SkippedRange], float | None]) -> None:
-        """Say which labels the files have that could not be opened."""
+        """Add the labels of the files that could not be opened."""
         self.ever.update({key: replace(lost, label=label_of(lost)) for key, lost in self.ever.items()})
 
     def add(self, lost: SkippedRange, entries: int) -> None:
-        """Account for a block, of a reading of so many events.
+        """Account for a block of an epoch of `entries` events.
 
         Raises:
-            LostDataError: it is more than `max_fraction`; files that could not be opened have been accounted for.
+            LostDataError: blocks of more than `max_fraction` of the epoch were skipped; files that could not be
+                opened do not count again.
         """
         self.now.append(lost)
         self._keep(lost)
@@ -114,11 +115,11 @@ class Skipped:
 
     @property
     def events(self) -> int:
-        """Events of all that was ever lost, each counted once."""
+        """Events that were ever skipped, each counted once."""
         return sum(lost.events for lost in self.ever.values())
 
     def report(self) -> list[str]:
-        """A line on the whole, then one for each loss; nothing if there is none."""
+        """A line on the whole, then one for each skipped range; no line if nothing was skipped."""
         lost = sorted(self.ever.values(), key=lambda item: (item.number, item.start))
         if not lost:
             return []
@@ -142,11 +143,11 @@ def _per_label(lost: Iterable[SkippedRange]) -> str:
 
 
 def account(read: ReadOptions) -> Skipped | None:
-    """The account to keep, or None where the first loss is an error."""
+    """The account to keep, or None where the first file or block that cannot be read is an error."""
     return Skipped(read.max_lost_fraction) if read.on_bad_file == "skip" else None
 
 
 def expected_entries(url: str, known: Mapping[str, int], opened: Iterable[int]) -> int:
-    """How many entries a file that cannot be opened is taken to have: what the specs say, or as many as the others."""
+    """Entries that a file is assumed to have if it cannot be opened: as the specs say, or the mean of the others."""
     counts = list(opened)
     return known.get(url, round(sum(counts) / len(counts)) if counts else 0)

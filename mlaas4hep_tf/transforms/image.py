@@ -21,7 +21,7 @@ class EtaPhiImage:
 
     Rows are bins in eta, columns bins in phi.  Bins are closed below and open above, but for the last one, as in
     `numpy.histogram2d`.  Objects outside the ranges are left out.  The first channel is the number of objects in
-    the cell: it is this representation's mask, for an object of small normalised values looks like no object.
+    the cell.  It serves as the mask: an object of small normalised values looks like no object otherwise.
 
     Attributes:
         eta, phi: jagged branches that say where an object lies, in their own unit.
@@ -84,7 +84,7 @@ def sparse_cells(
         channels: float32 [n, L, C], normalised.
 
     Returns:
-        Numbers of the cells in a flat [n * rows * columns], int64 [k], each once, and their values
+        Numbers of the cells, int64 [k], each once, counted over all n * rows * columns cells, and their values,
         float32 [k, 1 + C].
     """
     row, in_eta = _bin(eta, image.eta_range, image.bins[0])
@@ -105,9 +105,9 @@ def sparse_cells(
     return cells, tf.concat([occupancy[:, tf.newaxis], joined], axis=1)
 
 
-def _bin(values: tf.Tensor, entry_offsets: tuple[float, float], bins: int) -> tuple[tf.Tensor, tf.Tensor]:
+def _bin(values: tf.Tensor, edges: tuple[float, float], bins: int) -> tuple[tf.Tensor, tf.Tensor]:
     """Number of each value's bin, int64, and whether it has one."""
-    low, high = (tf.constant(edge, tf.float32) for edge in entry_offsets)
+    low, high = (tf.constant(edge, tf.float32) for edge in edges)
     inside = (values >= low) & (values <= high)  # NaN is not
     position = tf.where(inside, (values - low) / (high - low) * bins, 0)
     return tf.minimum(tf.cast(position, tf.int64), bins - 1), inside

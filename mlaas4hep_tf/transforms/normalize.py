@@ -26,7 +26,7 @@ def constants(specs: Specs, normalize: Normalize | None) -> tuple[npt.NDArray[np
     - ``standard``: (x - mean) / standard deviation;
     - None: x.
 
-    A constant branch keeps its unit: scale 1, so that it becomes 0.  An empty one is not touched.
+    A constant branch has scale 1, so that it becomes 0.  An empty one stays as it is.
 
     Raises:
         SpecsError: specs that lack the numbers (those of the paper have no mean).

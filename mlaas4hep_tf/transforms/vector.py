@@ -49,7 +49,7 @@ class Preprocessor:
 
     @cached_property
     def _order(self) -> list[int] | None:
-        """Where each column of the vector lies when groups are laid side by side; None if it is there already."""
+        """For each column of the vector its column in `flat` and groups side by side; None if they are the same."""
         lengths = {b.name: len(b.columns) for b in self.specs.branches}
         at, starts = 0, {}
         for name in self.layout.names:

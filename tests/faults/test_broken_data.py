@@ -281,7 +281,7 @@ def test_files_without_permission(files, tmp_path, scheme):
             quiet_scan([f"{url}/f00{n}.root" for n in range(3)], read=ReadOptions(policy=QUICK))
 
 
-def test_a_report_of_losses_is_in_the_run(files, tmp_path):
+def test_a_report_of_skipped_events_is_in_the_run(files, tmp_path):
     from mlaas4hep_tf.runs import RunConfig, train_run
 
     specs = quiet_scan(files)

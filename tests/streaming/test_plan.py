@@ -21,7 +21,7 @@ def whole(sizes):
     return [(EntryRange(n, 0, size),) for n, size in enumerate(sizes)]
 
 
-def edges_of(sizes, cluster):
+def offsets_of(sizes, cluster):
     return [(*range(0, size, cluster), size) for size in sizes]
 
 
@@ -57,9 +57,9 @@ def test_cutting_loses_nothing_and_follows_clusters(entries, cluster, size):
     assert all(len(p) <= max(2 * size, size + cluster) for p in pieces)
 
 
-def test_no_cluster_is_read_twice_however_small_a_file_groups_share():
+def test_no_cluster_is_read_twice_however_small_the_share_of_a_file_group():
     plan = make_plan(
-        whole([9000] * 64), edges_of([9000] * 64, 1000), chunk_size=20_000, batch_size=100, shuffle=True, seed=0
+        whole([9000] * 64), offsets_of([9000] * 64, 1000), chunk_size=20_000, batch_size=100, shuffle=True, seed=0
     )
     assert {(r.start % 1000, r.stop % 1000) for file_group in plan.file_groups for r in file_group} == {(0, 0)}
 
@@ -67,7 +67,7 @@ def test_no_cluster_is_read_twice_however_small_a_file_groups_share():
 @given(SIZES, st.integers(1, 60), st.integers(1, 120), st.integers(1, 50), st.booleans(), st.integers(0, 3))
 def test_every_event_once_per_epoch(sizes, cluster, chunk, batch, shuffle, epoch):
     plan = make_plan(
-        whole(sizes), edges_of(sizes, cluster), chunk_size=chunk, batch_size=batch, shuffle=shuffle, seed=1
+        whole(sizes), offsets_of(sizes, cluster), chunk_size=chunk, batch_size=batch, shuffle=shuffle, seed=1
     )
     read = [block for file_group in range(len(plan.file_groups)) for block in plan.blocks(file_group, epoch)]
     assert entries_of(read) == entries_of(r for ranges in whole(sizes) for r in ranges)
@@ -82,9 +82,9 @@ def test_splits_are_disjoint_and_complete(sizes, cluster, seed, data):
     parts = data.draw(st.integers(1, min(total, 5)))
     cuts = sorted(data.draw(st.lists(st.integers(0, total), min_size=parts - 1, max_size=parts - 1)))
     wanted = np.diff([0, *cuts, total]).tolist()
-    dealt = partition(whole(sizes), edges_of(sizes, cluster), wanted, seed)
+    datasets = partition(whole(sizes), offsets_of(sizes, cluster), wanted, seed)
     together = Counter()
-    for part, size in zip(dealt, wanted, strict=True):
+    for part, size in zip(datasets, wanted, strict=True):
         own = entries_of(r for ranges in part for r in ranges)
         assert sum(own.values()) == size
         together += own
@@ -98,8 +98,8 @@ def test_splits_are_disjoint_and_complete(sizes, cluster, seed, data):
 def test_shards_are_equal_to_within_one_event(sizes, shards):
     total = sum(sizes)
     wanted = [total * (i + 1) // shards - total * i // shards for i in range(shards)]
-    dealt = partition(whole(sizes), edges_of(sizes, 50), wanted, 0)
-    have = [sum(len(r) for ranges in part for r in ranges) for part in dealt]
+    datasets = partition(whole(sizes), offsets_of(sizes, 50), wanted, 0)
+    have = [sum(len(r) for ranges in part for r in ranges) for part in datasets]
     assert max(have) - min(have) <= 1
     assert sum(have) == total
 
@@ -144,7 +144,7 @@ def test_no_event_at_all_is_an_error():
 def test_order_depends_on_seed_and_epoch_only():
     def order(seed, epoch):
         plan = make_plan(
-            whole([100_000]), edges_of([100_000], 1000), chunk_size=1000, batch_size=10, shuffle=True, seed=seed
+            whole([100_000]), offsets_of([100_000], 1000), chunk_size=1000, batch_size=10, shuffle=True, seed=seed
         )
         return plan.blocks(0, epoch)
 
@@ -167,7 +167,13 @@ SHARES = st.lists(
 def shared_plan(files, *, chunk, cluster=20, batch=10):
     sizes, shares = zip(*files, strict=True)
     return make_plan(
-        whole(sizes), edges_of(sizes, cluster), chunk_size=chunk, batch_size=batch, shuffle=True, seed=1, shares=shares
+        whole(sizes),
+        offsets_of(sizes, cluster),
+        chunk_size=chunk,
+        batch_size=batch,
+        shuffle=True,
+        seed=1,
+        shares=shares,
     )
 
 
@@ -208,7 +214,7 @@ def test_every_prefix_of_an_epoch_has_the_composition_of_the_law(files, chunk):
 def test_shares_in_proportion_are_the_proportional_law(sizes, cluster, epoch):
     options = {"chunk_size": 50, "batch_size": 5, "shuffle": True, "seed": 3}
     file_groups = [n or 1 for n in sizes]  # a share must be positive; a file without events has none
-    one, two = (make_plan(whole(sizes), edges_of(sizes, cluster), **options, shares=s) for s in (None, file_groups))
+    one, two = (make_plan(whole(sizes), offsets_of(sizes, cluster), **options, shares=s) for s in (None, file_groups))
     assert [one.blocks(n, epoch) for n in range(len(one.file_groups))] == [
         two.blocks(n, epoch) for n in range(len(two.file_groups))
     ]
@@ -227,4 +233,6 @@ def test_shares_in_proportion_are_the_proportional_law(sizes, cluster, epoch):
 )
 def test_laws_that_make_no_sense(sizes, shares, shuffle, says):
     with pytest.raises(PlanError, match=says):
-        make_plan(whole(sizes), edges_of(sizes, 5), chunk_size=10, batch_size=5, shuffle=shuffle, seed=0, shares=shares)
+        make_plan(
+            whole(sizes), offsets_of(sizes, 5), chunk_size=10, batch_size=5, shuffle=shuffle, seed=0, shares=shares
+        )
