@@ -1,4 +1,4 @@
-"""``python -m mlaas4hep_serving.conformance --cases FILE.json [--rest URL --grpc HOST:PORT]``."""
+"""``python -m mlaas4hep_serving.conformance [--cases FILE.json] [--rest URL --grpc HOST:PORT]``."""
 
 from __future__ import annotations
 
@@ -6,78 +6,54 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+from mlaas4hep_client import __version__
 
-from mlaas4hep_serving.conformance import codec, prose, servers, wire
-from mlaas4hep_serving.conformance.compare import Case, Failed
-
-_ALONE: Mapping[str, Callable[[Case], None]] = {
-    "path": codec.run_path,
-    "json2tensor": codec.run_json2tensor,
-    "json2examples": codec.run_json2examples,
-    "tensor2json": codec.run_tensor2json,
-    "result2json": codec.run_result2json,
-    "metrics": codec.run_metrics,
-    "lifecycle": prose.run_lifecycle,
-    "batching": prose.run_batching,
-}
-_NEED_OURS = ("lifecycle", "batching")
-
-
-def run(case: Case, server: Callable[[str | None], servers.Endpoint], folder: Path) -> None:
-    """Run one case.
-
-    Raises:
-        Failed: it does not hold.
-    """
-    layer = case["layer"]
-    if layer == "rest":
-        wire.run_rest(case, server(case.get("fixture")), folder)
-    elif layer == "grpc":
-        wire.run_grpc(case, server(case.get("fixture")))
-    elif layer in _ALONE:
-        _ALONE[layer](case)
-    else:
-        raise Failed(f"layer is not known: {layer}")
+CASES = Path(__file__).parent / "cases.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the cases of a file; one line per failed case, then ``N passed, N failed``."""
-    parser = argparse.ArgumentParser(prog="python -m mlaas4hep_serving.conformance", description=__doc__)
-    parser.add_argument("--cases", required=True, type=Path, help="JSON array of cases")
+    """Run the cases of a file; one line for each that fails or is not run, then ``N passed, M failed``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mlaas4hep_serving.conformance",
+        description="Replay conformance cases, against servers of our own or a running one.",
+    )
+    parser.add_argument("--cases", default=CASES, type=Path, help="JSON array of cases (default: those of the package)")
     parser.add_argument("--rest", help="URL of a running server; needs --grpc")
     parser.add_argument("--grpc", help="host:port of a running server")
     parser.add_argument("--only", default="", help="run only cases whose id contains this")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     given = parser.parse_args(arguments)
-    cases = [case for case in json.loads(given.cases.read_text()) if given.only in case["id"]]
     if bool(given.rest) != bool(given.grpc):
         parser.error("--rest and --grpc belong together")
-    if given.rest:
-        endpoint = servers.remote(given.rest, given.grpc)
-        left = [case for case in cases if case["layer"] in _NEED_OURS]
-        if left:
-            print(f"{len(left)} cases start servers of their own and are left out")
-        return _report([case for case in cases if case not in left], lambda _: endpoint, given.cases.parent)
-    with servers.Own() as own:
-        return _report(cases, own, given.cases.parent)
+    try:
+        cases = [case for case in read(given.cases) if given.only in case["id"]]
+    except (OSError, ValueError) as error:
+        parser.error(f"{given.cases}: {error}")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+    from mlaas4hep_serving.conformance import replay  # here: TensorFlow takes seconds, --help should not
+
+    folder = given.cases.parent
+    return replay.against(cases, folder, given.rest, given.grpc) if given.rest else replay.against_own(cases, folder)
 
 
-def _report(cases: Sequence[Any], server: Callable[[str | None], servers.Endpoint], folder: Path) -> int:
-    failed = 0
-    for case in cases:
-        try:
-            run(case, server, folder)
-        except Exception as error:  # noqa: BLE001  # whatever goes wrong in one case, the others are run
-            failed += 1
-            reason = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
-            print(f"FAILED {case['id']}: {' '.join(reason.split())}", flush=True)
-    print(f"{len(cases) - failed} passed, {failed} failed")
-    return 1 if failed else 0
+def read(path: Path) -> list[Mapping[str, Any]]:
+    """The cases of a file.
+
+    Raises:
+        ValueError: it is no JSON array of objects with the strings ``id`` and ``layer``.
+    """
+    cases = json.loads(path.read_text())
+    if not isinstance(cases, list):
+        raise ValueError("a file of cases is one JSON array")
+    for number, case in enumerate(cases, 1):
+        if not isinstance(case, dict) or not all(isinstance(case.get(key), str) for key in ("id", "layer")):
+            raise ValueError(f"case {number} is no object with the strings id and layer")
+    return cases
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""What the sentences of batching cases do: requests that meet in one batch, and how they came out."""
+"""The layer ``batching``: requests that meet in one batch, and how they came out."""
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,9 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
-from mlaas4hep_serving.conformance import fixtures, servers
-from mlaas4hep_serving.conformance.compare import Failed, check, equal
+from mlaas4hep_serving.conformance import servers
+from mlaas4hep_serving.conformance.compare import Case, Failed, check, equal
+from mlaas4hep_serving.conformance.steps import Table, follow, validate
 from mlaas4hep_serving.errors import ServingError
 from mlaas4hep_serving.models.batcher import BatchingOptions
 from mlaas4hep_serving.wire.tensors import from_proto
@@ -47,56 +50,30 @@ class Batching:
             self._server.stop()
         self._scratch.cleanup()
 
-    def steps(self) -> list[tuple[str, Callable[..., None]]]:
-        """Rules of the steps."""
-        return [
-            (
-                r"concurrent requests of batch ([\d+]+)",
-                lambda sizes: self._matrices([int(n) for n in sizes.split("+")]),
-            ),
-            (r"^one request of batch (\d+)", lambda size: self._matrices([int(size)])),
-            (r"^requests giving total ([\d or,]+)", self._totals),
-            (r"^(\[[\d,]+\](?: and \[[\d,]+\])*)$", self._shapes),
-            (r"^start$", self._refused),
-            (r"^two inputs with different 0th dim", self._unequal),
-            (r"^rank-0 input", lambda: self._send(fixtures.scalar_out, [{"x": np.float32(2.0)}])),
-            (r"^model returning a scalar", self._scalar),
-        ]
-
-    def expectations(self) -> list[tuple[str, Callable[..., None]]]:
-        """Rules of the expectations."""
-        return [
-            (r'^(?:both )?([A-Z_]{4,}) "(.+)"', self._failed),
-            (r"^one wrapped run", lambda: equal(1, self._processed("count"), "runs")),
-            (r"^each caller gets its own rows in order", self._own_rows),
-            (r"^padded with first element", self._padded),
-            (r"^both succeed", self._all_fine),
-            (r"^run at (\d+) with dummy rows, dummy rows dropped", self._ran_at),
-        ]
-
     # steps
 
-    def _matrices(self, sizes: Sequence[int]) -> None:
-        values = np.arange(sum(sizes) * 4, dtype=np.float32).reshape(-1, 2, 2)
-        parts = np.split(values, np.cumsum(sizes)[:-1])
-        self._send(fixtures.matrix_half_plus_two, [{"x": part} for part in parts])
+    def send(self, model: str, requests: Sequence[Mapping[str, Sequence[int]]], signature: str = "") -> None:
+        """Send requests at once, each given by the shapes of its inputs; their values count on from 1.
 
-    def _totals(self, totals: str) -> None:
-        for total in re.findall(r"\d+", totals):
-            self._matrices([1] * int(total))
+        The first call starts the server on the model.
+        """
+        counter = itertools.count(1)
+        inputs = [
+            {
+                alias: np.reshape(np.fromiter(counter, np.float32, math.prod(shape)), shape)
+                for alias, shape in request.items()
+            }
+            for request in requests
+        ]
+        if not self._server:
+            self._start(model)
+        with ThreadPoolExecutor(len(inputs)) as pool:
+            came = list(pool.map(lambda given: self._predict(given, signature), inputs))
+        self._sent.extend(inputs)
+        self._came.extend(came)
 
-    def _shapes(self, shapes: str) -> None:
-        made = [[int(n) for n in shape.split(",")] for shape in re.findall(r"\[([\d,]+)\]", shapes)]
-        requests = [{"x": np.arange(1, 1 + np.prod(shape), dtype=np.float32).reshape(shape)} for shape in made]
-        self._send(fixtures.matrix_half_plus_two, requests)
-
-    def _unequal(self) -> None:
-        self._send(fixtures.two_inputs, [{"a": np.ones(1, np.float32), "b": np.ones(2, np.float32)}])
-
-    def _scalar(self) -> None:
-        self._send(fixtures.scalar_out, [{"x": np.ones(2, np.float32)}], "scalar_out")
-
-    def _refused(self) -> None:
+    def read_parameters(self) -> None:
+        """Read the case's parameters as the server does at its start; what comes of it is the answer."""
         from mlaas4hep_serving import config_files
 
         try:
@@ -113,21 +90,16 @@ class Batching:
             lines.append(f"{name}: {written}" if name in _SCALARS else f"{name} {{ value: {written} }}")
         return "\n".join(lines)
 
-    def _send(self, export: Callable[[Path], Path], requests: list[dict[str, Array]], signature: str = "") -> None:
-        if not self._server:
-            export(self._home / "model" / "1")
-            (self._home / "batching").write_text(self._text())
-            self._server, endpoint = servers.start(
-                model_base_path=str(self._home / "model"),
-                enable_batching=True,
-                batching_parameters_file=str(self._home / "batching"),
-            )
-            self._channel = grpc.insecure_channel(endpoint.grpc)
-            self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
-        with ThreadPoolExecutor(len(requests)) as pool:
-            came = list(pool.map(lambda inputs: self._predict(inputs, signature), requests))
-        self._sent.extend(requests)
-        self._came.extend(came)
+    def _start(self, model: str) -> None:
+        servers.exporter(model)(self._home / "model" / "1")
+        (self._home / "batching").write_text(self._text())
+        self._server, endpoint = servers.start(
+            model_base_path=str(self._home / "model"),
+            enable_batching=True,
+            batching_parameters_file=str(self._home / "batching"),
+        )
+        self._channel = grpc.insecure_channel(endpoint.grpc)
+        self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
 
     def _predict(self, inputs: Mapping[str, Array], signature: str) -> tuple[str, str, Array | None]:
         request = PredictRequest()
@@ -140,7 +112,7 @@ class Batching:
             return error.code().name, error.details() or "", None
         return "OK", "", from_proto(response.outputs["y"], "y")
 
-    # expectations
+    # checks
 
     def _processed(self, part: str) -> int:
         found = re.search(rf"processed_batch_size_{part}\{{.*\}} (\d+)", self._server.metrics.text())
@@ -148,20 +120,30 @@ class Batching:
             raise Failed("no batch was processed")
         return int(found[1])
 
-    def _failed(self, code: str, text: str) -> None:
-        for got, told, _ in self._came:
-            check((got, told) == (code, text), f"expected {code} {text!r}, got {got} {told!r}")
+    def runs(self, count: int) -> None:
+        """The model ran so many times."""
+        equal(count, self._processed("count"), "runs")
 
-    def _all_fine(self) -> None:
+    def fails(self, code: str, message: str) -> None:
+        """Every request failed so."""
+        check(bool(self._came), "no request was sent")
+        for got, told, _ in self._came:
+            check((got, told) == (code, message), f"expected {code} {message!r}, got {got} {told!r}")
+
+    def all_succeed(self) -> None:
+        """Every request was answered."""
+        check(bool(self._came), "no request was sent")
         check(all(code == "OK" for code, _, _ in self._came), f"failed: {self._came}")
 
-    def _own_rows(self) -> None:
-        self._all_fine()
+    def own_rows(self) -> None:
+        """Every request was answered by half its own rows, plus two."""
+        self.all_succeed()
         for inputs, (_, _, output) in zip(self._sent, self._came, strict=True):
             equal((0.5 * inputs["x"] + 2).tolist(), np.asarray(output).tolist(), "rows")
 
-    def _padded(self) -> None:
-        self._all_fine()
+    def padded(self) -> None:
+        """Every answer has the shape of the largest request, filled up with what comes of its own first element."""
+        self.all_succeed()
         largest = np.max([inputs["x"].shape[1:] for inputs in self._sent], axis=0)
         for inputs, (_, _, output) in zip(self._sent, self._came, strict=True):
             x = inputs["x"]
@@ -169,6 +151,27 @@ class Batching:
             wanted[tuple(slice(0, n) for n in x.shape)] = 0.5 * x + 2
             equal(wanted.tolist(), np.asarray(output).tolist(), "padded rows")
 
-    def _ran_at(self, size: str) -> None:
-        self._own_rows()
-        equal(int(size) * self._processed("count"), self._processed("sum"), "rows run")
+    def ran_at(self, rows: int) -> None:
+        """Every run was filled up to so many rows, and the callers got their own."""
+        self.own_rows()
+        equal(rows * self._processed("count"), self._processed("sum"), "rows run")
+
+
+STEPS: Table = {"send": Batching.send, "read_parameters": Batching.read_parameters}
+CHECKS: Table = {
+    "all_succeed": Batching.all_succeed,
+    "own_rows": Batching.own_rows,
+    "padded": Batching.padded,
+    "runs": Batching.runs,
+    "ran_at": Batching.ran_at,
+    "fails": Batching.fails,
+}
+
+
+def run_batching(case: Case) -> None:
+    """Layer ``batching``."""
+    validate(case["steps"], "action", STEPS)
+    validate(case["expect"], "check", CHECKS)
+    with Batching(case.get("params", {})) as batching:
+        follow(case["steps"], "action", STEPS, batching)
+        follow(case["expect"], "check", CHECKS, batching)

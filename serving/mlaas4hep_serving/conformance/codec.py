@@ -12,7 +12,7 @@ from tensorflow_serving.apis.classification_pb2 import ClassificationResult
 from tensorflow_serving.apis.regression_pb2 import RegressionResult
 
 from mlaas4hep_serving import metrics
-from mlaas4hep_serving.conformance.compare import Case, Failed, body, check, equal, known, message
+from mlaas4hep_serving.conformance.compare import Case, NotRun, body, check, equal, known, message
 from mlaas4hep_serving.errors import ServingError
 from mlaas4hep_serving.wire import json_requests, json_responses, paths, tensors
 
@@ -163,7 +163,7 @@ def _result(given: Mapping[str, Any]) -> bytes:
         for value in given["regressions"]:
             regressed.regressions.add(value=float(value["value"] if isinstance(value, Mapping) else value))
         return json_responses.regress_response(regressed)
-    raise Failed(f"input is not understood: {given}")
+    raise NotRun(f"input is not understood: {given}")
 
 
 def run_metrics(case: Case) -> None:

@@ -16,6 +16,10 @@ class Failed(Exception):
     """A case that does not hold, and why."""
 
 
+class NotRun(Exception):
+    """A case that cannot be run here, and why."""
+
+
 def check(holds: bool, reason: str) -> None:
     """Fail with a reason unless it holds."""
     if not holds:
@@ -77,7 +81,15 @@ def message(expect: Case, got: str, prefix: str) -> None:
             check(found[key.rsplit("_", 1)[1]], f"{key}: expected {part!r}, got {got!r}")
 
 
-def known(given: Case, names: Sequence[str], where: str) -> None:
-    """Fail on keys that nothing here understands: a check that is not made must not pass."""
-    strange = sorted(set(given) - set(names))
-    check(not strange, f"{where} has keys that this replay does not understand: {', '.join(strange)}")
+def known(given: Case, names: Sequence[str], where: str, required: Sequence[str] = ()) -> None:
+    """Refuse keys that nothing here understands, for a check that is not made must not pass; and missing ones.
+
+    Raises:
+        NotRun: which.
+    """
+    strange = sorted(set(given) - set(names) - set(required))
+    if strange:
+        raise NotRun(f"{where} has keys that this replay does not understand: {', '.join(strange)}")
+    missing = [name for name in required if name not in given]
+    if missing:
+        raise NotRun(f"{where} has no {', '.join(missing)}")

@@ -1,16 +1,15 @@
-"""What the sentences of lifecycle cases do: folders come and go, a server starts, its versions are watched."""
+"""The layer ``lifecycle``: folders come and go, a server starts, its versions are watched."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,14 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from mlaas4hep_serving.conformance import fixtures, servers
-from mlaas4hep_serving.conformance.compare import Failed, check, equal
+from mlaas4hep_serving.conformance.compare import Case, Failed, NotRun, check, equal
+from mlaas4hep_serving.conformance.steps import Table, follow, validate
 from mlaas4hep_serving.errors import ServingError
 from mlaas4hep_serving.models.versions import State
 
 PATIENCE = 20.0  # seconds until something must have happened
 POLL = 0.1
 NAME = "default"
-_START = r"^start with "
-_POLICIES = {"all": "all {}"}
 
 
 class Life:
@@ -62,51 +60,18 @@ class Life:
             self._server.stop()
         self._scratch.cleanup()
 
-    def steps(self) -> list[tuple[str, Callable[..., None]]]:
-        """Rules of the steps."""
-        return [
-            (_START + r"model_config_file ?\{(.+)\}", self._start_models),
-            (_START + r'file "(.*)"', self._start_broken),
-            (_START + "empty base_path", self._start_empty),
-            (r"^--(\w+)=(\S+)$", self._flag),
-            (r"^rewrite config", self._rewrite),
-            (r"^(?:copy version|add v) ?(\d+)", self._add),
-            (r"^dirs? ([\w,]+)$", self._dirs),
-            (r"^policy (\w+) ?(?:\{([\d, ]*)\})?", self._set_policy),
-            (r"^versions ([\d,]+) on disk, (\d+) served", self._serve_on_disk),
-            (r"^rm -r (\d+)", self._remove),
-            (r"^serve v(\d+) under load", self._serve_under_load),
-            (r"tf_serving_warmup_requests", self._warm),
-        ]
-
-    def expectations(self) -> list[tuple[str, Callable[..., None]]]:
-        """Rules of the expectations."""
-        return [
-            (r"^predict (\w+)\(([\d.]+)\) ?= ?([\d.]+)", self._predicts),
-            (r"^still serves (\w+)", lambda name: self._predicts(name, "2.0", "3.0")),
-            (r"^predict ok", lambda: self._predicts(NAME, "2.0", "3.0")),
-            (r"^process exits non-zero", self._exited),
-            (r'^stderr contains "(.*)"', self._said),
-            (r"^(?:only )?(?:versions? )?([\d ,]+(?:and \d+)?)(?: \(int64\))? AVAILABLE", self._available),
-            (r"^version becomes AVAILABLE", lambda: self._available(str(self._last))),
-            (r"^v(\d+) is loaded then v(\d+) unloaded", self._swapped),
-            (r"^no NOT_FOUND during swap", lambda: self._load_fine()),
-            (r"^v(\d+) loaded BEFORE v(\d+) is unloaded", self._swapped),
-            (r"^after swap Latest\(\)=v(\d+), status lists v(\d+) END and v(\d+) AVAILABLE", self._after_swap),
-            (r"non-numeric child ignored", lambda: self._available(None)),
-            (r"^replayed before AVAILABLE", self._warmed),
-            (r'^>(\d+) records -> load error "(.*)"', self._too_warm),
-        ]
+    def make_ready(self) -> None:
+        """Start the server after the last step, unless it runs (or was meant to fail); without versions, on one."""
+        if self._process:
+            return
+        if not self._server and self._bases == {NAME: self._base} and not any(self._base.iterdir()):
+            self.add_versions(["1"])
+        self.start()
 
     def start(self) -> None:
-        """Start the server, unless it runs (or was meant to fail)."""
-        if self._server or self._process:
+        """Start the server, unless it runs."""
+        if self._server:
             return
-        if self._bases == {NAME: self._base} and not any(self._base.iterdir()):
-            self._add("1")
-        self._serve()
-
-    def _serve(self) -> None:
         self._write_config()
         self._server, self._endpoint = servers.start(model_config_file=str(self._config), **self._flags)
 
@@ -124,91 +89,87 @@ class Life:
 
     # steps
 
-    def _start_models(self, names: str) -> None:
-        self._bases = {}
-        for name in re.split(r", ?", names):
-            self._bases[name] = self._home / name
-            servers.exporter(name)(self._bases[name] / "1")
+    def list_models(self, models: Sequence[str]) -> None:
+        """Serve version 1 of each of these models, in the place of the model ``default``."""
+        self._bases = {name: self._home / name for name in models}
+        for name, base in self._bases.items():
+            if not base.exists():
+                servers.exporter(name)(base / "1")
 
-    def _start_empty(self) -> None:
-        self._serve()
+    def rewrite_config(self, models: Sequence[str]) -> None:
+        """Write the config file again, with these models in it."""
+        self.list_models(models)
+        self._write_config()
 
-    def _start_broken(self, text: str) -> None:
-        self._config.write_text(text)
+    def run_process(self, config: str) -> None:
+        """Run the server as a process with this text as its config file, until it ends."""
+        self._config.write_text(config)
         command = [sys.executable, "-m", "mlaas4hep_serving", f"--model_config_file={self._config}"]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._process = subprocess.run(
             command, capture_output=True, text=True, timeout=60, env=environment, check=False
         )
 
-    def _flag(self, name: str, value: str) -> None:
-        self._flags[name] = servers._typed(name, value)
+    def set_flag(self, flag: str, value: Any) -> None:
+        """Start the server with this flag."""
+        self._flags[flag] = servers.typed(flag, value)
 
-    def _rewrite(self) -> None:
-        if not self._server:
-            self._start_models("half_plus_two")
-            self.start()
-        self._start_models("half_plus_three")
-        self._write_config()
-        time.sleep(1.2)
+    def wait(self, seconds: float) -> None:
+        """Do nothing for so long."""
+        time.sleep(seconds)
 
-    def _add(self, version: str) -> None:
+    def add_versions(self, names: Sequence[str]) -> None:
+        """Add folders: the model half_plus_two where the name is a number, an empty folder elsewhere."""
         template = self._home / "template"
         if not template.exists():
             fixtures.half_plus_two(template)
-        shutil.copytree(template, self._base / version)
-        self._last = int(version)
-
-    def _dirs(self, names: str) -> None:
-        for name in names.split(","):
+        for name in names:
             if name.isdigit():
-                self._add(name)
+                shutil.copytree(template, self._base / name)
+                self._last = int(name)
             else:
                 (self._base / name).mkdir()
 
-    def _set_policy(self, kind: str, numbers: str | None) -> None:
-        listed = [int(n) for n in re.findall(r"\d+", numbers or "")]
-        if kind == "specific":
-            self._policy = "specific { " + " ".join(f"versions: {n}" for n in listed) + " }"
-        elif kind == "latest":
-            self._policy = f"latest {{ num_versions: {listed[0] if listed else 1} }}"
-        elif kind in _POLICIES:
-            self._policy = _POLICIES[kind]
-        else:
-            raise Failed(f"policy is not understood: {kind}")
+    def remove_version(self, name: str) -> None:
+        """Remove a version's folder."""
+        shutil.rmtree(self._base / name)
 
-    def _serve_on_disk(self, names: str, served: str) -> None:
-        self._dirs(names)
-        self.start()
-        self._available(served)
+    def set_policy(self, policy: str, versions: Sequence[int] = (), num_versions: int = 1) -> None:
+        """Which versions are served: latest, all or specific."""
+        policies = {
+            "specific": "specific { " + " ".join(f"versions: {n}" for n in versions) + " }",
+            "latest": f"latest {{ num_versions: {num_versions} }}",
+            "all": "all {}",
+        }
+        if policy not in policies:
+            raise NotRun(f"unknown policy {policy!r}; there are {', '.join(policies)}")
+        self._policy = policies[policy]
 
-    def _remove(self, version: str) -> None:
-        shutil.rmtree(self._base / version)
-
-    def _serve_under_load(self, version: str) -> None:
-        self._add(version)
-        self.start()
-        self._available(version)
+    def start_load(self) -> None:
+        """Send requests from now on, one after the other."""
         self._load = _Load(self._endpoint.grpc)
 
-    def _warm(self) -> None:
-        folder = fixtures.saved_model_counter(self._base / "1")
-        _write_warmup(folder, 3)
+    def add_warmup(self, records: int) -> None:
+        """Add version 1, a counter, with so many warm-up requests, each of which adds one to it."""
+        _write_warmup(fixtures.saved_model_counter(self._base / "1"), records)
 
-    # expectations
+    # checks
 
-    def _predicts(self, name: str, x: str, y: str) -> None:
-        request = _request(name, float(x))
+    def predicts(self, model: str, x: float, y: float) -> None:
+        """The model's answer y for x."""
+        request = _request(model, x)
         with grpc.insecure_channel(self._endpoint.grpc) as channel:
             response = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=PATIENCE)
-        equal(float(y), response.outputs["y"].float_val[0], f"{name}({x})")
+        equal(y, response.outputs["y"].float_val[0], f"{model}({x})")
 
-    def _exited(self) -> None:
+    def process_fails(self) -> None:
+        """The process ended with a status that is not 0."""
         check(self._process is not None and self._process.returncode != 0, "the process did not fail")
 
-    def _said(self, text: str) -> None:
+    def stderr_contains(self, contains: str) -> None:
+        """What the process wrote on its standard error."""
         stderr = self._process.stderr if self._process else ""
-        check(text in stderr, f"expected {text!r} in stderr {stderr!r}")
+        check(contains in stderr, f"expected {contains!r} in stderr {stderr!r}")
 
     def _states(self) -> dict[int, State]:
         try:
@@ -223,24 +184,32 @@ class Life:
             check(time.monotonic() < end, f"expected {what}, got {states}")
             time.sleep(0.01)
 
-    def _available(self, names: str | None) -> None:
-        if names is None:
-            names = ",".join(child.name for child in self._base.iterdir() if child.name.isdigit())
-        wanted = {int(n) for n in re.findall(r"\d+", names)}
+    def available(self, versions: Sequence[int]) -> None:
+        """These versions become AVAILABLE, and no others."""
         self._wait(
-            lambda states: {n for n, state in states.items() if state is State.AVAILABLE} == wanted,
-            f"{wanted} AVAILABLE",
+            lambda states: sorted(n for n, state in states.items() if state is State.AVAILABLE) == sorted(versions),
+            f"{versions} AVAILABLE",
         )
 
-    def _swapped(self, new: str, old: str) -> None:
+    def last_added_available(self) -> None:
+        """The version added last becomes AVAILABLE, and no other."""
+        self.available([self._last])
+
+    def numbers_available(self) -> None:
+        """Every folder whose name is a number becomes AVAILABLE, and no other."""
+        self.available([int(child.name) for child in self._base.iterdir() if child.name.isdigit()])
+
+    def swapped(self, new: int, old: int) -> None:
+        """One version is loaded before another is unloaded: at every moment there is one that answers."""
         self._watched.clear()
         self._wait(
-            lambda states: states.get(int(new)) is State.AVAILABLE and states.get(int(old)) is State.END,
+            lambda states: states.get(new) is State.AVAILABLE and states.get(old) is State.END,
             f"v{new} AVAILABLE and v{old} END",
         )
         check(all(self._watched), f"for a moment nothing was available: {self._watched}")
 
-    def _load_fine(self) -> None:
+    def load_unharmed(self) -> None:
+        """Over a swap, no request of the load failed, and both versions answered."""
         check(self._load is not None, "nothing was under load")
         assert self._load is not None
         self._wait(lambda states: State.END in states.values(), "the swap")
@@ -248,33 +217,77 @@ class Life:
         check(not self._load.errors, f"requests failed: {self._load.errors[:3]}")
         check(len(self._load.versions) > 1, f"answers came only from {self._load.versions}")
 
-    def _after_swap(self, latest: str, old: str, new: str) -> None:
-        with self._server.repository.use(_request(NAME, 1.0).model_spec) as version:
-            equal(int(latest), version.number, "Latest()")
-        states = self._states()
-        equal([State.END, State.AVAILABLE], [states[int(old)], states[int(new)]], "states")
+    def latest(self, version: int) -> None:
+        """A request that names no version is answered by this one."""
+        with self._server.repository.use(_request(NAME, 1.0).model_spec) as found:
+            equal(version, found.number, "Latest()")
 
-    def _warmed(self) -> None:
+    def states(self, states: Mapping[str, str]) -> None:
+        """States of versions, by number."""
+        found = self._states()
+        equal(states, {number: getattr(found.get(int(number)), "name", None) for number in states}, "states")
+
+    def warmed_up(self, records: int) -> None:
+        """The counter has counted so many warm-up requests."""
         request = PredictRequest()
         request.model_spec.name, request.model_spec.signature_name = NAME, "get_counter"
         with grpc.insecure_channel(self._endpoint.grpc) as channel:
             response = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=PATIENCE)
-        equal(3.0, response.outputs["output"].float_val[0], "warm-up requests that were run")
+        equal(records, response.outputs["output"].float_val[0], "warm-up requests that were run")
 
-    def _too_warm(self, most: str, text: str) -> None:
+    def warmup_refused(self, records: int, error: str) -> None:
+        """A new version with so many warm-up requests fails to load with this error."""
         folder = fixtures.saved_model_counter(self._home / "warm")
-        _write_warmup(folder, int(most) + 1)
+        _write_warmup(folder, records)
         shutil.move(folder, self._base / "2")
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
-            errors = [
-                error.message for number, _, error in self._server.repository.status(NAME) if error and number == 2
-            ]
+            errors = [e.message for number, _, e in self._server.repository.status(NAME) if e and number == 2]
             if errors:
-                check(text in errors[0], f"expected {text!r}, got {errors[0]!r}")
+                check(error in errors[0], f"expected {error!r}, got {errors[0]!r}")
                 return
             time.sleep(0.02)
         raise Failed("no load error")
+
+
+STEPS: Table = {
+    "list_models": Life.list_models,
+    "set_flag": Life.set_flag,
+    "set_policy": Life.set_policy,
+    "add_versions": Life.add_versions,
+    "add_warmup": Life.add_warmup,
+    "remove_version": Life.remove_version,
+    "start": Life.start,
+    "run_process": Life.run_process,
+    "start_load": Life.start_load,
+    "rewrite_config": Life.rewrite_config,
+    "await_available": Life.available,
+    "wait": Life.wait,
+}
+CHECKS: Table = {
+    "predicts": Life.predicts,
+    "available": Life.available,
+    "last_added_available": Life.last_added_available,
+    "numbers_available": Life.numbers_available,
+    "swapped": Life.swapped,
+    "latest": Life.latest,
+    "states": Life.states,
+    "load_unharmed": Life.load_unharmed,
+    "warmed_up": Life.warmed_up,
+    "warmup_refused": Life.warmup_refused,
+    "process_fails": Life.process_fails,
+    "stderr_contains": Life.stderr_contains,
+}
+
+
+def run_lifecycle(case: Case) -> None:
+    """Layer ``lifecycle``."""
+    validate(case["steps"], "action", STEPS)
+    validate(case["expect"], "check", CHECKS)
+    with Life() as life:
+        follow(case["steps"], "action", STEPS, life)
+        life.make_ready()
+        follow(case["expect"], "check", CHECKS, life)
 
 
 class _Load:

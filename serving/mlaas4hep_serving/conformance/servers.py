@@ -1,10 +1,10 @@
-"""Servers for the cases: our own, one per fixture, or the one at a URL."""
+"""Servers for the cases: our own, one for each fixture, or the one at a URL."""
 
 from __future__ import annotations
 
-import re
+import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,25 +13,26 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mlaas4hep_serving.conformance import fixtures
-from mlaas4hep_serving.conformance.compare import Failed
+from mlaas4hep_serving.conformance.compare import NotRun, known
 from mlaas4hep_serving.options import Options
 from mlaas4hep_serving.server import Server
 
 VERSION = "00000123"
-# what a fixture's description begins with or contains -> exporter; the first that fits
-_EXPORTERS: tuple[tuple[str, Callable[..., Path]], ...] = (
-    (r"hp2_tf2", fixtures.half_plus_two_tf2),
-    (r"two_inputs", fixtures.two_inputs),
-    (r"matrix_half_plus_two", fixtures.matrix_half_plus_two),
-    (r"half_plus_three", fixtures.half_plus_three),
-    (r"saved_model_counter", fixtures.saved_model_counter),
-    (r"scalar_out", fixtures.scalar_out),
-    (r"y ?= ?3 ?\* ?2 ?\* ?x", fixtures.product),
-    (r"identity", fixtures.identity),
-    (r"slow", fixtures.slow),
-    (r"hp2|half_plus_two|^--", fixtures.half_plus_two),
-)
-_OWN_NAMES = ("two_inputs", "matrix_half_plus_two", "half_plus_three", "saved_model_counter", "scalar_out")
+MODELS: Mapping[str, Callable[..., Path]] = {
+    function.__name__: function
+    for function in (
+        fixtures.half_plus_two,
+        fixtures.half_plus_two_tf2,
+        fixtures.half_plus_three,
+        fixtures.matrix_half_plus_two,
+        fixtures.saved_model_counter,
+        fixtures.two_inputs,
+        fixtures.scalar_out,
+        fixtures.product,
+        fixtures.identity,
+        fixtures.slow,
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,21 @@ class Endpoint:
     model: Path | None = None
 
 
-def exporter(fixture: str) -> Callable[..., Path]:
-    """The function that exports the model of a fixture's description."""
-    for pattern, export in _EXPORTERS:
-        if re.search(pattern, fixture):
-            return export
-    raise Failed(f"fixture is not understood: {fixture!r}")
+def exporter(model: str) -> Callable[..., Path]:
+    """The function that exports a model.
+
+    Raises:
+        NotRun: there is no such model.
+    """
+    if model not in MODELS:
+        raise NotRun(f"there is no model {model!r}; there are {', '.join(MODELS)}")
+    return MODELS[model]
 
 
 class Own:
     """Servers of our own, started when first asked for.
 
-    A fixture is served as ``half_plus_two``, ``default`` and under its own name, so a case finds it whichever it uses.
+    A fixture's model is served as ``half_plus_two``, ``default`` and under its own name.
     """
 
     def __init__(self) -> None:
@@ -70,28 +74,29 @@ class Own:
             list(pool.map(lambda running: running[0].stop(), self._running.values()))
         self._folder.cleanup()
 
-    def __call__(self, fixture: str | None) -> Endpoint:
-        key = re.sub(r"\s*\(model name .*?\)", "", fixture or "hp2")
+    def __call__(self, fixture: Any) -> Endpoint:
+        given = {"model": "half_plus_two"} if fixture is None else fixture
+        if isinstance(given, str):
+            raise NotRun(f"fixture is not understood: {given!r}")
+        known(given, ("text", "versions", "labels", "policy", "monitoring_config", "flags"), "fixture", ("model",))
+        key = json.dumps({name: value for name, value in given.items() if name != "text"}, sort_keys=True)
         if key not in self._running:
-            self._running[key] = self._start(key)
+            self._running[key] = self._start(given)
         return self._running[key][1]
 
-    def _start(self, fixture: str) -> tuple[Server, Endpoint]:
+    def _start(self, fixture: Mapping[str, Any]) -> tuple[Server, Endpoint]:
         home = Path(self._folder.name) / str(len(self._running))
         base = home / "model"
-        export = exporter(fixture)
-        folder = export(base / VERSION)
-        if "2_versions" in fixture:
-            export(base / "124")
+        export = exporter(fixture["model"])
+        folder, *_ = [export(base / version) for version in fixture.get("versions", [VERSION])]
         config = home / "models.config"
         config.write_text(_config(fixture, base))
         options: dict[str, Any] = {"model_config_file": str(config)}
         if "monitoring_config" in fixture:
             monitoring = home / "monitoring.config"
-            monitoring.write_text(_braces(fixture, "monitoring_config"))
+            monitoring.write_text(fixture["monitoring_config"])
             options["monitoring_config_file"] = str(monitoring)
-        for flag, value in re.findall(r"--(\w+)(?:=(\S+))?", fixture):
-            options[flag] = _typed(flag, value)
+        options |= {flag: typed(flag, value) for flag, value in fixture.get("flags", {}).items()}
         server, endpoint = start(**options)
         return server, Endpoint(endpoint.host, endpoint.rest_port, endpoint.grpc, folder)
 
@@ -112,38 +117,30 @@ def started(**flags: Any) -> Iterator[tuple[Server, Endpoint]]:
         server.stop()
 
 
-def _typed(flag: str, value: str) -> Any:
+def typed(flag: str, value: Any) -> Any:
+    """A flag's value, of its type.
+
+    Raises:
+        NotRun: there is no such flag.
+    """
     default = getattr(Options, flag, None)
     if default is None:
-        raise Failed(f"flag is not known: --{flag}")
+        raise NotRun(f"there is no flag --{flag}")
     if isinstance(default, bool):
-        return value.lower() not in ("false", "0")
+        return str(value).lower() not in ("false", "0")
     return type(default)(value)
 
 
-def _config(fixture: str, base: Path) -> str:
-    own = [name for name in _OWN_NAMES if re.search(rf"\b{name}\b", fixture)]
+def _config(fixture: Mapping[str, Any], base: Path) -> str:
     labels = "".join(
-        f'version_labels {{ key: "{label}" value: {version} }} '
-        for label, version in re.findall(r"label (\w+) ?-> ?(\d+)", fixture)
+        f'version_labels {{ key: "{label}" value: {version} }} ' for label, version in fixture.get("labels", {}).items()
     )
-    policy = "model_version_policy { all {} }" if "policy all" in fixture else ""
+    policy = "model_version_policy { all {} }" if fixture.get("policy") == "all" else ""
     models = "".join(
         f'config {{ name: "{name}" base_path: "{base}" model_platform: "tensorflow" {labels} {policy} }}\n'
-        for name in dict.fromkeys(["half_plus_two", "default", *own])
+        for name in dict.fromkeys(["half_plus_two", "default", fixture["model"]])
     )
     return f"model_config_list {{\n{models}}}\n"
-
-
-def _braces(text: str, name: str) -> str:
-    """What stands in the braces behind ``name``."""
-    start = text.index("{", text.index(name)) + 1
-    depth = 1
-    for i, mark in enumerate(text[start:], start):
-        depth += (mark == "{") - (mark == "}")
-        if not depth:
-            return text[start:i]
-    raise Failed(f"braces do not close: {text!r}")
 
 
 def remote(rest: str, grpc: str) -> Endpoint:

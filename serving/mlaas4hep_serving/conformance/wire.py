@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,9 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from mlaas4hep_serving.conformance.compare import Case, Failed, body, check, equal, known, message
+from mlaas4hep_serving.conformance.compare import Case, NotRun, body, check, equal, known, message
 from mlaas4hep_serving.conformance.servers import Endpoint
+from mlaas4hep_serving.conformance.steps import Table, follow, validate
 from mlaas4hep_serving.models.savedmodel import read_proto
 from mlaas4hep_serving.wire.tensors import from_proto
 
@@ -52,6 +52,7 @@ def run_rest(case: Case, server: Endpoint, folder: Path) -> None:
         ("http", "json", "error_equals", "error_contains", "body_contains", "body_equals", "headers"),
         "expect",
     )
+    known(case["request"], ("body", "headers"), "request", ("method", "path"))
     status, headers, content = _http(case["request"], server)
     check(status == expect.get("http", status), f"http: expected {expect.get('http')}, got {status}: {content!r}")
     text = content.decode()
@@ -87,7 +88,7 @@ def _json(expected: Any, got: Any, server: Endpoint, folder: Path) -> None:
     elif server.model is not None:
         _metadata(got, server.model)
     else:
-        raise Failed(f"{file} is not here, and the model of the server is not known")
+        raise NotRun(f"{file} is not here, and the model of the server is not known")
 
 
 def _metadata(got: Any, model: Path) -> None:
@@ -115,8 +116,7 @@ def run_grpc(case: Case, server: Endpoint) -> None:
     with grpc.insecure_channel(server.grpc) as channel:
         call = getattr(_stub(service, channel), method)
         if "sequence" in case["request"]:
-            for step in case["request"]["sequence"]:
-                _counter(step, call)
+            _sequence(case["request"]["sequence"], call)
             return
         deadline = case["request"].get("deadline_ms")
         _unary(case, call, message_of(method, case["request"], server), deadline / 1000 if deadline else TIMEOUT)
@@ -144,17 +144,22 @@ def _unary(case: Case, call: Any, request: Any, timeout: float) -> None:
         _response(expect["response"], response)
 
 
-def _counter(step: str, call: Any) -> None:
-    match = re.fullmatch(r"(\w+)(?:\((\w+)=([\d.]+)\))? ?-> ?([\d.]+)", step)
-    if not match:
-        raise Failed(f"step is not understood: {step!r}")
-    signature, alias, value, wanted = match.groups()
+def _sequence(steps: Sequence[Any], call: Any) -> None:
+    validate(steps, "action", CALLS)
+    follow(steps, "action", CALLS, call)
+
+
+def _predict(call: Any, signature: str, output: float, inputs: Mapping[str, float] | None = None) -> None:
+    """One Predict of a signature with scalar inputs and one output."""
     request = PredictRequest()
     request.model_spec.name, request.model_spec.signature_name = "default", signature
-    if alias:
-        request.inputs[alias].CopyFrom(TensorProto(dtype=types_pb2.DT_FLOAT, float_val=[float(value)]))
-    (output,) = call(request, timeout=TIMEOUT).outputs.values()
-    equal(float(wanted), output.float_val[0], step)
+    for alias, value in (inputs or {}).items():
+        request.inputs[alias].CopyFrom(TensorProto(dtype=types_pb2.DT_FLOAT, float_val=[value]))
+    (got,) = call(request, timeout=TIMEOUT).outputs.values()
+    equal(output, got.float_val[0], signature)
+
+
+CALLS: Table = {"predict": _predict}
 
 
 def message_of(method: str, given: Case, server: Endpoint) -> Any:
@@ -236,34 +241,23 @@ def _example(out: Example, given: Case) -> None:
             getattr(out.features.feature[name], f"{kind}_list").value.extend(items)
 
 
-_MODEL = 'config {{ name: "{name}" base_path: "{base}" model_platform: "{platform}" {more} }}'
-
-
 def _config(given: Any, server: Endpoint) -> ModelServerConfig:
-    """A config from a mapping, a text-proto, or the few words of a case."""
-    if isinstance(given, Mapping):
-        return json_format.ParseDict(given, ModelServerConfig())
-    base = str(server.model.parent) if server.model else "/models/half_plus_two"
-    model = {"name": "default", "base_path": base, "platform": "tensorflow", "more": ""}
-    models = [model]
-    if repeated := re.search(r"same name (\w+)$", given):
-        models = [model | {"name": repeated[1]}] * 2
-    elif path := re.search(r'base_path: ?"([^"]*)"', given):
-        models = [model | {"base_path": path[1]}]
-    elif "other model_platform" in given:
-        models = [model | {"platform": "other_platform"}]
-    elif label := re.search(r'version_labels ?\{ ?key: ?"(\w+)" value: ?(\d+|<not loaded>)', given):
-        number = 999999 if label[2].startswith("<") else int(label[2])
-        models = [model | {"more": f'version_labels {{ key: "{label[1]}" value: {number} }}'}]
-    else:
+    """A config from the models of a case, from the message as JSON, or from a text-proto."""
+    if isinstance(given, str):
         try:
             return text_format.Parse(given, ModelServerConfig())
-        except text_format.ParseError:
-            raise Failed(f"config is not understood: {given!r}") from None
-    text = "\n".join(
-        _MODEL.format(name=m["name"], base=m["base_path"], platform=m["platform"], more=m["more"]) for m in models
-    )
-    return text_format.Parse(f"model_config_list {{ {text} }}", ModelServerConfig())
+        except text_format.ParseError as error:
+            raise NotRun(f"config is not understood: {given!r}: {error}") from None
+    if "models" not in given:
+        return json_format.ParseDict(given, ModelServerConfig())
+    known(given, ("models", "text"), "config")
+    base = str(server.model.parent) if server.model else "/models/half_plus_two"
+    config = ModelServerConfig()
+    for model in given["models"]:
+        known(model, ("name", "base_path", "model_platform", "version_labels"), "a model of the config")
+        served = {"name": "default", "base_path": base, "model_platform": "tensorflow", **model}
+        json_format.ParseDict(served, config.model_config_list.config.add())
+    return config
 
 
 def _response(expect: Case, got: Any) -> None:
