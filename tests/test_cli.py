@@ -45,6 +45,7 @@ def work(tmp_path_factory, demo_files):
     return folder
 
 
+@pytest.mark.slow
 def test_the_run_folder(work):
     run = work / "runs" / "tth"
     names = {p.name for p in run.iterdir()}
@@ -70,6 +71,7 @@ def test_the_run_folder(work):
     assert f"{metrics['parts']['test']['auc']:.4f}" in report
 
 
+@pytest.mark.slow
 def test_a_mixing_law_and_class_weights(work):
     done = cli(
         "train", "data/signal_ttH.root", "data/bkg_tt_1.root", "--specs", "specs.json", *LABELS, "--epochs", "2",
@@ -83,6 +85,7 @@ def test_a_mixing_law_and_class_weights(work):
     assert "1,408" in cli("evaluate", "--run", "runs/mixed", cwd=work).stdout
 
 
+@pytest.mark.slow
 def test_evaluate(work):
     metrics = json.loads((work / "runs/tth/metrics.json").read_text())
     own = cli("evaluate", "--run", "runs/tth", cwd=work).stdout
@@ -91,6 +94,7 @@ def test_evaluate(work):
     assert "2,200" in given
 
 
+@pytest.mark.slow
 def test_predict_is_aligned_with_the_input(work):
     cli(
         "predict", "data/signal_ttH.root", "data/bkg_QCD_4.root", "--run", "runs/tth", "-o", "out/scores.root", cwd=work
@@ -123,6 +127,7 @@ def test_the_test_part_is_found_again_or_not_at_all(work, monkeypatch):
         (work / "data" / "bkg_tt_1.bak").rename(hidden)
 
 
+@pytest.mark.slow
 def test_bench_prints_one_json_object(work):
     content = json.loads(
         cli("bench", "data/bkg_*.root", "--exclude", "isSignal", "--rounds", "1", "--json", cwd=work).stdout
@@ -135,6 +140,7 @@ def test_bench_prints_one_json_object(work):
     assert content["ratios"]["dataset_1024/uproot_iterate"] == pytest.approx(ratio)
 
 
+@pytest.mark.slow
 def test_export_counts_versions(work):
     for number in (1, 2):
         assert f"models/tth/{number}" in cli("export", "--run", "runs/tth", "--to", "models/tth", cwd=work).stdout
@@ -142,6 +148,7 @@ def test_export_counts_versions(work):
     assert (work / "models/tth/2/assets.extra/tf_serving_warmup_requests").is_file()
 
 
+@pytest.mark.slow
 def test_params_of_the_paper(work):
     (work / "params.json").write_text(json.dumps({
         "nevts": 2000, "shuffle": True, "chunk_size": 500, "epochs": 1, "batch_size": 50, "identifier": ["run", "event", "lumi"],

@@ -52,6 +52,7 @@ def plain(files, specs, **options):
     return RootDataset(files, specs, **({"normalize": None} | options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "chunk", "batch"),
     [
@@ -75,6 +76,7 @@ def test_every_event_exactly_once(tmp_path, sizes, chunk, batch, shuffle):
         assert delivered == list(range(total))
 
 
+@pytest.mark.slow
 def test_more_files_than_events_in_a_chunk(tmp_path):
     files = write_files(tmp_path, [2] * 1500, groups={})
     ds = plain(files, quiet(files), chunk_size=1000, batch_size=100, read=ReadOptions(workers=2))
@@ -239,6 +241,7 @@ def test_the_vector_of_every_hzz_event(real_files):
     assert np.abs(vector - expected).max() < 2e-6
 
 
+@pytest.mark.slow
 def test_every_real_file_gives_batches(real_files):
     seen = []
     for path in sorted(real_files.glob("*.root")):
@@ -480,6 +483,7 @@ def test_readers_find_files_after_a_change_of_folder(tmp_path, monkeypatch):
     assert ds.files[0].url == "f000.root"
 
 
+@pytest.mark.slow
 def test_a_script_needs_no_main_guard(tmp_path):
     files = write_files(tmp_path, [100, 50])
     script = tmp_path / "script.py"
@@ -509,6 +513,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_no_process_and_no_memory_is_left_behind(tmp_path, sent):
     files = write_files(tmp_path, [2000, 1000], basket=100)
@@ -584,6 +589,7 @@ def read_all(files, specs):
     return sum(len(batch) for batch in RootDataset(files, specs, read=ReadOptions(workers=1)))
 
 
+@pytest.mark.slow
 def test_a_process_of_multiprocessing_ends_with_its_work(tmp_path):
     files = write_files(tmp_path, [30])
     specs = scan(files, progress=False)

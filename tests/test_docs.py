@@ -37,6 +37,7 @@ def url():
         yield url
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)])
 def test_the_examples_of_a_page_run(page, url, tmp_path, monkeypatch):
     (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
@@ -107,6 +108,7 @@ def printed(notebook):
     return "".join("".join(o.get("text", "")) for o in outputs(notebook))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_notebook_runs(name):
     pytest.importorskip("nbclient", reason="nbclient is not installed (pip install 'mlaas4hep_tf[test]')")

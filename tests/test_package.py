@@ -87,6 +87,7 @@ def readme_blocks():
     return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_readme_runs(tmp_path):
     (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
     code = "\n".join(readme_blocks())

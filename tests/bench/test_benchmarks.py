@@ -48,6 +48,7 @@ def test_dataset(benchmark, files, batch_size, layout):
     assert benchmark(lambda: sum(len(y) for _, y in ds)) == 100
 
 
+@pytest.mark.slow
 def test_every_sweep_has_points_and_gives_plot_and_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         sweep, "shape_of", lambda name, value: replace(sweep.Shape(), entries=40, files=2, columns=4, basket=10)

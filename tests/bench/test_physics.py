@@ -14,6 +14,8 @@ import study
 import tables
 from features import FIRST, FLAT, PARTS
 
+pytestmark = pytest.mark.slow  # it trains dozens of models
+
 THREE = tables.THREE_WAYS
 SEEDS = 5
 

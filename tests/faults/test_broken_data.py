@@ -225,6 +225,7 @@ def test_a_file_replaced_between_the_passes(files, tmp_path):
         dataset(files, specs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["local", "http", "root"])
 def test_a_file_replaced_during_training(files, tmp_path, scheme, monkeypatch):
     if scheme == "root" and not has_xrootd():

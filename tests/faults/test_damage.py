@@ -73,6 +73,7 @@ def outcome_of(path, specs, want):
     return "same" if np.array_equal(got, want, equal_nan=True) else "other"
 
 
+@pytest.mark.slow
 @pytest.mark.soak
 @pytest.mark.timeout(cases(300, 7200))
 @pytest.mark.parametrize("part", range(4))

@@ -19,6 +19,7 @@ def specs(folder):
     return quiet_scan(str(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [

@@ -32,6 +32,7 @@ def readers():
     return [p.pid for p in alive if "LokyProcess" in " ".join(p.cmdline())]
 
 
+@pytest.mark.slow
 @pytest.mark.soak
 @pytest.mark.timeout(cases(300, 7200))
 def test_readers_killed_at_random_moments(tmp_path):
@@ -79,6 +80,7 @@ def test_work_that_always_hangs_is_an_error_in_time():
     assert worker_pool.run(probe.pid) > 0
 
 
+@pytest.mark.slow
 def test_work_that_kills_its_reader_is_an_error():
     start = time.monotonic()
     with pytest.raises(ReaderError, match="reader processes died 12 times over the same piece of work"):
@@ -123,6 +125,7 @@ print(sum(len(x) for x in ds), sum(len(x) for x in ds))
 """
 
 
+@pytest.mark.slow
 def test_64_descriptors_are_enough(tmp_path):
     write_files(tmp_path, [30] * 100)
     done = subprocess.run(

@@ -205,6 +205,7 @@ def test_rows_of_tfaas(rest, message):
     ask(rest, "POST", "/proto", message)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not installed")
 def test_inputs_guided_by_coverage(tmp_path, environment):
     script = Path(__file__).parents[1] / "helpers" / "coverage_fuzz.py"

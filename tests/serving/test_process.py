@@ -73,6 +73,7 @@ def test_no_request_fails_while_versions_come_and_go():
     assert len(seen.versions) >= 4 and seen.answers > 200
 
 
+@pytest.mark.slow
 def test_reloads_hold_the_memory():
     found = memory(30)
     assert found[-1] - found[9] < 60  # MiB over 20 reloads

@@ -49,6 +49,7 @@ def served(request, trained):
     server.stop()
 
 
+@pytest.mark.slow
 def test_scores_agree(trained, served):
     _, events, expected = trained
     assert len({len(event["Jet_pt"]) for event in events}) > 1  # there is something to pad

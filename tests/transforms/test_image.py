@@ -137,6 +137,7 @@ def exported(request, demo_files, demo_specs, tmp_path_factory):
     return model, ds, tf.saved_model.load(str(path)).signatures, events
 
 
+@pytest.mark.slow
 def test_the_images_of_a_file(exported):
     """Pixels against awkward and NumPy alone."""
     _, ds, _, events = exported

@@ -32,6 +32,7 @@ def replay(path, environment, timeout=300):
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
 
 
+@pytest.mark.slow
 def test_all_cases_hold(environment):
     if not CASES.exists():
         pytest.skip("the conformance cases are not beside this checkout (../shared/serving)")

@@ -622,6 +622,7 @@ class Endless(tf.Module):
         return {"y": tf.while_loop(lambda v: tf.reduce_sum(v) < 1, lambda v: (v * 1.0,), [x])[0]}
 
 
+@pytest.mark.slow
 def test_models_that_crash_or_hang_do_so_elsewhere(asker, dense, tmp_path):
     grows, endless = (packed(saved(tmp_path / kind.__name__, kind())) for kind in (Grows, Endless))
     body, headers = form(name="grows", model=grows)
