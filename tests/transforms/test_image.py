@@ -177,7 +177,7 @@ def test_raw_branches_give_the_scores_of_training(exported):
 def test_scores_of_files(exported, tmp_path):
     model, ds, _, _ = exported
     trained = np.concatenate([predict_batch(model, x) for x in ds])[:, 0]
-    files, image = [f.url for f in ds.files], ds.preprocessor.image
+    files = [f.url for f in ds.files]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)  # lists are cut
         assert predict_files(model, files, ds, tmp_path / "scores.root") == ds.entries
