@@ -12,11 +12,8 @@ from typing import Any, get_type_hints
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """The command as typer takes it: each parameter that is a group stands there as the group's options."""
     signature = inspect.signature(command, eval_str=True)
-    groups: dict[str, type[Any]] = {
-        name: p.annotation
-        for name, p in signature.parameters.items()
-        if isinstance(p.annotation, type) and is_dataclass(p.annotation)
-    }
+    kinds = {name: p.annotation for name, p in signature.parameters.items()}
+    groups = {name: kind for name, kind in kinds.items() if isinstance(kind, type) and is_dataclass(kind)}
     parameters = [
         option
         for name, parameter in signature.parameters.items()

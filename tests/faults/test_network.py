@@ -80,7 +80,12 @@ def test_a_server_that_is_killed_and_comes_back(scheme, folder, specs):
     up.wait(10)
     try:
         ds = RootDataset(
-            urls(scheme, port), specs.unbound(), normalize=None, batch_size=100, chunk_size=1000, policy=QUICK
+            urls(scheme, port),
+            specs.unbound(),
+            normalize=None,
+            batch_size=100,
+            chunk_size=1000,
+            read=ReadOptions(policy=QUICK),
         )
         column = specs.vector_names.index("id")
         counts = Counter()
