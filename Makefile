@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 DEMO ?= runs/demo
 TTH ?= benchmarks/data/tth
 
-.PHONY: demo serve test lint docs notebooks clean install
+.PHONY: demo serve test lint docs protos notebooks clean install
 
 install: $(VENV)/.installed
 
@@ -38,6 +38,11 @@ docs: install
 
 notebooks: install
 	$(BIN)/python notebooks/execute.py
+
+# after a change of serving/mlaas4hep_serving/proto/*.proto
+protos: install
+	cd serving/mlaas4hep_serving/proto && $(CURDIR)/$(BIN)/python -m grpc_tools.protoc -I. --include_imports \
+	  --descriptor_set_out=descriptors.binpb config.proto tfaas.proto
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info
