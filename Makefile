@@ -50,5 +50,10 @@ protos: install
 notebooks: install
 	$(BIN)/python notebooks/execute.py
 
+# after a change of serving/mlaas4hep_serving/proto/*.proto
+protos: install
+	cd serving/mlaas4hep_serving/proto && $(CURDIR)/$(BIN)/python -m grpc_tools.protoc -I. --include_imports \
+	  --descriptor_set_out=descriptors.binpb config.proto tfaas.proto
+
 clean:
 	rm -rf $(VENV) runs build *.egg-info

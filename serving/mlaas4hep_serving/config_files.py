@@ -1,78 +1,20 @@
-"""The text-proto files of the command line, and messages for the three that the pip package lacks.
-
-`ModelServerConfig` comes with tensorflow-serving-api.  `BatchingParameters`, `SSLConfig` and `MonitoringConfig`
-do not: their descriptors are built here, with the field names and numbers of TF-Serving, and protobuf's own parser
-reads them.
-"""
+"""The text-proto files of the command line, read by protobuf's own parser."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
+from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from mlaas4hep_serving.errors import invalid_argument
+from mlaas4hep_serving.messages import BatchingParameters, MonitoringConfig, SSLConfig
 from mlaas4hep_serving.options import Options
 
+__all__ = ["BatchingParameters", "MonitoringConfig", "SSLConfig", "model_server_config", "parse", "read"]
+
 PLATFORM = "tensorflow"
-
-_Field = descriptor_pb2.FieldDescriptorProto
-_INT, _BOOL, _STRING = ".google.protobuf.Int64Value", ".google.protobuf.BoolValue", ".google.protobuf.StringValue"
-# message -> field -> (number, type); a leading * is a repeated field
-_MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
-    "BatchingParameters": {
-        "max_batch_size": (1, _INT),
-        "batch_timeout_micros": (2, _INT),
-        "max_enqueued_batches": (3, _INT),
-        "num_batch_threads": (4, _INT),
-        "thread_pool_name": (5, _STRING),
-        "allowed_batch_sizes": (6, "*int64"),
-        "pad_variable_length_inputs": (7, "bool"),
-        "enable_large_batch_splitting": (8, _BOOL),
-        "max_execution_batch_size": (9, _INT),
-    },
-    "SSLConfig": {
-        "server_key": (1, "string"),
-        "server_cert": (2, "string"),
-        "custom_ca": (3, "string"),
-        "client_verify": (4, "bool"),
-    },
-    "PrometheusConfig": {"enable": (1, "bool"), "path": (2, "string")},
-    "MonitoringConfig": {"prometheus_config": (1, ".mlaas4hep.serving.PrometheusConfig")},
-}
-_TYPES = {"int64": _Field.TYPE_INT64, "bool": _Field.TYPE_BOOL, "string": _Field.TYPE_STRING}
-
-
-def _build() -> dict[str, Any]:
-    file = descriptor_pb2.FileDescriptorProto(
-        name="mlaas4hep_serving/config.proto",
-        package="mlaas4hep.serving",
-        syntax="proto3",
-        dependency=[wrappers_pb2.DESCRIPTOR.name],
-    )
-    for message, fields in _MESSAGES.items():
-        described = file.message_type.add(name=message)
-        for name, (number, kind) in fields.items():
-            field = described.field.add(name=name, number=number)
-            field.label = _Field.LABEL_REPEATED if kind.startswith("*") else _Field.LABEL_OPTIONAL
-            if kind.startswith("."):
-                field.type, field.type_name = _Field.TYPE_MESSAGE, kind
-            else:
-                field.type = _TYPES[kind.lstrip("*")]
-    pool = descriptor_pool.Default()
-    pool.Add(file)
-    return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"mlaas4hep.serving.{name}"))
-        for name in _MESSAGES
-    }
-
-
-_CLASSES = _build()
-BatchingParameters = _CLASSES["BatchingParameters"]
-SSLConfig = _CLASSES["SSLConfig"]
-MonitoringConfig = _CLASSES["MonitoringConfig"]
 
 
 def parse(text: str, message: type[Any], where: str) -> Any:

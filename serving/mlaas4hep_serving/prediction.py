@@ -1,8 +1,8 @@
 """The operations of PredictionService and ModelService, free of any transport; REST and gRPC both call them.
 
 An operation takes a request message and a deadline (`time.monotonic`, or None) and returns the response message, or
-raises `ServingError`.  `predict_arrays` is Predict without the detour over TensorProto, for JSON.  The ``start_``
-forms return before the run has ended, so that no thread need wait for a batch.
+raises `ServingError`.  `Handlers.start_predict_arrays` is Predict without the detour over TensorProto, for JSON.  The
+``start_`` forms return before the run has ended, so that no thread need wait for a batch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from concurrent.futures import Executor, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Generic, TypeVar
 
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
@@ -44,10 +43,10 @@ from mlaas4hep_serving.errors import (
 from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.models.model import LATE, Model
 from mlaas4hep_serving.models.repository import Repository
-from mlaas4hep_serving.models.savedmodel import DEFAULT_SIGNATURE
+from mlaas4hep_serving.models.versions import Version
 from mlaas4hep_serving.wire import examples, tensors
 from mlaas4hep_serving.wire.ragged import RowShape
-from mlaas4hep_serving.wire.tensors import Array
+from mlaas4hep_serving.wire.tensors import DEFAULT_SIGNATURE, Array
 
 access = logging.getLogger("mlaas4hep_serving.access")
 T = TypeVar("T")
@@ -78,8 +77,63 @@ class Started(Generic[T]):
             raise deadline_exceeded(LATE) from None
 
 
+class Claim:
+    """The version that a request means: resolved once, and kept loaded until the block ``with claim:`` ends.
+
+    A request for a version that is not there fails when the version is first needed, not before: TF-Serving tells what
+    is wrong with the JSON first.
+    """
+
+    def __init__(self, repository: Repository, spec: ModelSpec) -> None:
+        self._repository = repository
+        self._found: Version | ServingError
+        try:
+            self._found = repository.acquire(spec)
+        except ServingError as error:
+            self._found = error
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if isinstance(self._found, Version):
+            self._repository.release(self._found)
+
+    @property
+    def version(self) -> Version:
+        """The version.
+
+        Raises:
+            ServingError: NOT_FOUND, INVALID_ARGUMENT: there is none.
+        """
+        if isinstance(self._found, ServingError):
+            raise self._found
+        return self._found
+
+    @property
+    def batches(self) -> bool:
+        """Whether the ``start_`` operations return before the run has ended; False where there is no version."""
+        return isinstance(self._found, Version) and bool(self._found.servable.batches)
+
+    def input_dtypes(self, signature_name: str) -> dict[str, int]:
+        """Input alias -> DataType of a signature, as the JSON codec asks for it."""
+        name = signature_name or DEFAULT_SIGNATURE
+        dtypes: dict[str, int] | None = self.version.servable.input_dtypes.get(name)
+        if dtypes is None:
+            raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')
+        return dtypes
+
+    def open_inputs(self, signature_name: str) -> Mapping[str, RowShape]:
+        """Input alias -> row shape of the inputs of a signature that take ragged rows."""
+        shapes: Mapping[str, RowShape] = self.version.servable.open_inputs.get(signature_name or DEFAULT_SIGNATURE, {})
+        return shapes
+
+
 class Handlers:
-    """The operations on one repository."""
+    """The operations on one repository.
+
+    Each resolves the version that its request means once, and works with that one to the end.
+    """
 
     def __init__(
         self,
@@ -139,74 +193,53 @@ class Handlers:
         _need_spec(request)
         spec = request.model_spec
         name = spec.signature_name or DEFAULT_SIGNATURE
+        with self.repository.use(spec) as version:
+            signature = _predict_signature(version.servable, name)
+            outputs, *call = _call(signature, _inputs_of(request, signature), request.output_filter)
 
-        def response(outputs: dict[str, Array], number: int) -> PredictResponse:
-            answer = PredictResponse()
-            _fill_spec(answer.model_spec, spec.name, name, number)
-            for alias, array in outputs.items():
-                tensors.to_proto(array, answer.outputs[alias])
-            return answer
+            def response(found: Sequence[Array]) -> PredictResponse:
+                answer = PredictResponse()
+                _fill_spec(answer.model_spec, spec.name, name, version.number)
+                for alias, array in zip(outputs, found, strict=True):
+                    tensors.to_proto(array, answer.outputs[alias])
+                return answer
 
-        inputs_of = partial(_inputs_of, request)
-        return self._started(spec, name, inputs_of, request.output_filter, deadline, response, pool)
+            return self._started(version, call, deadline, response, pool)
 
-    def predict_arrays(
-        self, spec: ModelSpec, inputs: Mapping[str, Array], deadline: Deadline = None
-    ) -> tuple[dict[str, Array], int]:
-        """Predict from arrays by input alias: (arrays by output alias, version that answered)."""
-        return self.start_predict_arrays(spec, inputs, deadline).result(deadline)
+    def claim(self, spec: ModelSpec) -> Claim:
+        """The version that a request means, resolved now and kept until the end of the request."""
+        return Claim(self.repository, spec)
 
     def start_predict_arrays(
-        self, spec: ModelSpec, inputs: Mapping[str, Array], deadline: Deadline = None
+        self, version: Version, signature_name: str, inputs: Mapping[str, Array], deadline: Deadline = None
     ) -> Started[tuple[dict[str, Array], int]]:
-        """`predict_arrays` that does not wait for the batch."""
-        name = spec.signature_name or DEFAULT_SIGNATURE
-        return self._started(spec, name, lambda _: inputs, (), deadline, lambda *found: found)
+        """Start Predict from arrays by input alias: (arrays by output alias, version that answered).
+
+        Args:
+            version: one that the caller holds, see `claim`.
+            signature_name: ``""`` is the default.
+        """
+        name = signature_name or DEFAULT_SIGNATURE
+        outputs, *call = _call(_predict_signature(version.servable, name), inputs, ())
+        return self._started(version, call, deadline, lambda found: (_named(outputs, found), version.number))
 
     def _started(
         self,
-        spec: ModelSpec,
-        name: str,
-        inputs_of: Callable[[SignatureDef], Mapping[str, Array]],
-        output_filter: Sequence[str],
+        version: Version,
+        call: Sequence[Any],
         deadline: Deadline,
-        answer: Callable[[dict[str, Array], int], T],
+        answer: Callable[[Sequence[Array]], T],
         pool: Executor | None = None,
     ) -> Started[T]:
-        """Start a signature; its version stays loaded until the run has ended."""
-        version = self.repository.acquire(spec)
+        """Start a run of a version that the caller holds; it stays loaded until the run has ended."""
+        self.repository.hold(version)
         try:
-            signature = _predict_signature(version.servable, name)
-            outputs, feeds, values, fetches = _call(signature, inputs_of(signature), output_filter)
-            running = version.servable.submit(feeds, values, fetches, deadline, pool=pool)
+            running = version.servable.submit(*call, deadline, pool=pool)
         except BaseException:
             self.repository.release(version)
             raise
         running.add_done_callback(lambda _: self.repository.release(version))
-        return Started(running, lambda found: answer(dict(zip(outputs, found, strict=True)), version.number))
-
-    def batches(self, spec: ModelSpec) -> bool:
-        """Whether the ``start_`` methods return before the run has ended; False for a model that is not there."""
-        try:
-            with self.repository.use(spec) as version:
-                return bool(version.servable.batches)
-        except ServingError:
-            return False
-
-    def input_dtypes(self, spec: ModelSpec, signature_name: str) -> dict[str, int]:
-        """Input alias -> DataType of a signature, as the JSON codec asks for it."""
-        with self.repository.use(spec) as version:
-            name = signature_name or DEFAULT_SIGNATURE
-            dtypes: dict[str, int] | None = version.servable.input_dtypes.get(name)
-            if dtypes is None:
-                raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')
-            return dtypes
-
-    def open_inputs(self, spec: ModelSpec, signature_name: str) -> Mapping[str, RowShape]:
-        """Input alias -> row shape of the inputs of a signature that take ragged rows."""
-        with self.repository.use(spec) as version:
-            shapes: Mapping[str, RowShape] = version.servable.open_inputs.get(signature_name or DEFAULT_SIGNATURE, {})
-            return shapes
+        return Started(running, answer)
 
     def classify(self, request: ClassificationRequest, deadline: Deadline = None) -> ClassificationResponse:
         """PredictionService.Classify."""
@@ -242,7 +275,7 @@ class Handlers:
             tensors.check_dtypes([signature.inputs["inputs"].dtype], [rows])
             values = version.servable.run([feed], [rows], fetches, deadline, api)
             _fill_spec(response.model_spec, request.model_spec.name, name, version.number)
-            yield signature, len(rows), dict(zip(fetches, values, strict=True))
+            yield signature, len(rows), _named(fetches, values)
 
     def multi_inference(self, request: MultiInferenceRequest, deadline: Deadline = None) -> MultiInferenceResponse:
         """PredictionService.MultiInference: classify and regress signatures of one model in one run."""
@@ -250,10 +283,10 @@ class Handlers:
             raise invalid_argument("Missing ModelSpec")
         response = MultiInferenceResponse()
         with self.repository.use(request.tasks[0].model_spec) as version:
-            feed, fetches = examples.plan(request, version.servable)
+            feed, fetches = examples.plan(request, version.servable.signatures)
             rows = examples.serialized(request.input)
             values = version.servable.run([feed], [rows], fetches, deadline, "MultiInference")
-            outputs = dict(zip(fetches, values, strict=True))
+            outputs = _named(fetches, values)
             for task in request.tasks:
                 name = task.model_spec.signature_name or DEFAULT_SIGNATURE
                 signature, result = version.servable.signatures[name], response.results.add()
@@ -361,6 +394,10 @@ def _check_aliases(signature: SignatureDef, inputs: Mapping[str, Any]) -> None:
 
 def _names(names: Any) -> str:
     return ",".join(sorted(names))
+
+
+def _named(aliases: Sequence[str], found: Sequence[Array]) -> dict[str, Array]:
+    return dict(zip(aliases, found, strict=True))
 
 
 def _call(

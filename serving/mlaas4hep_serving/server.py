@@ -11,16 +11,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
+import uvloop
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from mlaas4hep_serving import config_files
 from mlaas4hep_serving.errors import ServingError, invalid_argument
 from mlaas4hep_serving.frontends import grpc_server
 from mlaas4hep_serving.frontends.grpc_server import GrpcOptions, GrpcServer
+from mlaas4hep_serving.frontends.guard import GrpcGuard, Guard
+from mlaas4hep_serving.frontends.http import Application
 from mlaas4hep_serving.frontends.http_limits import LimitedProtocol
 from mlaas4hep_serving.frontends.pages import Pages
 from mlaas4hep_serving.frontends.rest import Rest, RestOptions
-from mlaas4hep_serving.frontends.security import GrpcGuard, Guard, Tls, Tokens
+from mlaas4hep_serving.frontends.tls import Tls
+from mlaas4hep_serving.frontends.tokens import Tokens
 from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.models.batcher import BatchingOptions
 from mlaas4hep_serving.models.model import Model, ModelOptions, warmup_requests
@@ -78,7 +82,9 @@ class Server:
         self._grpc = GrpcServer(self.handlers, _grpc_options(options, guard, tls)) if options.port else None
         self.grpc_port = self._grpc.port if self._grpc else 0
         self._rest = (
-            _HttpThread(Rest(self.handlers, self._rest_options(guard)), options, tls) if options.rest_api_port else None
+            _HttpThread(Rest(self.handlers, self._rest_options(guard)).application(), options, tls)
+            if options.rest_api_port
+            else None
         )
         self.rest_port = self._rest.port if self._rest else 0
 
@@ -240,12 +246,12 @@ def _metrics_path(options: Options) -> str | None:
 class _HttpThread:
     """uvicorn in a thread of its own."""
 
-    def __init__(self, application: Rest, options: Options, tls: Tls | None) -> None:
+    def __init__(self, application: Application, options: Options, tls: Tls | None) -> None:
         self._socket = _listen(options.host, options.rest_api_port, reuse_port=bool(options.shared_folder))
         self.port = self._socket.getsockname()[1]
         config = uvicorn.Config(
             application,
-            loop="uvloop",
+            loop="none",
             http=LimitedProtocol,
             lifespan="off",
             ws="none",
@@ -261,9 +267,8 @@ class _HttpThread:
         self._thread.start()
 
     def _serve(self) -> None:
-        factory = self._server.config.get_loop_factory()
-        with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(self._server._serve([self._socket]))  # `serve` would take the signals, which are the process's
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._server.serve([self._socket]))  # in a thread it leaves the signals to the process
 
     def stop(self) -> None:
         self._server.should_exit = True

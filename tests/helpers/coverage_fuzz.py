@@ -21,7 +21,8 @@ import tensorflow_serving.apis.prediction_service_pb2_grpc  # noqa: F401
 with atheris.instrument_imports(include=["mlaas4hep_serving"]):
     from mlaas4hep_serving.conformance import fixtures
     from mlaas4hep_serving.errors import Code, ServingError
-    from mlaas4hep_serving.frontends.rest import Request, Rest, RestOptions
+    from mlaas4hep_serving.frontends.http import Request
+    from mlaas4hep_serving.frontends.rest import Rest, RestOptions
     from mlaas4hep_serving.options import Options
     from mlaas4hep_serving.server import Server
     from mlaas4hep_serving.tfaas.endpoints import Tfaas

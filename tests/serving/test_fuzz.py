@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlaas4hep_serving.conformance import fixtures
 from mlaas4hep_serving.errors import ServingError
-from mlaas4hep_serving.frontends.rest import Request, Rest, RestOptions
+from mlaas4hep_serving.frontends.http import Request
+from mlaas4hep_serving.frontends.rest import Rest, RestOptions
 from mlaas4hep_serving.options import Options
 from mlaas4hep_serving.server import Server
 from mlaas4hep_serving.tfaas import endpoints

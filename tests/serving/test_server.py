@@ -1,13 +1,16 @@
 import json
 import logging
 import re
+import signal
+import socket
 from pathlib import Path
 
 import mlaas4hep_serving
 import pytest
 from google.protobuf import text_format
 from mlaas4hep_serving.errors import ServingError
-from mlaas4hep_serving.frontends.rest import Request
+from mlaas4hep_serving.frontends.http import Request
+from mlaas4hep_serving.frontends.rest import Rest, RestOptions
 from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.options import Options, arguments, parse
 from mlaas4hep_serving.server import Server, SharedConfig
@@ -46,7 +49,7 @@ def test_metrics_of_all_processes_are_added(tmp_path, monkeypatch):
 def test_access_log_is_a_line_of_json(half_plus_two, caplog):
     server = Server(Options(port=0, rest_api_port=-1, model_base_path=str(half_plus_two.parent), access_log=True))
     with caplog.at_level(logging.INFO, "mlaas4hep_serving.access"):
-        server._rest._server.config.app.respond(Request("POST", "/v1/models/default:predict", {}, b"{}"))
+        Rest(server.handlers, RestOptions()).respond(Request("POST", "/v1/models/default:predict", {}, b"{}"))
     server.stop()
     line = json.loads(caplog.messages[-1])
     assert line.pop("ms") > 0
@@ -59,6 +62,16 @@ def test_a_model_that_is_broken_at_the_start_does_not_keep_the_server_from_start
     server = Server(Options(port=0, rest_api_port=0, model_base_path=str(tmp_path)))
     with pytest.raises(ServingError, match="Could not find any versions"):
         server.repository.status("default")
+    server.stop()
+
+
+def test_signals_stay_with_the_process(half_plus_two):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    server = Server(Options(port=0, rest_api_port=-1, model_base_path=str(half_plus_two.parent)))
+    with socket.create_connection(("127.0.0.1", server.rest_port), timeout=20) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: here\r\n\r\n")
+        assert connection.recv(12) == b"HTTP/1.1 200"
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
     server.stop()
 
 

@@ -1,45 +1,115 @@
 """Unary gRPC methods without a thread that waits, for the request or for the answer.
 
 grpcio's synchronous server (faster here than its asyncio one, see docs/serving.md) gives each request a thread that
-waits for its message and must return the answer.  Handing work between threads costs more than the work.  It has
+waits for its message and must return the answer.  Handing work between threads costs more than the work.  grpcio has
 non-blocking handlers for streams of answers (its health service is one); one message and a status is on the wire what
 a unary method answers.  This module uses them, and private functions to take the message and to send the answer
-in one step.  Where a release of grpcio lacks those, `supported` is False and the methods are served as usual.
+in one step.
+
+Private functions may change without notice.  So `works` serves a few requests before the module is relied on; where a
+release is none of those tested, or does not answer as it should, the methods are served as usual.
 """
+
+# private parts of grpcio and of its contexts, all in this module; `works` tries them out
 
 from __future__ import annotations
 
-import inspect
+import logging
+import tempfile
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import grpc
+from google.protobuf.wrappers_pb2 import StringValue
 from grpc import _server
 from grpc._cython import cygrpc
 
-from mlaas4hep_serving.errors import ServingError, as_serving_error, unimplemented
+from mlaas4hep_serving.errors import ServingError, as_serving_error, not_found, unimplemented
 
+log = logging.getLogger(__name__)
 DETAILS = 1024  # characters of a status message
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
+TESTED = ((1, 60), (1, 85))  # the oldest and the newest grpcio that `try_out` has passed on; beyond, nobody has looked
+_PATIENCE = 5.0  # seconds that a request of `try_out` may take
 
 
-def supported() -> bool:
-    """Whether this grpcio is built as this module assumes."""
-    parts = ("_status", "_receive_message", "_stream_response_in_pool", "_Context", "_CLOSED", "_RECEIVE_MESSAGE_TOKEN")
-    if not all(hasattr(_server, part) for part in parts):
-        return False
-    pool, status = _server._stream_response_in_pool, _server._status
-    return (
-        [*inspect.signature(status).parameters] == ["rpc_event", "state", "serialized_response"]
-        and [*inspect.signature(pool).parameters] == _IN_POOL
-        and "experimental_non_blocking" in pool.__code__.co_names
-        and hasattr(cygrpc, "ReceiveMessageOperation")
-    )
+@cache
+def works() -> bool:
+    """Whether this grpcio may be used in this module's way, by its version and by trying."""
+    if not tested(grpc.__version__):
+        return _usual(f"grpcio {grpc.__version__} is not one of those tested, {TESTED}")
+    try:
+        try_out()
+    except Exception as error:  # noqa: BLE001  # whatever another release does: there is the usual way
+        return _usual(f"{type(error).__name__}: {error}")
+    return True
 
 
-_IN_POOL = ["rpc_event", "state", "behavior", "argument_thunk", "request_deserializer", "response_serializer"]
+def tested(version: str) -> bool:
+    """Whether a version of grpcio, ``1.85.3``, lies within `TESTED`."""
+    parts = version.split(".")
+    return TESTED[0] <= (int(parts[0]), int(parts[1])) <= TESTED[1]
+
+
+def _usual(reason: str) -> bool:
+    log.warning("gRPC's Predict is served with a thread for each request: %s", reason)
+    return False
+
+
+def try_out() -> None:
+    """Serve requests that are answered at once, later, with an error, or never.
+
+    Raises:
+        Exception: anything, where a client does not get what it should.
+    """
+    server = grpc.server(ThreadPoolExecutor(1))
+    kept: list[Call] = []
+    handler = method_handler(lambda request, call: _answer(request.value, call, kept), StringValue.FromString)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("TryOut", {"Ask": handler}),))
+    with tempfile.TemporaryDirectory(prefix="mlaas4hep-serving-") as folder:
+        address = f"unix:{folder}/socket"
+        server.add_insecure_port(address)
+        server.start()
+        try:
+            with grpc.insecure_channel(address) as channel:
+                _ask(channel.unary_unary("/TryOut/Ask", StringValue.SerializeToString, StringValue.FromString))
+                kept[0].send(StringValue(value="nobody waits any more"))
+        finally:
+            server.stop(None).wait(_PATIENCE)
+
+
+def _answer(request: str, call: Call, kept: list[Call]) -> None:
+    match request:
+        case "now":
+            call.send(StringValue(value="now"))
+        case "later":
+            threading.Timer(0.01, call.send, [StringValue(value="later")]).start()
+        case "error":
+            call.fail(not_found("as it should"))
+        case _:
+            kept.append(call)
+
+
+def _ask(method: Any) -> None:
+    for value in ("now", "later", "now"):
+        answer = method(StringValue(value=value), timeout=_PATIENCE).value
+        _expect(answer, value)
+    _expect(_status(method, "error", _PATIENCE), (grpc.StatusCode.NOT_FOUND, "as it should"))
+    _expect(_status(method, "never", 0.05)[0], grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+def _status(method: Any, request: str, timeout: float) -> tuple[grpc.StatusCode, str]:
+    ended = method.future(StringValue(value=request), timeout=timeout)
+    return ended.code(), ended.details()
+
+
+def _expect(found: Any, wanted: Any) -> None:
+    if found != wanted:
+        raise ValueError(f"a client got {found} instead of {wanted}")
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class GrpcServer:
         ]
         pool = ThreadPoolExecutor(options.threads, thread_name_prefix="grpc")
         self._server = grpc.server(pool, options=settings, interceptors=tuple(options.interceptors))
-        if grpc_later.supported():
+        if grpc_later.works():
             # before the servicer, whose Predict waits: the first of a name is taken
             self._server.add_generic_rpc_handlers((_predict_handler(handlers, pool),))
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(

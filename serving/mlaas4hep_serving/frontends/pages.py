@@ -13,12 +13,11 @@ from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 
 from mlaas4hep_serving.errors import ServingError
-from mlaas4hep_serving.frontends.rest import JSON, Reply, Request
+from mlaas4hep_serving.frontends.http import JSON, Answer, Reply, Request
 from mlaas4hep_serving.models.repository import Repository, not_ready
-from mlaas4hep_serving.models.savedmodel import DEFAULT_SIGNATURE
 from mlaas4hep_serving.models.versions import State
 from mlaas4hep_serving.wire.examples import REGRESS
-from mlaas4hep_serving.wire.tensors import dtype_name
+from mlaas4hep_serving.wire.tensors import DEFAULT_SIGNATURE, dtype_name
 
 HEALTH, READY, LIST, INDEX = "/healthz", "/readyz", "/v1/models", "/"
 _TEXT = ("Content-Type", "text/plain; charset=utf-8")
@@ -44,19 +43,23 @@ class Pages:
         self._repository, self._list_models, self._secured = repository, list_models, secured
         self._draining = draining
 
-    def __call__(self, request: Request) -> Reply | None:
+    def __call__(self, request: Request) -> Reply | Answer | None:
+        """The reply to a request for one of the pages, or what makes it, else None."""
         if request.method != "GET":
             return None
         match request.path.partition("?")[0]:
             case "/healthz":
                 return Reply(200, b"ok\n", (_TEXT, _NO_STORE))
             case "/readyz":
-                return self._ready()
+                return self._ready
             case "/v1/models" if self._list_models:
-                return Reply(200, json.dumps(list_of_models(self._repository), indent=1).encode(), (JSON, _NO_STORE))
+                return self._list
             case "/":
-                return self._index()
+                return self._index
         return None
+
+    def _list(self) -> Reply:
+        return Reply(200, json.dumps(list_of_models(self._repository), indent=1).encode(), (JSON, _NO_STORE))
 
     def _ready(self) -> Reply:
         if self._draining():

@@ -82,7 +82,7 @@ class BatchingOptions:
 
     @classmethod
     def from_proto(cls, proto: Any) -> BatchingOptions:
-        """From a `textproto.BatchingParameters`; what is not set has its default."""
+        """From a `messages.BatchingParameters`; what is not set has its default."""
         given: dict[str, Any] = {
             name: getattr(proto, name).value
             for name in (

@@ -126,6 +126,11 @@ class Repository:
             version.users += 1
             return version
 
+    def hold(self, version: Version) -> None:
+        """Keep a version that the caller holds for one more `release`."""
+        with self._lock:
+            version.users += 1
+
     def _number(self, spec: ModelSpec) -> int | None:
         if spec.HasField("version"):
             return int(spec.version.value)

@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from mlaas4hep_serving.errors import Code, ServingError, deadline_exceeded
 from mlaas4hep_serving.wire.tensors import Array
 
 log = logging.getLogger(__name__)
-DEFAULT_SIGNATURE = "serving_default"
 _PRIVATE = "_make_callable_from_options"
 _TESTED = ("2.21",)
 # ops whose state comes from the variables folder
@@ -42,9 +42,10 @@ class SessionOptions:
 class SavedModel:
     """One version of a model, loaded.
 
-    `run` goes through ``Session._make_callable_from_options`` where TensorFlow is a tested release that has it: it
-    takes a third of the time of ``Session.run`` and, as TF-Serving does, checks dtypes but not the static shapes of the
-    graph.  It is private, so elsewhere the graph is loaded without static shapes and run by ``Session.run``.
+    `run` goes through ``Session._make_callable_from_options`` where TensorFlow is a tested release and a
+    trial run succeeds: it takes a third of the time of ``Session.run`` and, as TF-Serving does, checks dtypes but not
+    the static shapes of the graph.  It is private, so elsewhere the graph is loaded without static shapes and run by
+    ``Session.run``.
     """
 
     def __init__(self, folder: Path, options: SessionOptions, *, fast: bool | None = None) -> None:
@@ -112,8 +113,33 @@ class SavedModel:
         gc.collect()  # graphs are full of cycles
 
 
+@cache
 def _has_fast_path() -> bool:
-    return tf.__version__.startswith(_TESTED) and hasattr(tf.compat.v1.Session, _PRIVATE)
+    """Whether the private way may be used: by TensorFlow's version, and by trying it."""
+    if not tf.__version__.startswith(_TESTED):
+        log.warning("models run by Session.run: TensorFlow %s is not one of those tested, %s", tf.__version__, _TESTED)
+        return False
+    try:
+        _try_fast_path()
+    except Exception as error:  # noqa: BLE001  # whatever another release does: there is the public way
+        log.warning("models run by Session.run: %s: %s", type(error).__name__, error)
+        return False
+    return True
+
+
+def _try_fast_path() -> None:
+    """Run a small graph: another shape than the static one is taken, another dtype is not."""
+    with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
+        tf.multiply(tf.compat.v1.placeholder(tf.float32, [None, 1], name="x"), 2.0, name="y")
+        call = _fast_call(session, ("x:0",), ("y:0",), _milliseconds(60.0))
+        (doubled,) = call(np.ones((2, 3), np.float32))
+        if not np.array_equal(doubled, np.full((2, 3), 2.0, np.float32)):
+            raise ValueError(f"2 times 1 is {doubled}")
+        try:
+            call(np.ones((2, 1)))
+        except (tf.errors.OpError, TypeError, ValueError):
+            return
+        raise ValueError("float64 is taken for float32")
 
 
 def _run_options(timeout: int) -> config_pb2.RunOptions:

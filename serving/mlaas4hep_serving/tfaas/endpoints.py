@@ -21,20 +21,20 @@ import numpy as np
 import PIL.Image
 import psutil
 import python_multipart
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 from python_multipart.exceptions import FormParserError
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 
 from mlaas4hep_serving.errors import invalid_argument
-from mlaas4hep_serving.frontends.rest import DEEPEST, JSON, Reply, Request
-from mlaas4hep_serving.models.savedmodel import DEFAULT_SIGNATURE
+from mlaas4hep_serving.frontends.http import JSON, Answer, Reply, Request
+from mlaas4hep_serving.frontends.rest import DEEPEST
+from mlaas4hep_serving.messages import Predictions, Row
 from mlaas4hep_serving.prediction import Handlers
 from mlaas4hep_serving.tfaas.uploads import Upload, Uploads, parse_params
 from mlaas4hep_serving.wire import json_requests, json_responses, jsonreader
 from mlaas4hep_serving.wire.ragged import open_inputs
-from mlaas4hep_serving.wire.tensors import Array, numpy_dtype
+from mlaas4hep_serving.wire.tensors import DEFAULT_SIGNATURE, Array, numpy_dtype
 
 TOP = 5  # labels that /image answers
 MOST_PIXELS = 25_000_000
@@ -45,38 +45,6 @@ _INDEXED = re.compile(r"(.+)_(\d{1,6})", re.DOTALL | re.ASCII)
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-def _messages() -> tuple[Any, Any]:
-    """``tfaaspb.Row`` and ``tfaaspb.Predictions``."""
-    kinds = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="mlaas4hep_serving/tfaas.proto", package="tfaaspb", syntax="proto3")
-    fields: dict[str, list[tuple[str, int, bool]]] = {
-        "Row": [
-            ("key", kinds.TYPE_STRING, True),
-            ("value", kinds.TYPE_FLOAT, True),
-            ("model", kinds.TYPE_STRING, False),
-        ],
-        "Class": [("label", kinds.TYPE_STRING, False), ("probability", kinds.TYPE_FLOAT, False)],
-        "Predictions": [("prediction", kinds.TYPE_MESSAGE, True)],
-    }
-    for message, described in fields.items():
-        added = file.message_type.add(name=message)
-        for number, (name, kind, repeated) in enumerate(described, 1):
-            field = added.field.add(name=name, number=number, type=kind)
-            field.label = kinds.LABEL_REPEATED if repeated else kinds.LABEL_OPTIONAL
-            if kind == kinds.TYPE_MESSAGE:
-                field.type_name = ".tfaaspb.Class"
-    pool = descriptor_pool.DescriptorPool()  # one of its own: clients may have registered tfaaspb
-    pool.Add(file)
-    row, predictions = (
-        message_factory.GetMessageClass(pool.FindMessageTypeByName(f"tfaaspb.{name}"))
-        for name in ("Row", "Predictions")
-    )
-    return row, predictions
-
-
-Row, Predictions = _messages()
-
-
 class Tfaas:
     """The endpoints as a route of `Rest`; who may use them is decided before (`security`)."""
 
@@ -85,38 +53,41 @@ class Tfaas:
         self._start = time.monotonic()
         self._counts = {"GET": 0, "POST": 0}
 
-    def __call__(self, request: Request) -> Reply | None:
+    def __call__(self, request: Request) -> Answer | None:
+        """What answers one of TFaaS's requests, else None."""
         path = request.path.partition("?")[0].rstrip("/")
         if request.method in self._counts:
             self._counts[request.method] += 1
         match request.method, path.removeprefix("/predict"):
             case "POST", "/json":
-                return self._json(request)
+                return lambda: self._json(request)
             case "POST", "/proto":
-                return self._proto(request)
+                return lambda: self._proto(request)
             case "POST", "/image":
-                return self._image(request)
+                return lambda: self._image(request)
         return self._manage(request, path)
 
-    def _manage(self, request: Request, path: str) -> Reply | None:
+    def _manage(self, request: Request, path: str) -> Answer | None:
         match request.method, path.split("/")[1:]:
             case "POST", ["upload"]:
-                return self._upload(request)
+                return lambda: self._upload(request)
             case "GET", ["models"]:
-                return _reply([self._uploads.params(name) for name in self._uploads.names()])
+                return lambda: _reply([self._uploads.params(name) for name in self._uploads.names()])
             case "GET", ["params", name]:
-                return _reply(self._uploads.params(name))
+                return lambda: _reply(self._uploads.params(name))
             case "POST", ["params"]:
-                params = parse_params(request.body)
-                self._uploads.set_params(str(params.get("name", "")), params)
-                return _reply(params)
+                return lambda: self._set_params(parse_params(request.body))
             case "DELETE", ["delete"]:
-                return self._delete(_text(_form(request), "model"))
+                return lambda: self._delete(_text(_form(request), "model"))
             case "DELETE", ["delete", name]:
-                return self._delete(name)
+                return lambda: self._delete(name)
             case "GET", ["status"]:
-                return _reply(self._status())
+                return lambda: _reply(self._status())
         return None
+
+    def _set_params(self, params: dict[str, Any]) -> Reply:
+        self._uploads.set_params(str(params.get("name", "")), params)
+        return _reply(params)
 
     def _json(self, request: Request) -> Reply:
         document = jsonreader.parse(request.body, DEEPEST)
@@ -159,9 +130,10 @@ class Tfaas:
         with self._handlers.measured(spec.name, "Predict", "REST"):
             with self._handlers.repository.use(spec) as version:
                 signature = version.servable.signatures.get(DEFAULT_SIGNATURE)
-            if signature is None:
-                raise invalid_argument(f"model {spec.name} has no signature {DEFAULT_SIGNATURE}")
-            outputs, number = self._handlers.predict_arrays(spec, inputs_of(signature), deadline)
+                if signature is None:
+                    raise invalid_argument(f"model {spec.name} has no signature {DEFAULT_SIGNATURE}")
+                started = self._handlers.start_predict_arrays(version, "", inputs_of(signature), deadline)
+            outputs, number = started.result(deadline)
             chosen = self._output(spec.name, outputs)
             if chosen.dtype.kind not in "fiu" or not chosen.ndim or len(chosen) != 1:
                 raise invalid_argument(f"model {spec.name} does not answer one row of numbers for one row")

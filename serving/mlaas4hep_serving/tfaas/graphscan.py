@@ -7,6 +7,7 @@ reach may not save, and the restore reads nothing but the file that TensorFlow n
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,13 +15,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
 from tensorflow.core.framework import op_def_pb2
 from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
-from tensorflow.python.client import pywrap_tf_session
 
-from mlaas4hep_serving.errors import Code, ServingError, invalid_argument
+from mlaas4hep_serving.errors import Code, ServingError, internal, invalid_argument
 from mlaas4hep_serving.models.savedmodel import read_proto
 
 _STATEFUL = re.compile(
@@ -90,10 +91,29 @@ def _check_op(node: NodeDef) -> None:
         raise _refused(f"op {node.op} ({node.name})", "it may touch files, run Python or leave the process")
 
 
+class _Buffer(ctypes.Structure):
+    """``TF_Buffer`` of TensorFlow's C API."""
+
+    _fields_ = (("data", ctypes.c_void_p), ("length", ctypes.c_size_t), ("free", ctypes.c_void_p))
+
+
 @cache
 def _ops() -> Mapping[str, op_def_pb2.OpDef]:
-    listed = op_def_pb2.OpList()
-    listed.ParseFromString(pywrap_tf_session.TF_GetBuffer(pywrap_tf_session.TF_GetAllOpList()))
+    """All ops of this TensorFlow, as its C API lists them (Python's API has no such list).
+
+    Raises:
+        ServingError: INTERNAL, there is no such library; then no model passes.
+    """
+    try:
+        (path,) = Path(tf.sysconfig.get_lib()).glob("libtensorflow_cc.*")
+        library = ctypes.CDLL(str(path))
+        library.TF_GetAllOpList.restype = ctypes.POINTER(_Buffer)
+        library.TF_DeleteBuffer.argtypes = [ctypes.POINTER(_Buffer)]
+        buffer = library.TF_GetAllOpList()
+    except (OSError, AttributeError, ValueError) as error:
+        raise internal(f"models cannot be checked: this TensorFlow does not list its ops: {error}") from error
+    listed = op_def_pb2.OpList.FromString(ctypes.string_at(buffer.contents.data, buffer.contents.length))
+    library.TF_DeleteBuffer(buffer)
     return {op.name: op for op in listed.op}
 
 

@@ -87,8 +87,8 @@ def _reason(status: int, errors: bytes) -> str:
 
 def main(folder: Path) -> int:
     """Load and run once; the last line of stderr is the reason of a failure."""
-    from mlaas4hep_serving.models.savedmodel import DEFAULT_SIGNATURE, SavedModel, SessionOptions
-    from mlaas4hep_serving.wire.tensors import numpy_dtype
+    from mlaas4hep_serving.models.savedmodel import SavedModel, SessionOptions
+    from mlaas4hep_serving.wire.tensors import DEFAULT_SIGNATURE, numpy_dtype
 
     try:
         model = SavedModel(folder, SessionOptions(intra_op=1, inter_op=1))

@@ -8,15 +8,13 @@ import numpy as np
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow_serving.apis.classification_pb2 import ClassificationResult
-from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest
+from tensorflow_serving.apis.inference_pb2 import InferenceTask, MultiInferenceRequest
 from tensorflow_serving.apis.input_pb2 import Input
 from tensorflow_serving.apis.regression_pb2 import RegressionResult
 
 from mlaas4hep_serving.errors import failed_precondition, invalid_argument, unimplemented
-from mlaas4hep_serving.models.model import Model
-from mlaas4hep_serving.models.savedmodel import DEFAULT_SIGNATURE
 from mlaas4hep_serving.wire import tensors
-from mlaas4hep_serving.wire.tensors import Array
+from mlaas4hep_serving.wire.tensors import DEFAULT_SIGNATURE, Array
 
 CLASSIFY = "tensorflow/serving/classify"
 REGRESS = "tensorflow/serving/regress"
@@ -39,6 +37,11 @@ def serialized(given: Input) -> Array:
 
 
 def classify_tensors(signature: SignatureDef) -> tuple[str, list[str]]:
+    """Names of the tensor to feed with examples and of those to fetch, classes before scores.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, FAILED_PRECONDITION: a signature that does not classify.
+    """
     if len(signature.inputs) != 1:
         raise invalid_argument("Expected one input Tensor.")
     if len(signature.outputs) not in (1, 2):
@@ -55,6 +58,11 @@ def classify_tensors(signature: SignatureDef) -> tuple[str, list[str]]:
 
 
 def regress_tensors(signature: SignatureDef) -> tuple[str, list[str]]:
+    """Names of the tensor to feed with examples and of the one to fetch.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, FAILED_PRECONDITION: a signature that does not regress.
+    """
     if len(signature.inputs) != 1:
         raise invalid_argument("Expected one input Tensor.")
     if len(signature.outputs) != 1:
@@ -66,32 +74,45 @@ def regress_tensors(signature: SignatureDef) -> tuple[str, list[str]]:
     return signature.inputs["inputs"].name, [signature.outputs["outputs"].name]
 
 
-def plan(request: MultiInferenceRequest, model: Model) -> tuple[str, list[str]]:
-    """The one input tensor of all tasks, and all their outputs."""
-    name, feed = request.tasks[0].model_spec.name, ""
-    seen: set[str] = set()
-    fetches: set[str] = set()
+def plan(request: MultiInferenceRequest, signatures: Mapping[str, SignatureDef]) -> tuple[str, list[str]]:
+    """What to run for all tasks of a request at once: the name of their one input tensor, and of all their outputs.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, tasks of different models or inputs, or a signature twice or unknown;
+            UNIMPLEMENTED, a task that is neither to classify nor to regress.
+    """
+    _check_names(request)
+    feed, fetches = "", set[str]()
     for task in request.tasks:
-        if not task.model_spec.name:
-            raise invalid_argument("Found ModelSpec with an empty model name.")
-        if task.model_spec.name != name:
-            raise invalid_argument("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
-        signature_name = task.model_spec.signature_name or DEFAULT_SIGNATURE
-        if signature_name in seen:
-            raise invalid_argument(f"Duplicate evaluation of signature: {signature_name}")
-        seen.add(signature_name)
-        signature = model.signatures.get(signature_name)
-        if signature is None:
-            raise invalid_argument(f"Requested signature not found in model graph: {signature_name}")
-        tensors_of = {CLASSIFY: classify_tensors, REGRESS: regress_tensors}.get(task.method_name)
-        if tensors_of is None:
-            raise unimplemented(f"Unsupported signature method_name: {task.method_name}")
-        task_feed, task_fetches = tensors_of(signature)
+        task_feed, task_fetches = _task_tensors(task, signatures)
         if feed not in ("", task_feed):
             raise invalid_argument("Input tensor must be the same for all Signatures.")
         feed = task_feed
         fetches.update(task_fetches)
     return feed, sorted(fetches)
+
+
+def _check_names(request: MultiInferenceRequest) -> None:
+    seen: set[str] = set()
+    for task in request.tasks:
+        if not task.model_spec.name:
+            raise invalid_argument("Found ModelSpec with an empty model name.")
+        if task.model_spec.name != request.tasks[0].model_spec.name:
+            raise invalid_argument("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
+        name = task.model_spec.signature_name or DEFAULT_SIGNATURE
+        if name in seen:
+            raise invalid_argument(f"Duplicate evaluation of signature: {name}")
+        seen.add(name)
+
+
+def _task_tensors(task: InferenceTask, signatures: Mapping[str, SignatureDef]) -> tuple[str, list[str]]:
+    name = task.model_spec.signature_name or DEFAULT_SIGNATURE
+    if name not in signatures:
+        raise invalid_argument(f"Requested signature not found in model graph: {name}")
+    tensors_of = {CLASSIFY: classify_tensors, REGRESS: regress_tensors}.get(task.method_name)
+    if tensors_of is None:
+        raise unimplemented(f"Unsupported signature method_name: {task.method_name}")
+    return tensors_of(signatures[name])
 
 
 def _shape_text(array: Array) -> str:
@@ -101,18 +122,14 @@ def _shape_text(array: Array) -> str:
 def classification(
     signature: SignatureDef, count: int, outputs: Mapping[str, Array], result: ClassificationResult
 ) -> None:
-    found: dict[str, Array] = {}
-    for alias, enum in (("classes", types_pb2.DT_STRING), ("scores", types_pb2.DT_FLOAT)):
-        if alias not in signature.outputs:
-            continue
-        array = found[alias] = outputs[signature.outputs[alias].name]
-        if array.ndim != 2:
-            raise invalid_argument(f"Expected Tensor shape: [batch_size num_classes] but got {_shape_text(array)}")
-        if tensors.enum_of(array) != enum:
-            name = types_pb2.DataType.Name
-            raise invalid_argument(f"Expected {alias} Tensor of {name(enum)}. Got: {name(tensors.enum_of(array))}")
-        if len(array) != count:
-            raise invalid_argument(f"Expected {alias} output batch size of {count}. Got: {len(array)}")
+    """Write the answer to ``count`` examples from the tensors of `classify_tensors`, by their names.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, tensors of another type or shape than [count, classes].
+    """
+    found = {alias: outputs[signature.outputs[alias].name] for alias in _KINDS if alias in signature.outputs}
+    for alias, array in found.items():
+        _check_column(alias, array, count)
     if len({array.shape[1] for array in found.values()}) > 1:
         raise invalid_argument(
             "Tensors class and score should match in dim_size(1). Got "
@@ -125,7 +142,25 @@ def classification(
             classes.add(label=label, score=float(found["scores"][row, column]) if "scores" in found else 0.0)
 
 
+_KINDS = {"classes": types_pb2.DT_STRING, "scores": types_pb2.DT_FLOAT}
+
+
+def _check_column(alias: str, array: Array, count: int) -> None:
+    if array.ndim != 2:
+        raise invalid_argument(f"Expected Tensor shape: [batch_size num_classes] but got {_shape_text(array)}")
+    if tensors.enum_of(array) != _KINDS[alias]:
+        name = types_pb2.DataType.Name
+        raise invalid_argument(f"Expected {alias} Tensor of {name(_KINDS[alias])}. Got: {name(tensors.enum_of(array))}")
+    if len(array) != count:
+        raise invalid_argument(f"Expected {alias} output batch size of {count}. Got: {len(array)}")
+
+
 def regression(signature: SignatureDef, count: int, outputs: Mapping[str, Array], result: RegressionResult) -> None:
+    """Write the answer to ``count`` examples from the tensor of `regress_tensors`, by its name.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, a tensor of another type or shape than [count] or [count, 1].
+    """
     array = outputs[signature.outputs["outputs"].name]
     if not (array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)):
         raise invalid_argument(

@@ -1,6 +1,6 @@
 """Requests from JSON: the rules of TF-Serving's ``json_tensor.cc``, without its proto detour.
 
-Inputs become numpy arrays; strings are ``object`` arrays of bytes.  Answers are written by `jsonwriter`.
+Inputs become numpy arrays; strings are ``object`` arrays of bytes.  Answers are written by `json_responses`.
 """
 
 from __future__ import annotations

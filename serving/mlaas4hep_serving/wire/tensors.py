@@ -14,6 +14,7 @@ from tensorflow.core.framework.tensor_pb2 import TensorProto
 from mlaas4hep_serving.errors import invalid_argument
 
 Array = NDArray[Any]
+DEFAULT_SIGNATURE = "serving_default"  # of a request that names none
 # dtype -> (repeated field, numpy type of the field's elements)
 _FIELDS: dict[int, str] = {
     types_pb2.DT_FLOAT: "float_val",

@@ -117,7 +117,7 @@ def slow_batches(tmp_path) -> str:
 def grpcio(request, monkeypatch):
     """With and without the private parts that `grpc_later` needs."""
     if request.param != "as it is":
-        monkeypatch.setattr(grpc_later, "supported", lambda: False)
+        monkeypatch.setattr(grpc_later, "works", lambda: False)
 
 
 @pytest.mark.parametrize("batching", [False, True])
@@ -133,8 +133,55 @@ def test_many_at_once_each_get_their_answer(half_plus_two, start_server, tmp_pat
     assert 'request_count{model_name="default",status="OK"} 100' in server.metrics.text()
 
 
-def test_grpcio_is_built_as_predict_assumes():
-    assert grpc_later.supported()
+@pytest.fixture
+def fresh():
+    """What `grpc_later` has found out is forgotten before and after."""
+    grpc_later.works.cache_clear()
+    yield
+    grpc_later.works.cache_clear()
+
+
+def test_this_grpcio_serves_as_predict_assumes(fresh):
+    assert grpc_later.works()
+
+
+def answers_nothing(event, state, body):
+    """`grpc._server._status` of a release that does something else."""
+
+
+def answers_emptily(event, state, body, status=grpc_later._server._status):
+    status(event, state, None if body is None else b"")
+
+
+def forgets_the_status(event, state, body, status=grpc_later._server._status):
+    status(event, state, b"" if body is None else body)
+
+
+@pytest.mark.parametrize("status", [answers_nothing, answers_emptily, forgets_the_status, None])
+def test_a_grpcio_that_answers_otherwise_is_found_out_and_served_the_usual_way(
+    half_plus_two, start_server, fresh, monkeypatch, caplog, status
+):
+    monkeypatch.setattr(grpc_later, "_PATIENCE", 0.5)
+    if status is None:
+        monkeypatch.delattr(grpc_later._server, "_receive_message")
+    else:
+        monkeypatch.setattr(grpc_later._server, "_status", status)
+    assert not grpc_later.works()
+    monkeypatch.undo()  # grpcio's own server needs these, too
+    assert [record for record in caplog.messages if record.startswith("gRPC's Predict is served with a thread")]
+    server = start_server(model_base_path=str(half_plus_two.parent))
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        response = stub.Predict(predict_request(np.array([2.0], np.float32)), timeout=10)
+        assert list(response.outputs["y"].float_val) == [3.0]
+        assert refused(stub.Predict, predict_request(np.ones(3, np.float64)))[0] is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("version", ["1.59.3", "1.86.0", "2.0.0"])
+def test_a_grpcio_that_nobody_has_tested_is_not_tried(fresh, monkeypatch, version):
+    monkeypatch.setattr(grpc, "__version__", version)
+    monkeypatch.setattr(grpc_later, "try_out", lambda: pytest.fail("tried"))
+    assert not grpc_later.works()
 
 
 def test_a_call_without_a_message(channel):

@@ -1,16 +1,18 @@
 """REST behaviour that needs no shared cases; expected values from the definition of the models and of JSON."""
 
-import contextlib
+import asyncio
 import http.client
 import json
 import math
+import threading
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mlaas4hep_serving.errors import ServingError
-from mlaas4hep_serving.wire import json_responses, jsonreader
+from mlaas4hep_serving.frontends.http import Reply, Request
+from mlaas4hep_serving.frontends.rest import Rest, RestOptions
+from mlaas4hep_serving.wire import json_responses
 
 
 def ask(server, method, path, body=None):
@@ -58,28 +60,6 @@ def test_errors(server, method, path, body, status):
     assert ask(server, method, path, body)[0] == status
 
 
-values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
-)
-
-
-@given(st.dictionaries(st.text(), values))
-@settings(max_examples=200, deadline=None)
-def test_the_exact_reader_reads_what_python_writes(document):
-    source = json.dumps(document, ensure_ascii=False)
-    assert jsonreader._Exact(source).value() == document
-    assert jsonreader.parse(source.encode("utf-8", "surrogatepass")) == document
-
-
-@given(st.binary(max_size=60))
-@settings(max_examples=300, deadline=None)
-def test_any_bytes_are_an_object_or_a_clear_error(body):
-    with contextlib.suppress(ServingError):  # nothing but this may be raised
-        assert isinstance(jsonreader.parse(body), dict)
-
-
 @given(st.lists(st.floats(width=32), min_size=1))
 @settings(deadline=None)
 def test_float32_survives_json(numbers):
@@ -88,7 +68,37 @@ def test_float32_survives_json(numbers):
     np.testing.assert_array_equal(np.array(back, np.float32), array)
 
 
-def test_deep_nesting_neither_crashes_nor_recurses():
-    depth = 100_000
-    body = b'{"a":' + b"[" * depth + b"]" * depth + b', "instances": [1]}'
-    assert jsonreader.parse(body)["instances"] == [1]
+@pytest.mark.parametrize("how", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/models/default:predict"),
+        ("GET", "/v1/models/default"),
+        ("GET", "/metrics"),
+        ("DELETE", "/v1/models/default"),
+        ("GET", "/elsewhere"),
+    ],
+)
+def test_registered_routes_are_asked_first_on_every_path(server, method, path, how):
+    asked = []
+
+    def other(request):
+        asked.append(request.path)
+
+    def mine(request):
+        return lambda: Reply(299, threading.current_thread().name.encode())
+
+    routes = [other, mine, lambda _: pytest.fail("a route has answered already")]
+    rest = Rest(server.handlers, RestOptions(routes=routes, metrics_path="/metrics"))
+    request = Request(method, path, {}, b'{"instances": [1.0]}')
+    reply = rest.respond(request) if how == "sync" else asyncio.run(rest.respond_async(request))
+    assert (reply.status, asked) == (299, [path])
+    assert reply.body.startswith(b"rest" if how == "async" else b"Main")  # not in the event loop
+
+
+def test_a_route_that_answers_none_leaves_the_request_to_the_api_and_one_that_raises_is_a_500(server):
+    request = Request("POST", "/v1/models/default:predict", {}, b'{"instances": [1.0]}')
+    rest = Rest(server.handlers, RestOptions(routes=[lambda _: None]))
+    assert json.loads(asyncio.run(rest.respond_async(request)).body) == {"predictions": [2.5]}
+    broken = Rest(server.handlers, RestOptions(routes=[lambda _: 1 // 0]))
+    assert asyncio.run(broken.respond_async(request)).status == broken.respond(request).status == 500

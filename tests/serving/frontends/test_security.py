@@ -19,10 +19,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
-from mlaas4hep_serving.config_files import SSLConfig
 from mlaas4hep_serving.errors import Code, ServingError
 from mlaas4hep_serving.frontends import http_limits
-from mlaas4hep_serving.frontends.security import Guard, Rates, Scope, Tls, Tokens, scope_of, scope_of_rpc
+from mlaas4hep_serving.frontends.guard import Guard, Rates, scope_of, scope_of_rpc
+from mlaas4hep_serving.frontends.tls import Tls
+from mlaas4hep_serving.frontends.tokens import Scope, Tokens
+from mlaas4hep_serving.messages import SSLConfig
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
 from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest

@@ -1,0 +1,144 @@
+"""HTTP carried over ASGI: whole requests in, whole replies out, with a limit for bodies.
+
+`Application` reads a request, asks whether it may pass, and sends what its server answers; nothing here knows a model.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mlaas4hep_serving.errors import ServingError, invalid_argument
+from mlaas4hep_serving.wire import json_responses
+
+JSON = ("Content-Type", "application/json")
+Headers = tuple[tuple[str, str], ...]
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[Scope]]
+Send = Callable[[Scope], Awaitable[None]]
+_HEARD_OUT = 4  # a client that sends up to so many times the limit gets to read the refusal
+
+
+@dataclass(frozen=True)
+class Request:
+    """One HTTP request; ``path`` as sent, with its query string; header names in lower case."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+    deadline: float | None = None
+    client: str = ""  # address
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One HTTP reply."""
+
+    status: int
+    body: bytes
+    headers: Headers = (JSON,)
+
+
+Answer = Callable[[], Reply]
+Admit = Callable[[Request], "Reply | None"]
+# What is asked about every request, in the event loop, so it must not block: None if the request is not its own, else
+# the reply, or a function that gives it and is called in a thread.
+Route = Callable[[Request], "Reply | Answer | None"]
+
+
+class Application:
+    """An ASGI application.
+
+    Args:
+        respond: the reply to a request; never raises.
+        admit: asked before the body is read: the refusal, or None.
+        timeout: seconds until the deadline of a request; 0 for none.
+        max_body: bytes of a body; a larger one is answered with 413.
+    """
+
+    def __init__(
+        self, respond: Callable[[Request], Awaitable[Reply]], admit: Admit, timeout: float, max_body: int
+    ) -> None:
+        self._respond, self._admit, self._timeout, self._max_body = respond, admit, timeout, max_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        request = _request(scope, self._timeout)
+        reply = self._admit(request)
+        if reply is None:
+            body = await _body(receive, self._max_body)
+            if body is None:
+                return
+            reply = _too_large(self._max_body)
+            if not isinstance(body, _TooLarge):
+                reply = await self._respond(replace(request, body=body))
+        headers = [(name.lower().encode(), value.encode()) for name, value in reply.headers]
+        headers.append((b"content-length", str(len(reply.body)).encode()))
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": reply.body})
+
+
+def failure(error: Exception) -> Reply:
+    """The reply that tells an error; 500 for one that nobody foresaw."""
+    if isinstance(error, ServingError):
+        return Reply(error.code.http, json_responses.error_response(error.message))
+    return Reply(500, json_responses.error_response(f"{type(error).__name__}: {error}"))
+
+
+def inflated(request: Request, limit: int) -> bytes:
+    """The body of a request, without its gzip.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, a gzipped body that is damaged or larger than ``limit`` bytes.
+    """
+    if request.headers.get("content-encoding", "").lower() != "gzip":
+        return request.body
+    inflater = zlib.decompressobj(wbits=31)
+    try:
+        body = inflater.decompress(request.body, limit)
+    except zlib.error as error:
+        raise invalid_argument(f"Failed to uncompress the gzipped body: {error}") from None
+    if inflater.unconsumed_tail or not inflater.eof:
+        raise invalid_argument(f"The gzipped body is cut off, or larger than {limit} bytes")
+    return body
+
+
+class _TooLarge:
+    """Instead of a body that exceeds the limit."""
+
+
+def _too_large(limit: int) -> Reply:
+    message = f"The body is larger than {limit} bytes; see --max_request_bytes"
+    return Reply(413, json_responses.error_response(message), (JSON, ("Connection", "close")))
+
+
+async def _body(receive: Callable[[], Awaitable[Scope]], limit: int) -> bytes | _TooLarge | None:
+    """The whole body, or None when the client has gone."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        part = message.get("body", b"")
+        size += len(part)
+        if size <= limit:
+            parts.append(part)
+        elif not message.get("more_body") or size > _HEARD_OUT * limit:
+            return _TooLarge()
+        if not message.get("more_body"):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _request(scope: Scope, timeout: float) -> Request:
+    path = scope["raw_path"].decode("latin-1")
+    if scope["query_string"]:
+        path += "?" + scope["query_string"].decode("latin-1")
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    deadline = time.monotonic() + timeout if timeout > 0 else None
+    return Request(scope["method"], path, headers, b"", deadline, scope["client"][0] if scope["client"] else "")

@@ -1,0 +1,163 @@
+"""Who asks: bearer tokens with scopes, static keys and JWTs, from ``--auth_config_file``."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import jwt
+
+from mlaas4hep_serving.errors import Code, ServingError, invalid_argument
+
+ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+LONGEST_TOKEN = 8192  # characters
+_LEEWAY = 30  # seconds between the clocks of this machine and the issuer
+
+
+class Scope(Enum):
+    """What a request does: run a model, look at models, change them."""
+
+    PREDICT = "predict"
+    READ = "read"
+    WRITE = "write"
+
+
+Scopes = frozenset[Scope]
+
+
+@dataclass(frozen=True)
+class Client:
+    """Who asks: the name of a key or the subject of a JWT, ``""`` without a token."""
+
+    name: str
+    scopes: Scopes
+
+
+@dataclass(frozen=True)
+class JwtOptions:
+    """Tokens of an issuer: who, for whom, and the file with its public keys (a JWKS)."""
+
+    issuer: str
+    audience: str
+    jwks_file: Path
+
+    def __post_init__(self) -> None:
+        for name in ("issuer", "audience"):
+            if not getattr(self, name):
+                raise invalid_argument(f"auth config: [jwt] needs {name}")
+
+
+class Tokens:
+    """The tokens that are accepted.
+
+    Args:
+        keys: SHA-256 of a token (hex) -> client.
+        options: JWTs are accepted, too.
+    """
+
+    def __init__(self, keys: Mapping[str, Client], options: JwtOptions | None = None) -> None:
+        self._keys, self._options = keys, options
+        self._jwks: jwt.PyJWKSet | None = None
+        self._jwks_stamp: tuple[int, int] | None = None
+        self._lock = threading.Lock()
+        if options:
+            self._key_set()  # a file that cannot be read ends the start, not the first request
+
+    @classmethod
+    def read(cls, path: Path) -> Tokens:
+        """From ``--auth_config_file``, a TOML file.
+
+        ``[[key]]`` with name, sha256 (of the token) and scopes; ``[jwt]`` with issuer, audience and jwks_file
+        (relative to the file).
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, what is wrong with it.
+        """
+        try:
+            config = tomllib.loads(path.read_text())
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise invalid_argument(f"--auth_config_file {path} cannot be read: {error}") from None
+        return cls(*_entries(config, path))
+
+    def client(self, token: str) -> Client:
+        """The client of a token.
+
+        Raises:
+            ServingError: UNAUTHENTICATED.
+        """
+        if len(token) > LONGEST_TOKEN:
+            raise unauthenticated(f"token is longer than {LONGEST_TOKEN} characters")
+        found = self._keys.get(hashlib.sha256(token.encode("utf-8", "replace")).hexdigest())
+        if found:
+            return found
+        if self._options is None or token.count(".") != 2:
+            raise unauthenticated("token is not known")
+        return self._jwt_client(token, self._options)
+
+    def _jwt_client(self, token: str, options: JwtOptions) -> Client:
+        try:
+            key = self._key_set()[jwt.get_unverified_header(token).get("kid", "")]
+            algorithms = [key.algorithm_name] if key.algorithm_name in ASYMMETRIC else []
+            claims = jwt.decode(
+                token, key, algorithms, audience=options.audience, issuer=options.issuer, leeway=_LEEWAY,
+                options={"require": ["exp", "iss", "aud"]},
+            )  # fmt: skip
+        except KeyError:
+            raise unauthenticated("JWT names a key (kid) that is not in the JWKS file") from None
+        except (jwt.PyJWTError, ValueError, TypeError) as error:
+            raise unauthenticated(f"JWT is not accepted: {error}") from None
+        scope = claims.get("scope", "")
+        words = scope.split() if isinstance(scope, str) else scope if isinstance(scope, list) else []
+        known = {item.value: item for item in Scope}
+        return Client(str(claims.get("sub", "jwt")), frozenset(known[word] for word in words if word in known))
+
+    def _key_set(self) -> jwt.PyJWKSet:
+        """The keys of the JWKS file, read again when the file has changed."""
+        assert self._options is not None
+        path = self._options.jwks_file
+        try:
+            stat = path.stat()
+            stamp = (stat.st_mtime_ns, stat.st_ino)
+            with self._lock:
+                if self._jwks is None or stamp != self._jwks_stamp:
+                    self._jwks, self._jwks_stamp = jwt.PyJWKSet.from_json(path.read_text()), stamp
+                return self._jwks
+        except (OSError, ValueError, jwt.PyJWTError) as error:
+            raise invalid_argument(f"JWKS file {path} cannot be read: {error}") from None
+
+
+def _entries(config: Mapping[str, Any], path: Path) -> tuple[dict[str, Client], JwtOptions | None]:
+    unknown = sorted(set(config) - {"key", "jwt"})
+    if unknown or not config:
+        raise invalid_argument(f"--auth_config_file {path}: expected [[key]] and [jwt], found {unknown or 'nothing'}")
+    try:
+        keys, given = dict(map(_key, config.get("key", []))), config.get("jwt")
+        if given is None:
+            return keys, None
+        return keys, JwtOptions(given["issuer"], given["audience"], path.parent / given["jwks_file"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise invalid_argument(f"--auth_config_file {path}: missing or malformed entry: {error}") from None
+
+
+def _key(entry: Mapping[str, Any]) -> tuple[str, Client]:
+    digest, scopes = entry["sha256"].lower(), entry["scopes"]
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise invalid_argument(
+            f"auth config: sha256 of key {entry['name']!r} is not 64 hex digits; printf %s TOKEN | sha256sum gives them"
+        )
+    wrong = sorted(set(scopes) - {item.value for item in Scope})
+    if wrong:
+        raise invalid_argument(f"auth config: scopes of key {entry['name']!r} are predict, read, write; got {wrong}")
+    return digest, Client(entry["name"], frozenset(map(Scope, scopes)))
+
+
+def unauthenticated(message: str) -> ServingError:
+    """A request whose token is missing or not accepted."""
+    return ServingError(Code.UNAUTHENTICATED, message)
