@@ -34,7 +34,7 @@ def test_decode_a_block(benchmark, tmp_path, compression):
 
 
 def test_open_a_file(benchmark, files):
-    assert benchmark(inspect, Source(files[0]), Selection((), (), ())).entries == 60
+    assert benchmark(inspect, Source(files[0]), Selection((), (), ())).num_entries == 60
 
 
 def test_scan(benchmark, files):

@@ -46,7 +46,8 @@ def test_metrics_of_all_processes_are_added(tmp_path, monkeypatch):
 def test_access_log_is_a_line_of_json(half_plus_two, caplog):
     server = Server(Options(port=0, rest_api_port=-1, model_base_path=str(half_plus_two.parent), access_log=True))
     with caplog.at_level(logging.INFO, "mlaas4hep_serving.access"):
-        server._rest._server.config.app.respond(Request("POST", "/v1/models/default:predict", {}, b"{}"))
+        app = server._rest._server.config.app  # noqa: SLF001 (answers in this thread, whose log is caught)
+        app.respond(Request("POST", "/v1/models/default:predict", {}, b"{}"))
     server.stop()
     line = json.loads(caplog.messages[-1])
     assert line.pop("ms") > 0
