@@ -43,17 +43,15 @@ lint: install
 docs: install
 	$(BIN)/python -m mkdocs build
 
+# after a change of a .proto file, of the server or of the client
 protos: install
 	$(BIN)/pip install --quiet --disable-pip-version-check grpcio-tools
+	cd serving/mlaas4hep_serving/proto && $(CURDIR)/$(BIN)/python -m grpc_tools.protoc -I. --include_imports \
+	  --descriptor_set_out=descriptors.binpb config.proto tfaas.proto
 	$(BIN)/python serving/client/make_protos.py
 
 notebooks: install
 	$(BIN)/python notebooks/execute.py
-
-# after a change of serving/mlaas4hep_serving/proto/*.proto
-protos: install
-	cd serving/mlaas4hep_serving/proto && $(CURDIR)/$(BIN)/python -m grpc_tools.protoc -I. --include_imports \
-	  --descriptor_set_out=descriptors.binpb config.proto tfaas.proto
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

@@ -22,7 +22,7 @@ def demo_files() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def demo_specs(demo_files) -> Specs:
+def demo_specs(demo_files: list[str]) -> Specs:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)  # genWeight is constant
         return scan(demo_files, "events", exclude="isSignal", progress=False)

@@ -82,13 +82,8 @@ def test_the_diagram_is_true():
 
 
 def imports(path, module):
-    room, _, name = module.rpartition("/")
-    return bool(
-        re.search(
-            rf"from mlaas4hep_tf\.{module.replace('/', '.')} import|from mlaas4hep_tf(\.{room})? import .*\b{name}\b",
-            path.read_text(),
-        )
-    )
+    room, _, name = f"mlaas4hep_tf/{module}".replace("/", ".").rpartition(".")
+    return bool(re.search(rf"from {room}(\.{name} import| import .*\b{name}\b)", path.read_text()))
 
 
 EXPECTED = {

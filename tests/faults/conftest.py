@@ -1,5 +1,8 @@
 """Servers on the loopback interface, and policies that give up soon."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 from helpers.layout import SIZES
 
@@ -7,7 +10,7 @@ from mlaas4hep_tf.testing import has_xrootd, http_server, write_files, xrootd_se
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("faults")
     write_files(path, SIZES, basket=500)
     for part in (path, *(p for p in path.parents if "pytest" in str(p))):
@@ -16,7 +19,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", params=["http", "root"])
-def server(request, folder):
+def server(request: pytest.FixtureRequest, folder: Path) -> Iterator[tuple[str, int]]:
     """(scheme, port) of a server of each kind."""
     if request.param == "root" and not has_xrootd():
         pytest.skip("no XRootD server on this machine (Debian: apt-get install xrootd-server)")

@@ -194,7 +194,7 @@ def test_the_block_that_was_used_longest_ago_goes_first(tmp_path):
     cache = Cache(str(tmp_path), 10 * 1000)
     for number in range(9):
         cache.put(str(number), bytes(1000))
-        os.utime(cache._path(str(number)), (number, number))
+        os.utime(cache._path(str(number)), (number, number))  # noqa: SLF001 (which file a block lies in is nobody else's)
     assert cache.get("0") is not None
     cache.put("9", bytes(1000))
     cache.evict()

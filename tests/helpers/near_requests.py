@@ -1,6 +1,7 @@
 """Requests close to valid ones, each decided by a seed: JSON bodies and protobuf bytes."""
 
 import json
+from collections.abc import Callable
 from random import Random
 
 from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
@@ -45,7 +46,7 @@ SCRAPS = [
 ]
 
 
-def value(rng: Random, depth: int = 0):
+def value(rng: Random, depth: int = 0) -> object:
     match rng.randrange(10 if depth < 5 else 7):
         case 0:
             return rng.choice([None, True, False])
@@ -63,7 +64,7 @@ def value(rng: Random, depth: int = 0):
             return {rng.choice(KEYS): value(rng, depth + 1) for _ in range(rng.randrange(4))}
 
 
-def rows(rng: Random):
+def rows(rng: Random) -> list[object]:
     if rng.random() < 0.3:  # rows that a model takes, most of the time
         return [
             {key: rng.choice(NUMBERS) for key in rng.choice([("x",), ("a", "b"), ("delta",)])}
@@ -77,7 +78,7 @@ def body_of(seed: int) -> bytes:
     rng = Random(seed)
     if rng.random() < 0.05:
         return rng.randbytes(rng.randrange(200))
-    parts = {
+    parts: dict[str, Callable[[], object]] = {
         "signature_name": lambda: rng.choice([*SIGNATURES, 3, None]),
         "instances": lambda: rows(rng) if rng.random() < 0.8 else value(rng),
         "inputs": lambda: value(rng) if rng.random() < 0.5 else {key: rows(rng) for key in rng.sample(KEYS, 2)},

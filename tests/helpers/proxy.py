@@ -4,6 +4,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -114,7 +115,7 @@ def _reset(sock: socket.socket) -> None:
 
 
 @contextmanager
-def proxy(upstream: int, fault: Fault = Fault()):
+def proxy(upstream: int, fault: Fault = Fault()) -> Iterator[Proxy]:
     made = Proxy(upstream, fault)
     try:
         yield made

@@ -8,7 +8,7 @@ from mlaas4hep_tf.io.cache import Cache
 SIZE = 1 << 18
 
 
-def put_and_get(folder):
+def put_and_get(folder: str) -> None:
     """Write and read the blocks that the other processes write and read too."""
     cache = Cache(folder, 50 * SIZE)
     for number in random.Random(os.getpid()).choices(range(60), k=300):
