@@ -2,16 +2,26 @@
 
 import io
 import json
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import awkward as ak
+import mlaas4hep_client
 import numpy as np
 import pytest
 import tensorflow as tf
+from google.protobuf import descriptor_pb2
+from mlaas4hep_client import messages, tensors
+from mlaas4hep_client.events import column
 from mlaas4hep_serving import Client, predict
 from mlaas4hep_serving.client import columns
 from mlaas4hep_serving.errors import Code, ServingError
+from tensorflow.core.framework import types_pb2
+from tensorflow.core.framework.tensor_pb2 import TensorProto
+
+from mlaas4hep_tf import __version__ as VERSION  # noqa: N812  # a constant
 
 
 class Sums(tf.Module):
@@ -108,12 +118,202 @@ def test_errors_of_the_caller():
     assert caught.value.code is Code.UNAVAILABLE
 
 
-def test_http_does_without_tensorflow():
-    code = "import sys; from mlaas4hep_serving import Client; Client('http://a'); print('tensorflow' in sys.modules)"
+def run_alone(code, environment, *arguments):
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": ":".join(sys.path)}
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, timeout=120
     )
-    assert done.stdout == "False\n"
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+HEAVY = "print({'tensorflow', 'tensorflow_serving', 'keras', 'numpy'} & set(sys.modules) or 'light')"
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "grpc://127.0.0.1:9"])
+def test_a_request_needs_no_tensorflow_and_no_numpy(address, environment):
+    code = f"""
+import sys
+from mlaas4hep_serving import Client
+from mlaas4hep_serving.errors import ServingError
+try:
+    Client(sys.argv[1], timeout=5).predict([[1.0, 2], [3]])
+except ServingError as error:
+    print(error.code.name)
+{HEAVY}
+"""
+    assert run_alone(code, environment, address).split() == ["UNAVAILABLE", "light"]
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["mlaas4hep_serving", "mlaas4hep_serving.predict", "mlaas4hep_client.predict", "mlaas4hep_serving.conformance"],
+)
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_help_and_version_need_no_tensorflow(module, flag, environment):
+    code = f"""
+import runpy, sys
+sys.argv = ["command", sys.argv[2]] if (name := sys.argv[1]) else []
+try:
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+except SystemExit as done:
+    assert not done.code, done.code
+{HEAVY}
+"""
+    *told, light = run_alone(code, environment, module, flag).splitlines()
+    assert light == "light"
+    assert told[0].startswith("usage: ") if flag == "--help" else told == [f"{told[0].rsplit(' ', 1)[0]} {VERSION}"]
+
+
+def test_the_client_is_of_the_version_of_the_whole():
+    assert mlaas4hep_client.__version__ == VERSION
+
+
+@pytest.mark.parametrize("first", ["tensorflow", "client"])
+def test_the_client_lives_beside_tensorflow(first, served, environment):
+    imports = [
+        "import tensorflow; from tensorflow_serving.apis import predict_pb2",
+        "from mlaas4hep_client import over_grpc",
+    ]
+    code = (
+        "\n".join(imports if first == "tensorflow" else reversed(imports))
+        + """
+import sys
+from mlaas4hep_serving import Client
+request = predict_pb2.PredictRequest()
+request.inputs["x"].CopyFrom(tensorflow.make_tensor_proto([1.0]))
+print(Client(sys.argv[1]).predict({"met": [1.5], "n": [3], "pt": [[1.0, 2.0]]}, "sums")["ht"].tolist())
+"""
+    )
+    assert run_alone(code, environment, served["grpc"]) == "[4.5]\n"
+
+
+WITHOUT_NUMPY = """
+import json, sys
+sys.modules["numpy"] = None  # as where it is not installed
+from mlaas4hep_client import Client
+print(json.dumps(Client(sys.argv[1]).predict(json.loads(sys.argv[2]), "sums")))
+"""
+
+
+def test_answers_without_numpy_are_lists(url, environment):
+    answer = json.loads(run_alone(WITHOUT_NUMPY, environment, url, json.dumps(EVENTS)))
+    assert answer == {"ht": HT, "twice": TWICE}
+
+
+def test_whole_numbers_only_for_integers(served):
+    with Client(served["grpc"]) as client:
+        whole = [{**event, "n": float(event["n"])} for event in EVENTS]
+        assert client.predict(whole, "sums")["twice"].tolist() == TWICE
+        for n in ([3.5, 4, 5], np.float32([3.5, 4, 5]), [[3], [4, 5], [6]], ["3", "4", "5"]):
+            with pytest.raises(ServingError, match="n: the model takes int64") as caught:
+                client.predict({"met": [1.0] * 3, "n": n, "pt": [[1.0]] * 3}, "sums")
+            assert caught.value.code is Code.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.float32([[1.5, -0.0], [np.inf, 3e38]]),
+        np.float64([0.1, -1e300]),
+        np.float16([1.5, 65504.0]),
+        np.int8([-128, 127]),
+        np.uint8([0, 255]),
+        np.int16([-32768, 7]),
+        np.uint16([0, 65535]),
+        np.int32([-(2**31), 2**31 - 1]),
+        np.uint32([2**32 - 1]),
+        np.int64([-(2**63), 2**63 - 1]),
+        np.uint64([2**64 - 1]),
+        np.array([True, False]),
+        np.complex64([1 + 2j, -0.5j]),
+        np.complex128([1e300 + 2j]),
+        np.array([b"a", b"\xff", b""], object),
+        np.zeros([0, 3], np.float32),
+    ],
+    ids=lambda values: f"{values.dtype}{list(values.shape)}",
+)
+@pytest.mark.parametrize("form", ["array", "list"])
+def test_tensors_are_those_of_tensorflow(values, form):
+    dtype = tf.as_dtype(values.dtype).as_datatype_enum if values.dtype != object else types_pb2.DT_STRING
+    given = values if form == "array" else values.tolist()
+    if form == "list" and not values.size:
+        pytest.skip("an empty list has no second dimension")
+    proto = messages.TensorProto()
+    tensors.fill(proto, column(given, "x"), "x", dtype)
+    written = TensorProto.FromString(proto.SerializeToString())
+    np.testing.assert_array_equal(tf.make_ndarray(written), values)
+    # and back, from either form in which TensorFlow writes them
+    as_fields = tf.make_tensor_proto(values)
+    for theirs in (as_fields, fields_of(values, dtype)):
+        read = tensors.read(messages.TensorProto.FromString(theirs.SerializeToString()), "x")
+        np.testing.assert_array_equal(read, values)
+        assert read.dtype == values.dtype
+
+
+# tensor.proto: where the values of a dtype stand, and as what
+FIELDS = {
+    "float32": ("float_val", "float32"),
+    "float64": ("double_val", "float64"),
+    "float16": ("half_val", "uint16"),
+    "int64": ("int64_val", "int64"),
+    "uint32": ("uint32_val", "uint32"),
+    "uint64": ("uint64_val", "uint64"),
+    "bool": ("bool_val", "bool"),
+    "complex64": ("scomplex_val", "float32"),
+    "complex128": ("dcomplex_val", "float64"),
+    "object": ("string_val", "object"),
+}
+
+
+def fields_of(values, dtype):
+    """A TensorProto in typed fields, as TF-Serving answers."""
+    proto = TensorProto(dtype=dtype, tensor_shape=tf.TensorShape(values.shape).as_proto())
+    field, written = FIELDS.get(str(values.dtype), ("int_val", values.dtype))
+    getattr(proto, field).extend(values.ravel().view(written).tolist())
+    return proto
+
+
+def test_bfloat16_is_rounded_as_tensorflow_does():
+    values = np.float32([1.0, 1.00390625, 1.01171875, -3.3895314e38, np.nan, np.inf])
+    wanted = tf.cast(values, tf.bfloat16)
+    proto = messages.TensorProto()
+    tensors.fill(proto, column(values, "x"), "x", types_pb2.DT_BFLOAT16)
+    np.testing.assert_array_equal(
+        tf.make_ndarray(TensorProto.FromString(proto.SerializeToString())).astype(np.float32),
+        tf.cast(wanted, tf.float32).numpy(),
+    )
+    back = tensors.read(messages.TensorProto.FromString(tf.make_tensor_proto(wanted).SerializeToString()), "x")
+    np.testing.assert_array_equal(back, tf.cast(wanted, tf.float32).numpy())
+
+
+def test_the_last_value_stands_for_all_that_follow():
+    proto = messages.TensorProto(dtype=types_pb2.DT_FLOAT, float_val=[2.0])
+    proto.tensor_shape.dim.add().size = 3
+    assert tensors.read(proto, "x").tolist() == [2.0, 2.0, 2.0]
+
+
+def test_a_dtype_that_the_client_does_not_know():
+    with pytest.raises(ServingError, match="x: .* number 11") as caught:
+        tensors.read(messages.TensorProto(dtype=types_pb2.DT_QINT8), "x")
+    assert caught.value.code is Code.UNIMPLEMENTED
+
+
+def test_the_descriptor_set_is_made_of_the_protos(tmp_path):
+    pytest.importorskip("grpc_tools", reason="grpcio-tools compiles the .proto files; it is not installed")
+    made = tmp_path / "messages.binpb"
+    script = Path(__file__).parents[2] / "serving" / "client" / "make_protos.py"
+    runpy.run_path(str(script))["compile_to"](made)
+    read = descriptor_pb2.FileDescriptorSet.FromString
+    assert read(made.read_bytes()) == read((script.parent / "mlaas4hep_client/protos/messages.binpb").read_bytes())
+
+
+def test_gaps_of_ragged_lists_are_filled_at_every_depth():
+    filled = column([[[1], [2, 3]], [], [[4, 5]]], "x")
+    assert filled.shape == (3, 2, 2)
+    nan = float("nan")
+    np.testing.assert_array_equal(filled.nested(), [[[1, nan], [2, 3]], [[nan, nan], [nan, nan]], [[4, 5], [nan, nan]]])
+    with pytest.raises(ServingError, match="hold numbers only"):
+        column([["a"], ["b", "c"]], "x")
 
 
 @pytest.mark.parametrize(
@@ -135,6 +335,14 @@ def test_predict_from_the_shell(url, text, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(EVENTS[0])))
     assert predict.main([url, "--model", "sums"]) == 0
     assert json.loads(capsys.readouterr().out) == {"ht": 4.5, "twice": 6}
+
+
+@pytest.mark.parametrize("flag", ["--model-version", "--version"])
+def test_a_version_of_the_model_from_the_shell(url, flag, monkeypatch, capsys):
+    for version, status in [("5", 0), ("6", 1)]:
+        monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(EVENTS[0])))
+        assert predict.main([url, "--model", "sums", flag, version]) == status
+    assert "NOT_FOUND" in capsys.readouterr().err
 
 
 def test_mistakes_on_the_shell(served, tmp_path, capsys):
