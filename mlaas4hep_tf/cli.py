@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mlaas4hep_tf.errors import ConfigError, DataWarning, LabelError, MlaasError
+from mlaas4hep_tf.errors import ConfigError, DataWarning, LabelError, MissingExtraWarning, MlaasError
 from mlaas4hep_tf.io.branches import IDENTIFIERS
 from mlaas4hep_tf.io.files import locate
 from mlaas4hep_tf.io.policy import DEFAULT_POLICY, ReadPolicy
@@ -201,7 +201,8 @@ def train(
         f"trained at {run.metrics['events_per_s']:,.0f} events/s, reading included; "
         f"the trainer waited for input {run.metrics['input_wait']:.0%} of the time"
     )
-    _out.print(f"report: {out / 'report.html'}")
+    report = out / "report.html"
+    _out.print(f"report: {report}" if report.exists() else f"run folder: {out}")
 
 
 @app.command(epilog="Example: mlaas4hep-tf evaluate --run runs/tth")
@@ -498,8 +499,8 @@ def _escape(text: str) -> str:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
-    """Print a note for `DataWarning`s; others are for developers (``--debug``)."""
-    if issubclass(category, DataWarning):
+    """Print a note for the package's own warnings; others are for developers (``--debug``)."""
+    if issubclass(category, DataWarning | MissingExtraWarning):
         _err.print(f"[yellow]note:[/yellow] {_escape(str(message))}", soft_wrap=True)
     elif "--debug" in sys.argv:
         _err.print(f"{category.__name__}: {message}", markup=False, soft_wrap=True)

@@ -4,6 +4,7 @@ Independent of the rest: it imports neither uproot nor mlaas4hep_tf.  A request'
 those above it:
 
     errors         Code (gRPC's numbers, `.http`) and ServingError(code, message): all that a client may be told
+    extras         need: the line that installs what is missing
     metrics        Registry: add (counter), observe (histogram), text (Prometheus), one view over all processes
     options        Options: every flag with its default; parse(argv)
     config_files   the text-proto files: ModelServerConfig, BatchingParameters, SSLConfig, MonitoringConfig

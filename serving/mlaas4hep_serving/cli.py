@@ -14,6 +14,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from mlaas4hep_serving import config_files, supervisor
 from mlaas4hep_serving.errors import ServingError
+from mlaas4hep_serving.extras import SERVE, TFAAS, need
 from mlaas4hep_serving.options import Options, listening, parse
 
 
@@ -22,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
         options = parse(arguments)
+        need("serve", SERVE, "mlaas4hep-serve")
+        if options.enable_tfaas:
+            need("serve,tfaas", TFAAS, "--enable_tfaas")
         config_files.model_server_config(options)  # a mistake is told before TensorFlow has taken its seconds
         if options.processes > 1 and not options.shared_folder:
             return supervisor.run(options)

@@ -19,7 +19,7 @@ from mlaas4hep_serving.frontends import grpc_server
 from mlaas4hep_serving.frontends.grpc_server import GrpcOptions, GrpcServer
 from mlaas4hep_serving.frontends.http_limits import LimitedProtocol
 from mlaas4hep_serving.frontends.pages import Pages
-from mlaas4hep_serving.frontends.rest import Rest, RestOptions
+from mlaas4hep_serving.frontends.rest import Rest, RestOptions, Route
 from mlaas4hep_serving.frontends.security import GrpcGuard, Guard, Tls, Tokens
 from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.models.batcher import BatchingOptions
@@ -29,8 +29,6 @@ from mlaas4hep_serving.models.savedmodel import SessionOptions, missing_parts
 from mlaas4hep_serving.models.versions import Version
 from mlaas4hep_serving.options import Options
 from mlaas4hep_serving.prediction import Handlers
-from mlaas4hep_serving.tfaas.endpoints import Tfaas
-from mlaas4hep_serving.tfaas.uploads import Uploads
 
 log = logging.getLogger(__name__)
 SHARED_POLL = 0.2  # seconds until all processes have taken a config that one was given
@@ -92,9 +90,12 @@ class Server:
             drained.wait()
         self.repository.close()
 
-    def _tfaas(self) -> list[Tfaas]:
+    def _tfaas(self) -> list[Route]:
         if not self._options.enable_tfaas:
             return []
+        from mlaas4hep_serving.tfaas.endpoints import Tfaas  # an extra
+        from mlaas4hep_serving.tfaas.uploads import Uploads
+
         return [Tfaas(self.handlers, Uploads(Path(self._options.tfaas_base_path), self.repository))]
 
     def _rest_options(self, guard: Guard) -> RestOptions:
