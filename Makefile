@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 DEMO ?= runs/demo
 TTH ?= benchmarks/data/tth
 
-.PHONY: demo serve test lint docs notebooks clean install
+.PHONY: demo serve test lint docs bench-history notebooks clean install
 
 install: $(VENV)/.installed
 
@@ -35,6 +35,9 @@ lint: install
 
 docs: install
 	$(BIN)/python -m mkdocs build
+
+bench-history: install
+	$(BIN)/python benchmarks/history.py
 
 notebooks: install
 	$(BIN)/python notebooks/execute.py

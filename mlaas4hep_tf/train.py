@@ -252,8 +252,8 @@ def fit(
 
     With validation data the weights of the epoch with the lowest validation loss are restored at the end, and
     training stops early after `patience` epochs without a better one (None: never).  With `out` it leaves
-    ``model.keras`` (the best so far, at any time), ``history.csv`` and, where TensorBoard is installed, ``tensorboard/``
-    there.
+    ``model.keras`` (the best so far, at any time), ``history.csv`` and, where TensorBoard is installed,
+    ``tensorboard/`` there.
 
     `class_weights` (see `weigh_classes`) hold for training alone, like a mixing law (`RootDataset.mixed`) of the
     training part: validation data stay as they are.
