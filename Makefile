@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 DEMO ?= runs/demo
 TTH ?= benchmarks/data/tth
 
-.PHONY: demo serve test soak servers lint docs notebooks protos clean install
+.PHONY: demo serve test soak servers lint docs bench-history notebooks protos clean install
 
 install: $(VENV)/.installed
 
@@ -49,6 +49,9 @@ protos: install
 	cd serving/mlaas4hep_serving/proto && $(CURDIR)/$(BIN)/python -m grpc_tools.protoc -I. --include_imports \
 	  --descriptor_set_out=descriptors.binpb config.proto tfaas.proto
 	$(BIN)/python serving/client/make_protos.py
+
+bench-history: install
+	$(BIN)/python benchmarks/history.py
 
 notebooks: install
 	$(BIN)/python notebooks/execute.py

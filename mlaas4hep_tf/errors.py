@@ -10,16 +10,19 @@
     ├── PlanError            a batch, chunk, split or selection of events that makes no sense
     ├── ReaderError          reader processes that die again and again
     ├── ModelError           a model that cannot be loaded, or does not fit the data
+    ├── MissingExtra         a part that an extra installs (`mlaas4hep_tf[report]`) and that is not there
     └── ConfigError          a parameter file or command line that cannot be understood
 
 Every message says the rule, what was received, where (file, tree, branch, entries) and what to do.  It is
-one line: the command line prints it as it is.  Warnings about data are `DataWarning`.
+one line: the command line prints it as it is.  Warnings about data are `DataWarning`, those about what is not installed
+`MissingExtraWarning`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib.util import find_spec
 
 
 class MlaasError(Exception):
@@ -59,8 +62,15 @@ class ModelError(MlaasError): ...
 class ConfigError(MlaasError): ...
 
 
+class MissingExtra(MlaasError): ...
+
+
 class DataWarning(UserWarning):
     """Something in the data was left out or changed, by a stated rule."""
+
+
+class MissingExtraWarning(UserWarning):
+    """Something is left out because the extra that it needs is not installed."""
 
 
 def near_misses(name: str, known: Iterable[str]) -> str:
@@ -78,3 +88,16 @@ def shorten(names: Iterable[object], most: int = 8) -> str:
     listed = [str(n) for n in names]
     rest = len(listed) - most
     return ", ".join(listed[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def need(extra: str, *modules: str, purpose: str) -> None:
+    """Say how to install `extra`, unless all of its `modules` can be imported.
+
+    Raises:
+        MissingExtra: which module is missing for which purpose, and the line that installs it.
+    """
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise MissingExtra(
+            f"{purpose} need {' and '.join(missing)}, not installed here; pip install 'mlaas4hep_tf[{extra}]'"
+        )

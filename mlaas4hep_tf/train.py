@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter, time
 from typing import Any, Literal
@@ -13,10 +14,9 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from scipy.stats import ks_2samp
 
 from mlaas4hep_tf.dataset import RootDataset, original_errors
-from mlaas4hep_tf.errors import LabelError, ModelError
+from mlaas4hep_tf.errors import LabelError, ModelError, need
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -126,7 +126,14 @@ class OverTraining:
 
 
 def over_training(train: Evaluation, test: Evaluation) -> dict[str, OverTraining]:
-    """Compare training with test for ``signal`` and ``background``; a class without events is left out."""
+    """Compare training with test for ``signal`` and ``background``; a class without events is left out.
+
+    Raises:
+        MissingExtra: scipy, of the extra ``report``, is not installed.
+    """
+    need("report", "scipy", purpose="checks of over-training")
+    from scipy.stats import ks_2samp  # an extra
+
     found = {}
     for name, label in (("signal", 1), ("background", 0)):
         a, b = train.of_class(label), test.of_class(label)
@@ -245,7 +252,8 @@ def fit(
 
     With validation data the weights of the epoch with the lowest validation loss are restored at the end, and
     training stops early after `patience` epochs without a better one (None: never).  With `out` it leaves
-    ``model.keras`` (the best so far, at any time), ``history.csv`` and ``tensorboard/`` there.
+    ``model.keras`` (the best so far, at any time), ``history.csv`` and, where TensorBoard is installed,
+    ``tensorboard/`` there.
 
     `class_weights` (see `weigh_classes`) hold for training alone, like a mixing law (`RootDataset.mixed`) of the
     training part: validation data stay as they are.
@@ -269,8 +277,9 @@ def fit(
         extra += [
             keras.callbacks.ModelCheckpoint(folder / "model.keras", monitor, save_best_only=True),
             keras.callbacks.CSVLogger(folder / "history.csv"),
-            keras.callbacks.TensorBoard(folder / "tensorboard"),
         ]
+        if find_spec("tensorboard") is not None:  # an extra
+            extra.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
     start = perf_counter()
     with original_errors(*(ds for ds in (train, valid) if ds is not None)):
         history = model.fit(

@@ -128,7 +128,8 @@ def train(
     config = training.config(named, labels.values(), paper, read)
     run = train_run(config, specs, folder, overwrite=overwrite, verbose=1 if out.is_terminal else 2)
     print_run(run.metrics)
-    out.print(f"report: {folder / 'report.html'}")
+    report = folder / "report.html"
+    out.print(f"report: {report}" if report.exists() else f"run folder: {folder}")
 
 
 def _paper(params: Path | None) -> PaperParams:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from mlaas4hep_tf.errors import DataWarning, MlaasError
+from mlaas4hep_tf.errors import DataWarning, MissingExtraWarning, MlaasError
 
 if TYPE_CHECKING:
     from mlaas4hep_tf.bench.compare import Bench
@@ -92,8 +92,8 @@ def print_error(error: Exception) -> None:
 
 
 def show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
-    """Print a note for `DataWarning`s; others are for developers (``--debug``)."""
-    if issubclass(category, DataWarning):
+    """Print a note for the package's own warnings; others are for developers (``--debug``)."""
+    if issubclass(category, DataWarning | MissingExtraWarning):
         err.print(f"[yellow]note:[/yellow] {_escape(str(message))}", soft_wrap=True)
     elif "--debug" in sys.argv:
         err.print(f"{category.__name__}: {message}", markup=False, soft_wrap=True)

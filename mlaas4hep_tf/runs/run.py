@@ -15,11 +15,10 @@ from typing import Any
 import keras
 
 from mlaas4hep_tf.dataset import Mixing, RootDataset
-from mlaas4hep_tf.errors import ConfigError, DataWarning, LabelError
+from mlaas4hep_tf.errors import ConfigError, DataWarning, LabelError, MissingExtra, MissingExtraWarning, need
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.models import build, wants_mask
 from mlaas4hep_tf.runs.importance import permutation_importance
-from mlaas4hep_tf.runs.report import write_report
 from mlaas4hep_tf.scanner import scan
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
@@ -138,12 +137,16 @@ def train_run(
 ) -> Run:
     """Train as `config` says and leave a run folder.
 
+    Without the extra ``report`` there are no plots, no ``report.html`` and no check of over-training; a
+    `MissingExtraWarning` says so before anything is read.
+
     Raises:
         MlaasError: whatever is wrong with the data, before training where that can be known.
     """
     folder = Path(out)
     if (folder / "metrics.json").exists() and not overwrite:
         raise ConfigError(f"{folder} holds a run already; choose another folder, or overwrite it (--overwrite)")
+    reports = _can_report()
     config = replace(config, files=tuple(_absolute(name) for name in config.files))
     keras.utils.set_random_seed(config.seed)
     model = build(config.model, specs)
@@ -159,8 +162,14 @@ def train_run(
     model.save(folder / "model.keras")
     results = {name: evaluate(model, part) for name, part in parts.items()}
     metrics = _metrics(config, ds, parts, done, results, model)
+    if reports:
+        over = over_training(results["train"], results["test"])
+        metrics["over_training"] = {name: asdict(one) for name, one in over.items()}
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-    write_report(folder, metrics, ds.specs, done.history, results)
+    if reports:
+        from mlaas4hep_tf.runs.report import write_report  # an extra
+
+        write_report(folder, metrics, ds.specs, done.history, results)
     return Run(folder, model, ds.specs, config, metrics)
 
 
@@ -170,6 +179,16 @@ def _begin(folder: Path, config: RunConfig, specs: Specs) -> None:
     (folder / "metrics.json").unlink(missing_ok=True)
     specs.save(folder / "specs.json")
     (folder / "config.json").write_text(json.dumps(config.to_json(), indent=1) + "\n")
+
+
+def _can_report() -> bool:
+    """Whether plots and report can be made; warns of it if not."""
+    try:
+        need("report", "matplotlib", "jinja2", "scipy", purpose="plots, report.html and the check of over-training")
+    except MissingExtra as error:
+        warnings.warn(str(error), MissingExtraWarning, stacklevel=3)
+        return False
+    return True
 
 
 def evaluate_run(
@@ -255,7 +274,6 @@ def _metrics(
             {"file": file.url.split("/")[-1], "events": events, "label": label}
             for file, events, label in ds.files_and_labels()
         ],
-        "over_training": {k: asdict(v) for k, v in over_training(results["train"], results["test"]).items()},
         "importance": [asdict(one) for one in permutation_importance(model, parts["test"], seed=config.seed)],
         "truncated": {
             group: dict(zip(("events", "objects"), members[0].truncated, strict=True))

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from mlaas4hep_serving.errors import ServingError
+from mlaas4hep_serving.extras import SERVE, TFAAS, need
 from mlaas4hep_serving.options import Options, listening, parse
 
 
@@ -21,6 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
         options = parse(arguments)
+        need("serve", SERVE, "mlaas4hep-serve")
+        if options.enable_tfaas:
+            need("serve,tfaas", TFAAS, "--enable_tfaas")
         from mlaas4hep_serving import config_files, supervisor  # here: --help and --version need neither
 
         config_files.model_server_config(options)  # a mistake is told before TensorFlow has taken its seconds

@@ -19,7 +19,7 @@ from mlaas4hep_serving.errors import ServingError, invalid_argument
 from mlaas4hep_serving.frontends import grpc_server
 from mlaas4hep_serving.frontends.grpc_server import GrpcOptions, GrpcServer
 from mlaas4hep_serving.frontends.guard import GrpcGuard, Guard
-from mlaas4hep_serving.frontends.http import Application
+from mlaas4hep_serving.frontends.http import Application, Route
 from mlaas4hep_serving.frontends.http_limits import LimitedProtocol
 from mlaas4hep_serving.frontends.pages import Pages
 from mlaas4hep_serving.frontends.rest import Rest, RestOptions
@@ -33,8 +33,6 @@ from mlaas4hep_serving.models.savedmodel import SessionOptions, missing_parts
 from mlaas4hep_serving.models.versions import Version
 from mlaas4hep_serving.options import Options
 from mlaas4hep_serving.prediction import Handlers
-from mlaas4hep_serving.tfaas.endpoints import Tfaas
-from mlaas4hep_serving.tfaas.uploads import Uploads
 
 log = logging.getLogger(__name__)
 SHARED_POLL = 0.2  # seconds until all processes have taken a config that one was given
@@ -98,9 +96,12 @@ class Server:
             drained.wait()
         self.repository.close()
 
-    def _tfaas(self) -> list[Tfaas]:
+    def _tfaas(self) -> list[Route]:
         if not self._options.enable_tfaas:
             return []
+        from mlaas4hep_serving.tfaas.endpoints import Tfaas  # an extra
+        from mlaas4hep_serving.tfaas.uploads import Uploads
+
         return [Tfaas(self.handlers, Uploads(Path(self._options.tfaas_base_path), self.repository))]
 
     def _rest_options(self, guard: Guard) -> RestOptions:

@@ -1,4 +1,4 @@
-"""The benchmarks run, on tiny layouts; nothing here looks at a clock (``--benchmark-enable`` does)."""
+"""The benchmarks run, on tiny layouts; nothing here looks at a clock (``make bench-history`` does, on larger ones)."""
 
 import json
 from dataclasses import replace
@@ -20,32 +20,38 @@ pytestmark = pytest.mark.filterwarnings("ignore::mlaas4hep_tf.DataWarning")
 
 
 @pytest.fixture
-def files(tmp_path):
+def scale(request):
+    """How many times as large the files are where the clock runs."""
+    return 100 if request.config.getoption("benchmark_enable") else 1
+
+
+@pytest.fixture
+def files(tmp_path, scale):
     tmp_path.chmod(0o755)
-    return write_files(tmp_path, [60, 40], basket=20, groups={"Jet": 3, "Mu": 1})
+    return write_files(tmp_path, [60 * scale, 40 * scale], basket=20 * scale, groups={"Jet": 3, "Mu": 1})
 
 
 @pytest.mark.parametrize("compression", ["none", "zlib", "lz4", "zstd", "lzma"])
-def test_decode_a_block(benchmark, tmp_path, compression):
-    (path,) = write_files(tmp_path, [50], basket=20, compression=compression)
+def test_decode_a_block(benchmark, tmp_path, scale, compression):
+    (path,) = write_files(tmp_path, [50 * scale], basket=20 * scale, compression=compression)
     file = inspect(Source(path), Selection((), (), ()))
-    columns = benchmark(read, file, 0, 50, ["x", "Jet_0"])
-    assert columns.num_entries == 50
+    columns = benchmark(read, file, 0, 50 * scale, ["x", "Jet_0"])
+    assert columns.num_entries == 50 * scale
 
 
-def test_open_a_file(benchmark, files):
-    assert benchmark(inspect, Source(files[0]), Selection((), (), ())).num_entries == 60
+def test_open_a_file(benchmark, files, scale):
+    assert benchmark(inspect, Source(files[0]), Selection((), (), ())).num_entries == 60 * scale
 
 
-def test_scan(benchmark, files):
-    assert benchmark(scan, files, progress=False).entries == 100
+def test_scan(benchmark, files, scale):
+    assert benchmark(scan, files, progress=False).entries == 100 * scale
 
 
 @pytest.mark.parametrize("batch_size", [16, 64])
 @pytest.mark.parametrize("layout", ["vector", "columns", "ragged"])
-def test_dataset(benchmark, files, batch_size, layout):
+def test_dataset(benchmark, files, scale, batch_size, layout):
     ds = RootDataset(files, scan(files, progress=False), labels=[0, 1], batch_size=batch_size, layout=layout)
-    assert benchmark(lambda: sum(len(y) for _, y in ds)) == 100
+    assert benchmark(lambda: sum(len(y) for _, y in ds)) == 100 * scale
 
 
 @pytest.mark.slow

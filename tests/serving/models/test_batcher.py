@@ -4,9 +4,9 @@ from concurrent.futures import wait
 
 import numpy as np
 import pytest
-from mlaas4hep_serving.models.batcher import Batcher, BatchingOptions, pad_to_largest
 from mlaas4hep_serving.errors import Code, ServingError
 from mlaas4hep_serving.metrics import Registry
+from mlaas4hep_serving.models.batcher import Batcher, BatchingOptions, pad_to_largest
 
 
 class Doubler:
