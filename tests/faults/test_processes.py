@@ -91,8 +91,9 @@ def test_work_that_kills_its_reader_is_an_error():
 ENDS = """
 import sys, time
 from helpers import probe
+from mlaas4hep_tf import ReadOptions
 from mlaas4hep_tf.io.workers import WorkerPool
-pool = WorkerPool(1)
+pool = WorkerPool(ReadOptions(workers=1))
 print(pool.run(probe.pid))
 work = [pool.submit(probe.slow, 1.0, f"{sys.argv[1]}/{number}") for number in range(60)]
 time.sleep(0.5)
@@ -113,7 +114,7 @@ def test_the_interpreter_ends_without_doing_what_is_queued(tmp_path):
 def test_work_may_raise_any_error():
     """A RuntimeError of the work is not taken for one of loky's."""
     with pytest.raises(RuntimeError, match="no fault of loky"):
-        WorkerPool(1).run(probe.fail)
+        WorkerPool(ReadOptions(workers=1)).run(probe.fail)
 
 
 FEW = """
