@@ -34,11 +34,11 @@ def inspect_files(
         known: entries of files, by URL, as the specs have them.
     """
     sources = [source for given in sources for source in _listed(given, worker_pool)]
-    tasks = zip(sources, worker_pool.outcomes(partial(inspect_source, selection), sources), strict=True)
     found: list[RootFile] = []
     failed: list[SkippedRange] = []
+    outcomes = worker_pool.outcomes(partial(inspect_source, selection), sources)
     with progress_bar("open", len(sources), "files", progress) as advance:
-        for number, (source, outcome) in enumerate(tasks):
+        for number, (source, outcome) in enumerate(zip(sources, outcomes, strict=True)):
             try:
                 found.append(outcome.result())
             except (InputFileError, ReaderError) as error:
@@ -47,14 +47,20 @@ def inspect_files(
                 failed.append(SkippedRange(source.url, number, 0, 0, str(error), opened=False))
             advance(1)
     if skipped is not None:
-        counts = [file.num_entries for file in found]
-        failed = [replace(f, stop=expected_entries(f.file, known or {}, counts)) for f in failed]
-        skipped.open_failed(failed, sum(counts))
+        _account_for(failed, [file.num_entries for file in found], known or {}, skipped)
     if not found:
         raise InputFileError(f"none of the {len(sources)} files can be opened: {failed[0]}")
     check_distinct(found)
     check_one_tree(found)
     return tuple(found)
+
+
+def _account_for(
+    failed: Sequence[SkippedRange], counts: Sequence[int], known: Mapping[str, int], skipped: Skipped
+) -> None:
+    """Files that could not be opened are lost whole: with the entries that the specs know, or as many as the others."""
+    lost = [replace(one, stop=expected_entries(one.file, known, counts)) for one in failed]
+    skipped.open_failed(lost, sum(counts))
 
 
 def _listed(source: Source, worker_pool: WorkerPool) -> list[Source]:
