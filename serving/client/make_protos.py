@@ -5,6 +5,7 @@ Needs grpcio-tools (``pip install grpcio-tools``), which the client itself does 
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 PROTOS = Path(__file__).parent / "mlaas4hep_client" / "protos"
@@ -24,4 +25,4 @@ def compile_to(target: Path) -> None:
 
 
 if __name__ == "__main__":
-    compile_to(PROTOS / "messages.binpb")
+    compile_to(Path(sys.argv[1]) if len(sys.argv) > 1 else PROTOS / "messages.binpb")
