@@ -11,7 +11,7 @@ import pytest
 import mlaas4hep_tf
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = {"mlaas4hep_tf": ROOT / "mlaas4hep_tf"}
+PACKAGES = {"mlaas4hep_tf": ROOT / "mlaas4hep_tf", "mlaas4hep_client": ROOT / "serving" / "client" / "mlaas4hep_client"}
 
 
 def module_order(package):

@@ -5,7 +5,6 @@ Needs grpcio-tools (``pip install grpcio-tools``), which the client itself does 
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 PROTOS = Path(__file__).parent / "mlaas4hep_client" / "protos"
@@ -25,4 +24,4 @@ def compile_to(target: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(compile_to(PROTOS / "messages.binpb"))
+    compile_to(PROTOS / "messages.binpb")

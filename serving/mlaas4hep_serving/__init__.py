@@ -1,9 +1,9 @@
 """A server for SavedModels with the interfaces of TensorFlow Serving, REST and gRPC, that needs no Docker.
 
-Independent of the rest: it imports neither uproot nor mlaas4hep_tf.  A request's way, each module importing only from
-those above it:
+Independent of the rest: it imports neither uproot nor mlaas4hep_tf, but the client, `mlaas4hep_client`.  A request's
+way, each module importing only from those above it:
 
-    errors         Code (gRPC's numbers, `.http`) and ServingError(code, message): all that a client may be told
+    errors         Code and ServingError(code, message), those of the client: all that it may be told
     metrics        Registry: add (counter), observe (histogram), text (Prometheus), one view over all processes
     options        Options: every flag with its default; parse(argv)
     config_files   the text-proto files: ModelServerConfig, BatchingParameters, SSLConfig, MonitoringConfig
@@ -41,7 +41,7 @@ those above it:
     server         Server(options): everything wired, started, drained
     supervisor     --processes N
     cli            mlaas4hep-serve
-    client, predict    Client and mlaas4hep-predict; they import errors only
+    client, predict    Client and mlaas4hep-predict, which are mlaas4hep_client's
     conformance/   the models and the replay of the conformance cases
 
 Deadlines are `time.monotonic` floats or None.  Whatever fails on purpose is a `ServingError`; both front ends turn it

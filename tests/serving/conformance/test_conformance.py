@@ -132,7 +132,7 @@ def in_sentences(case):
 def test_sentences_become_the_structure_that_the_package_has():
     cases = read(CASES)
     told = list(map(in_sentences, cases))
-    assert sum(a != b for a, b in zip(cases, told, strict=True)) == 121  # so many have a sentence somewhere
+    assert sum(a != b for a, b in zip(cases, told, strict=True)) == 116  # 94 fixtures, 22 stories
     assert list(map(prose.structured, told)) == cases
     assert list(map(prose.structured, cases)) == cases
 
@@ -146,7 +146,7 @@ def test_files_of_sentences_run(tmp_path, environment):
 
 def test_the_page_names_every_action_check_and_model():
     page = PAGE.read_text()
-    lines = re.findall(r"^\| `(\w+)` \| (.*?) \|", page, re.MULTILINE)
+    lines = re.findall(r"^\| `(\w+)` \|(.*?)\|", page, re.MULTILINE)
     for table in (lifecycle.STEPS, lifecycle.CHECKS, batching.STEPS, batching.CHECKS):
         for name, method in table.items():
             _, *parameters = method.__code__.co_varnames[: method.__code__.co_argcount]
