@@ -8,6 +8,7 @@ TTH ?= benchmarks/data/tth
 
 install: $(VENV)/.installed
 
+# asks for root where Debian's python3-venv is missing, and nowhere else
 $(VENV)/.installed: setup.cfg pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV) || { \
 	  echo 'installing python3-venv, which Debian keeps in a package of its own'; \
