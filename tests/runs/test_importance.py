@@ -19,8 +19,11 @@ def test_the_branch_that_decides_is_the_most_important(tmp_path, mask):
     ds = RootDataset(path, specs, labels="label", mask=mask, batch_size=64)
     width, place = len(specs.vector_names), specs.vector_names.index("x")
     vector = keras.Input((width,), name="vector")
-    inputs = {"vector": vector, "mask": keras.Input((width,), name="mask", dtype="bool")} if mask else vector
-    model = keras.Model(inputs, models.TakeColumns([place])(vector))  # the score is x
+    inputs, score = vector, models.TakeColumns([place])(vector)  # the score is x
+    if mask:  # True for x in every event
+        inputs = {"vector": vector, "mask": keras.Input((width,), name="mask", dtype="bool")}
+        score = score * keras.ops.cast(models.TakeColumns([place])(inputs["mask"]), "float32")
+    model = keras.Model(inputs, score)
     first, *others = permutation_importance(model, ds)
     assert first.branch == "x"
     assert first.loss == pytest.approx(0.5, abs=0.1)  # from an AUC of 1 to that of a coin
