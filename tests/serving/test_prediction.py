@@ -178,6 +178,9 @@ class Reloading:
     def release(self, version):
         version.users -= 1
 
+    def configure(self, config):
+        raise AssertionError("no request configures")
+
     def knows(self, name):
         return True
 

@@ -79,7 +79,7 @@ def try_out() -> None:
                 _ask(channel.unary_unary("/TryOut/Ask", StringValue.SerializeToString, StringValue.FromString))
                 kept[0].send(StringValue(value="nobody waits any more"))
         finally:
-            server.stop(None).wait(_PATIENCE)
+            server.stop(0).wait(_PATIENCE)  # stop(None) would itself wait for calls that nobody answers
 
 
 def _answer(request: str, call: Call, kept: list[Call]) -> None:
