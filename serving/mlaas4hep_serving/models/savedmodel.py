@@ -42,8 +42,8 @@ class SessionOptions:
 class SavedModel:
     """One version of a model, loaded.
 
-    `run` goes through ``Session._make_callable_from_options`` where TensorFlow is a tested release and a
-    trial run succeeds: it takes a third of the time of ``Session.run`` and, as TF-Serving does, checks dtypes but not
+    `run` goes through ``Session._make_callable_from_options`` where TensorFlow is a tested release and
+    trying it succeeds: it takes a third of the time of ``Session.run`` and, as TF-Serving does, checks dtypes but not
     the static shapes of the graph.  It is private, so elsewhere the graph is loaded without static shapes and run by
     ``Session.run``.
     """

@@ -154,9 +154,13 @@ def answers_emptily(event, state, body, status=grpc_later._server._status):
 
 
 def forgets_the_status(event, state, body, status=grpc_later._server._status):
-    status(event, state, b"" if body is None else body)
+    state.code = None
+    status(event, state, body or b"")
 
 
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnhandledThreadExceptionWarning"
+)  # in the thread of the broken grpcio
 @pytest.mark.parametrize("status", [answers_nothing, answers_emptily, forgets_the_status, None])
 def test_a_grpcio_that_answers_otherwise_is_found_out_and_served_the_usual_way(
     half_plus_two, start_server, fresh, monkeypatch, caplog, status

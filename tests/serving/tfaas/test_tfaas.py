@@ -135,7 +135,7 @@ def asker(tmp_path_factory, dense):
 
 @pytest.fixture
 def untried(monkeypatch):
-    """Uploads without the trial in another process, which takes seconds and has its own tests."""
+    """Uploads without the sandbox, a process that takes seconds and has its own tests."""
     monkeypatch.setattr(sandbox, "run", lambda *_: None)
 
 
