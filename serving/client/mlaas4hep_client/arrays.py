@@ -36,7 +36,7 @@ def from_flat(values: Sequence[Any], shape: Sequence[int], dtype: str) -> Any:
         import numpy
     except ImportError:
         return nested(values, shape)
-    return numpy.array(values, dtype).reshape(shape)
+    return numpy.fromiter(values, dtype, len(values)).reshape(shape)
 
 
 def nested(values: Sequence[Any], shape: Sequence[int]) -> Any:

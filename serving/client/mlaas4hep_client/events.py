@@ -86,16 +86,18 @@ def column(given: Any, name: str) -> Column:
 
 def _filled(levels: Sequence[Sequence[Sequence[Any]]], shape: Sequence[int], leaves: Sequence[Any]) -> list[Any]:
     """The leaves of ragged lists, NaN in the gaps; from the innermost lists outwards, each becomes one flat block."""
-    blocks: Sequence[Sequence[Any]] = [[leaf] for leaf in leaves]
-    size = 1
-    for lists, longest in zip(reversed(levels), reversed(shape), strict=True):
-        ahead = iter(blocks)
+    *outer, innermost = levels
+    ahead = iter(leaves)
+    blocks = [[*islice(ahead, len(row)), *repeat(math.nan, shape[-1] - len(row))] for row in innermost]
+    size = shape[-1]
+    for lists, longest in zip(reversed(outer), reversed(shape[:-1]), strict=True):
+        rows = iter(blocks)
         blocks = [
-            [*chain.from_iterable(islice(ahead, len(row))), *repeat(math.nan, size * (longest - len(row)))]
+            [*chain.from_iterable(islice(rows, len(row))), *repeat(math.nan, size * (longest - len(row)))]
             for row in lists
         ]
         size *= longest
-    return list(blocks[0])
+    return blocks[0]
 
 
 def _simple(items: list[Any]) -> list[Any]:

@@ -166,7 +166,7 @@ def read(proto: Any, name: str) -> Any:
     values = _values(proto, kind)
     missing = math.prod(shape) - len(values)
     if missing > 0:  # TensorFlow's rule: the last value stands for all that follow
-        values += [values[-1] if values else _zero(kind)] * missing
+        values = [*values, *[values[-1] if values else _zero(kind)] * missing]
     return from_flat(values, shape, kind.name)
 
 
@@ -174,13 +174,13 @@ def _zero(kind: Kind) -> Any:
     return b"" if kind.name == "object" else 0
 
 
-def _values(proto: Any, kind: Kind) -> list[Any]:
+def _values(proto: Any, kind: Kind) -> Sequence[Any]:
     """The values that are there, from either of the forms in which TensorFlow writes them."""
     content, given = proto.tensor_content, getattr(proto, kind.field)
     if kind.field == "half_val" and not content:  # its numbers are the bits
         content = array("H", given).tobytes()
     if not content:
-        found = list(given)
+        found = given
     elif kind.code == "bf":
         found = array("f", array("I", [bits << 16 for bits in array("H", content)]).tobytes()).tolist()
     else:
