@@ -179,6 +179,7 @@ def _values(proto: Any, kind: Kind) -> Sequence[Any]:
     content, given = proto.tensor_content, getattr(proto, kind.field)
     if kind.field == "half_val" and not content:  # its numbers are the bits
         content = array("H", given).tobytes()
+    found: Sequence[Any]
     if not content:
         found = given
     elif kind.code == "bf":
