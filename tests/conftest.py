@@ -8,9 +8,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import pytest
+from hypothesis import settings
 
 from mlaas4hep_tf import Specs, scan
 from mlaas4hep_tf.errors import DataWarning
+
+settings.register_profile("project", deadline=None)  # how long an example takes depends on who else is at work
+settings.load_profile("project")
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "benchmarks" / "data" / "tth"
