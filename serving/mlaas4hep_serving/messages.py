@@ -9,19 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import message_factory
+from mlaas4hep_client.messages import own_pool
 
 DESCRIPTORS = Path(__file__).parent / "proto" / "descriptors.binpb"
 
 
-def _pool() -> descriptor_pool.DescriptorPool:
-    pool = descriptor_pool.DescriptorPool()
-    for file in descriptor_pb2.FileDescriptorSet.FromString(DESCRIPTORS.read_bytes()).file:
-        pool.Add(file)
-    return pool
-
-
-_POOL = _pool()
+_POOL = own_pool(DESCRIPTORS)
 
 
 def _message(name: str) -> Any:

@@ -14,14 +14,15 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 _FILES = Path(__file__).parent / "protos" / "messages.binpb"  # made from the .proto files beside it by `make protos`
 
 
-def _pool() -> descriptor_pool.DescriptorPool:
+def own_pool(descriptors: Path) -> descriptor_pool.DescriptorPool:
+    """A pool of its own with the files of a compiled descriptor set, which every release of protobuf reads."""
     pool = descriptor_pool.DescriptorPool()
-    for file in descriptor_pb2.FileDescriptorSet.FromString(_FILES.read_bytes()).file:
+    for file in descriptor_pb2.FileDescriptorSet.FromString(descriptors.read_bytes()).file:
         pool.Add(file)
     return pool
 
 
-_POOL = _pool()
+_POOL = own_pool(_FILES)
 
 
 def _message(name: str) -> Any:
