@@ -18,9 +18,11 @@ from reload import memory, under_load
 def served(environment, *flags):
     command = [sys.executable, "-m", "mlaas4hep_serving", "--port=0", "--rest_api_port=-1", *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+    assert process.stdout is not None
     try:
-        line = process.stdout.readline()
-        yield process, int(re.search(r"http://127\.0\.0\.1:(\d+)", line)[1])
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", process.stdout.readline())
+        assert found
+        yield process, int(found[1])
     finally:
         process.terminate()
         process.wait(60)
@@ -63,7 +65,7 @@ def test_processes_share_a_port_and_one_view_of_metrics(environment, half_plus_t
             connection.request("GET", "/metrics")
             text = connection.getresponse().read().decode()
             connection.close()
-            seen.add(re.search(r'request_count\{model_name="default",status="OK"\} (\d+)', text)[1])
+            seen.update(re.findall(r'request_count\{model_name="default",status="OK"\} (\d+)', text))
         assert seen == {"40"}
 
 
