@@ -53,8 +53,11 @@ class OpenTree:
         self._file.close()
 
 
-def inspect(source: Source, selection: Selection) -> RootFile:
+def inspect(source: Source, selection: Selection, also: tuple[str, ...] = ()) -> RootFile:
     """Open a file once: entries, schema, cluster entry offsets, uuid, and where the baskets of selected branches lie.
+
+    Args:
+        also: branches to describe although they are not selected.
 
     The log says which branches our decoder does not read, and why.
 
@@ -67,7 +70,7 @@ def inspect(source: Source, selection: Selection) -> RootFile:
     try:
         with blame(source.url, opened.name):
             survey = _survey_rntuple if opened.is_rntuple else _survey_ttree
-            infos, entry_offsets, index, by_uproot = survey(opened.tree, selection)
+            infos, entry_offsets, index, by_uproot = survey(opened.tree, selection, also)
     finally:
         opened.close()
     for name, why in by_uproot.items():
@@ -139,13 +142,13 @@ def _find_tree(file: Any, source: Source) -> str:
     return str(trees[0])
 
 
-def _survey_ttree(tree: Any, selection: Selection) -> _Survey:
+def _survey_ttree(tree: Any, selection: Selection, also: tuple[str, ...]) -> _Survey:
     """Schema, cluster entry offsets, baskets, and why uproot has to read a branch."""
     infos, entry_offsets, parts, by_uproot = [], [], [], {}
     for name, branch in tree.iteritems(recursive=True):
         if len(branch.branches):
             continue
-        if not selection.wants(name):
+        if name not in also and not selection.wants(name):
             infos.append(BranchInfo(name, "", "other", reason="not selected"))
             continue
         info, how = _describe(name, branch)
@@ -261,7 +264,7 @@ def _common_offsets(per_branch: Iterable[tuple[int, ...]], entries: int) -> tupl
     return tuple(sorted(common | {0, entries}))
 
 
-def _survey_rntuple(ntuple: Any, _: Selection) -> _Survey:
+def _survey_rntuple(ntuple: Any, *_: object) -> _Survey:
     infos = tuple(_rntuple_infos(ntuple))
     starts = {int(c.num_first_entry) for c in ntuple.cluster_summaries}
     entry_offsets = tuple(sorted(starts | {0, int(ntuple.num_entries)}))
