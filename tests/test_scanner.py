@@ -159,8 +159,8 @@ def test_labels_and_weights_are_described_and_are_no_features(tmp_path):
     assert Specs.load(tmp_path / "s.json") == specs
     with pytest.raises(BranchError, match=r"no branch matches 'truth.kin' \(did you mean 'truth.kind'"):
         scan(path, labels="truth.kin", progress=False)
-    with pytest.raises(BranchError, match="need one number per event: 'Obj_0' is jagged"):
-        scan(path, labels="Obj_0", progress=False)
+    with pytest.raises(BranchError, match="need one number per event: 'Jet_0' is jagged"):
+        scan(path, labels="Jet_0", progress=False)
 
 
 def test_damaged_specs_say_so(demo_specs, tmp_path):
