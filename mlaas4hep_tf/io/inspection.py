@@ -76,15 +76,15 @@ def inspect(source: Source, selection: Selection, also: tuple[str, ...] = ()) ->
     try:
         with blame(source.url, opened.name):
             survey = _survey_rntuple if opened.is_rntuple else _survey_ttree
-            infos, entry_offsets, index, by_uproot = survey(opened.tree, selection, also)
+            infos, entry_offsets, index, by_uproot, twins = survey(opened.tree, selection, also)
     finally:
         opened.close()
     for name, why in by_uproot.items():
         _log.info("branch %r of %s is read by uproot: %s", name, source.url, why)
-    return RootFile(source, opened.name, opened.uuid, opened.num_entries, entry_offsets, infos, index, stamp)
+    return RootFile(source, opened.name, opened.uuid, opened.num_entries, entry_offsets, infos, index, stamp, twins)
 
 
-_Survey = tuple[tuple[BranchInfo, ...], tuple[int, ...], FileIndex, dict[str, str]]
+_Survey = tuple[tuple[BranchInfo, ...], tuple[int, ...], FileIndex, dict[str, str], tuple[str, ...]]
 
 
 def file_stamp(source: Source) -> tuple[int, object]:
@@ -149,7 +149,7 @@ def _find_tree(file: Any, source: Source) -> str:
 
 
 def _survey_ttree(tree: Any, selection: Selection, also: tuple[str, ...]) -> _Survey:
-    """Schema, cluster entry offsets, baskets, and why uproot has to read a branch."""
+    """Schema, cluster entry offsets, baskets, why uproot has to read a branch, and names of several branches."""
     entries = int(tree.num_entries)
     infos, entry_offsets, by_uproot = [], [], {}
     parts: dict[str, BranchBaskets] = {}
@@ -173,7 +173,8 @@ def _survey_ttree(tree: Any, selection: Selection, also: tuple[str, ...]) -> _Su
         else:
             parts[name] = _baskets(how, branch, entry_offsets[-1], entries)
     parts |= _counters(leaves, {info.counter for info in infos if info.counter} - parts.keys(), entries)
-    return tuple(infos), _common_offsets(entry_offsets, entries), build_index(list(parts.values())), by_uproot
+    twins = tuple(name for name, n in Counter(name for name, _ in branches).items() if n > 1 and name in wanted)
+    return tuple(infos), _common_offsets(entry_offsets, entries), build_index(list(parts.values())), by_uproot, twins
 
 
 @dataclass(frozen=True)
@@ -352,7 +353,8 @@ def _survey_rntuple(ntuple: Any, *_: object) -> _Survey:
     infos = tuple(_rntuple_infos(ntuple))
     starts = {int(c.num_first_entry) for c in ntuple.cluster_summaries}
     entry_offsets = tuple(sorted(starts | {0, int(ntuple.num_entries)}))
-    return infos, entry_offsets, build_index([]), {i.name: "it is in an RNTuple" for i in infos if i.kind != "other"}
+    by_uproot = {info.name: "it is in an RNTuple" for info in infos if info.kind != "other"}
+    return infos, entry_offsets, build_index([]), by_uproot, ()
 
 
 def _rntuple_infos(ntuple: Any) -> Iterator[BranchInfo]:

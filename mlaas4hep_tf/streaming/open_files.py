@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from mlaas4hep_tf.errors import DataWarning, InputFileError, ReaderError, TreeError
+from mlaas4hep_tf.errors import DataWarning, InputFileError, ReaderError, TreeError, shorten
 from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import RootFile, Source
 from mlaas4hep_tf.io.workers import WorkerPool
@@ -53,6 +53,7 @@ def inspect_files(
         raise InputFileError(f"none of the {len(sources)} files can be opened: {failed[0]}")
     check_distinct(found)
     check_one_tree(found)
+    _tell_twins(found)
     return tuple(found)
 
 
@@ -98,6 +99,17 @@ def check_distinct(files: Sequence[RootFile]) -> None:
                 f"{file.where} seems to be a copy of {seen[content].url}: same uuid", DataWarning, stacklevel=3
             )
         seen[place, file.tree] = seen[content] = file
+
+
+def _tell_twins(files: Sequence[RootFile]) -> None:
+    names = {name: None for file in files for name in file.twins}
+    if names:
+        first = next(file for file in files if file.twins)
+        warnings.warn(
+            f"several branches have the same name, of which the first is read, as in ROOT: {shorten(map(repr, names))} "
+            f"in {first.where}",
+            DataWarning, stacklevel=4,
+        )  # fmt: skip
 
 
 def check_one_tree(files: Sequence[RootFile]) -> None:
