@@ -62,7 +62,7 @@ class RootFile:
         branches: every branch with its kind; those that were not selected are of kind ``other``.
         index: where the baskets of the selected branches lie.
         stamp: size, and modification time or first bytes, to notice that it was replaced (`inspection.file_stamp`).
-        twins: selected names that several branches of the tree have; each stands for the first of them, as in ROOT.
+        notes: what a user should be told of the file.
     """
 
     source: Source
@@ -73,7 +73,7 @@ class RootFile:
     branches: tuple[BranchInfo, ...]
     index: FileIndex = NO_INDEX
     stamp: tuple[int, object] = (0, None)
-    twins: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def url(self) -> str:

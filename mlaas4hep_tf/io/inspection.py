@@ -40,6 +40,7 @@ _INTS = (3, 6)  # fStreamerType: an int, and one that counts another member
 _GENERATE_OFFSET_MAP = 1  # of TIOFeatures
 _RNTUPLE_LISTS = ("std::vector<", "ROOT::VecOps::RVec<")
 _MAX_DESCRIBED = 10_000
+_NOT_CLOSED = "the job that wrote the file ended before it closed it: recover it with ROOT, which opens and mends it"
 
 
 class OpenTree:
@@ -52,6 +53,7 @@ class OpenTree:
             self.name = _find_tree(self._file, source)
             self.tree = self._file[self.name]
         self.uuid = str(self._file.file.uuid)
+        self.closed = _was_closed(self._file)
         self.num_entries = int(self.tree.num_entries)
         self.is_rntuple = not isinstance(self.tree, uproot.TTree)
 
@@ -76,12 +78,14 @@ def inspect(source: Source, selection: Selection, also: tuple[str, ...] = ()) ->
     try:
         with blame(source.url, opened.name):
             survey = _survey_rntuple if opened.is_rntuple else _survey_ttree
-            infos, entry_offsets, index, by_uproot, twins = survey(opened.tree, selection, also)
+            infos, entry_offsets, index, by_uproot, notes = survey(opened.tree, selection, also)
     finally:
         opened.close()
     for name, why in by_uproot.items():
         _log.info("branch %r of %s is read by uproot: %s", name, source.url, why)
-    return RootFile(source, opened.name, opened.uuid, opened.num_entries, entry_offsets, infos, index, stamp, twins)
+    if not opened.closed:
+        notes += (f"{_NOT_CLOSED}; what was saved last is read",)
+    return RootFile(source, opened.name, opened.uuid, opened.num_entries, entry_offsets, infos, index, stamp, notes)
 
 
 _Survey = tuple[tuple[BranchInfo, ...], tuple[int, ...], FileIndex, dict[str, str], tuple[str, ...]]
@@ -131,10 +135,17 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
+def _was_closed(file: Any) -> bool:
+    """Whether the list of free space is there, which ROOT writes at the very end."""
+    return int(file.file.fSeekFree) > int(file.file.fBEGIN)
+
+
 def _find_tree(file: Any, source: Source) -> str:
     wanted = ("TTree", "TNtuple", "TNtupleD", "ROOT::RNTuple")
     classes = file.classnames(recursive=True)
     trees = sorted({key.split(";")[0] for key, name in classes.items() if name in wanted})
+    if not trees and not _was_closed(file):
+        raise InputFileError(f"file {source.url} has no tree: {_NOT_CLOSED}, or leave the file out")
     if source.tree in trees:
         return str(source.tree)
     if source.tree is not None:
@@ -149,7 +160,7 @@ def _find_tree(file: Any, source: Source) -> str:
 
 
 def _survey_ttree(tree: Any, selection: Selection, also: tuple[str, ...]) -> _Survey:
-    """Schema, cluster entry offsets, baskets, why uproot has to read a branch, and names of several branches."""
+    """Schema, cluster entry offsets, baskets, why uproot has to read a branch, and what to tell of them."""
     entries = int(tree.num_entries)
     infos, entry_offsets, by_uproot = [], [], {}
     parts: dict[str, BranchBaskets] = {}
@@ -164,6 +175,9 @@ def _survey_ttree(tree: Any, selection: Selection, also: tuple[str, ...]) -> _Su
             infos.append(BranchInfo(name, "", "other", reason="not selected"))
             continue
         info, how = _describe(name, branch, _counter(branch, leaves))
+        if info.kind != "other" and branch.num_entries != entries:
+            why = f"filled {branch.num_entries} times in a tree of {entries} entries"
+            info = BranchInfo(name, info.typename, "other", reason=why)
         infos.append(info)
         if info.kind == "other":
             continue
@@ -173,8 +187,9 @@ def _survey_ttree(tree: Any, selection: Selection, also: tuple[str, ...]) -> _Su
         else:
             parts[name] = _baskets(how, branch, entry_offsets[-1], entries)
     parts |= _counters(leaves, {info.counter for info in infos if info.counter} - parts.keys(), entries)
-    twins = tuple(name for name, n in Counter(name for name, _ in branches).items() if n > 1 and name in wanted)
-    return tuple(infos), _common_offsets(entry_offsets, entries), build_index(list(parts.values())), by_uproot, twins
+    twice = [name for name, n in Counter(name for name, _ in branches).items() if n > 1 and name in wanted]
+    notes = tuple(f"several branches are named {name!r}, of which the first is read, as in ROOT" for name in twice)
+    return tuple(infos), _common_offsets(entry_offsets, entries), build_index(list(parts.values())), by_uproot, notes
 
 
 @dataclass(frozen=True)
@@ -224,7 +239,7 @@ def _counters(leaves: _Leaves, paths: Collection[str], entries: int) -> dict[str
     found = {}
     for path, branch in leaves.values():
         dtype = _counter_dtype(branch) if path in paths else ""
-        if dtype:
+        if dtype and branch.num_entries == entries:
             how = BranchIndex(path, dtype, jagged=False)
             found[path] = _baskets(how, branch, tuple(branch.entry_offsets), entries)
     return found

@@ -55,7 +55,7 @@ def inspect_files(
         raise InputFileError(f"none of the {len(sources)} files can be opened: {failed[0]}")
     check_distinct(found)
     check_one_tree(found)
-    _tell_twins(found)
+    _tell_notes(found)
     return tuple(found)
 
 
@@ -113,15 +113,10 @@ def _tell_idle_replicas(sources: Sequence[Source], policy: ReadPolicy) -> None:
         )  # fmt: skip
 
 
-def _tell_twins(files: Sequence[RootFile]) -> None:
-    names = {name: None for file in files for name in file.twins}
-    if names:
-        first = next(file for file in files if file.twins)
-        warnings.warn(
-            f"several branches have the same name, of which the first is read, as in ROOT: {shorten(map(repr, names))} "
-            f"in {first.where}",
-            DataWarning, stacklevel=4,
-        )  # fmt: skip
+def _tell_notes(files: Sequence[RootFile]) -> None:
+    for note in dict.fromkeys(note for file in files for note in file.notes):
+        where = [file.url for file in files if note in file.notes]
+        warnings.warn(f"{note}: file {shorten(where, 3)}", DataWarning, stacklevel=4)
 
 
 def check_one_tree(files: Sequence[RootFile]) -> None:

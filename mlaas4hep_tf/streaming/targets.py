@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mlaas4hep_tf.errors import BranchError, LabelError, near_misses, shorten
-from mlaas4hep_tf.io.branches import BranchInfo
+from mlaas4hep_tf.io.branches import BranchInfo, describe
 from mlaas4hep_tf.io.files import RootFile, meant_files, names_of
 from mlaas4hep_tf.streaming.skipped import SkippedRange
 
@@ -111,5 +111,5 @@ def flat_branch(what: str, name: str, files: Sequence[RootFile]) -> BranchInfo:
             close = near_misses(name, [b.name for b in file.branches])
             raise BranchError(f"no branch {name!r}{close} for the {what} in {file.where}")
         if info.kind != "flat":
-            raise BranchError(f"{what} need one number per event: {name!r} is {info.kind} in {file.where}")
+            raise BranchError(f"{what} need one number per event: {name!r} is {describe(info)} in {file.where}")
     return next(b for b in files[0].branches if b.name == name)

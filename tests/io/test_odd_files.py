@@ -80,3 +80,24 @@ def test_lists_without_entry_offsets_have_those_of_their_counter(names):
         assert columns.counts["n"].tolist() == [i % 7 for i in range(start, stop)]
         for name in set(names) - {"n"}:
             assert values(columns, name) == [expected[name](i, k) for i in range(start, stop) for k in range(i % 7)]
+
+
+def test_a_branch_with_another_number_of_entries_than_its_tree_is_left_out_alone():
+    with pytest.warns(DataWarning) as caught:
+        specs = scan(ODD / "unequal.root", progress=False)
+    assert [(b.name, b.values) for b in specs.branches] == [("x", 100)]
+    said = [str(w.message) for w in caught]
+    for name, times in (("y", 50), ("z", 0), ("w", 120)):
+        assert f"branch {name!r} is left out: filled {times} times in a tree of 100 entries (float)" in said
+    with pytest.raises(BranchError, match=r"'y' cannot become numbers: it is filled 50 times in a tree of 100 entries"):
+        scan(ODD / "unequal.root", branches=["x", "y"], progress=False)
+
+
+def test_what_a_job_saved_before_it_was_killed_is_read():
+    with pytest.warns(
+        DataWarning, match=r"ended before it closed it: recover it with ROOT.*: file .*killed_saved.root"
+    ):
+        specs = scan(ODD / "killed_saved.root", progress=False)
+    assert (specs.entries, specs.branches[0].max) == (180, 179)
+    with pytest.raises(InputFileError, match=r"killed_unsaved.root has no tree: .* ended before it closed it"):
+        scan(ODD / "killed_unsaved.root", progress=False)

@@ -7,7 +7,7 @@ import os
 from array import array
 from collections.abc import Callable
 
-import ROOT
+import ROOT  # type: ignore[import-not-found]  # of another environment
 
 n, x, y, z = array("i", [0]), array("f", [0]), array("f", [0]), array("f", [0])
 shorts, doubles = array("h", [0] * 10), array("d", [0] * 4)
