@@ -200,7 +200,7 @@ class Specs:
             raise SpecsError(
                 f"these specs do not say how multiplicities are distributed ({shorten(unknown)}); scan again"
             )
-        return replace(self, branches=tuple(replace(b, length=_quantile(b, quantile)) for b in self.branches))
+        return replace(self, branches=tuple(replace(b, length=at_quantile(b, quantile)) for b in self.branches))
 
     def unbound(self) -> Specs:
         """The same specs for any files of the same schema: new data to predict, or more of the same simulation."""
@@ -287,7 +287,8 @@ def _counter(branch: BranchSpec) -> tuple[str | None, int]:
     return shared, branch.largest if branch.kind == "array" else 0
 
 
-def _quantile(branch: BranchSpec, quantile: float) -> int:
+def at_quantile(branch: BranchSpec, quantile: float) -> int:
+    """The smallest length that holds the multiplicity of at least this fraction of the events."""
     if branch.kind != "jagged":
         return branch.length
     needed = quantile * sum(branch.multiplicities)

@@ -22,7 +22,7 @@ import uproot
 from mlaas4hep_tf.errors import InputFileError, MlaasError, TreeError, near_misses, shorten
 from mlaas4hep_tf.io.basket_index import BranchBaskets, BranchIndex, FileIndex, build_index
 from mlaas4hep_tf.io.baskets import plain_basket
-from mlaas4hep_tf.io.branches import BranchInfo, Kind, Selection
+from mlaas4hep_tf.io.branches import BranchInfo, Kind, Selection, meant
 from mlaas4hep_tf.io.files import RootFile, Source
 from mlaas4hep_tf.io.policy import conditions
 from mlaas4hep_tf.io.remote import RemoteSource, identity, place
@@ -46,10 +46,11 @@ _NOT_CLOSED = "the job that wrote the file ended before it closed it: recover it
 class OpenTree:
     """A tree opened by uproot."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, **options: Any) -> None:
         with blame(source.url):
-            handler = {"handler": RemoteSource} if source.remote else {}
-            self._file = uproot.open(source.location, object_cache=None, array_cache=None, **handler)
+            handler = RemoteSource if source.remote else uproot.MultithreadedFileSource
+            options = {"object_cache": None, "array_cache": None, "handler": handler, **options}
+            self._file = uproot.open({source.location: None}, **options)  # no part of its name is a tree's
             self.name = _find_tree(self._file, source)
             self.tree = self._file[self.name]
         self.uuid = str(self._file.file.uuid)
@@ -83,12 +84,26 @@ def inspect(source: Source, selection: Selection, also: tuple[str, ...] = ()) ->
         opened.close()
     for name, why in by_uproot.items():
         _log.info("branch %r of %s is read by uproot: %s", name, source.url, why)
+    missing = [p for p in (*selection.branches, *selection.exclude, *also) if not meant(p, {i.name for i in infos})]
     if not opened.closed:
         notes += (f"{_NOT_CLOSED}; what was saved last is read",)
-    return RootFile(source, opened.name, opened.uuid, opened.num_entries, entry_offsets, infos, index, stamp, notes)
+    return RootFile(
+        source, opened.name, opened.uuid, opened.num_entries, entry_offsets, infos, index, stamp, notes,
+        _friends(source) if missing else (),
+    )  # fmt: skip
 
 
 _Survey = tuple[tuple[BranchInfo, ...], tuple[int, ...], FileIndex, dict[str, str], tuple[str, ...]]
+
+
+def _friends(source: Source) -> tuple[str, ...]:
+    """The friends of a tree, which uproot reads only with all that describes it."""
+    opened = OpenTree(source, minimal_ttree_metadata=False)
+    try:
+        friends = opened.tree.member("fFriends", none_if_missing=True) or ()
+        return tuple(f"tree {friend.member('fTreeName')} in file {friend.member('fTitle')}" for friend in friends)
+    finally:
+        opened.close()
 
 
 def file_stamp(source: Source) -> tuple[int, object]:
