@@ -45,6 +45,7 @@ class Multiplicities:
     def __init__(self, source: str, counts: Array) -> None:
         self.source, self.counts = source, counts
         self._starts = np.concatenate([[0], np.cumsum(counts)])
+        self._positions: dict[tuple[int, int, int], Array] = {}
         self._stored: dict[tuple[int, int, int, int], bytes] = {}
 
     def fits(self, at: int, stored: bytes, size: int, itemsize: int, keylen: int) -> bool:
@@ -52,11 +53,14 @@ class Multiplicities:
 
         Offsets count from the start of the basket's key; many baskets of a group have the same ones.
         """
-        starts = self._starts[at : at + len(stored) // 4 + 1]
-        key = (at, len(stored), itemsize, keylen)
-        if key not in self._stored:
-            self._stored[key] = ((starts[:-1] - starts[0]) * itemsize + keylen).astype(">i4").tobytes()
-        return bool(stored == self._stored[key] and (starts[-1] - starts[0]) * itemsize == size)
+        entries, key = len(stored) // 4, (at, len(stored), itemsize)
+        if key not in self._positions:
+            starts = self._starts[at : at + entries + 1]
+            self._positions[key] = ((starts - starts[0]) * itemsize).astype(np.int32)
+        positions = self._positions[key]
+        if (*key, keylen) not in self._stored:
+            self._stored[*key, keylen] = (positions[:-1] + np.int32(keylen)).byteswap().tobytes()
+        return bool(positions[-1] == size) and stored == self._stored[*key, keylen]
 
     def hold(self, at: int, counts: Array) -> None:
         """Raise ValueError unless the entries from `at` on have these counts."""
