@@ -1,8 +1,8 @@
 """Works expressions out over the events of a block; what an array is, NumPy's or TensorFlow's, the operations know.
 
-Branches of floats count as float32, steps are float64, and what comes out is rounded to float32 once.  What
-jumps, a comparison or a remainder, sees float32 on both sides.  Integers are int64 and wrap around.  What is below the smallest normal float32 is zero,
-because TensorFlow has no denormals.
+Branches of floats count as float32, steps are float64, and what comes out is rounded to float32 once.  What jumps, a
+comparison or a remainder, sees float32 on both sides.  Integers are int64 and wrap around.  What is below the smallest
+normal float32 is zero, because TensorFlow has no denormals.
 """
 
 from __future__ import annotations
