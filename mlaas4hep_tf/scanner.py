@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -15,7 +15,7 @@ from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.progress import progress_bar
-from mlaas4hep_tf.specs import BranchSpec, FileSpec, Specs, TargetSpec
+from mlaas4hep_tf.specs import BranchSpec, FileSpec, Specs, TargetSpec, at_quantile
 from mlaas4hep_tf.statistics import NO_TARGET, NOTHING, BranchStats, TargetStats, statistics, target_statistics
 from mlaas4hep_tf.streaming.open_files import inspect_files
 from mlaas4hep_tf.streaming.plan import EntryRange, blocks
@@ -23,6 +23,7 @@ from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange, account
 from mlaas4hep_tf.streaming.targets import PerFile, flat_branch
 
 SCAN_ENTRIES = 32_768  # read at a time by one process: larger reads do not pay (only memory grows)
+WIDE_COLUMNS, WIDE_FACTOR = 1000, 10  # of a group that few events make so wide, against what the others need
 FLOAT32_INTEGERS = 2**24  # beyond it float32 does not hold every integer
 
 
@@ -34,7 +35,9 @@ def scan_range(
 
     keep_freed_memory()
     file, entries = task
-    columns = read(file, entries.start, entries.stop, [info.name for info in (*infos, *targets)])
+    names = dict.fromkeys(info.name for info in (*infos, *targets))
+    counters = {info.counter: None for info in infos if info.counter}
+    columns = read(file, entries.start, entries.stop, list(names), counters=counters)
     per_group = {group: np.bincount(counts).astype(np.int64) for group, counts in columns.counts.items()}
     nothing = np.zeros(0, np.int64)
     features = [
@@ -123,7 +126,7 @@ def _read_all(
         for b in blocks(number, f.num_entries, f.entry_offsets, SCAN_ENTRIES)
     ]
     totals, target_totals = [NOTHING] * len(infos), [NO_TARGET] * len(targets)
-    names = [info.name for info in (*infos, *targets)]
+    names = [info.name for info in (*infos, *targets)] + [info.counter for info in infos if info.counter]
     entries = sum(len(b) for _, b in tasks)
     with progress_bar("scan", entries, "events", progress) as advance:
         parts = ((file.part(names, b.start, b.stop), b) for file, b in tasks)
@@ -163,7 +166,27 @@ def remarks(specs: Specs) -> list[str]:
     ):
         if names:
             found.append(f"branch{'es' * (len(names) > 1)} {what}: {shorten(names)}")
-    return found
+    return found + [*_too_wide(specs), *_unknown_identifiers(specs)]
+
+
+def _too_wide(specs: Specs) -> Iterator[str]:
+    """Groups that a few events make far wider than the others need, with the quantile that would do."""
+    for group, members in specs.groups.items():
+        for quantile in (0.999, 0.99):
+            enough = at_quantile(members[0], quantile)
+            if members[0].length * len(members) >= WIDE_COLUMNS and members[0].length >= WIDE_FACTOR * max(enough, 1):
+                yield (
+                    f"the largest event has {members[0].length} objects of {group!r}, which makes the vector as wide; "
+                    f"{enough} hold {quantile:.1%} of the events: cut it by specs.with_lengths(quantile={quantile}) "
+                    f"(--quantile {quantile})"
+                )
+                break
+
+
+def _unknown_identifiers(specs: Specs) -> Iterator[str]:
+    unknown = [name for name in specs.selection.identifiers if name not in specs.identifiers]
+    if unknown and specs.selection.identifiers != IDENTIFIERS:
+        yield f"no branch is called {shorten(map(repr, unknown))}, which should identify events"
 
 
 def _rounds(branch: BranchSpec) -> bool:

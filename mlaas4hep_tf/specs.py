@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -136,6 +138,10 @@ class Specs:
     def __post_init__(self) -> None:
         if not self.branches:
             raise SpecsError("specs need at least one branch")
+        met = next((name for name, times in Counter(self.vector_names).items() if times > 1), None)
+        if met is not None:
+            owners = [repr(branch) for branch, own in self.columns.items() if met in own]
+            raise SpecsError(f"column {met!r} of the vector would be of branches {' and '.join(owners)}; exclude one")
 
     @property
     def entries(self) -> int:
@@ -159,9 +165,18 @@ class Specs:
         return found
 
     @property
+    def columns(self) -> dict[str, tuple[str, ...]]:
+        """Branch -> names of its columns, `<branch>_<i>` for lists, `<branch>[<i>]` where a flat one has that name."""
+        flat = {b.name for b in self.flat}
+        return {
+            b.name: tuple(f"{b.name}[{i}]" for i in range(b.length)) if flat & {*b.columns} - {b.name} else b.columns
+            for b in self.branches
+        }
+
+    @property
     def vector_names(self) -> tuple[str, ...]:
-        """Columns of the vector (paper, figure 3): sorted flat branches, then sorted jagged ones as `<branch>_<i>`."""
-        return tuple(column for branch in self.branches for column in branch.columns)
+        """Columns of the vector (paper, figure 3): sorted flat branches, then sorted jagged ones."""
+        return tuple(itertools.chain(*self.columns.values()))
 
     @property
     def fingerprint(self) -> str:
@@ -186,7 +201,7 @@ class Specs:
             raise SpecsError(
                 f"these specs do not say how multiplicities are distributed ({shorten(unknown)}); scan again"
             )
-        return replace(self, branches=tuple(replace(b, length=_quantile(b, quantile)) for b in self.branches))
+        return replace(self, branches=tuple(replace(b, length=at_quantile(b, quantile)) for b in self.branches))
 
     def unbound(self) -> Specs:
         """The same specs for any files of the same schema: new data to predict, or more of the same simulation."""
@@ -273,7 +288,8 @@ def _counter(branch: BranchSpec) -> tuple[str | None, int]:
     return shared, branch.largest if branch.kind == "array" else 0
 
 
-def _quantile(branch: BranchSpec, quantile: float) -> int:
+def at_quantile(branch: BranchSpec, quantile: float) -> int:
+    """The smallest length that holds the multiplicity of at least this fraction of the events."""
     if branch.kind != "jagged":
         return branch.length
     needed = quantile * sum(branch.multiplicities)

@@ -128,6 +128,21 @@ def test_lengths_at_a_quantile(tmp_path):
         specs.with_lengths(quantile=1.5)
 
 
+def test_a_group_that_few_events_make_wide_is_told_with_the_quantile_that_would_do(tmp_path):
+    counts = [5] * 4000 + [3000]
+    path = write_tree(tmp_path / "t.root", {"Hit": ak.zip({"e": ak.unflatten(np.arange(23000, dtype="f4"), counts)})})
+    says = r"3000 objects of 'nHit', .*; 5 hold 99.9% of the events: .*with_lengths\(quantile=0.999\)"
+    with pytest.warns(DataWarning, match=says):
+        specs = scan(path, progress=False)
+    assert specs.with_lengths(quantile=0.999).vector_names == ("nHit", *(f"Hit_e_{i}" for i in range(5)))
+
+
+def test_identifiers_that_are_not_there_are_told(tmp_path):
+    path = write_tree(tmp_path / "t.root", {"x": np.arange(3, dtype="f4"), "evt": np.arange(3)})
+    with pytest.warns(DataWarning, match="no branch is called 'evnt', which should identify events"):
+        assert scan(path, identifiers=["evt", "evnt"], progress=False).identifiers == ("evt",)
+
+
 def test_save_and_load(demo_specs, tmp_path):
     demo_specs.save(tmp_path / "deep" / "specs.json")
     assert Specs.load(tmp_path / "deep" / "specs.json") == demo_specs
