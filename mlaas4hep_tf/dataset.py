@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +14,7 @@ from typing import Any, Literal, get_args
 
 import tensorflow as tf
 
-from mlaas4hep_tf.errors import LabelError, PlanError
+from mlaas4hep_tf.errors import LabelError, PlanError, ReaderError
 from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
@@ -28,6 +30,38 @@ from mlaas4hep_tf.streaming.targets import PerFile, Target, label_of, resolve_ta
 from mlaas4hep_tf.transforms.image import EtaPhiImage
 from mlaas4hep_tf.transforms.normalize import Normalize
 from mlaas4hep_tf.transforms.vector import Preprocessor
+
+_threads_lost = threading.Event()  # in a process that was forked from one in which TensorFlow was in use
+
+
+def _tensorflow_in_use() -> bool:
+    """Whether TensorFlow has started its threads here: after that it refuses to change how many they are."""
+    threads = tf.config.threading.get_inter_op_parallelism_threads()
+    try:
+        tf.config.threading.set_inter_op_parallelism_threads(threads + 1)
+    except RuntimeError:
+        return True
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    return False
+
+
+def _note_fork() -> None:
+    if _tensorflow_in_use():
+        _threads_lost.set()
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
+
+def _check_process() -> None:
+    """Raise ReaderError in a process in which TensorFlow would wait for ever."""
+    if _threads_lost.is_set():
+        raise ReaderError(
+            "TensorFlow waits for ever in a process that was forked after it was used: start the process with "
+            "multiprocessing's 'spawn' or 'forkserver' (DataLoader: multiprocessing_context='spawn') and make the "
+            "RootDataset in it"
+        )
+
 
 Mixing = Literal["proportional", "equal"] | Mapping[str, float] | Sequence[float]
 
@@ -184,6 +218,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         Raises:
             MlaasError: see `errors`; everything that can be known before the first event.
         """
+        _check_process()
         _check_form(layout, mask, image)
         given = _Targets(labels, weights)
         given.check(specs)
@@ -266,6 +301,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         return failures
 
     def __iter__(self) -> Any:
+        _check_process()
         iterator = super().__iter__()
         kind: Any = type(iterator)
         iterator.__class__ = _with_original_errors(kind)  # still TensorFlow's own, as Keras and tf.function need

@@ -20,6 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing import current_process
 from multiprocessing.util import Finalize
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -262,6 +263,7 @@ class _Reader:
 
     def _start(self) -> ProcessPoolExecutor:
         """A process that answers; one that dies before that is replaced and not counted as a death over work."""
+        _allow_children()
         end = time.monotonic() + START_S
         while True:
             process = self._process = ProcessPoolExecutor(
@@ -283,19 +285,37 @@ class _Reader:
             process.shutdown(kill_workers=True)
 
 
+def _allow_children() -> None:
+    """Let a daemon of multiprocessing (a worker of its Pool, of PyTorch's DataLoader) have reader processes.
+
+    They are forbidden there as they might outlive it, which `end_with_parent` rules out.
+    """
+    if current_process().daemon:
+        current_process().daemon = False
+
+
 class _Dispatchers:
-    """The dispatchers of this interpreter, one for each number of workers, executor and time limit of a request."""
+    """The dispatchers of this process, one for each number of workers, executor and time limit of a request."""
 
     def __init__(self) -> None:
+        self._inherited: list[dict[tuple[object, ...], _Dispatcher]] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """Have none yet, as in a forked child, which gets its parent's dispatchers but not their threads.
+
+        The parent's are kept, since to drop them would be to talk to its reader processes.
+        """
         self._lock = threading.Lock()
         self._dispatchers: dict[tuple[object, ...], _Dispatcher] = {}
-        # runs at exit, in processes of multiprocessing too, before they wait for their children
-        Finalize(self, self.close, exitpriority=100)
+        self._inherited.append(self._dispatchers)
 
     def get(self, worker_pool: WorkerPool) -> _Dispatcher:
         # a process keeps the time limit with which it used XRootD first
         key = (worker_pool.workers, worker_pool.read.executor, worker_pool.read.policy.request_timeout_s)
         with self._lock:
+            if not self._dispatchers:  # here, since multiprocessing forgets what a parent has registered
+                Finalize(self, self.close, exitpriority=100)  # before a process waits for its children
             if key not in self._dispatchers:
                 self._dispatchers[key] = _Dispatcher(worker_pool.workers, worker_pool.read.executor)
             return self._dispatchers[key]
@@ -335,3 +355,4 @@ def end_with_parent(parent: int) -> None:
 
 
 _dispatchers = _Dispatchers()
+os.register_at_fork(after_in_child=_dispatchers.begin)
