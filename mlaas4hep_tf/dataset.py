@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import Any, Literal, get_args
 
 import tensorflow as tf
 
-from mlaas4hep_tf.errors import LabelError, PlanError, ReaderError
+from mlaas4hep_tf.errors import DataWarning, LabelError, PlanError, ReaderError
 from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
@@ -307,6 +308,20 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         iterator.__class__ = _with_original_errors(kind)  # still TensorFlow's own, as Keras and tf.function need
         iterator.root_dataset = self
         return iterator
+
+    def skip(self, count: Any, name: str | None = None) -> tf.data.Dataset:
+        """All but the first `count` batches of each iteration, as in tf.data: of another order in each.
+
+        Warns:
+            DataWarning: the dataset is shuffled, so that what it skips is not what `take` takes.
+        """
+        if self._settings.shuffle:
+            warnings.warn(
+                "take and skip of a shuffled dataset overlap, since each iteration has an order of its own, so events "
+                "of the training come into the validation: ds.split(0.8, 0.2) gives parts that are disjoint",
+                DataWarning, stacklevel=2,
+            )  # fmt: skip
+        return super().skip(count, name)
 
     def _part(self, parts: Sequence[Sequence[EntryRange]], **changes: Any) -> RootDataset:
         part = RootDataset.__new__(RootDataset)
