@@ -382,7 +382,7 @@ def test_a_file_replaced_after_opening(tmp_path):
     (path,) = write_files(tmp_path, [30])
     ds = plain(path, quiet(path))
     write_tree(path, make_events(40, seed=3))
-    with pytest.raises(InputFileError, match="was replaced since it was first opened"):
+    with pytest.raises(InputFileError, match="was replaced, or written to, since it was first opened"):
         list(ds)
 
 

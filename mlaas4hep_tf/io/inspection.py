@@ -7,7 +7,6 @@ It runs in reader processes, which never import TensorFlow: XRootD and TensorFlo
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -21,9 +20,10 @@ from mlaas4hep_tf.errors import InputFileError, MlaasError, TreeError, near_miss
 from mlaas4hep_tf.io.basket_index import BranchBaskets, BranchIndex, FileIndex, build_index
 from mlaas4hep_tf.io.baskets import plain_basket
 from mlaas4hep_tf.io.branches import BranchInfo, Kind, Selection
-from mlaas4hep_tf.io.files import RootFile, Source
+from mlaas4hep_tf.io.files import RootFile, Source, file_status
 from mlaas4hep_tf.io.policy import conditions
-from mlaas4hep_tf.io.remote import RemoteSource, identity, place
+from mlaas4hep_tf.io.remote import identity, place
+from mlaas4hep_tf.io.sources import LocalSource, RemoteSource
 
 _FINAL = re.compile("no such file|not found|permission denied|not authorized", re.IGNORECASE)  # no use to try again
 _log = logging.getLogger(__name__)
@@ -41,8 +41,9 @@ class OpenTree:
 
     def __init__(self, source: Source) -> None:
         with blame(source.url):
-            handler = {"handler": RemoteSource} if source.remote else {}
-            self._file = uproot.open(source.location, object_cache=None, array_cache=None, **handler)
+            handler = RemoteSource if source.remote else LocalSource
+            # as a dict, since uproot would take what is behind a colon of a name for the tree
+            self._file = uproot.open({source.location: None}, object_cache=None, array_cache=None, handler=handler)
             self.name = _find_tree(self._file, source)
             self.tree = self._file[self.name]
         self.uuid = str(self._file.file.uuid)
@@ -84,7 +85,7 @@ def file_stamp(source: Source) -> tuple[int, object]:
         if source.remote:
             there = identity(source.url)
             return there.size, there.header
-        status = os.stat(source.location)
+        status = file_status(source.location)
         return status.st_size, status.st_mtime_ns
 
 

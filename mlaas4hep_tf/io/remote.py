@@ -6,9 +6,8 @@ It runs in reader processes.  Deadlines, replicas, credentials and the cache com
 from __future__ import annotations
 
 import os
-import queue
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +16,6 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import fsspec
-import uproot
 
 from mlaas4hep_tf.io.cache import Cache
 from mlaas4hep_tf.io.policy import conditions
@@ -206,40 +204,3 @@ def _assemble(blocks: dict[int, bytes], seek: int, size: int) -> bytes:
     if len(part) != size:
         raise OSError(f"{len(part)} bytes instead of {size} are at position {seek}: the file is cut short")
     return part
-
-
-class RemoteSource(uproot.source.chunk.Source):  # type: ignore[misc]  # uproot has no type information
-    """A remote file for uproot, read by `read_ranges`."""
-
-    def __init__(self, file_path: str, **_: Any) -> None:
-        super().__init__()
-        self._file_path = file_path
-        self._num_bytes = identity(file_path).size
-        self._closed = False
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
-
-    def __enter__(self) -> RemoteSource:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closed = True
-
-    def chunk(self, start: int, stop: int) -> Any:
-        return self._chunks([(start, stop)])[0]
-
-    def chunks(self, ranges: Iterable[tuple[int, int]], notifications: queue.Queue[Any]) -> list[Any]:
-        chunks = self._chunks(list(ranges))
-        for chunk in chunks:
-            notifications.put(chunk)
-        return chunks
-
-    def _chunks(self, ranges: Sequence[tuple[int, int]]) -> list[Any]:
-        ends = [min(stop, self._num_bytes) for _, stop in ranges]
-        spans = [(start, end - start) for (start, _), end in zip(ranges, ends, strict=True)]
-        return [
-            uproot.source.chunk.Chunk.wrap(self, raw, start)
-            for (start, _), raw in zip(spans, read_ranges(self._file_path, spans), strict=True)
-        ]
