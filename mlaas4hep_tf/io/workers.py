@@ -40,6 +40,10 @@ MAX_DEATHS = 12  # of reader processes over one piece of work
 MAX_OPEN_FILES = 64  # of all reader processes together
 START_S = 60.0  # for a reader process to start; not part of the time for its work
 IDLE_S = 120.0  # after which a reader process without work ends
+_NEEDS = (
+    "it needs semaphores, which lie in /dev/shm, so that must be writable and not full, "
+    "descriptors (ulimit -n) and processes (ulimit -u)"
+)
 _ELSEWHERE = 64  # pieces of work under way at most in the user's executor
 _log = logging.getLogger(__name__)
 
@@ -266,10 +270,10 @@ class _Reader:
         _allow_children()
         end = time.monotonic() + START_S
         while True:
-            process = self._process = ProcessPoolExecutor(
-                1, timeout=IDLE_S, initializer=start_reader, initargs=(os.getpid(), self._files)
-            )
             try:
+                process = self._process = ProcessPoolExecutor(
+                    1, timeout=IDLE_S, initializer=start_reader, initargs=(os.getpid(), self._files)
+                )
                 process.submit(os.getpid).result(max(0.0, end - time.monotonic()))
                 return process
             except (TimeoutError, RuntimeError) as error:
@@ -278,6 +282,9 @@ class _Reader:
                 self.kill()
                 if time.monotonic() > end or self._closing.is_set():
                     raise ReaderError(f"no reader process came up in {START_S:g} s; see the output above") from error
+            except OSError as error:
+                self.kill()
+                raise ReaderError(f"no reader process can be started: {error}; {_NEEDS}") from error
 
     def kill(self) -> None:
         process, self._process = self._process, None
