@@ -25,6 +25,7 @@ Range = tuple[int, int]  # seek, size
 BLOCK = 1 << 18  # bytes of a block of the cache
 TRUST_S = 10.0  # seconds until it is asked again whether a file is still the same
 _HEADER = 100  # bytes at the start of a ROOT file, its uuid among them
+_LARGE = 1_000_000  # is added to the version in the header where positions have 8 bytes
 _AT_A_TIME = 16  # requests under way to a server that takes one range per request
 
 
@@ -41,6 +42,12 @@ class Identity:
     size: int
     version: str
     header: bytes
+
+    @property
+    def name(self) -> str:
+        """The same for all copies of a file and no other; empty where it has no uuid, as reproducible ones."""
+        start = 59 if int.from_bytes(self.header[4:8]) >= _LARGE else 47  # positions of 8 or 4 bytes lie before it
+        return f"{self.size} {self.header.hex()}" if any(self.header[start : start + 16]) else ""
 
 
 _filesystems: dict[tuple[str, ...], Any] = {}
@@ -177,16 +184,16 @@ def _request(address: str, ranges: Sequence[Range]) -> list[bytes]:
 def _through_cache(cache: Cache, url: str, ranges: Sequence[Range]) -> list[bytes]:
     """As `read_ranges`: in whole blocks, from the cache or else from the server."""
     file = identity(url)
-    stem = f"{url}\n{file.size}\n{file.version}\n{file.header.hex()}\n"
+    stem = file.name or f"{url} {file.size} {file.version} {file.header.hex()}"
     wanted = sorted({n for seek, size in ranges for n in range(seek // BLOCK, -(-(seek + size) // BLOCK))})
-    blocks = {n: block for n in wanted if (block := cache.get(f"{stem}{n}")) is not None}
+    blocks = {n: block for n in wanted if (block := cache.get(f"{stem} {n}")) is not None}
     missing = [n for n in wanted if n not in blocks]
     runs = [(run[0] * BLOCK, min((run[-1] + 1) * BLOCK, file.size)) for run in _runs(missing)]
     fetched = _request(place(url), [(start, stop - start) for start, stop in runs]) if runs else []
     for (start, stop), raw in zip(runs, fetched, strict=True):
         for seek in range(start, stop, BLOCK):
             block = raw[seek - start : seek - start + BLOCK]
-            cache.put(f"{stem}{seek // BLOCK}", block)
+            cache.put(f"{stem} {seek // BLOCK}", block)
             blocks[seek // BLOCK] = block
     return [_assemble(blocks, seek, size) for seek, size in ranges]
 
