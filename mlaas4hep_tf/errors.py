@@ -30,9 +30,10 @@ class MlaasError(Exception):
 
 
 class InputFileError(MlaasError):
-    """A file that cannot be read; `passing` if another try, or another replica, may help."""
+    """A file that cannot be read; `passing` if another try, or another replica, may help, after so many seconds."""
 
     passing = False
+    after_s = 0.0
 
 
 class LostDataError(InputFileError): ...

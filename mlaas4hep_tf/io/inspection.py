@@ -21,6 +21,7 @@ from mlaas4hep_tf.io.basket_index import BranchBaskets, BranchIndex, FileIndex, 
 from mlaas4hep_tf.io.baskets import plain_basket
 from mlaas4hep_tf.io.branches import BranchInfo, Kind, Selection
 from mlaas4hep_tf.io.files import RootFile, Source, file_status
+from mlaas4hep_tf.io.http import Busy
 from mlaas4hep_tf.io.policy import conditions
 from mlaas4hep_tf.io.remote import identity, place
 from mlaas4hep_tf.io.sources import LocalSource, RemoteSource
@@ -106,6 +107,7 @@ def blame(url: str, tree: str | None = None, what: str = "") -> Iterator[None]:
             f"cannot read {where}{notes}: {_first_line(error)}; check that it is a complete ROOT file"
         )
         raised.passing = _may_pass(url, error)
+        raised.after_s = _wait_asked_for(url, error)
         raise raised from error
 
 
@@ -116,6 +118,11 @@ def _may_pass(url: str, error: Exception) -> bool:
     if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError)) or _FINAL.search(str(error)):
         return False
     return "://" in url or (isinstance(error, OSError) and error.errno is not None)
+
+
+def _wait_asked_for(url: str, error: Exception) -> float:
+    """Seconds after which a server wants to be asked again, unless the next try goes to a replica."""
+    return error.after_s if isinstance(error, Busy) and len(conditions.get().policy.places(url)) == 1 else 0.0
 
 
 def _first_line(error: Exception) -> str:

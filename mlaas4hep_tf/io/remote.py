@@ -18,6 +18,7 @@ import aiohttp
 import fsspec
 
 from mlaas4hep_tf.io.cache import Cache
+from mlaas4hep_tf.io.http import HttpFiles
 from mlaas4hep_tf.io.policy import conditions
 
 Range = tuple[int, int]  # seek, size
@@ -72,6 +73,10 @@ def filesystem(url: str) -> tuple[Any, str]:
     timeout = conditions.get().policy.request_timeout_s
     options, token = _options(url, timeout)
     key = (_server(url), str(timeout), token)
+    if url.startswith("http"):
+        if key not in _filesystems:
+            _filesystems[key] = HttpFiles(skip_instance_cache=True, **options)
+        return _filesystems[key], url
     if key not in _filesystems:
         _filesystems[key] = fsspec.core.url_to_fs(url, skip_instance_cache=True, **options)[0]
     return _filesystems[key], str(fsspec.core.strip_protocol(url))
@@ -118,13 +123,20 @@ def identity(url: str) -> Identity:
 
 def _ask_identity(address: str) -> Identity:
     fs, path = filesystem(address)
+    seconds = 2 * conditions.get().policy.request_timeout_s
+    if isinstance(fs, HttpFiles):
+        start = fs.part(path, 0, _HEADER, seconds)
+        return Identity(_known(start.size), start.version, start.content)
     fs.invalidate_cache()
-    info = _info(fs, path)
-    if info.get("size") is None:
+    info = fs.info(path, timeout=seconds)
+    size = _known(info.get("size"))
+    return Identity(size, str(info.get("mtime") or ""), _request(address, [(0, min(_HEADER, size))])[0])
+
+
+def _known(size: int | None) -> int:
+    if size is None:
         raise OSError("the server does not tell the size of the file, so parts of it cannot be read")
-    size = int(info["size"])
-    version = next((str(info[key]) for key in ("mtime", "ETag", "Last-Modified") if info.get(key)), "")
-    return Identity(size, version, _request(address, [(0, min(_HEADER, size))])[0])
+    return int(size)
 
 
 def read_ranges(url: str, ranges: Sequence[Range]) -> list[bytes]:
@@ -141,17 +153,6 @@ def read_ranges(url: str, ranges: Sequence[Range]) -> list[bytes]:
     except BaseException:
         forget(url)
         raise
-
-
-def _info(fs: Any, path: str) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = fs.info(path, timeout=2 * conditions.get().policy.request_timeout_s)
-    except FileNotFoundError as error:
-        cause = error.__cause__  # fsspec raises FileNotFoundError for every fault of an HTTP server
-        if cause is not None and not isinstance(cause, FileNotFoundError):
-            raise OSError(f"{type(cause).__name__}: {cause}") from error
-        raise
-    return found
 
 
 def list_files(url: str) -> list[str]:

@@ -183,7 +183,7 @@ class _Dispatcher:
             reader.kill()
 
     def _work(self, given: Conditions, work: Callable[[], R]) -> R:
-        deaths = 0
+        deaths, waited = 0, 0.0
         while True:
             try:
                 return self._try(given, work)
@@ -195,13 +195,15 @@ class _Dispatcher:
                         "memory: lower workers= or chunk_size="
                     ) from error
             except (_Stalled, InputFileError) as error:
-                if not getattr(error, "passing", True) or given.attempt >= given.policy.retries:
+                asked = getattr(error, "after_s", 0.0)
+                waited += asked
+                if not _may_try_again(error, given, waited):
                     raise
-                pause = given.policy.pause_s(given.attempt, random.random())
+                pause = asked + given.policy.pause_s(given.attempt, random.random())
                 _log.warning("%s; once more in %.1f s", error, pause)
                 if self._closing.wait(pause):
                     raise
-                given = replace(given, attempt=given.attempt + 1)
+                given = replace(given, attempt=given.attempt + (asked == 0))
 
     def _try(self, given: Conditions, work: Callable[[], R]) -> R:
         seconds = given.policy.work_timeout_s
@@ -218,6 +220,13 @@ class _Dispatcher:
         reader: _Reader = self._own.reader
         result: R = reader.call(seconds, perform, given, work)
         return result
+
+
+def _may_try_again(error: Exception, given: Conditions, waited: float) -> bool:
+    """Whether a piece of work is tried again; `waited` seconds of waiting were asked for by its server."""
+    if getattr(error, "after_s", 0.0):
+        return waited <= given.policy.work_timeout_s
+    return getattr(error, "passing", True) and given.attempt < given.policy.retries
 
 
 class _Died(Exception):
