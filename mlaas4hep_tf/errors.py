@@ -9,7 +9,7 @@
     ├── SpecsError           a specs file that cannot be read, or specs that belong to other data
     ├── LabelError           labels or weights that match no file, or leave a file without one
     ├── PlanError            a batch, chunk, split or selection of events that makes no sense
-    ├── ReaderError          reader processes that die again and again
+    ├── ReaderError          reader processes that die again and again, or a process that cannot read
     ├── ModelError           a model that cannot be loaded, or does not fit the data
     ├── MissingExtra         a part that an extra installs (`mlaas4hep_tf[report]`) and that is not there
     └── ConfigError          a parameter file or command line that cannot be understood
@@ -31,9 +31,10 @@ class MlaasError(Exception):
 
 
 class InputFileError(MlaasError):
-    """A file that cannot be read; `passing` if another try, or another replica, may help."""
+    """A file that cannot be read; `passing` if another try, or another replica, may help, after so many seconds."""
 
     passing = False
+    after_s = 0.0
 
 
 class LostDataError(InputFileError): ...
