@@ -44,7 +44,7 @@ from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.models.model import LATE, Model
 from mlaas4hep_serving.models.repository import Repository
 from mlaas4hep_serving.models.versions import Version
-from mlaas4hep_serving.wire import examples, tensors
+from mlaas4hep_serving.wire import examples, sizes, tensors
 from mlaas4hep_serving.wire.ragged import RowShape
 from mlaas4hep_serving.wire.tensors import DEFAULT_SIGNATURE, Array
 
@@ -142,9 +142,11 @@ class Handlers:
         *,
         configure: Callable[[ModelServerConfig], None] | None = None,
         access_log: bool = False,
+        max_tensor_bytes: int = sizes.NO_LIMIT,
     ) -> None:
         self.repository = repository
         self.metrics = metrics
+        self.max_tensor_bytes = max_tensor_bytes
         self._configure = configure or repository.configure
         self._access_log = access_log
 
@@ -195,7 +197,7 @@ class Handlers:
         name = spec.signature_name or DEFAULT_SIGNATURE
         with self.repository.use(spec) as version:
             signature = _predict_signature(version.servable, name)
-            outputs, *call = _call(signature, _inputs_of(request, signature), request.output_filter)
+            outputs, *call = self._call(signature, self._inputs_of(request, signature), request.output_filter)
 
             def response(found: Sequence[Array]) -> PredictResponse:
                 answer = PredictResponse()
@@ -205,6 +207,25 @@ class Handlers:
                 return answer
 
             return self._started(version, call, deadline, response, pool)
+
+    def _inputs_of(self, request: PredictRequest, signature: SignatureDef) -> dict[str, Array]:
+        _check_aliases(signature, request.inputs)
+        given = {alias: _given(signature, request, alias) for alias in sorted(signature.inputs)}
+        sizes.check(sum(map(sizes.of_proto, given.values())), self.max_tensor_bytes)
+        return {alias: tensors.from_proto(proto, alias) for alias, proto in given.items()}
+
+    def _call(
+        self, signature: SignatureDef, inputs: Mapping[str, Array], output_filter: Sequence[str]
+    ) -> tuple[list[str], list[str], list[Array], list[str]]:
+        """Output aliases, names of the tensors to feed, their values, names of those to fetch."""
+        _check_filter(signature, output_filter)
+        sizes.check(sizes.of_splits(inputs), self.max_tensor_bytes)
+        aliases = sorted(inputs)
+        outputs = list(output_filter) or sorted(signature.outputs)
+        values = [inputs[alias] for alias in aliases]
+        tensors.check_dtypes([signature.inputs[alias].dtype for alias in aliases], values)
+        feeds = [signature.inputs[alias].name for alias in aliases]
+        return outputs, feeds, values, [signature.outputs[alias].name for alias in outputs]
 
     def claim(self, spec: ModelSpec) -> Claim:
         """The version that a request means, resolved now and kept until the end of the request."""
@@ -220,7 +241,7 @@ class Handlers:
             signature_name: ``""`` is the default.
         """
         name = signature_name or DEFAULT_SIGNATURE
-        outputs, *call = _call(_predict_signature(version.servable, name), inputs, ())
+        outputs, *call = self._call(_predict_signature(version.servable, name), inputs, ())
         return self._started(version, call, deadline, lambda found: (_named(outputs, found), version.number))
 
     def _started(
@@ -271,7 +292,7 @@ class Handlers:
             if signature is None:
                 raise invalid_argument(f"No signature was found with the name: {name}")
             feed, fetches = tensors_of(signature)
-            rows = examples.serialized(request.input)
+            rows = examples.serialized(request.input, self.max_tensor_bytes)
             tensors.check_dtypes([signature.inputs["inputs"].dtype], [rows])
             values = version.servable.run([feed], [rows], fetches, deadline, api)
             _fill_spec(response.model_spec, request.model_spec.name, name, version.number)
@@ -284,7 +305,7 @@ class Handlers:
         response = MultiInferenceResponse()
         with self.repository.use(request.tasks[0].model_spec) as version:
             feed, fetches = examples.plan(request, version.servable.signatures)
-            rows = examples.serialized(request.input)
+            rows = examples.serialized(request.input, self.max_tensor_bytes)
             values = version.servable.run([feed], [rows], fetches, deadline, "MultiInference")
             outputs = _named(fetches, values)
             for task in request.tasks:
@@ -360,11 +381,6 @@ def _predict_signature(model: Model, name: str) -> SignatureDef:
     return signature
 
 
-def _inputs_of(request: PredictRequest, signature: SignatureDef) -> dict[str, Array]:
-    _check_aliases(signature, request.inputs)
-    return {alias: tensors.from_proto(_given(signature, request, alias), alias) for alias in sorted(signature.inputs)}
-
-
 def _given(signature: SignatureDef, request: PredictRequest, alias: str) -> Any:
     return request.inputs[alias] if alias in request.inputs else signature.defaults[alias]
 
@@ -398,19 +414,6 @@ def _names(names: Any) -> str:
 
 def _named(aliases: Sequence[str], found: Sequence[Array]) -> dict[str, Array]:
     return dict(zip(aliases, found, strict=True))
-
-
-def _call(
-    signature: SignatureDef, inputs: Mapping[str, Array], output_filter: Sequence[str]
-) -> tuple[list[str], list[str], list[Array], list[str]]:
-    """Output aliases, names of the tensors to feed, their values, names of those to fetch."""
-    _check_filter(signature, output_filter)
-    aliases = sorted(inputs)
-    outputs = list(output_filter) or sorted(signature.outputs)
-    values = [inputs[alias] for alias in aliases]
-    tensors.check_dtypes([signature.inputs[alias].dtype for alias in aliases], values)
-    feeds = [signature.inputs[alias].name for alias in aliases]
-    return outputs, feeds, values, [signature.outputs[alias].name for alias in outputs]
 
 
 def _check_filter(signature: SignatureDef, output_filter: Sequence[str]) -> None:

@@ -39,7 +39,7 @@ class Reply:
     """One HTTP reply."""
 
     status: int
-    body: bytes
+    body: bytes | bytearray
     headers: Headers = (JSON,)
 
 

@@ -13,24 +13,26 @@ from tensorflow_serving.apis.input_pb2 import Input
 from tensorflow_serving.apis.regression_pb2 import RegressionResult
 
 from mlaas4hep_serving.errors import failed_precondition, invalid_argument, unimplemented
-from mlaas4hep_serving.wire import tensors
+from mlaas4hep_serving.wire import sizes, tensors
 from mlaas4hep_serving.wire.tensors import DEFAULT_SIGNATURE, Array
 
 CLASSIFY = "tensorflow/serving/classify"
 REGRESS = "tensorflow/serving/regress"
 
 
-def serialized(given: Input) -> Array:
+def serialized(given: Input, most: int = sizes.NO_LIMIT) -> Array:
     """The tf.Examples of a request, serialized, [n] ``object``; a context comes before each of them.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, no examples.
+        ServingError: INVALID_ARGUMENT, no examples, or more than ``most`` bytes of them.
     """
     kind = given.WhichOneof("kind")
     listed = getattr(given, kind).examples if kind else ()
     if not listed:
         raise invalid_argument("Input is empty.")
     context = given.example_list_with_context.context.SerializeToString() if kind != "example_list" else b""
+    texts = given.ByteSize() + len(listed) * len(context)
+    sizes.check(sizes.of(types_pb2.DT_STRING, [len(listed)]) + texts, most)
     array = np.empty(len(listed), object)
     array[:] = [context + example.SerializeToString() for example in listed]
     return array

@@ -19,7 +19,7 @@ from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis.input_pb2 import Input
 
 from mlaas4hep_serving.errors import ServingError, invalid_argument, unimplemented
-from mlaas4hep_serving.wire import jsonreader, ragged
+from mlaas4hep_serving.wire import jsonreader, ragged, sizes
 from mlaas4hep_serving.wire.ragged import RowShape
 from mlaas4hep_serving.wire.tensors import Array, dtype_name, numpy_dtype
 
@@ -55,6 +55,7 @@ def predict_request(
     inputs_of: Callable[[str], Dtypes],
     open_inputs_of: Callable[[str], Mapping[str, RowShape]] = lambda _: {},
     deepest: int | None = None,
+    most: int = sizes.NO_LIMIT,
 ) -> PredictJson:
     """Read ``{"signature_name": ..., "instances": [...]}`` or ``{"inputs": ...}``.
 
@@ -63,6 +64,7 @@ def predict_request(
             after the JSON is parsed and before its keys are looked at, as TF-Serving does.
         open_inputs_of: inputs of a signature whose rows may be ragged, with their row shapes (`ragged.open_inputs`).
         deepest: nesting that is refused beyond.
+        most: bytes of the arrays that are refused beyond.
 
     Raises:
         ServingError: in TF-Serving's words.
@@ -73,17 +75,31 @@ def predict_request(
     if not dtypes:
         raise invalid_argument(f"Failed to get input map for signature: {signature or 'DEFAULT'}")
     if open_inputs := open_inputs_of(signature):
-        ragged.pad_document(document, open_inputs)
+        ragged.pad_document(document, open_inputs, most)
     if "instances" in document and "inputs" in document:
         raise _format_error(
             document, "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist "
         )
+    sizes.check(_declared(document, dtypes), most)
     plain = b"true" not in body and b"false" not in body  # numpy takes True for 1
     if "instances" in document:
         return PredictJson(signature, "row", _rows(document, dtypes, plain))
     if "inputs" in document:
         return PredictJson(signature, "columnar", _columns(document["inputs"], dtypes, plain))
     raise invalid_argument("Missing 'inputs' or 'instances' key")
+
+
+def _declared(document: Mapping[str, Any], dtypes: Dtypes) -> int:
+    """Bytes of the arrays of a request, by the first element of each level."""
+    if "instances" in document:
+        rows = document["instances"]
+        if not isinstance(rows, list) or not rows:
+            return 0
+        first, outer = rows[0], [len(rows)]
+    else:
+        first, outer = document.get("inputs"), []
+    named = first if _is_object(first) else dict.fromkeys(dtypes, first)
+    return sum(sizes.of(enum, (*outer, *_shape(named.get(name)))) for name, enum in dtypes.items())
 
 
 def signature_name(document: Mapping[str, Any]) -> str:

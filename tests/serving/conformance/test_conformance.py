@@ -67,7 +67,7 @@ def replay(environment, *arguments, cases=None, folder=None, timeout=300):
 @pytest.mark.slow
 def test_all_cases_hold(environment):
     done = replay(environment)
-    assert done.stdout.splitlines()[-1] == "160 passed, 0 failed", done.stdout
+    assert done.stdout.splitlines()[-1] == "162 passed, 0 failed", done.stdout
     assert done.returncode == 0
 
 
