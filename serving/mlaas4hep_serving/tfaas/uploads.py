@@ -106,9 +106,10 @@ class Uploads:
                 FAILED_PRECONDITION, a model that does not run.
         """
         with self._scratch() as folder:
-            source, name = self._unpacked(upload, folder / "model")
-            graphscan.check(source)
-            sandbox.run(source, self._limits)
+            with _relative(folder / "model"):
+                source, name = self._unpacked(upload, folder / "model")
+                graphscan.check(source)
+                sandbox.run(source, self._limits)
             with self._lock:
                 return name, self._move_in(name, source)
 
@@ -179,6 +180,16 @@ class Uploads:
             shutil.rmtree(folder)
         log.info("model %s version %d was uploaded", name, number)
         return number
+
+
+@contextmanager
+def _relative(folder: Path) -> Iterator[None]:
+    """What goes wrong is told without the places of this machine."""
+    try:
+        yield
+    except ServingError as error:
+        inside = error.message.replace(f"{folder}/", "").replace(str(folder), "the upload")
+        raise ServingError(error.code, inside.replace(f"{folder.parent.parent}/", "")) from None
 
 
 def checked_name(name: str) -> str:
