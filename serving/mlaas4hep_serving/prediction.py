@@ -39,6 +39,7 @@ from mlaas4hep_serving.errors import (
     deadline_exceeded,
     failed_precondition,
     invalid_argument,
+    shown,
 )
 from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.models.model import LATE, Model
@@ -120,7 +121,7 @@ class Claim:
         name = signature_name or DEFAULT_SIGNATURE
         dtypes: dict[str, int] | None = self.version.servable.input_dtypes.get(name)
         if dtypes is None:
-            raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')
+            raise invalid_argument(f'Serving signature name: "{shown(name)}" not found in signature def')
         return dtypes
 
     def open_inputs(self, signature_name: str) -> Mapping[str, RowShape]:
@@ -172,7 +173,7 @@ class Handlers:
             self.metrics.add("/tensorflow/serving/request_count", {"model_name": known, "status": code.name})
             elapsed = time.perf_counter() - start
             if self._access_log:
-                line = {"model": model, "api": api, "entrypoint": entrypoint, "status": code.name}
+                line = {"model": shown(model), "api": api, "entrypoint": entrypoint, "status": code.name}
                 access.info(json.dumps({**line, "ms": round(elapsed * 1e3, 3)}))
             if code is Code.OK:
                 labels = {"model_name": known, "API": api, "entrypoint": entrypoint}
@@ -290,7 +291,7 @@ class Handlers:
             name = request.model_spec.signature_name or DEFAULT_SIGNATURE
             signature = version.servable.signatures.get(name)
             if signature is None:
-                raise invalid_argument(f"No signature was found with the name: {name}")
+                raise invalid_argument(f"No signature was found with the name: {shown(name)}")
             feed, fetches = tensors_of(signature)
             rows = examples.serialized(request.input, self.max_tensor_bytes)
             tensors.check_dtypes([signature.inputs["inputs"].dtype], [rows])
@@ -325,7 +326,7 @@ class Handlers:
             raise invalid_argument("GetModelMetadataRequest must specify at least one metadata_field")
         for field in request.metadata_field:
             if field != "signature_def":
-                raise invalid_argument(f"Metadata field {field} is not supported")
+                raise invalid_argument(f"Metadata field {shown(field)} is not supported")
         response = GetModelMetadataResponse()
         with self.repository.use(request.model_spec) as version:
             definitions = SignatureDefMap()
@@ -377,7 +378,7 @@ def _fill_spec(spec: ModelSpec, name: str, signature: str, version: int) -> None
 def _predict_signature(model: Model, name: str) -> SignatureDef:
     signature = model.signatures.get(name)
     if signature is None:
-        raise failed_precondition(f'Serving signature key "{name}" not found.')
+        raise failed_precondition(f'Serving signature key "{shown(name)}" not found.')
     return signature
 
 
@@ -409,7 +410,7 @@ def _check_aliases(signature: SignatureDef, inputs: Mapping[str, Any]) -> None:
 
 
 def _names(names: Any) -> str:
-    return ",".join(sorted(names))
+    return shown(",".join(sorted(names)))
 
 
 def _named(aliases: Sequence[str], found: Sequence[Array]) -> dict[str, Array]:
@@ -421,7 +422,7 @@ def _check_filter(signature: SignatureDef, output_filter: Sequence[str]) -> None
     for alias in output_filter:
         if alias not in signature.outputs:
             raise invalid_argument(
-                f"output tensor alias not found in signature: {alias} Outputs expected to be in the set "
+                f"output tensor alias not found in signature: {shown(alias)} Outputs expected to be in the set "
                 f"{{{_names(signature.outputs)}}}."
             )
         if alias in seen:

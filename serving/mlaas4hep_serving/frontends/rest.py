@@ -22,7 +22,7 @@ from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataReque
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
-from mlaas4hep_serving.errors import ServingError, deadline_exceeded, invalid_argument
+from mlaas4hep_serving.errors import ServingError, deadline_exceeded, invalid_argument, shown
 from mlaas4hep_serving.frontends.http import JSON, Admit, Answer, Application, Reply, Request, Route, failure, inflated
 from mlaas4hep_serving.models.model import LATE
 from mlaas4hep_serving.prediction import Claim, Handlers, Started
@@ -128,7 +128,7 @@ class Rest:
             return Reply(200, b"")
         target = paths.parse(request.method, request.path)
         if target is None:
-            raise invalid_argument(f"Malformed request: {request.method} {request.path}")
+            raise invalid_argument(f"Malformed request: {shown(request.method)} {shown(request.path)}")
         return self._post(target, request) if request.method == "POST" else self._get(target)
 
     def _get(self, target: paths.Target) -> Reply:

@@ -26,7 +26,7 @@ from python_multipart.exceptions import FormParserError
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 
-from mlaas4hep_serving.errors import invalid_argument
+from mlaas4hep_serving.errors import invalid_argument, shown
 from mlaas4hep_serving.frontends.http import JSON, Answer, Reply, Request
 from mlaas4hep_serving.frontends.rest import DEEPEST
 from mlaas4hep_serving.messages import Predictions, Row
@@ -252,19 +252,23 @@ def _pixels(signature: SignatureDef, data: bytes, most: int) -> dict[str, Array]
     dims = [dim.size for dim in info.tensor_shape.dim]
     if len(dims) != 4 or dims[3] not in _MODES:
         raise invalid_argument(f"input {alias} is not [batch, height, width, 1, 3 or 4 channels]")
-    try:
-        with PIL.Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise invalid_argument(f"the image has more than {MOST_PIXELS} pixels")
-            converted = image.convert(_MODES[dims[3]])
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise invalid_argument(f"the image is no PNG or JPEG, or is damaged: {error}") from None
+    converted = _decoded(data, _MODES[dims[3]])
     height, width = (size if size > 0 else own for size, own in zip(dims[1:3], converted.size[::-1], strict=True))
     if height * width > MOST_PIXELS:
         raise invalid_argument(f"input {alias} is larger than {MOST_PIXELS} pixels")
     sizes.check(sizes.of(info.dtype, [1, height, width, dims[3]]), most)
     resized = converted.resize((width, height), PIL.Image.Resampling.BILINEAR)
     return {alias: np.asarray(resized, numpy_dtype(info.dtype)).reshape(1, height, width, dims[3])}
+
+
+def _decoded(data: bytes, mode: str) -> PIL.Image.Image:
+    try:
+        with PIL.Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as image:
+            if image.width * image.height <= MOST_PIXELS:
+                return image.convert(mode)
+    except Exception as error:  # noqa: BLE001  # the readers raise whatever a damaged file leads them to
+        raise invalid_argument(f"the image is no PNG or JPEG, or is damaged: {shown(str(error))}") from None
+    raise invalid_argument(f"the image has more than {MOST_PIXELS} pixels")
 
 
 # forms
