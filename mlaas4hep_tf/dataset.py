@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +15,7 @@ from typing import Any, Literal, get_args
 
 import tensorflow as tf
 
-from mlaas4hep_tf.errors import DataWarning, LabelError, PlanError, shorten
+from mlaas4hep_tf.errors import DataWarning, LabelError, PlanError, ReaderError, shorten
 from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
@@ -31,6 +33,38 @@ from mlaas4hep_tf.streaming.targets import label_dtype as default_label_dtype
 from mlaas4hep_tf.transforms.image import EtaPhiImage
 from mlaas4hep_tf.transforms.normalize import Normalize
 from mlaas4hep_tf.transforms.vector import Preprocessor
+
+_threads_lost = threading.Event()  # in a process that was forked from one in which TensorFlow was in use
+
+
+def _tensorflow_in_use() -> bool:
+    """Whether TensorFlow has started its threads here: after that it refuses to change how many they are."""
+    threads = tf.config.threading.get_inter_op_parallelism_threads()
+    try:
+        tf.config.threading.set_inter_op_parallelism_threads(threads + 1)
+    except RuntimeError:
+        return True
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    return False
+
+
+def _note_fork() -> None:
+    if _tensorflow_in_use():
+        _threads_lost.set()
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
+
+def _check_process() -> None:
+    """Raise ReaderError in a process in which TensorFlow would wait for ever."""
+    if _threads_lost.is_set():
+        raise ReaderError(
+            "TensorFlow waits for ever in a process that was forked after it was used: start the process with "
+            "multiprocessing's 'spawn' or 'forkserver' (DataLoader: multiprocessing_context='spawn') and make the "
+            "RootDataset in it"
+        )
+
 
 Mixing = Literal["proportional", "equal"] | Mapping[str, float] | Sequence[float]
 
@@ -229,6 +263,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         Raises:
             MlaasError: see `errors`; everything that can be known before the first event.
         """
+        _check_process()
         _check_form(layout, mask, image, specs)
         given = _Targets(labels, weights, label_dtype)
         given.check(specs)
@@ -314,11 +349,26 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         return failures
 
     def __iter__(self) -> Any:
+        _check_process()
         iterator = super().__iter__()
         kind: Any = type(iterator)
         iterator.__class__ = _with_original_errors(kind)  # still TensorFlow's own, as Keras and tf.function need
         iterator.root_dataset = self
         return iterator
+
+    def skip(self, count: Any, name: str | None = None) -> tf.data.Dataset:
+        """All but the first `count` batches of each iteration, as in tf.data: of another order in each.
+
+        Warns:
+            DataWarning: the dataset is shuffled, so that what it skips is not what `take` takes.
+        """
+        if self._settings.shuffle:
+            warnings.warn(
+                "take and skip of a shuffled dataset overlap, since each iteration has an order of its own, so events "
+                "of the training come into the validation: ds.split(0.8, 0.2) gives parts that are disjoint",
+                DataWarning, stacklevel=2,
+            )  # fmt: skip
+        return super().skip(count, name)
 
     def _part(self, parts: Sequence[Sequence[EntryRange]], **changes: Any) -> RootDataset:
         part = RootDataset.__new__(RootDataset)

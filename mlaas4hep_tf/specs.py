@@ -17,6 +17,7 @@ from mlaas4hep_tf.io.branches import IDENTIFIERS, BranchInfo, Kind, Selection, c
 from mlaas4hep_tf.io.files import RootFile
 
 VERSION = 1
+_HEADER = ("version", "fingerprint", "checksum")  # of the file, beside the content
 
 
 @dataclass(frozen=True)
@@ -318,7 +319,7 @@ def _from_json(content: dict[str, Any], path: str) -> Specs:
         )
     except (KeyError, TypeError) as error:
         raise SpecsError(f"the specs {path} are damaged ({type(error).__name__}: {error}); scan again") from error
-    if _checksum({name: value for name, value in asdict(specs).items() if name in content}) != content.get("checksum"):
+    if _checksum({name: value for name, value in content.items() if name not in _HEADER}) != content.get("checksum"):
         raise SpecsError(f"the specs {path} were changed by hand: their checksum does not fit; scan again")
     return specs
 
@@ -328,7 +329,7 @@ def _checksum(content: Mapping[str, Any]) -> str:
 
 
 def _branch(content: dict[str, Any]) -> BranchSpec:
-    known: dict[str, Any] = {f.name: content[f.name] for f in fields(BranchSpec)}
+    known: dict[str, Any] = {f.name: content[f.name] for f in fields(BranchSpec) if f.name in content}
     return BranchSpec(**known | {"multiplicities": tuple(known["multiplicities"])})
 
 

@@ -115,8 +115,8 @@ def test_the_order_depends_on_the_seed_and_not_on_the_workers(tmp_path):
 def test_chunks_mix_the_files_in_proportion(tmp_path):
     files = write_files(tmp_path, [600, 300, 100], basket=50)
     ds = plain(files, quiet(files), chunk_size=100, batch_size=100)
-    for batch in range(10):
-        numbers = _batch_ids(ds, batch)
+    for batch in ds:
+        numbers = batch[:, ds.specs.vector_names.index("id")].numpy()
         counts = [((numbers >= lo) & (numbers < hi)).sum() for lo, hi in ((0, 600), (600, 900), (900, 1000))]
         assert counts == [60, 30, 10]
 
@@ -166,11 +166,6 @@ def test_mixing_laws_that_make_no_sense(tmp_path, law, error, says):
         plain(files, quiet(files)).mixed(law)
 
 
-def _batch_ids(ds, number):
-    column = ds.specs.vector_names.index("id")
-    return next(iter(ds.skip(number)))[:, column].numpy().astype(int)
-
-
 def test_split_is_disjoint_and_complete_and_stable(tmp_path):
     files = write_files(tmp_path, [640, 160, 200], basket=20)
     ds = plain(files, quiet(files), batch_size=50)
@@ -181,6 +176,20 @@ def test_split_is_disjoint_and_complete_and_stable(tmp_path):
     assert set(ids(ds.split(0.5, seed=9)[0])) != set(ids(ds.split(0.5, seed=8)[0]))
     for part, fraction in zip(parts, (0.64, 0.16, 0.20), strict=True):
         assert abs(sum(i < 640 for i in part) - 640 * fraction) < 2
+
+
+def test_take_and_skip_of_a_shuffled_dataset_name_split(tmp_path):
+    files = write_files(tmp_path, [200], basket=20)
+    ds = plain(files, quiet(files), batch_size=50)
+    with pytest.warns(DataWarning, match=r"take and skip of a shuffled dataset overlap.*ds\.split") as caught:
+        train, rest = ds.take(3), ds.skip(3)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert [len(list(part)) for part in (train, rest)] == [3, 1]
+    in_order = ds.in_order()
+    events = [part.unbatch().batch(200).get_single_element().numpy() for part in (in_order.take(3), in_order.skip(3))]
+    column = ds.specs.vector_names.index("id")
+    assert np.concatenate(events)[:, column].tolist() == list(range(200))
 
 
 def test_shards_read_disjoint_parts(tmp_path):
@@ -483,7 +492,7 @@ def test_a_file_replaced_after_opening(tmp_path):
     (path,) = write_files(tmp_path, [30])
     ds = plain(path, quiet(path))
     write_tree(path, make_events(40, seed=3))
-    with pytest.raises(InputFileError, match="was replaced since it was first opened"):
+    with pytest.raises(InputFileError, match="was replaced, or written to, since it was first opened"):
         list(ds)
 
 

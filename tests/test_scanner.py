@@ -1,5 +1,6 @@
 """Statistics that merge, and Specs of known data."""
 
+import hashlib
 import json
 import warnings
 from collections import Counter
@@ -176,6 +177,14 @@ def test_labels_and_weights_are_described_and_are_no_features(tmp_path):
         scan(path, labels="truth.kin", progress=False)
     with pytest.raises(BranchError, match="need one number per event: 'Jet_0' is jagged"):
         scan(path, labels="Jet_0", progress=False)
+
+
+def test_fields_that_came_later_do_not_shut_out_older_specs(demo_specs, tmp_path):
+    old = demo_specs.to_json()
+    del old["targets"], old["checksum"], old["version"], old["fingerprint"]
+    checksum = hashlib.sha256(json.dumps(old, sort_keys=True).encode()).hexdigest()[:16]
+    (tmp_path / "s.json").write_text(json.dumps({"version": 1, "fingerprint": "", "checksum": checksum, **old}))
+    assert Specs.load(tmp_path / "s.json") == demo_specs
 
 
 def test_damaged_specs_say_so(demo_specs, tmp_path):

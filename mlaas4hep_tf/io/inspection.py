@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -23,9 +22,11 @@ from mlaas4hep_tf.errors import InputFileError, MlaasError, TreeError, near_miss
 from mlaas4hep_tf.io.basket_index import BranchBaskets, BranchIndex, FileIndex, build_index
 from mlaas4hep_tf.io.baskets import plain_basket
 from mlaas4hep_tf.io.branches import BranchInfo, Kind, Selection, meant
-from mlaas4hep_tf.io.files import RootFile, Source
+from mlaas4hep_tf.io.files import RootFile, Source, file_status
+from mlaas4hep_tf.io.http import Busy
 from mlaas4hep_tf.io.policy import conditions
-from mlaas4hep_tf.io.remote import RemoteSource, identity, place
+from mlaas4hep_tf.io.remote import identity, place
+from mlaas4hep_tf.io.sources import LocalSource, RemoteSource
 
 _FINAL = re.compile("no such file|not found|permission denied|not authorized", re.IGNORECASE)  # no use to try again
 _log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class OpenTree:
 
     def __init__(self, source: Source, **options: Any) -> None:
         with blame(source.url):
-            handler = RemoteSource if source.remote else uproot.MultithreadedFileSource
+            handler = RemoteSource if source.remote else LocalSource
             options = {"object_cache": None, "array_cache": None, "handler": handler, **options}
             self._file = uproot.open({source.location: None}, **options)  # no part of its name is a tree's
             self.name = _find_tree(self._file, source)
@@ -112,7 +113,7 @@ def file_stamp(source: Source) -> tuple[int, object]:
         if source.remote:
             there = identity(source.url)
             return there.size, there.header
-        status = os.stat(source.location)
+        status = file_status(source.location)
         return status.st_size, status.st_mtime_ns
 
 
@@ -133,6 +134,7 @@ def blame(url: str, tree: str | None = None, what: str = "") -> Iterator[None]:
             f"cannot read {where}{notes}: {_first_line(error)}; check that it is a complete ROOT file"
         )
         raised.passing = _may_pass(url, error)
+        raised.after_s = _wait_asked_for(url, error)
         raise raised from error
 
 
@@ -143,6 +145,11 @@ def _may_pass(url: str, error: Exception) -> bool:
     if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError)) or _FINAL.search(str(error)):
         return False
     return "://" in url or (isinstance(error, OSError) and error.errno is not None)
+
+
+def _wait_asked_for(url: str, error: Exception) -> float:
+    """Seconds after which a server wants to be asked again, unless the next try goes to a replica."""
+    return error.after_s if isinstance(error, Busy) and len(conditions.get().policy.places(url)) == 1 else 0.0
 
 
 def _first_line(error: Exception) -> str:
