@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,8 @@ from typing import Any, Literal, get_args
 
 import tensorflow as tf
 
-from mlaas4hep_tf.errors import LabelError, PlanError
+from mlaas4hep_tf.errors import LabelError, PlanError, shorten
+from mlaas4hep_tf.htmltable import table
 from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
@@ -28,6 +30,9 @@ from mlaas4hep_tf.streaming.targets import PerFile, Target, label_of, resolve_ta
 from mlaas4hep_tf.transforms.image import EtaPhiImage
 from mlaas4hep_tf.transforms.normalize import Normalize
 from mlaas4hep_tf.transforms.vector import Preprocessor
+
+# Keras says it of every tf.data.Dataset; the seed of a RootDataset shuffles it
+warnings.filterwarnings("ignore", "`shuffle=True` was passed, but will be ignored .* tf.data.Dataset", UserWarning)
 
 Mixing = Literal["proportional", "equal"] | Mapping[str, float] | Sequence[float]
 
@@ -219,6 +224,26 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
 
     def _inputs(self) -> list[tf.data.Dataset]:  # abstract in tf.data.Dataset, so every subclass has it
         return [self._pipeline]
+
+    def __repr__(self) -> str:
+        shapes = shorten((f"{name} {shape} {dtype}" for name, shape, dtype in self._elements()), 4)
+        return f"<RootDataset {self._summary()}: {shapes}>"
+
+    def _summary(self) -> str:
+        return f"{self.entries:,} events of {len(self.files)} files in batches of {self._settings.batch_size}"
+
+    def _repr_html_(self) -> str:
+        files = ((file.url, events, label) for file, events, label in self.files_and_labels())
+        elements = table("An element:", ("name", "shape", "type"), self._elements())
+        return table(f"RootDataset, {self._summary()}", ("file", "events", "label"), files) + elements
+
+    def _elements(self) -> list[tuple[str, str, str]]:
+        """Name, shape and type of each tensor of an element."""
+        spec = self.element_spec if isinstance(self.element_spec, tuple) else (self.element_spec,)
+        x, *others = spec
+        parts = x if isinstance(x, dict) else {self._settings.layout: x}
+        parts = parts | dict(zip(("label", "weight"), others, strict=False))
+        return [(name, str(tuple(part.shape)).replace("None", "any"), part.dtype.name) for name, part in parts.items()]
 
     @property
     def element_spec(self) -> Any:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from mlaas4hep_tf.errors import PlanError, SpecsError, shorten
+from mlaas4hep_tf.errors import BranchError, PlanError, SpecsError, near_misses, shorten
+from mlaas4hep_tf.htmltable import table, text
 from mlaas4hep_tf.io.branches import IDENTIFIERS, BranchInfo, Kind, Selection, check_schema
 from mlaas4hep_tf.io.files import RootFile
 
 VERSION = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BranchSpec:
     """One feature branch over the whole dataset.
 
@@ -48,6 +49,11 @@ class BranchSpec:
     max: float | None
     mean: float | None
     variance: float | None
+
+    def __repr__(self) -> str:
+        lists = "" if self.kind == "flat" else f" of {self.group}, {self.length} of up to {self.largest} values kept"
+        span = "no finite value" if self.empty else f"{text(self.min)} to {text(self.max)}"
+        return f"BranchSpec({self.name}: {self.kind} {self.dtype}{lists}, {span})"
 
     @property
     def largest(self) -> int:
@@ -84,9 +90,11 @@ class FileSpec:
     entries: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Specs:
     """Everything that padding, normalisation and the model's shape need, from one pass over the data.
+
+    ``specs["Jet_pt"]`` is one branch; notebooks show all of them as a table.
 
     Attributes:
         tree: name of the tree.
@@ -109,6 +117,39 @@ class Specs:
     def __post_init__(self) -> None:
         if not self.branches:
             raise SpecsError("specs need at least one branch")
+
+    def __getitem__(self, name: str) -> BranchSpec:
+        """The branch of this name.
+
+        Raises:
+            BranchError: no such feature branch.
+        """
+        found = next((branch for branch in self.branches if branch.name == name), None)
+        if found is None:
+            why = f": it was left out, {self.left_out[name]}" if name in self.left_out else near_misses(str(name), self)
+            raise BranchError(f"the specs have no feature branch {name!r}{why}")
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return name in iter(self)
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of the feature branches."""
+        return (branch.name for branch in self.branches)
+
+    def __repr__(self) -> str:
+        return f"Specs({self._summary()})"
+
+    def _summary(self) -> str:
+        return (
+            f"tree {self.tree!r}, {self.entries:,} events of {len(self.files)} files: {len(self.flat)} flat branches "
+            f"and {len(self.jagged)} in {len(self.groups)} groups, {len(self.vector_names)} columns, "
+            f"fingerprint {self.fingerprint}"
+        )
+
+    def _repr_html_(self) -> str:
+        head = ("branch", "kind", "type", "group", "kept", "largest", "min", "max", "mean", "std", "missing")
+        return table(f"Specs of {self._summary()}", head, map(_row, self.branches))
 
     @property
     def entries(self) -> int:
@@ -233,6 +274,13 @@ class Specs:
         if {"jdim", "minv", "maxv"} <= content.keys():
             return from_paper(content)
         return _from_json(content, os.fspath(path))
+
+
+def _row(b: BranchSpec) -> tuple[object, ...]:
+    """A branch in the table of a notebook."""
+    lists = (None, None, None) if b.kind == "flat" else (b.group, b.length, b.largest)
+    std = None if b.variance is None else b.variance**0.5
+    return b.name, b.kind, b.dtype, *lists, b.min, b.max, b.mean, std, b.nan + b.posinf + b.neginf or None
 
 
 def check_quantile(quantile: float) -> None:
