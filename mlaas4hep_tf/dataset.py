@@ -124,7 +124,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
     - ``layout="vector"``: x is float32 [B, D] (columns `specs.vector_names`), or with ``mask=True`` a dict
       ``{"vector": [B, D], "mask": bool [B, D]}``, True = real value;
     - ``layout="columns"``: a dict, flat branches [B], jagged ones [B, L], with ``mask=True`` also
-      ``<branch>_mask``;
+      ``<branch>_mask``; normalised, counts too, unless `normalize` leaves them in their unit;
     - ``layout="ragged"``: a dict, flat branches [B], jagged ones `tf.RaggedTensor` [B, None];
     - ``layout="image"``: x is float32 [B, rows, columns, channels] (`transforms.image.EtaPhiImage`).
 
@@ -178,7 +178,9 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             shuffle: mix files and shuffle events.
             seed: of the order.
 
-            normalize: ``minmax``, ``standard`` or None (`transforms.normalize`).
+            normalize: ``minmax``, ``standard`` or None, for all branches or by name and pattern
+                (`transforms.normalize`).  Counts are normalised like all others: who cuts on them in a ``map`` or
+                ``filter`` keeps their unit, ``{"nMuon": None, "*": "minmax"}``.
             layout: form of the elements.
             mask: deliver the mask.
             image: bins, branches and rule of ``layout="image"``.

@@ -131,7 +131,7 @@ class Specs:
         return found
 
     def __contains__(self, name: object) -> bool:
-        return name in iter(self)
+        return any(branch.name == name for branch in self.branches)
 
     def __iter__(self) -> Iterator[str]:
         """Names of the feature branches."""

@@ -618,6 +618,16 @@ def test_a_dataset_introduces_itself_in_one_line_and_in_a_table(demo_files, demo
     assert ["vector", "(any, 508)", "float32"] in rows
 
 
+def test_a_cut_on_a_count_in_its_own_unit(demo_files, demo_specs):
+    counts = np.concatenate([uproot.open(f"{file}:events")["nLepton"].array(library="np") for file in demo_files])
+    ds = RootDataset(
+        demo_files, demo_specs, labels=[0] * 9, layout="columns", normalize={"nLepton": None, "*": "minmax"},
+    )  # fmt: skip
+    chosen = [float(x["ht"]) for x, _ in ds.unbatch().filter(lambda x, y: x["nLepton"] >= 2)]
+    assert len(chosen) == (counts >= 2).sum() > 0
+    assert 0 <= min(chosen) < max(chosen) <= 1
+
+
 def test_keras_does_not_complain_of_shuffle(tmp_path):
     code = """
         import sys, warnings

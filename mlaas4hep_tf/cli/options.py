@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from mlaas4hep_tf.cli.parsing import branch_name, fractions, label_values, mixing_law, patterns, replicas
+from mlaas4hep_tf.cli.parsing import branch_name, fractions, label_values, mixing_law, normalization, patterns, replicas
 from mlaas4hep_tf.errors import ConfigError
 from mlaas4hep_tf.io.policy import DEFAULT_POLICY, ReadPolicy
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, OnBadFile, ReadOptions
@@ -114,7 +114,10 @@ class Training:
     ] = None
     split: Annotated[str, training("--split", help="Fractions for training, validation and test.")] = "0.64,0.16,0.20"
     seed: Annotated[int, training("--seed", help="Of weights, split and order.")] = 0
-    normalize: Annotated[str, training("--normalize", help="minmax, standard or none.")] = "minmax"
+    normalize: Annotated[
+        list[str] | None,
+        training("--normalize", metavar="[PATTERN=]METHOD", help="minmax, standard or none [default: minmax]."),
+    ] = None
     weights: Annotated[str | None, training("--weights", help="Branch of event weights for the loss.")] = None
     mix: Annotated[
         list[str] | None,
@@ -135,7 +138,7 @@ class Training:
         return RunConfig(
             files=files, labels=labels, model=self.model, epochs=_first(self.epochs, paper.epochs),
             batch_size=_first(self.batch_size, paper.batch_size), split=fractions(self.split), seed=self.seed,
-            normalize=cast("Any", None if self.normalize == "none" else self.normalize),
+            normalize=normalization(self.normalize),
             chunk_size=_first(self.chunk_size, paper.chunk_size), weights=self.weights, patience=self.patience,
             max_events=paper.events, mixing=mixing_law(self.mix), balanced=self.balanced, read=read,
         )  # fmt: skip
