@@ -26,7 +26,7 @@ from mlaas4hep_tf.streaming.open_files import inspect_files
 from mlaas4hep_tf.streaming.pipeline import DataLayout, PipelineOptions, build_pipeline
 from mlaas4hep_tf.streaming.plan import EntryRange, make_plan, partition, split_sizes
 from mlaas4hep_tf.streaming.skipped import Skipped, account
-from mlaas4hep_tf.streaming.targets import PerFile, Target, label_of, resolve_target
+from mlaas4hep_tf.streaming.targets import PerFile, Target, check_law, label_of, resolve_target
 from mlaas4hep_tf.transforms.image import EtaPhiImage
 from mlaas4hep_tf.transforms.normalize import Normalize
 from mlaas4hep_tf.transforms.vector import Preprocessor
@@ -368,10 +368,9 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             PlanError: shares that are not positive, ``shuffle=False``, or more than 64 files.
             LabelError: patterns that do not fit the files.
         """
+        check_law(law)
         if law == "proportional":
             return self._part(self._parts, shares=None)
-        if isinstance(law, str) and law != "equal":
-            raise PlanError(f"a mixing law must be 'proportional', 'equal' or shares of the files, not {law!r}")
         shares = [1.0] * len(self.files) if isinstance(law, str) else law
         target = resolve_target("mixing shares", shares, self.files) or Target()
         return self._part(self._parts, shares=target.per_file)

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from mlaas4hep_tf.dataset import RootDataset, original_errors
 from mlaas4hep_tf.errors import LabelError, ModelError, need
+from mlaas4hep_tf.streaming.targets import check_binary
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -343,11 +344,3 @@ def predict_batch(model: keras.Model, x: Any) -> FloatArray:
     """Outputs of one batch, float64 [B, outputs]."""
     scores = np.asarray(keras.ops.convert_to_numpy(model(x, training=False)), np.float64)
     return scores.reshape(len(scores), -1)
-
-
-def check_binary(labels: Sequence[float]) -> None:
-    """Raise LabelError unless all labels are 0 or 1."""
-    if not set(labels) <= {0.0, 1.0}:
-        raise LabelError(
-            f"two classes are expected, label 0 for background and 1 for signal; there are {sorted(set(labels))}"
-        )

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mlaas4hep_tf.errors import BranchError, LabelError, near_misses, shorten
+from mlaas4hep_tf.errors import BranchError, LabelError, PlanError, near_misses, shorten
 from mlaas4hep_tf.io.files import RootFile, matches
 from mlaas4hep_tf.streaming.skipped import SkippedRange
 
@@ -42,14 +42,39 @@ def resolve_target(
         return None
     if isinstance(given, str):
         return Target(branch=_flat_branch(what, given, files))
+    return Target(per_file(what, given, [file.url for file in files], failed))
+
+
+def per_file(
+    what: str, given: Mapping[str, float] | Sequence[float], urls: Sequence[str], failed: Sequence[SkippedRange] = ()
+) -> tuple[float, ...]:
+    """The number of each file, from patterns or a list; see `resolve_target`.
+
+    Raises:
+        LabelError: patterns that match no file, files that no pattern matches, or a list of another length.
+    """
     if isinstance(given, Mapping):
-        return Target(tuple(_by_pattern(what, given, files, failed)))
+        return tuple(_by_pattern(what, given, urls, failed))
     values = [float(v) for v in given]
-    count = len(files) + len(failed)
+    count = len(urls) + len(failed)
     if len(values) != count:
         raise LabelError(f"a list of {what} needs one number per file: {len(values)} for {count} files")
     gone = {lost.number for lost in failed}
-    return Target(tuple(value for number, value in enumerate(values) if number not in gone))
+    return tuple(value for number, value in enumerate(values) if number not in gone)
+
+
+def check_binary(labels: Sequence[float]) -> None:
+    """Raise LabelError unless all labels are 0 or 1."""
+    if not set(labels) <= {0.0, 1.0}:
+        raise LabelError(
+            f"two classes are expected, label 0 for background and 1 for signal; there are {sorted(set(labels))}"
+        )
+
+
+def check_law(law: object) -> None:
+    """Raise PlanError for a word that is no mixing law."""
+    if isinstance(law, str) and law not in ("proportional", "equal"):
+        raise PlanError(f"a mixing law must be 'proportional', 'equal' or shares of the files, not {law!r}")
 
 
 def label_of(labels: PerFile | None, lost: SkippedRange) -> float | None:
@@ -60,24 +85,24 @@ def label_of(labels: PerFile | None, lost: SkippedRange) -> float | None:
 
 
 def _by_pattern(
-    what: str, patterns: Mapping[str, float], files: Sequence[RootFile], failed: Sequence[SkippedRange]
+    what: str, patterns: Mapping[str, float], opened: Sequence[str], failed: Sequence[SkippedRange]
 ) -> Iterator[float]:
     used = Counter[str]()
-    for file in files:
-        pattern = next((p for p in patterns if matches(file.url, p)), None)
+    for file in opened:
+        pattern = next((p for p in patterns if matches(file, p)), None)
         if pattern is None:
             raise LabelError(
-                f"no pattern of {what} matches file {file.url}: there are {shorten(map(repr, patterns))}; "
+                f"no pattern of {what} matches file {file}: there are {shorten(map(repr, patterns))}; "
                 "add one, for example '*'"
             )
         used[pattern] += 1
         yield float(patterns[pattern])
-    urls = [*(f.url for f in files), *(lost.file for lost in failed)]
+    urls = [*opened, *(lost.file for lost in failed)]
     idle = [p for p in patterns if not used[p] and not any(matches(url, p) for url in urls)]
     if idle:
         raise LabelError(
-            f"pattern {idle[0]!r} of {what} matches none of the {len(files)} files "
-            f"({shorten((f.url for f in files), 3)}); correct it or take it out"
+            f"pattern {idle[0]!r} of {what} matches none of the {len(opened)} files "
+            f"({shorten(opened, 3)}); correct it or take it out"
         )
 
 
