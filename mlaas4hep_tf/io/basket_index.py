@@ -74,6 +74,11 @@ class FileIndex:
     def names(self) -> frozenset[str]:
         return frozenset(branch.name for branch in self.branches)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all baskets."""
+        return int(self.sizes.sum())
+
     def part(self, names: Iterable[str], start: int, stop: int) -> FileIndex:
         """The baskets of these branches (those that are indexed) with entries in [start, stop)."""
         wanted = set(names)

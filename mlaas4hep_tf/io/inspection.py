@@ -18,21 +18,18 @@ import numpy as np
 import uproot
 
 from mlaas4hep_tf.errors import InputFileError, MlaasError, TreeError, near_misses, shorten
+from mlaas4hep_tf.io import fields
 from mlaas4hep_tf.io.basket_index import BranchBaskets, BranchIndex, FileIndex, build_index
 from mlaas4hep_tf.io.baskets import plain_basket
 from mlaas4hep_tf.io.branches import BranchInfo, Kind, Selection
 from mlaas4hep_tf.io.files import RootFile, Source
+from mlaas4hep_tf.io.page_index import PageIndex
 from mlaas4hep_tf.io.policy import conditions
 from mlaas4hep_tf.io.remote import RemoteSource, identity, place
 
 _FINAL = re.compile("no such file|not found|permission denied|not authorized", re.IGNORECASE)  # no use to try again
 _log = logging.getLogger(__name__)
 
-_RNTUPLE_NUMBERS = {
-    "bool": "bool", "float": "float32", "double": "float64", "char": "int8",
-    **{f"std::{u}int{bits}_t": f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)},
-}  # fmt: skip
-_RNTUPLE_LISTS = ("std::vector<", "ROOT::VecOps::RVec<")
 _MAX_DESCRIBED = 10_000
 
 
@@ -66,16 +63,17 @@ def inspect(source: Source, selection: Selection) -> RootFile:
     opened = OpenTree(source)
     try:
         with blame(source.url, opened.name):
-            survey = _survey_rntuple if opened.is_rntuple else _survey_ttree
-            infos, entry_offsets, index, by_uproot = survey(opened.tree, selection)
+            by_uproot: dict[str, str] = {}
+            index: FileIndex | PageIndex
+            if opened.is_rntuple:
+                infos, entry_offsets, index = fields.survey(opened.tree, selection)
+            else:
+                infos, entry_offsets, index, by_uproot = _survey_ttree(opened.tree, selection)
     finally:
         opened.close()
     for name, why in by_uproot.items():
         _log.info("branch %r of %s is read by uproot: %s", name, source.url, why)
     return RootFile(source, opened.name, opened.uuid, opened.num_entries, entry_offsets, infos, index, stamp)
-
-
-_Survey = tuple[tuple[BranchInfo, ...], tuple[int, ...], FileIndex, dict[str, str]]
 
 
 def file_stamp(source: Source) -> tuple[int, object]:
@@ -139,7 +137,9 @@ def _find_tree(file: Any, source: Source) -> str:
     return str(trees[0])
 
 
-def _survey_ttree(tree: Any, selection: Selection) -> _Survey:
+def _survey_ttree(
+    tree: Any, selection: Selection
+) -> tuple[tuple[BranchInfo, ...], tuple[int, ...], FileIndex, dict[str, str]]:
     """Schema, cluster entry offsets, baskets, and why uproot has to read a branch."""
     infos, entry_offsets, parts, by_uproot = [], [], [], {}
     for name, branch in tree.iteritems(recursive=True):
@@ -259,48 +259,3 @@ def _common_offsets(per_branch: Iterable[tuple[int, ...]], entries: int) -> tupl
         most_frequent = max(use, key=lambda offsets: (use[offsets] * (len(offsets) > 2), len(offsets), offsets))
         common = set(most_frequent)
     return tuple(sorted(common | {0, entries}))
-
-
-def _survey_rntuple(ntuple: Any, _: Selection) -> _Survey:
-    infos = tuple(_rntuple_infos(ntuple))
-    starts = {int(c.num_first_entry) for c in ntuple.cluster_summaries}
-    entry_offsets = tuple(sorted(starts | {0, int(ntuple.num_entries)}))
-    return infos, entry_offsets, build_index([]), {i.name: "it is in an RNTuple" for i in infos if i.kind != "other"}
-
-
-def _rntuple_infos(ntuple: Any) -> Iterator[BranchInfo]:
-    """Fields of an RNTuple; members of a collection of records are jagged branches ``Jet.pt`` of the group ``Jet``."""
-    fields = {name: ntuple[name].typename for name in ntuple.keys(recursive=True) if not name.startswith("_")}
-    counters = {name for name, typename in fields.items() if "RNTupleCardinality" in typename}
-    for name, typename in fields.items():
-        kind, dtype, length = _rntuple_kind(typename)
-        owner, _, _ = name.rpartition(".")
-        if owner:
-            jagged = kind == "flat" and fields.get(owner) == ""
-            kind, dtype, length = ("jagged" if jagged else "other", dtype if jagged else "", 0)
-            counter = owner
-        elif typename == "":
-            continue  # the collection itself: its members follow
-        else:
-            counter = f"n{name.split('_')[0]}"
-            counter = counter if counter in counters else name
-        reason = "" if kind != "other" else "text, objects, optional values or lists of lists"
-        yield BranchInfo(
-            name, typename, kind, dtype, counter if kind == "jagged" and counter != name else None, length, reason
-        )
-
-
-def _rntuple_kind(typename: str) -> tuple[Kind, str, int]:
-    typename = typename.replace(" ", "")
-    if typename in _RNTUPLE_NUMBERS:
-        return "flat", _RNTUPLE_NUMBERS[typename], 0
-    if typename.startswith("ROOT::RNTupleCardinality<"):
-        return "flat", "int64", 0
-    for prefix in _RNTUPLE_LISTS:
-        if typename.startswith(prefix) and typename[len(prefix) : -1] in _RNTUPLE_NUMBERS:
-            return "jagged", _RNTUPLE_NUMBERS[typename[len(prefix) : -1]], 0
-    if typename.startswith("std::array<"):
-        inner, _, size = typename[len("std::array<") : -1].rpartition(",")
-        if inner in _RNTUPLE_NUMBERS and size.isdigit():
-            return "array", _RNTUPLE_NUMBERS[inner], int(size)
-    return "other", "", 0

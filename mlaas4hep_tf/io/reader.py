@@ -15,12 +15,13 @@ import awkward as ak
 import numpy as np
 
 from mlaas4hep_tf.errors import BranchError, InputFileError, near_misses
-from mlaas4hep_tf.io import baskets
-from mlaas4hep_tf.io.basket_index import Array
+from mlaas4hep_tf.io import baskets, pages
+from mlaas4hep_tf.io.basket_index import Array, FileIndex
 from mlaas4hep_tf.io.branches import BranchInfo, Layout
 from mlaas4hep_tf.io.buffers import ArraySpec, BufferRef, allocate
 from mlaas4hep_tf.io.files import RootFile
 from mlaas4hep_tf.io.inspection import OpenTree, blame, file_stamp
+from mlaas4hep_tf.io.page_index import PageIndex
 from mlaas4hep_tf.io.remote import place, read_ranges
 
 
@@ -144,7 +145,7 @@ def read(file: RootFile, start: int, stop: int, names: Sequence[str]) -> Columns
         index = file.index.part(names, start, stop)
         fast_names = index.names
         first = {info.group: info.name for info in reversed(infos) if info.kind == "jagged" and info.name in fast_names}
-        fast = baskets.read_columns(partial(fetch, file), index, start, stop, frozenset(first.values()))
+        fast = _decode(file, index, start, stop, frozenset(first.values()))
         counts = {group: counts for group, name in first.items() if (counts := fast[name].counts) is not None}
         slow, slow_counts = _read_by_uproot(file, [i for i in infos if i.name not in fast_names], start, stop)
         for name, found in slow_counts.items():
@@ -153,6 +154,14 @@ def read(file: RootFile, start: int, stop: int, names: Sequence[str]) -> Columns
         columns = Columns(stop - start, {name: column.pieces for name, column in fast.items()} | slow, counts)
         _check_lengths(columns, infos)
     return columns
+
+
+def _decode(
+    file: RootFile, index: FileIndex | PageIndex, start: int, stop: int, counted: frozenset[str]
+) -> dict[str, baskets.Column]:
+    if isinstance(index, PageIndex):
+        return pages.read_columns(partial(fetch, file), index, start, stop, counted)
+    return baskets.read_columns(partial(fetch, file), index, start, stop, counted)
 
 
 def _check_lengths(columns: Columns, infos: Sequence[BranchInfo]) -> None:

@@ -252,7 +252,9 @@ def vectors(name):
     tree.Branch("text", text)
     for i in range(EVENTS):
         for key, vector in flat.items():
-            fill_vector(vector, [(-1) ** k * (i + k) if key not in ("b", "u", "bool") else (i + k) % 2 for k in range(size(i))])
+            fill_vector(
+                vector, [(-1) ** k * (i + k) if key not in ("b", "u", "bool") else (i + k) % 2 for k in range(size(i))]
+            )
         fill_vector(nested, [ROOT.std.vector["float"]([number(i, k)] * k) for k in range(size(i))])
         text.assign("event" * (i % 3))
         tree.Fill()
@@ -362,7 +364,9 @@ def ttree_values(tree, path):
     values, leaves = {}, {}
     for name, branch in branches_of(tree):
         found = list(branch.GetListOfLeaves())
-        if found[0].GetTypeName() in NUMBERS:
+        if name == "member./member.n":  # ROOT's leaf gives it as often as it says
+            values[name] = frame_values(tree.GetName(), path, "member.n")
+        elif found[0].GetTypeName() in NUMBERS:
             leaves |= {f"{name}.{leaf.GetName()}" if len(found) > 1 else name: leaf for leaf in found}
         elif OBJECT.match(found[0].GetTypeName()):
             values[name] = frame_values(tree.GetName(), path, name.rpartition("/")[2])
@@ -381,15 +385,20 @@ def frame_values(tree, path, column):
     """The values of a column in every event, by RDataFrame."""
     frame = ROOT.RDataFrame(tree, path)
     kind = frame.GetColumnType(column)
-    return [plain(value, "signed" if "unsigned" not in kind else "") for value in frame.Take[kind](column).GetValue()]
+    sign = "" if re.search("unsigned|uint", kind) else "signed"
+    return [plain(value, sign) for value in frame.Take[kind](column).GetValue()]
 
 
 def plain(value, sign=""):
     """Numbers, lists, and dictionaries of members of what RDataFrame gives."""
     members = {
         ROOT.TLorentzVector: lambda v: {"fP": {"fX": v.X(), "fY": v.Y(), "fZ": v.Z()}, "fE": v.E()},
-        ROOT.Math.PtEtaPhiMVector: lambda v: {"fCoordinates": dict(fPt=v.Pt(), fEta=v.Eta(), fPhi=v.Phi(), fM=v.M())},
-        ROOT.EventInfoAux: lambda v: {m: getattr(v, m) for m in ("runNumber", "eventNumber", "averageInteractionsPerCrossing")},
+        ROOT.Math.PtEtaPhiMVector: lambda v: {
+            "fCoordinates": {"fPt": v.Pt(), "fEta": v.Eta(), "fPhi": v.Phi(), "fM": v.M()}
+        },
+        ROOT.EventInfoAux: lambda v: {
+            m: getattr(v, m) for m in ("runNumber", "eventNumber", "averageInteractionsPerCrossing")
+        },
         ROOT.Math.XYZVector: lambda v: {"fCoordinates": {"fX": v.X(), "fY": v.Y(), "fZ": v.Z()}},
     }
     for kind, as_dict in members.items():
