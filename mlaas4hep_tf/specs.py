@@ -76,6 +76,30 @@ class BranchSpec:
 
 
 @dataclass(frozen=True)
+class TargetSpec:
+    """A branch of labels or weights over the whole dataset: what training must know of it, and no feature.
+
+    Attributes:
+        name, dtype: as in `BranchInfo`; there is a number per event.
+        values: number of events.
+        not_finite: how many of them are NaN or infinite.
+        min, max: of the finite values, integers exactly; None without any.
+        found: each finite value and how often it comes, by value; empty where there are more than `FOUND`.
+    """
+
+    name: str
+    dtype: str
+    values: int
+    not_finite: int
+    min: float | None
+    max: float | None
+    found: tuple[tuple[float, int], ...]
+
+
+FOUND = 256  # values of a target that are kept apart: classes, not measurements
+
+
+@dataclass(frozen=True)
 class FileSpec:
     """One file of the dataset: its path or URL when it was scanned, its uuid, and its entries."""
 
@@ -96,6 +120,7 @@ class Specs:
         identifiers: identifier branches that the tree has.
         left_out: branch -> why it could not become a feature.
         bound: whether these specs hold for `files` only (`unbound` lifts that).
+        targets: branches of labels and weights, by name.
     """
 
     tree: str
@@ -105,6 +130,7 @@ class Specs:
     identifiers: tuple[str, ...]
     left_out: Mapping[str, str]
     bound: bool = True
+    targets: tuple[TargetSpec, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.branches:
@@ -272,10 +298,11 @@ def _from_json(content: dict[str, Any], path: str) -> Specs:
             identifiers=tuple(content["identifiers"]),
             left_out=content["left_out"],
             bound=content["bound"],
+            targets=tuple(_target(t) for t in content.get("targets", ())),
         )
     except (KeyError, TypeError) as error:
         raise SpecsError(f"the specs {path} are damaged ({type(error).__name__}: {error}); scan again") from error
-    if _checksum(asdict(specs)) != content.get("checksum"):
+    if _checksum({name: value for name, value in asdict(specs).items() if name in content}) != content.get("checksum"):
         raise SpecsError(f"the specs {path} were changed by hand: their checksum does not fit; scan again")
     return specs
 
@@ -287,6 +314,10 @@ def _checksum(content: Mapping[str, Any]) -> str:
 def _branch(content: dict[str, Any]) -> BranchSpec:
     known: dict[str, Any] = {f.name: content[f.name] for f in fields(BranchSpec)}
     return BranchSpec(**known | {"multiplicities": tuple(known["multiplicities"])})
+
+
+def _target(content: dict[str, Any]) -> TargetSpec:
+    return TargetSpec(**content | {"found": tuple((value, count) for value, count in content["found"])})
 
 
 def from_paper(content: Mapping[str, Any]) -> Specs:

@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from collections import Counter
+from typing import Any
 
 import awkward as ak
 import numpy as np
@@ -259,7 +260,7 @@ def test_every_real_file_gives_batches(real_files):
 def test_layouts_hold_the_same_values(tmp_path):
     files = write_files(tmp_path, [70, 30], groups={"Jet": 2, "Mu": 1}, basket=20)
     specs = quiet(files)
-    options = {"batch_size": 40, "seed": 5, "labels": [1, 0]}
+    options: dict[str, Any] = {"batch_size": 40, "seed": 5, "labels": [1, 0]}
     vector = [x for x, _ in RootDataset(files, specs, mask=True, **options)]
     columns = [x for x, _ in RootDataset(files, specs, mask=True, layout="columns", **options)]
     ragged = [x for x, _ in RootDataset(files, specs, layout="ragged", **options)]
@@ -320,10 +321,94 @@ def test_labels_and_weights(tmp_path):
 
     per_file = [[1.0] * 30 + [0.0] * 20 + [0.0] * 10]
     assert targets(labels={"*f000*": 1, "*": 0}) == targets(labels=[1, 0, 0]) == per_file
-    specs = quiet(files, exclude="id")
+    specs = quiet(files, labels="id")
     assert targets(labels="id") == [list(map(float, range(60)))]
     assert targets(labels=[1, 0, 0], weights="id") == [*per_file, list(map(float, range(60)))]
     assert targets(labels=[1, 0, 0], weights={"*f002*": 2.5, "*": 1})[1] == [1.0] * 50 + [2.5] * 10
+
+
+LABELS = {
+    "event": np.array([2**31 + 1, 2**53 + 1, 7, 2**63 - 1], "i8"),
+    "wide": np.array([2**63 + 5, 0, 1, 2], "u8"),
+    "kind": np.array([2, 0, 1, 2], "i4"),
+    "truth": np.array([True, False, False, True]),
+    "side": np.array([-1, 1, 1, -1], "i2"),
+    "mass": np.array([125.1, 0.1, 1e-3, 3.25], "f8"),
+    "huge": np.array([1e300, 0, 0, 0], "f8"),
+    "void": np.array([1, np.nan, 0, 0], "f4"),
+}
+
+
+def labels_of(tmp_path, name, **options):
+    path = write_tree(tmp_path / "t.root", {"x": np.arange(4.0), **LABELS})
+    specs = quiet(path, branches="x", labels=name)
+    ds = RootDataset(path, specs, labels=name, shuffle=False, batch_size=4, **options)
+    ((_, y),) = ds
+    return y.numpy()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "dtype"),
+    [
+        ("event", {}, "int64"),  # float32 would round it, and its parity with it
+        ("kind", {}, "int32"),  # three classes
+        ("truth", {}, "float32"),
+        ("side", {}, "float32"),
+        ("mass", {}, "float32"),
+        ("kind", {"label_dtype": "float32"}, "float32"),
+        ("truth", {"label_dtype": "int64"}, "int64"),
+    ],
+)
+def test_labels_come_in_a_dtype_that_holds_them(tmp_path, name, options, dtype):
+    got = labels_of(tmp_path, name, **options)
+    assert got.dtype == dtype
+    assert got.tolist() == LABELS[name].astype(dtype).tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        (
+            "event",
+            {"label_dtype": "float32"},
+            "'event' .*2147483649 does not fit in file .*entries 0 to 4.*label_dtype",
+        ),
+        ("event", {"label_dtype": "int32"}, "must keep its values in int32"),
+        ("wide", {}, "must keep its values in int64: 9223372036854775813 does not fit"),
+        ("mass", {"label_dtype": "int32"}, "must keep its values in int32: 125.1"),
+        ("huge", {}, "'huge' must be finite in every event"),
+        ("void", {}, "'void' must be finite in every event"),
+    ],
+)
+def test_a_label_that_its_dtype_does_not_hold_is_an_error(tmp_path, name, options, says):
+    with pytest.raises(LabelError, match=says):
+        labels_of(tmp_path, name, **options)
+
+
+def test_an_integer_weight_that_float32_rounds_is_an_error(tmp_path):
+    path = write_tree(tmp_path / "t.root", {"x": np.arange(4.0), **LABELS})
+    specs = quiet(path, branches="x", labels="kind", weights="event")
+    assert [target.name for target in specs.targets] == ["kind", "event"]
+    with pytest.raises(LabelError, match="'event' as label or weight must keep its values in float32"):
+        list(RootDataset(path, specs, labels="kind", weights="event"))
+
+
+def test_several_classes_by_file_are_integers(tmp_path):
+    files = write_files(tmp_path, [3, 3, 3])
+    ds = RootDataset(files, quiet(files), labels=[2, 0, 1], shuffle=False, batch_size=9)
+    assert ds.element_spec[1].dtype == tf.int32
+    assert next(iter(ds))[1].numpy().tolist() == [2, 2, 2, 0, 0, 0, 1, 1, 1]
+
+
+def test_a_label_branch_that_the_specs_lack_is_scanned_alone_and_told(tmp_path):
+    files = write_files(tmp_path, [30, 20])
+    specs = quiet(files, exclude="id")
+    with pytest.warns(DataWarning, match=r"the specs do not know id: read now .*scan\(\.\.\., labels="):
+        ds = RootDataset(files, specs, labels="id")
+    (target,) = ds.specs.targets
+    assert (target.name, target.dtype, target.values, target.min, target.max) == ("id", "int32", 50, 0, 49)
+    assert target.found == tuple((n, 1) for n in range(50))
+    assert ds.element_spec[1].dtype == tf.int32  # 0 to 49, each
 
 
 @pytest.mark.parametrize(
@@ -520,7 +605,7 @@ def test_no_process_and_no_memory_is_left_behind(tmp_path, sent):
     script = subprocess.Popen(
         [sys.executable, "-c", ENDLESS.format(files=files)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
-    assert script.stdout.readline() == b"reading\n"
+    assert script.stdout is not None and script.stdout.readline() == b"reading\n"
     time.sleep(1)
     readers = psutil.Process(script.pid).children(recursive=True)
     assert readers

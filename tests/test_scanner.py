@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections import Counter
 
 import awkward as ak
 import numpy as np
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from mlaas4hep_tf import MlaasError, ReadOptions, Specs, scan
 from mlaas4hep_tf.errors import BranchError, DataWarning, InputFileError, PlanError, SpecsError
-from mlaas4hep_tf.scanner import NOTHING, statistics
+from mlaas4hep_tf.specs import TargetSpec
+from mlaas4hep_tf.statistics import NOTHING, statistics, target_statistics
 from mlaas4hep_tf.testing import make_events, write_files, write_tree
 
 FLOATS = st.lists(st.floats(width=32, allow_nan=True, allow_infinity=True), max_size=30)
@@ -109,7 +111,8 @@ def test_rules_for_values_that_are_no_numbers(tmp_path):
     assert by["hollow"].empty
     assert (by["holes"].nan, by["holes"].posinf, by["holes"].neginf) == (1, 1, 1)
     assert (by["holes"].min, by["holes"].max, by["holes"].variance) == (1, 1, 0)
-    assert (by["Obj_a"].values, by["Obj_a"].nan, by["Obj_a"].mean) == (4, 1, pytest.approx(7 / 3))
+    assert (by["Obj_a"].values, by["Obj_a"].nan) == (4, 1)
+    assert by["Obj_a"].mean == pytest.approx(7 / 3)
     assert (by["Gone_a"].length, by["Gone_a"].columns) == (0, ())
 
 
@@ -128,6 +131,36 @@ def test_save_and_load(demo_specs, tmp_path):
     demo_specs.save(tmp_path / "deep" / "specs.json")
     assert Specs.load(tmp_path / "deep" / "specs.json") == demo_specs
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["specs.json"]
+
+
+@given(st.lists(st.lists(st.integers(-(2**63), 2**63 - 1)), max_size=4))
+def test_statistics_of_targets_keep_integers_exactly(pieces):
+    together = [value for piece in pieces for value in piece]
+    got = target_statistics([np.array(piece, np.int64) for piece in pieces])
+    assert (got.values, got.not_finite, got.found) == (len(together), 0, Counter(together))
+    if together:
+        assert (got.min, got.max) == (min(together), max(together))
+
+
+def test_labels_and_weights_are_described_and_are_no_features(tmp_path):
+    events = make_events(600) | {
+        "truth.kind": (np.arange(600) % 3).astype("u1"),
+        "w": np.array([np.nan, np.inf] + [2] * 598, np.float32),
+    }
+    path = write_tree(tmp_path / "t.root", events)
+    specs = scan(path, exclude="truth*", labels="truth.kind", weights="w", progress=False)
+    assert {"truth.kind", "w"}.isdisjoint(b.name for b in specs.branches)
+    kind, weight = specs.targets
+    assert kind == TargetSpec("truth.kind", "uint8", 600, 0, 0, 2, ((0, 200), (1, 200), (2, 200)))
+    assert weight == TargetSpec("w", "float32", 600, 2, 2.0, 2.0, ((2.0, 598),))
+    many = scan(path, exclude=["truth*", "w"], labels="id", progress=False).targets[0]
+    assert (many.min, many.max, many.found) == (0, 599, ())  # too many values to keep
+    specs.save(tmp_path / "s.json")
+    assert Specs.load(tmp_path / "s.json") == specs
+    with pytest.raises(BranchError, match=r"no branch matches 'truth.kin' \(did you mean 'truth.kind'"):
+        scan(path, labels="truth.kin", progress=False)
+    with pytest.raises(BranchError, match="need one number per event: 'Jet_0' is jagged"):
+        scan(path, labels="Jet_0", progress=False)
 
 
 def test_damaged_specs_say_so(demo_specs, tmp_path):

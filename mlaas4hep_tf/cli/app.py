@@ -77,6 +77,8 @@ def scan(
         list[str] | None,
         data("--identifier", help=f"Branches that identify an event; default {','.join(IDENTIFIERS)}."),
     ] = None,
+    labels: Annotated[str | None, data("--labels", help="Branch of labels: described, and no feature.")] = None,
+    weights: Annotated[str | None, data("--weights", help="Branch of event weights: like --labels.")] = None,
     quantile: Annotated[
         float | None, data("--quantile", help="Cut multiplicities at this quantile, such as 0.999.")
     ] = None,
@@ -92,7 +94,7 @@ def scan(
     start = perf_counter()
     specs = scan_files(
         reading.locate(files), choice.tree, branches=patterns(choice.branches), exclude=patterns(choice.exclude),
-        identifiers=tuple(patterns(identifier)) or IDENTIFIERS, read=reading.options(),
+        identifiers=tuple(patterns(identifier)) or IDENTIFIERS, labels=labels, weights=weights, read=reading.options(),
     )  # fmt: skip
     if quantile is not None:
         specs = specs.with_lengths(quantile=quantile)
@@ -120,8 +122,11 @@ def train(
     if not named:
         raise ConfigError("no input files: name at least one, for example mlaas4hep-tf train data/*.root ...")
     read = reading.options()
-    targets = [name for name in (labels.branch(), training.weights) if name]
-    specs = choice.load(choice.specs) if choice.specs else choice.scan(named, paper, targets, read)
+    specs = (
+        choice.load(choice.specs)
+        if choice.specs
+        else choice.scan(named, paper, labels.branch(), training.weights, read)
+    )
     import_tensorflow()
     from mlaas4hep_tf.runs.run import train_run
 

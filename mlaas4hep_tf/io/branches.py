@@ -86,14 +86,21 @@ class Layout:
     Attributes:
         flat: flat branches, columns of one matrix.
         groups: names of the groups and of their branches, a matrix each.
+        targets: flat branches of labels and weights, an array each, and the dtypes in which they are delivered.
     """
 
     flat: tuple[str, ...]
     groups: tuple[tuple[str, tuple[str, ...]], ...]
+    targets: tuple[tuple[str, str], ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
-        return self.flat + tuple(name for _, names in self.groups for name in names)
+        listed = [
+            *self.flat,
+            *(name for _, names in self.groups for name in names),
+            *(name for name, _ in self.targets),
+        ]
+        return tuple(dict.fromkeys(listed))
 
 
 def select(infos: Sequence[BranchInfo], selection: Selection, where: str) -> Selected:

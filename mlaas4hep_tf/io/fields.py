@@ -121,8 +121,13 @@ def _reason(steps: tuple[Step, ...], columns: list[Any]) -> str:
     return "added to a list while the file was written" if any(late[1:]) and not late[0] else ""
 
 
-def survey(ntuple: Any, selection: Selection) -> tuple[tuple[BranchInfo, ...], tuple[int, ...], PageIndex]:
-    """Branches, first entries of the clusters and their end, and where the pages of the selected branches lie."""
+def survey(
+    ntuple: Any, selection: Selection, also: tuple[str, ...] = ()
+) -> tuple[tuple[BranchInfo, ...], tuple[int, ...], PageIndex]:
+    """Branches, first entries of the clusters and their end, and where the pages of the branches that are read lie.
+
+    Those are the selected branches and the ones in `also`.
+    """
     schema = _Schema(ntuple)
     leaves = [
         leaf for number in schema.top
@@ -133,7 +138,7 @@ def survey(ntuple: Any, selection: Selection) -> tuple[tuple[BranchInfo, ...], t
     fields: list[Field] = []
     for leaf in leaves:
         for info, field in _branches(leaf, groups):
-            wanted = selection.wants(info.name)
+            wanted = info.name in also or selection.wants(info.name)
             infos.append(info if wanted else BranchInfo(info.name, "", "other", reason="not selected"))
             if field is not None and wanted:
                 fields.append(field)

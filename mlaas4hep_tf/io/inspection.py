@@ -50,8 +50,11 @@ class OpenTree:
         self._file.close()
 
 
-def inspect(source: Source, selection: Selection) -> RootFile:
+def inspect(source: Source, selection: Selection, also: tuple[str, ...] = ()) -> RootFile:
     """Open a file once: entries, schema, cluster entry offsets, uuid, and where the baskets of selected branches lie.
+
+    Args:
+        also: branches to describe although they are not selected.
 
     The log says which branches our decoder does not read, and why.
 
@@ -66,9 +69,9 @@ def inspect(source: Source, selection: Selection) -> RootFile:
             by_uproot: dict[str, str] = {}
             index: FileIndex | PageIndex
             if opened.is_rntuple:
-                infos, entry_offsets, index = fields.survey(opened.tree, selection)
+                infos, entry_offsets, index = fields.survey(opened.tree, selection, also)
             else:
-                infos, entry_offsets, index, by_uproot = _survey_ttree(opened.tree, selection)
+                infos, entry_offsets, index, by_uproot = _survey_ttree(opened.tree, selection, also)
     finally:
         opened.close()
     for name, why in by_uproot.items():
@@ -138,14 +141,14 @@ def _find_tree(file: Any, source: Source) -> str:
 
 
 def _survey_ttree(
-    tree: Any, selection: Selection
+    tree: Any, selection: Selection, also: tuple[str, ...]
 ) -> tuple[tuple[BranchInfo, ...], tuple[int, ...], FileIndex, dict[str, str]]:
     """Schema, cluster entry offsets, baskets, and why uproot has to read a branch."""
     infos, entry_offsets, parts, by_uproot = [], [], [], {}
     for name, branch in tree.iteritems(recursive=True):
         if len(branch.branches):
             continue
-        if not selection.wants(name):
+        if name not in also and not selection.wants(name):
             infos.append(BranchInfo(name, "", "other", reason="not selected"))
             continue
         info, how = _describe(name, branch)

@@ -14,7 +14,7 @@ from functools import partial
 import awkward as ak
 import numpy as np
 
-from mlaas4hep_tf.errors import BranchError, InputFileError, near_misses
+from mlaas4hep_tf.errors import BranchError, InputFileError, LabelError, near_misses
 from mlaas4hep_tf.io import baskets, pages
 from mlaas4hep_tf.io.basket_index import Array, FileIndex
 from mlaas4hep_tf.io.branches import BranchInfo, Layout
@@ -44,7 +44,8 @@ class Columns:
 class Packed:
     """Shapes and dtypes of packed arrays, and the arrays themselves unless they lie in a shared buffer.
 
-    The arrays in order: flat float32 [n, flat]; for each group values float32 [m, branches] and counts int32 [n].
+    The arrays in order: flat float32 [n, flat]; for each group values float32 [m, branches] and counts int32 [n];
+    for each target its values [n].
     """
 
     specs: tuple[ArraySpec, ...]
@@ -192,21 +193,24 @@ def _read_by_uproot(
 
 
 def pack(columns: Columns, layout: Layout, ref: BufferRef | None = None) -> Packed:
-    """Copy columns into float32 matrices, one for the flat branches and one per group.
+    """Copy columns into float32 matrices, one for the flat branches and one per group, and targets beside them.
 
-    float64 and integers are rounded to the nearest float32; what lies beyond its range becomes infinite.
+    Features of float64 and integers are rounded to the nearest float32; what lies beyond its range becomes infinite.
     """
     n = columns.num_entries
     specs = [ArraySpec((n, len(layout.flat)), "float32")]
     for group, names in layout.groups:
         specs.append(ArraySpec((int(columns.counts[group].sum()), len(names)), "float32"))
         specs.append(ArraySpec((n,), "int32"))
+    specs += [ArraySpec((n,), dtype) for _, dtype in layout.targets]
     arrays = allocate(ref, specs)
     with np.errstate(over="ignore"):
         _fill(arrays[0], layout.flat, columns)
         for number, (group, names) in enumerate(layout.groups):
             _fill(arrays[1 + 2 * number], names, columns)
             arrays[2 + 2 * number][:] = columns.counts[group]
+        for (name, _), array in zip(layout.targets, arrays[1 + 2 * len(layout.groups) :], strict=True):
+            _fill(array[:, np.newaxis], [name], columns)
     return Packed(tuple(specs), tuple(arrays) if ref is None else None)
 
 
@@ -219,5 +223,30 @@ def _fill(matrix: Array, names: Sequence[str], columns: Columns) -> None:
 
 
 def read_packed(file: RootFile, start: int, stop: int, layout: Layout, ref: BufferRef | None = None) -> Packed:
-    """`read` and `pack` in one call, for reader processes."""
-    return pack(read(file, start, stop, layout.names), layout, ref)
+    """`read` and `pack` in one call, for reader processes.
+
+    Raises:
+        LabelError: a target that is not finite, or that its delivered dtype does not hold.
+    """
+    columns = read(file, start, stop, layout.names)
+    for name, dtype in layout.targets:
+        for piece in columns.values[name]:
+            check_target(name, piece, dtype, f"{file.where}, entries {start} to {stop}")
+    return pack(columns, layout, ref)
+
+
+def check_target(name: str, values: Array, dtype: str, where: str) -> None:
+    """Raise LabelError for values that are not finite, or integers that the delivered dtype does not hold exactly.
+
+    Floats become float32 by rounding, which is no fault.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        delivered = values.astype(dtype)
+        lost = (delivered.astype(values.dtype) != values) | ((delivered < 0) != (values < 0))
+    if not (np.isfinite(values) & np.isfinite(delivered)).all():
+        raise LabelError(f"branch {name!r} must be finite in every event to be label or weight; it is not in {where}")
+    if lost.any() and not (values.dtype.kind == "f" and dtype == "float32"):
+        raise LabelError(
+            f"branch {name!r} as label or weight must keep its values in {dtype}: {values[lost][0]} does not fit in "
+            f"{where}; choose the type of labels with label_dtype, for example 'int64'"
+        )

@@ -15,12 +15,11 @@ from typing import Any
 import keras
 
 from mlaas4hep_tf.dataset import Mixing, RootDataset
-from mlaas4hep_tf.errors import ConfigError, DataWarning, LabelError, MissingExtra, MissingExtraWarning, need
+from mlaas4hep_tf.errors import ConfigError, LabelError, MissingExtra, MissingExtraWarning, need
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.models import build, wants_mask
 from mlaas4hep_tf.runs.importance import permutation_importance
-from mlaas4hep_tf.scanner import scan
-from mlaas4hep_tf.specs import Specs
+from mlaas4hep_tf.specs import Specs, TargetSpec
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
 from mlaas4hep_tf.streaming.targets import PerFile
 from mlaas4hep_tf.train import Evaluation, Fit, check_binary, evaluate, fit, over_training
@@ -233,25 +232,17 @@ def _check_labels(config: RunConfig, ds: RootDataset) -> None:
     composition = ds.composition()
     check_binary(list(composition))
     if isinstance(config.labels, str):
-        _check_label_branch(config, ds.specs.tree)
+        _check_label_branch(next(target for target in ds.specs.targets if target.name == config.labels))
     if len(composition) == 1:
         raise LabelError(
             f"training needs events of two classes; all {ds.entries} events have label {next(iter(composition)):g}"
         )
 
 
-def _check_label_branch(config: RunConfig, tree: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DataWarning)
-        scanned = scan(
-            config.files, tree, branches=[str(config.labels)], identifiers=(), read=config.read, progress=False
-        )
-    (label,) = scanned.branches
-    if (label.min, label.max) != (0, 1) or label.nan:
-        raise LabelError(
-            f"label branch {label.name!r} must hold 0 for background and 1 for signal; it holds "
-            f"{label.min} to {label.max}"
-        )
+def _check_label_branch(label: TargetSpec) -> None:
+    if [value for value, _ in label.found] != [0, 1] or label.not_finite:
+        held = ", ".join(f"{value:g}" for value, _ in label.found) or f"{label.min} to {label.max}"
+        raise LabelError(f"label branch {label.name!r} must hold 0 for background and 1 for signal; it holds {held}")
 
 
 def _metrics(

@@ -16,27 +16,28 @@ from mlaas4hep_tf.progress import progress_bar
 from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange, expected_entries
 
 
-def inspect_source(selection: Selection, source: Source) -> RootFile:
+def inspect_source(selection: Selection, also: tuple[str, ...], source: Source) -> RootFile:
     """Runs in a reader process: one opening of a file."""
     from mlaas4hep_tf.io.inspection import inspect
 
-    return inspect(source, selection)
+    return inspect(source, selection, also)
 
 
 def inspect_files(
     sources: Sequence[Source], selection: Selection, worker_pool: WorkerPool, progress: bool = False,
-    skipped: Skipped | None = None, known: Mapping[str, int] | None = None,
+    skipped: Skipped | None = None, known: Mapping[str, int] | None = None, also: tuple[str, ...] = (),
 ) -> tuple[RootFile, ...]:  # fmt: skip
     """Open all files, several at a time, in the order given; what servers have to list is listed first.
 
     Args:
         skipped: where files that cannot be opened are accounted for; None: they are errors.
         known: entries of files, by URL, as the specs have them.
+        also: branches to describe although they are no features: labels and weights.
     """
     sources = [source for given in sources for source in _listed(given, worker_pool)]
     found: list[RootFile] = []
     failed: list[SkippedRange] = []
-    outcomes = worker_pool.outcomes(partial(inspect_source, selection), sources)
+    outcomes = worker_pool.outcomes(partial(inspect_source, selection, also), sources)
     with progress_bar("open", len(sources), "files", progress) as advance:
         for number, (source, outcome) in enumerate(zip(sources, outcomes, strict=True)):
             try:

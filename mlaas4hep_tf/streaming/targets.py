@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from mlaas4hep_tf.errors import BranchError, LabelError, near_misses, shorten
+from mlaas4hep_tf.io.branches import BranchInfo
 from mlaas4hep_tf.io.files import RootFile, matches
 from mlaas4hep_tf.streaming.skipped import SkippedRange
 
 PerFile = Mapping[str, float] | Sequence[float] | str
+
+
+LabelDtype = Literal["float32", "int32", "int64"]
+FLOAT32_INTEGERS = 2**24  # up to it float32 holds every integer
 
 
 @dataclass(frozen=True)
@@ -20,10 +26,12 @@ class Target:
     Attributes:
         per_file: a number for each file, or empty.
         branch: name of the branch that has it per event, or empty.
+        dtype: in which it is delivered.
     """
 
     per_file: tuple[float, ...] = ()
     branch: str = ""
+    dtype: str = "float32"
 
 
 def resolve_target(
@@ -41,7 +49,7 @@ def resolve_target(
     if given is None:
         return None
     if isinstance(given, str):
-        return Target(branch=_flat_branch(what, given, files))
+        return Target(branch=flat_branch(what, given, files).name)
     if isinstance(given, Mapping):
         return Target(tuple(_by_pattern(what, given, files, failed)))
     values = [float(v) for v in given]
@@ -50,6 +58,21 @@ def resolve_target(
         raise LabelError(f"a list of {what} needs one number per file: {len(values)} for {count} files")
     gone = {lost.number for lost in failed}
     return Target(tuple(value for number, value in enumerate(values) if number not in gone))
+
+
+def label_dtype(values: Collection[float], low: float | None, high: float | None) -> LabelDtype:
+    """In which dtype labels are delivered: int32 for K > 2 classes 0 to K - 1, int64 for large integers, else float32.
+
+    Args:
+        values: the distinct labels, where they are few enough to be known; of floats none.
+        low, high: the smallest and the largest label.
+    """
+    whole = all(isinstance(value, int) or value.is_integer() for value in values)
+    if whole and max(abs(low or 0), abs(high or 0)) > FLOAT32_INTEGERS:
+        return "int64"
+    if len(values) > 2 and sorted(values) == list(range(len(values))):
+        return "int32"
+    return "float32"
 
 
 def label_of(labels: PerFile | None, lost: SkippedRange) -> float | None:
@@ -81,7 +104,8 @@ def _by_pattern(
         )
 
 
-def _flat_branch(what: str, name: str, files: Sequence[RootFile]) -> str:
+def flat_branch(what: str, name: str, files: Sequence[RootFile]) -> BranchInfo:
+    """The branch of labels or weights, which every file must have with a number per event."""
     for file in files:
         info = next((b for b in file.branches if b.name == name), None)
         if info is None:
@@ -89,4 +113,4 @@ def _flat_branch(what: str, name: str, files: Sequence[RootFile]) -> str:
             raise BranchError(f"no branch {name!r}{close} for the {what} in {file.where}")
         if info.kind != "flat":
             raise BranchError(f"{what} need one number per event: {name!r} is {info.kind} in {file.where}")
-    return name
+    return next(b for b in files[0].branches if b.name == name)
