@@ -23,7 +23,7 @@ from mlaas4hep_tf.specs import Specs, TargetSpec
 from mlaas4hep_tf.streaming.chunks import Stream
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
 from mlaas4hep_tf.streaming.open_files import inspect_files
-from mlaas4hep_tf.streaming.pipeline import DataLayout, PipelineOptions, build_pipeline
+from mlaas4hep_tf.streaming.pipeline import MASK_SUFFIX, DataLayout, PipelineOptions, build_pipeline
 from mlaas4hep_tf.streaming.plan import EntryRange, make_plan, partition, split_sizes
 from mlaas4hep_tf.streaming.skipped import Skipped, account
 from mlaas4hep_tf.streaming.targets import LabelDtype, PerFile, Target, label_of, resolve_target
@@ -110,8 +110,15 @@ def _label_dtype(labels: Target, known: Sequence[TargetSpec]) -> LabelDtype:
     return default_label_dtype([value for value, _ in spec.found], spec.min, spec.max)
 
 
-def _check_form(layout: DataLayout, mask: bool, image: EtaPhiImage | None) -> None:
+def _check_form(layout: DataLayout, mask: bool, image: EtaPhiImage | None, specs: Specs) -> None:
     """Raise PlanError for a form of the elements that there is not."""
+    names = {b.name for b in specs.branches}
+    masks = sorted(name for name in names if name + MASK_SUFFIX in names) if mask and layout == "columns" else []
+    if masks:
+        raise PlanError(
+            f"layout='columns' with a mask has {masks[0] + MASK_SUFFIX!r} for the mask of {masks[0]!r}, but there is a "
+            "branch of that name too: exclude one of the two when scanning, or take mask=False"
+        )
     if layout not in get_args(DataLayout):
         raise PlanError(f"layout must be one of {', '.join(map(repr, get_args(DataLayout)))}, not {layout!r}")
     if (layout == "image") != (image is not None):
@@ -222,7 +229,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         Raises:
             MlaasError: see `errors`; everything that can be known before the first event.
         """
-        _check_form(layout, mask, image)
+        _check_form(layout, mask, image, specs)
         given = _Targets(labels, weights, label_dtype)
         given.check(specs)
         skipped, worker_pool = account(read), WorkerPool(read)

@@ -34,7 +34,9 @@ def scan_range(
 
     keep_freed_memory()
     file, entries = task
-    columns = read(file, entries.start, entries.stop, [info.name for info in (*infos, *targets)])
+    names = dict.fromkeys(info.name for info in (*infos, *targets))
+    counters = {info.counter: None for info in infos if info.counter}
+    columns = read(file, entries.start, entries.stop, list(names), counters=counters)
     per_group = {group: np.bincount(counts).astype(np.int64) for group, counts in columns.counts.items()}
     nothing = np.zeros(0, np.int64)
     features = [
@@ -123,7 +125,7 @@ def _read_all(
         for b in blocks(number, f.num_entries, f.entry_offsets, SCAN_ENTRIES)
     ]
     totals, target_totals = [NOTHING] * len(infos), [NO_TARGET] * len(targets)
-    names = [info.name for info in (*infos, *targets)]
+    names = [info.name for info in (*infos, *targets)] + [info.counter for info in infos if info.counter]
     entries = sum(len(b) for _, b in tasks)
     with progress_bar("scan", entries, "events", progress) as advance:
         parts = ((file.part(names, b.start, b.stop), b) for file, b in tasks)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -135,6 +137,10 @@ class Specs:
     def __post_init__(self) -> None:
         if not self.branches:
             raise SpecsError("specs need at least one branch")
+        met = next((name for name, times in Counter(self.vector_names).items() if times > 1), None)
+        if met is not None:
+            owners = [repr(branch) for branch, own in self.columns.items() if met in own]
+            raise SpecsError(f"column {met!r} of the vector would be of branches {' and '.join(owners)}; exclude one")
 
     @property
     def entries(self) -> int:
@@ -158,9 +164,18 @@ class Specs:
         return found
 
     @property
+    def columns(self) -> dict[str, tuple[str, ...]]:
+        """Branch -> names of its columns, `<branch>_<i>` for lists, `<branch>[<i>]` where a flat one has that name."""
+        flat = {b.name for b in self.flat}
+        return {
+            b.name: tuple(f"{b.name}[{i}]" for i in range(b.length)) if flat & {*b.columns} - {b.name} else b.columns
+            for b in self.branches
+        }
+
+    @property
     def vector_names(self) -> tuple[str, ...]:
-        """Columns of the vector (paper, figure 3): sorted flat branches, then sorted jagged ones as `<branch>_<i>`."""
-        return tuple(column for branch in self.branches for column in branch.columns)
+        """Columns of the vector (paper, figure 3): sorted flat branches, then sorted jagged ones."""
+        return tuple(itertools.chain(*self.columns.values()))
 
     @property
     def fingerprint(self) -> str:

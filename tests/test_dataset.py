@@ -32,6 +32,7 @@ from mlaas4hep_tf.errors import (
     SpecsError,
 )
 from mlaas4hep_tf.io.workers import WorkerPool
+from mlaas4hep_tf.models import build
 from mlaas4hep_tf.specs import from_paper
 from mlaas4hep_tf.testing import make_events, write_files, write_tree
 
@@ -276,6 +277,30 @@ def test_layouts_hold_the_same_values(tmp_path):
             assert r[name].row_lengths().numpy().tolist() == c[name + "_mask"].numpy().sum(axis=1).tolist()
             length = c[name].shape[1]
             assert np.array_equal(r[name].to_tensor(shape=(None, length)), c[name])
+
+
+def test_columns_of_one_name_are_kept_apart(tmp_path):
+    lists = ak.values_astype(ak.Array([[1, 2], [], [3]]), "float32")
+    flat = {"J_0": np.array([7, 8, 9], "f4"), "J_1": np.array([4, 5, 6], "f4")}
+    path = write_tree(tmp_path / "t.root", {"J": lists, **flat})
+    specs = quiet(path)
+    assert specs.vector_names == ("J_0", "J_1", "nJ", "J[0]", "J[1]")
+    (batch,) = RootDataset(path, specs, mask=True, shuffle=False, normalize=None)
+    events = dict(zip(specs.vector_names, batch["vector"].numpy().T.tolist(), strict=True))
+    assert events == {"J_0": [7, 8, 9], "J_1": [4, 5, 6], "nJ": [2, 0, 1], "J[0]": [1, 0, 3], "J[1]": [2, 0, 0]}
+    assert build("set", specs).get_layer("objects_0").columns.tolist() == [[3], [4]]
+    path = write_tree(tmp_path / "u.root", {"J": lists, "J[0]": np.zeros(3, "f4"), **flat})
+    with pytest.raises(SpecsError, match=r"column 'J\[0\]' of the vector would be of branches 'J\[0\]' and 'J'"):
+        quiet(path)
+
+
+def test_a_branch_that_is_called_like_a_mask(tmp_path):
+    path = write_tree(tmp_path / "t.root", {"x": np.arange(3, dtype="f4"), "x_mask": np.arange(3, dtype="f4")})
+    specs = quiet(path)
+    with pytest.raises(PlanError, match="'x_mask' for the mask of 'x', but there is a branch of that name too"):
+        RootDataset(path, specs, mask=True, layout="columns")
+    (batch,) = RootDataset(path, specs, layout="columns", shuffle=False, normalize=None)
+    assert batch["x_mask"].numpy().tolist() == [0, 1, 2]
 
 
 def test_fixed_size_arrays_are_lists_that_never_end_early(tmp_path):

@@ -134,14 +134,10 @@ def survey(
         for leaf in schema.leaves(number, schema.fields[number].path, schema.records[number].type_name)
     ]  # fmt: skip
     groups = _groups(leaves)
-    infos: list[BranchInfo] = []
-    fields: list[Field] = []
-    for leaf in leaves:
-        for info, field in _branches(leaf, groups):
-            wanted = info.name in also or selection.wants(info.name)
-            infos.append(info if wanted else BranchInfo(info.name, "", "other", reason="not selected"))
-            if field is not None and wanted:
-                fields.append(field)
+    found = [pair for leaf in leaves for pair in _branches(leaf, groups)]
+    wanted = selection.among([info.name for info, _ in found]).union(also)
+    infos = [i if i.name in wanted else BranchInfo(i.name, "", "other", reason="not selected") for i, _ in found]
+    fields = [field for _, field in found if field is not None and field.name in wanted]
     summaries = ntuple.cluster_summaries
     bounds = [0, *(int(s.num_first_entry) + int(s.num_entries) for s in summaries)]
     links = ntuple.page_link_list

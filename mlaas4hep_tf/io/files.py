@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mlaas4hep_tf.errors import InputFileError, near_misses
@@ -63,6 +63,7 @@ class RootFile:
         branches: every branch with its kind; those that were not selected are of kind ``other``.
         index: where the baskets or pages of the selected branches lie.
         stamp: size, and modification time or first bytes, to notice that it was replaced (`inspection.file_stamp`).
+        notes: what a user should be told of the file.
     """
 
     source: Source
@@ -73,6 +74,7 @@ class RootFile:
     branches: tuple[BranchInfo, ...]
     index: FileIndex | PageIndex = NO_INDEX
     stamp: tuple[int, object] = (0, None)
+    notes: tuple[str, ...] = ()
 
     @property
     def url(self) -> str:
@@ -190,6 +192,17 @@ def _similar_files(path: str) -> str:
     return near_misses(os.path.basename(path), os.listdir(folder))
 
 
-def matches(url: str, pattern: str) -> bool:
-    """True if a file pattern (as in ``labels={"*signal*": 1}``) matches the whole path or its last part."""
-    return fnmatch(url, pattern) or fnmatch(url.rsplit("/", 1)[-1], pattern)
+def names_of(url: str, tree: str | None = None) -> tuple[str, ...]:
+    """What a file may be called (as in ``labels={"*signal*": 1}``), each with and without ``:tree``.
+
+    These are its path or URL, the same without a query, and the last part of that.
+    """
+    plain = url.partition("?")[0] if _URL.match(url) else url
+    names = tuple(dict.fromkeys([url, plain, plain.rsplit("/", 1)[-1]]))
+    return names + (tuple(f"{name}:{tree}" for name in names) if tree else ())
+
+
+def meant_files(pattern: str, names: Sequence[tuple[str, ...]]) -> frozenset[int]:
+    """Which files a pattern means, given the `names_of` each: those called so, or else those it matches."""
+    called = frozenset(number for number, own in enumerate(names) if pattern in own)
+    return called or frozenset(n for n, own in enumerate(names) if any(fnmatchcase(name, pattern) for name in own))

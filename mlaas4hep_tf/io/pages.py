@@ -5,14 +5,14 @@ Layout: the RNTuple specification 1.0; values are those of ROOT (tests/data/root
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xxhash
 
 from mlaas4hep_tf.io.basket_index import Array
-from mlaas4hep_tf.io.baskets import Column, Fetch, decompress
+from mlaas4hep_tf.io.baskets import Fetch, Multiplicities, Pieces, decompress
 from mlaas4hep_tf.io.page_index import Encoding, Field, PageColumn, PageIndex
 
 _CHECKSUM = 8
@@ -37,34 +37,36 @@ def known(kind: int) -> bool:
     return kind in _STORED
 
 
-def read_columns(fetch: Fetch, index: PageIndex, start: int, stop: int, counted: frozenset[str]) -> dict[str, Column]:
+def read_columns(
+    fetch: Fetch, index: PageIndex, start: int, stop: int, groups: Mapping[str, str]
+) -> tuple[dict[str, Pieces], dict[str, Multiplicities]]:
     """Decode entries [start, stop) of some branches.
 
     Args:
         fetch: (seek, size) pairs -> their bytes, in few large requests; called once for each level of nesting.
         index: the clusters that hold these entries (`PageIndex.part`).
-        counted: jagged branches whose counts are wanted.
+        groups: jagged branch -> its group, whose branches have their multiplicities from one column.
+
+    Returns:
+        The values of each branch, and the multiplicities of each group.
 
     Raises:
         ValueError, OSError, and those of decompression: bytes that are no such page.
     """
-    clusters = len(index.bounds) - 1
+    clusters = range(len(index.bounds) - 1)
     walks = {}
-    for cluster in range(clusters):
+    for cluster in clusters:
         first, last = index.bounds[cluster : cluster + 2].tolist()
-        lo, hi = max(start, first) - first, min(stop, last) - first
         for field in index.fields:
-            walks[field.name, cluster] = _walk(field, lo, hi, last - first)
+            walks[field.name, cluster] = _walk(field, max(start - first, 0), min(stop, last) - first, last - first)
     done = _run(fetch, index, walks)
-    columns = {}
+    columns = {field.name: tuple(done[field.name, cluster][0] for cluster in clusters) for field in index.fields}
+    known = {}
     for field in index.fields:
-        found = [done[field.name, cluster] for cluster in range(clusters)]
-        counts = [c for _, c in found if c is not None] if field.name in counted else []
-        columns[field.name] = Column(
-            tuple(values for values, _ in found),
-            np.concatenate([np.empty(0, np.int64), *counts]) if field.name in counted else None,
-        )
-    return columns
+        if field.jagged and groups[field.name] not in known:
+            counts = [done[field.name, cluster][1] for cluster in clusters]
+            known[groups[field.name]] = Multiplicities(field.name, np.concatenate([np.empty(0, np.int64), *counts]))
+    return columns, known
 
 
 def _walk(field: Field, lo: int, hi: int, entries: int) -> _Walk:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,6 +17,7 @@ import numpy as np
 from mlaas4hep_tf.errors import BranchError, InputFileError, LabelError, near_misses
 from mlaas4hep_tf.io import baskets, pages
 from mlaas4hep_tf.io.basket_index import Array, FileIndex
+from mlaas4hep_tf.io.baskets import Multiplicities, Pieces
 from mlaas4hep_tf.io.branches import BranchInfo, Layout
 from mlaas4hep_tf.io.buffers import ArraySpec, BufferRef, allocate
 from mlaas4hep_tf.io.files import RootFile
@@ -127,11 +128,12 @@ def _fetch_local(path: str, requests: Sequence[baskets.Request]) -> list[bytes]:
         os.close(fd)
 
 
-def read(file: RootFile, start: int, stop: int, names: Sequence[str]) -> Columns:
-    """Read entries [start, stop) of some branches of one file.
+def read(file: RootFile, start: int, stop: int, names: Sequence[str], *, counters: Iterable[str] = ()) -> Columns:
+    """Read entries [start, stop) of some branches of one file, and hold those of a group to one multiplicity per event.
 
     Args:
         file: what `inspect` said of the file, at least of these branches and entries (`RootFile.part`).
+        counters: counters to which groups are held too, where their branch can be read.
 
     Raises:
         InputFileError: bytes that cannot be read or decoded; names file, tree, branch and entries.
@@ -143,26 +145,41 @@ def read(file: RootFile, start: int, stop: int, names: Sequence[str]) -> Columns
         raise BranchError(f"no branch {missing[0]!r}{near_misses(missing[0], known)} in {file.where}")
     infos = [known[name] for name in names]
     with blame(file.url, file.tree, f"entries {start} to {stop}"):
-        index = file.index.part(names, start, stop)
-        fast_names = index.names
-        first = {info.group: info.name for info in reversed(infos) if info.kind == "jagged" and info.name in fast_names}
-        fast = _decode(file, index, start, stop, frozenset(first.values()))
-        counts = {group: counts for group, name in first.items() if (counts := fast[name].counts) is not None}
-        slow, slow_counts = _read_by_uproot(file, [i for i in infos if i.name not in fast_names], start, stop)
-        for name, found in slow_counts.items():
-            if not np.array_equal(counts.setdefault(known[name].group, found), found):
-                raise ValueError(f"branch {name!r} differs in multiplicity from its group")
-        columns = Columns(stop - start, {name: column.pieces for name, column in fast.items()} | slow, counts)
+        index = file.index.part((*names, *counters), start, stop)
+        groups = {info.name: info.group for info in infos if info.kind == "jagged"}
+        values, held = _decode(file, index, start, stop, groups)
+        slow_infos = [info for info in (*infos, *_flat(known, counters)) if info.name not in values]
+        slow, slow_counts = _read_by_uproot(file, slow_infos, start, stop)
+        values |= slow
+        counted = {name: baskets.joined(slow[name]) for name in groups.values() if name in slow and name not in groups}
+        _hold(held, counted | slow_counts, groups)
+        columns = Columns(
+            stop - start, {name: values[name] for name in names}, {group: held[group].counts for group in held}
+        )
         _check_lengths(columns, infos)
     return columns
 
 
+def _flat(known: Mapping[str, BranchInfo], names: Iterable[str]) -> list[BranchInfo]:
+    return [known[name] for name in names if name in known and known[name].kind == "flat"]
+
+
+def _hold(held: dict[str, Multiplicities], found: Mapping[str, Array], groups: Mapping[str, str]) -> None:
+    """Hold branches that uproot read to the multiplicities of their group, as `read_columns` does."""
+    for name, counts in found.items():
+        try:
+            held.setdefault(groups.get(name, name), Multiplicities(name, counts)).hold(0, counts)
+        except ValueError as error:
+            error.add_note(f"branch {name!r}")
+            raise
+
+
 def _decode(
-    file: RootFile, index: FileIndex | PageIndex, start: int, stop: int, counted: frozenset[str]
-) -> dict[str, baskets.Column]:
+    file: RootFile, index: FileIndex | PageIndex, start: int, stop: int, groups: Mapping[str, str]
+) -> tuple[dict[str, Pieces], dict[str, Multiplicities]]:
     if isinstance(index, PageIndex):
-        return pages.read_columns(partial(fetch, file), index, start, stop, counted)
-    return baskets.read_columns(partial(fetch, file), index, start, stop, counted)
+        return pages.read_columns(partial(fetch, file), index, start, stop, groups)
+    return baskets.read_columns(partial(fetch, file), index, start, stop, groups)
 
 
 def _check_lengths(columns: Columns, infos: Sequence[BranchInfo]) -> None:
@@ -172,7 +189,7 @@ def _check_lengths(columns: Columns, infos: Sequence[BranchInfo]) -> None:
         expected = columns.num_entries if info.kind == "flat" else int(columns.counts[info.group].sum())
         have = sum(map(len, columns.values[info.name]))
         if have != expected:
-            raise ValueError(f"branch {info.name!r} has {have} values where its counter says {expected}")
+            raise ValueError(f"branch {info.name!r} has {have} values in {columns.num_entries} events, not {expected}")
 
 
 def _read_by_uproot(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from mlaas4hep_tf.errors import BranchError, LabelError, near_misses, shorten
-from mlaas4hep_tf.io.branches import BranchInfo
-from mlaas4hep_tf.io.files import RootFile, matches
+from mlaas4hep_tf.io.branches import BranchInfo, describe
+from mlaas4hep_tf.io.files import RootFile, meant_files, names_of
 from mlaas4hep_tf.streaming.skipped import SkippedRange
 
 PerFile = Mapping[str, float] | Sequence[float] | str
@@ -78,25 +77,25 @@ def label_dtype(values: Collection[float], low: float | None, high: float | None
 def label_of(labels: PerFile | None, lost: SkippedRange) -> float | None:
     """The label of a file that could not be opened, where labels are given per file."""
     if isinstance(labels, Mapping):
-        return next((float(value) for pattern, value in labels.items() if matches(lost.file, pattern)), None)
+        own = [names_of(lost.file, lost.tree)]
+        return next((float(value) for pattern, value in labels.items() if meant_files(pattern, own)), None)
     return None if labels is None or isinstance(labels, str) else float(labels[lost.number])
 
 
 def _by_pattern(
     what: str, patterns: Mapping[str, float], files: Sequence[RootFile], failed: Sequence[SkippedRange]
 ) -> Iterator[float]:
-    used = Counter[str]()
-    for file in files:
-        pattern = next((p for p in patterns if matches(file.url, p)), None)
+    names = [*(names_of(f.url, f.tree) for f in files), *(names_of(lost.file, lost.tree) for lost in failed)]
+    meant = {pattern: meant_files(pattern, names) for pattern in patterns}
+    for number, file in enumerate(files):
+        pattern = next((p for p in patterns if number in meant[p]), None)
         if pattern is None:
             raise LabelError(
                 f"no pattern of {what} matches file {file.url}: there are {shorten(map(repr, patterns))}; "
                 "add one, for example '*'"
             )
-        used[pattern] += 1
         yield float(patterns[pattern])
-    urls = [*(f.url for f in files), *(lost.file for lost in failed)]
-    idle = [p for p in patterns if not used[p] and not any(matches(url, p) for url in urls)]
+    idle = [pattern for pattern in patterns if not meant[pattern]]
     if idle:
         raise LabelError(
             f"pattern {idle[0]!r} of {what} matches none of the {len(files)} files "
@@ -112,5 +111,5 @@ def flat_branch(what: str, name: str, files: Sequence[RootFile]) -> BranchInfo:
             close = near_misses(name, [b.name for b in file.branches])
             raise BranchError(f"no branch {name!r}{close} for the {what} in {file.where}")
         if info.kind != "flat":
-            raise BranchError(f"{what} need one number per event: {name!r} is {info.kind} in {file.where}")
+            raise BranchError(f"{what} need one number per event: {name!r} is {describe(info)} in {file.where}")
     return next(b for b in files[0].branches if b.name == name)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mlaas4hep_tf.errors import InputFileError
-from mlaas4hep_tf.io.files import Source, expand, locate, matches
+from mlaas4hep_tf.io.files import Source, expand, locate, meant_files, names_of
 
 
 @pytest.fixture
@@ -67,10 +67,29 @@ def test_an_empty_folder_and_an_empty_list(tmp_path):
         expand(tmp_path / "none.txt")
 
 
-def test_label_patterns_match_the_name_or_the_whole_path():
-    assert matches("/data/signal_1.root", "*signal*")
-    assert matches("/data/signal_1.root", "signal_?.root")
-    assert not matches("/data/bkg.root", "*signal*")
+URLS = ["/data/signal_1.root", "https://host/run[1].root?token=a*", "https://host/run1.root", "/data/two.root"]
+TREES = ["t", "t", "t", "a"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "files"),
+    [
+        ("*signal*", [0]),
+        ("signal_?.root", [0]),
+        ("/data/*", [0, 3]),
+        ("run[1].root", [1]),  # a file is called so, and it is not run1.root
+        ("run?.root", [2]),
+        ("https://host/run[1].root?token=a*", [1]),
+        ("*.root", [0, 1, 2, 3]),
+        ("two.root:a", [3]),
+        ("/data/two.root:b", []),
+        ("*:t", [0, 1, 2]),
+        ("*bkg*", []),
+    ],
+)
+def test_a_file_is_meant_by_its_name_or_by_a_pattern(pattern, files):
+    named = [names_of(url, tree) for url, tree in zip(URLS, TREES, strict=True)]
+    assert sorted(meant_files(pattern, named)) == files
 
 
 def test_a_redirector_goes_in_front_of_logical_names_only(folder):
