@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,6 +12,7 @@ from mlaas4hep_tf.errors import BranchError, near_misses, shorten
 
 Kind = Literal["flat", "jagged", "array", "other"]
 
+_WILD = re.compile(r"[*?[]")
 IDENTIFIERS = ("run", "event", "luminosityBlock", "lumi")
 
 
@@ -56,6 +58,12 @@ class Selection:
     branches: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     identifiers: tuple[str, ...] = IDENTIFIERS
+
+    def may_mean(self, name: str, also: Iterable[str] = ()) -> bool:
+        """Whether a branch of this name, or a member of its objects, may be among the features or those in `also`."""
+        begins = [*(_WILD.split(pattern)[0] for pattern in self.branches or ("*",)), *also]
+        stem = name.partition("[")[0]
+        return any(name.startswith(text) or text.startswith(stem) for text in begins)
 
     def among(self, names: Iterable[str]) -> frozenset[str]:
         """Those of a tree's branches that are features, if they can become one."""

@@ -23,8 +23,9 @@ from mlaas4hep_tf.errors import InputFileError, MlaasError, TreeError, near_miss
 from mlaas4hep_tf.io import fields
 from mlaas4hep_tf.io.basket_index import BranchBaskets, BranchIndex, FileIndex, build_index
 from mlaas4hep_tf.io.baskets import plain_basket
-from mlaas4hep_tf.io.branches import BranchInfo, Kind, Selection
+from mlaas4hep_tf.io.branches import BranchInfo, Selection
 from mlaas4hep_tf.io.files import RootFile, Source
+from mlaas4hep_tf.io.interpretations import Described, describe
 from mlaas4hep_tf.io.page_index import PageIndex
 from mlaas4hep_tf.io.policy import conditions
 from mlaas4hep_tf.io.remote import RemoteSource, identity, place
@@ -169,25 +170,31 @@ def _survey_ttree(tree: Any, selection: Selection, also: tuple[str, ...]) -> _Su
     branches = list(tree.iteritems(recursive=True))
     first = dict(reversed(branches))  # of several branches of one name ROOT gives the first
     leaves = _leaves(branches)
-    wanted = selection.among(first).union(also)
+    described = {
+        name: _describe(name, branch, _counter(branch, leaves))
+        for name, branch in first.items()
+        if not len(branch.branches) and selection.may_mean(name, also)
+    }
+    every = [info.name for held in described.values() for info, _ in held]
+    wanted = selection.among([*every, *(first.keys() - described.keys())]).union(also)
     for name, branch in branches:
         if len(branch.branches) or branch is not first[name]:
             continue
-        if name not in wanted:
-            infos.append(BranchInfo(name, "", "other", reason="not selected"))
-            continue
-        info, how = _describe(name, branch, _counter(branch, leaves))
-        if info.kind != "other" and branch.num_entries != entries:
-            why = f"filled {branch.num_entries} times in a tree of {entries} entries"
-            info = BranchInfo(name, info.typename, "other", reason=why)
-        infos.append(info)
-        if info.kind == "other":
-            continue
-        entry_offsets.append(tuple(branch.entry_offsets))
-        if isinstance(how, str):
-            by_uproot[name] = how
-        else:
-            parts[name] = _baskets(how, branch, entry_offsets[-1], entries)
+        for info, how in described.get(name, [(BranchInfo(name, "", "other"), "")]):
+            if info.name not in wanted or name not in described:
+                infos.append(BranchInfo(info.name, "", "other", reason="not selected"))
+                continue
+            if info.kind != "other" and branch.num_entries != entries:
+                why = f"filled {branch.num_entries} times in a tree of {entries} entries"
+                info = BranchInfo(info.name, info.typename, "other", reason=why)
+            infos.append(info)
+            if info.kind == "other":
+                continue
+            entry_offsets.append(tuple(branch.entry_offsets))
+            if isinstance(how, str):
+                by_uproot[info.name] = how
+            else:
+                parts[info.name] = _baskets(how, branch, entry_offsets[-1], entries)
     parts |= _counters(leaves, {info.counter for info in infos if info.counter} - parts.keys(), entries)
     twice = [name for name, n in Counter(name for name, _ in branches).items() if n > 1 and name in wanted]
     notes = tuple(f"several branches are named {name!r}, of which the first is read, as in ROOT" for name in twice)
@@ -261,11 +268,11 @@ def _counter_dtype(branch: Any) -> str:
     return ">i4" if kind == 0 and branch.member("fStreamerType") in _INTS else ""
 
 
-_described: dict[Hashable, tuple[BranchInfo, BranchIndex | str]] = {}
+_described: dict[Hashable, tuple[Described, ...]] = {}
 
 
-def _describe(name: str, branch: Any, counter: _Counter | None) -> tuple[BranchInfo, BranchIndex | str]:
-    """What a TBranch is, and how our decoder reads it or why it does not.
+def _describe(name: str, branch: Any, counter: _Counter | None) -> tuple[Described, ...]:
+    """The branches of numbers that a TBranch holds, and how our decoder reads each or why it does not.
 
     Descriptions of branches with one leaf are kept and used again for the same branch of other files: uproot's
     interpretation takes a third of the time of opening a file, and the files of a dataset are alike.
@@ -283,34 +290,21 @@ def _describe(name: str, branch: Any, counter: _Counter | None) -> tuple[BranchI
     return _described[key]
 
 
-def _describe_anew(name: str, branch: Any, counter: _Counter | None) -> tuple[BranchInfo, BranchIndex | str]:
-    try:
-        interpretation = branch.interpretation
-        typename = branch.typename
-    except Exception as error:  # noqa: BLE001 (uproot raises many kinds for types that it cannot interpret)
-        why = f"not interpretable: {_first_line(error)}"
-        return BranchInfo(name, "unknown", "other", reason=why), why
-    kind, dtype, length, reason = _classify(interpretation)
-    counter = counter if kind == "jagged" else None
-    path = counter.path if counter is not None else None
-    info, how = BranchInfo(name, typename, kind, dtype, path, length, reason), _decoding(name, interpretation)
-    if counter is None or not counter.alone:
-        return info, how
+def _describe_anew(name: str, branch: Any, counter: _Counter | None) -> tuple[Described, ...]:
+    return tuple(_counted(described, counter) for described in describe(name, branch))
+
+
+def _counted(described: Described, counter: _Counter | None) -> Described:
+    """A branch with its counter, which also says where entries begin if its baskets do not."""
+    info, how = described
+    if counter is None or info.kind != "jagged":
+        return described
+    if not counter.alone:
+        return replace(info, counter=counter.path), how
     if isinstance(how, str) or not counter.readable:
         why = "lists without entry offsets (kGenerateOffsetMap) whose counter is no branch of integers"
-        return BranchInfo(name, typename, "other", reason=why), why
-    return info, replace(how, counter=counter.path)
-
-
-def _decoding(name: str, interpretation: Any) -> BranchIndex | str:
-    header, content = 0, interpretation
-    jagged = isinstance(interpretation, uproot.interpretation.jagged.AsJagged)
-    if jagged:
-        header, content = interpretation.header_bytes, interpretation.content
-    if type(content) is not uproot.interpretation.numerical.AsDtype or (jagged and header not in (0, 10)):
-        return f"its interpretation is {interpretation}"
-    base, shape = content.from_dtype.subdtype or (content.from_dtype, ())
-    return BranchIndex(name, base.str, jagged, header, int(np.prod(shape, dtype=np.int64)))
+        return BranchInfo(info.name, info.typename, "other", reason=why), why
+    return replace(info, counter=counter.path), replace(how, counter=counter.path)
 
 
 def _baskets(how: BranchIndex, branch: Any, entry_offsets: Sequence[int], entries: int) -> BranchBaskets:
@@ -331,29 +325,6 @@ def _baskets(how: BranchIndex, branch: Any, entry_offsets: Sequence[int], entrie
         bounds,
         tuple(plain_basket(b.data, b.byte_offsets, b.num_entries) for b in recovered),
     )
-
-
-def _classify(interpretation: Any) -> tuple[Kind, str, int, str]:
-    """Kind, dtype, length and reason of what uproot makes of a TBranch."""
-    numerical = uproot.interpretation.numerical
-    if isinstance(interpretation, uproot.interpretation.jagged.AsJagged):
-        kind, dtype, _, reason = _classify(interpretation.content)
-        return ("jagged", dtype, 0, "") if kind == "flat" else ("other", "", 0, reason or "lists of arrays")
-    if isinstance(interpretation, numerical.TruncatedNumerical):  # Double32_t, Float16_t
-        dtype = "float64" if isinstance(interpretation, numerical.AsDouble32) else "float32"
-        return (*_dimensions(interpretation.to_dims, dtype), "")
-    if type(interpretation) is numerical.AsDtype and interpretation.to_dtype.fields is None:
-        base, shape = interpretation.to_dtype.subdtype or (interpretation.to_dtype, ())
-        if base.kind in "biuf":
-            return (*_dimensions(shape, base.newbyteorder("=").name), "")
-    if isinstance(interpretation, uproot.interpretation.strings.AsStrings):
-        return "other", "", 0, "text"
-    lists = isinstance(interpretation, uproot.interpretation.objects.AsObjects)
-    return "other", "", 0, "objects or lists of lists" if lists else "objects"
-
-
-def _dimensions(shape: tuple[int, ...], dtype: str) -> tuple[Kind, str, int]:
-    return ("array", dtype, int(np.prod(shape, dtype=np.int64))) if shape else ("flat", dtype, 0)
 
 
 def _common_offsets(per_branch: Iterable[tuple[int, ...]], entries: int) -> tuple[int, ...]:

@@ -203,7 +203,10 @@ def _read_by_uproot(
     counts = {}
     for info in infos:
         array = record[info.name] if info.name in record.fields else record[tuple(info.name.split("."))]
-        values[info.name] = (np.asarray(ak.to_numpy(ak.flatten(array, axis=None))).reshape(-1),)
+        numbers = np.asarray(ak.to_numpy(ak.flatten(array, axis=None))).reshape(-1)
+        if numbers.dtype != info.dtype:
+            raise ValueError(f"branch {info.name!r} is {numbers.dtype} where its type says {info.dtype}; exclude it")
+        values[info.name] = (numbers,)
         if info.kind == "jagged":
             counts[info.name] = np.asarray(ak.to_numpy(ak.num(array)), np.int64)
     return values, counts
