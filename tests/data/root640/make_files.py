@@ -11,7 +11,7 @@ import tempfile
 from array import array
 from pathlib import Path
 
-import ROOT
+import ROOT  # type: ignore[import-not-found]  # of another environment
 
 HERE = Path(__file__).resolve().parent
 EVENTS = 12
@@ -314,7 +314,7 @@ def reals(name):
     for letter, kind in (("d", "d"), ("f", "f")):
         for title, how in (("plain", ""), ("range", "[0,10]"), ("bits", "[0,10,12]"), ("mantissa", "[0,0,10]")):
             for form, shape in (("", ""), ("_fixed", "[2]"), ("_list", "[n]")):
-                branch, buffer = f"{letter}_{title}{form}", array(kind, [0] * 8)
+                branch, buffer = f"{letter}_{title}{form}", array(kind, [0.0] * 8)
                 tree.Branch(branch, buffer, f"{branch}{shape}/{letter}{how}")
                 buffers.append(buffer)
     members, vector = ROOT.Reals(), ROOT.std.vector["Double32_t"]()
