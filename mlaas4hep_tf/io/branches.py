@@ -13,6 +13,7 @@ from mlaas4hep_tf.errors import BranchError, near_misses, shorten
 Kind = Literal["flat", "jagged", "array", "other"]
 
 _WILD = re.compile(r"[*?[]")
+_BOOKKEEPING = re.compile(r"(^|[./*])f(Bits|UniqueID|Name|Title)$")  # of TObject and TNamed: no physics
 IDENTIFIERS = ("run", "event", "luminosityBlock", "lumi")
 
 
@@ -68,8 +69,14 @@ class Selection:
     def among(self, names: Iterable[str]) -> frozenset[str]:
         """Those of a tree's branches that are features, if they can become one."""
         every = frozenset(names)
-        taken = frozenset[str]().union(*(meant(p, every) for p in self.branches)) if self.branches else every
+        taken = frozenset[str]().union(*(_asked_for(p, every) for p in self.branches or ("*",)))
         return taken.difference(self.identifiers, *(meant(p, every) for p in self.exclude))
+
+
+def _asked_for(pattern: str, names: frozenset[str]) -> frozenset[str]:
+    """What a pattern means, without the bookkeeping of ROOT's objects unless the pattern names it."""
+    found = meant(pattern, names)
+    return found if _BOOKKEEPING.search(pattern) else frozenset(n for n in found if not _BOOKKEEPING.search(n))
 
 
 def meant(pattern: str, names: Collection[str]) -> frozenset[str]:

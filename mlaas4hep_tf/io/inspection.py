@@ -149,7 +149,7 @@ def _find_tree(file: Any, source: Source) -> str:
     trees = sorted({key.split(";")[0] for key, name in classes.items() if name in wanted})
     if not trees and not _was_closed(file):
         raise InputFileError(f"file {source.url} has no tree: {_NOT_CLOSED}, or leave the file out")
-    if source.tree in trees:
+    if source.tree in trees or classes.get(source.tree) in wanted:  # the newest cycle, or the one named
         return str(source.tree)
     if source.tree is not None:
         raise TreeError(
