@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 import tensorflow as tf
 
 from mlaas4hep_tf.errors import DataWarning, LabelError, PlanError, ReaderError, shorten
+from mlaas4hep_tf.htmltable import table
 from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
@@ -28,7 +29,7 @@ from mlaas4hep_tf.streaming.open_files import inspect_files
 from mlaas4hep_tf.streaming.pipeline import MASK_SUFFIX, DataLayout, PipelineOptions, build_pipeline
 from mlaas4hep_tf.streaming.plan import EntryRange, make_plan, partition, split_sizes
 from mlaas4hep_tf.streaming.skipped import Skipped, account
-from mlaas4hep_tf.streaming.targets import LabelDtype, PerFile, Target, label_of, resolve_target
+from mlaas4hep_tf.streaming.targets import LabelDtype, PerFile, Target, check_law, label_of, resolve_target
 from mlaas4hep_tf.streaming.targets import label_dtype as default_label_dtype
 from mlaas4hep_tf.transforms.image import EtaPhiImage
 from mlaas4hep_tf.transforms.normalize import Normalize
@@ -65,6 +66,9 @@ def _check_process() -> None:
             "RootDataset in it"
         )
 
+
+# Keras says it of every tf.data.Dataset; the seed of a RootDataset shuffles it
+warnings.filterwarnings("ignore", "`shuffle=True` was passed, but will be ignored .* tf.data.Dataset", UserWarning)
 
 Mixing = Literal["proportional", "equal"] | Mapping[str, float] | Sequence[float]
 
@@ -195,7 +199,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
     - ``layout="vector"``: x is float32 [B, D] (columns `specs.vector_names`), or with ``mask=True`` a dict
       ``{"vector": [B, D], "mask": bool [B, D]}``, True = real value;
     - ``layout="columns"``: a dict, flat branches [B], jagged ones [B, L], with ``mask=True`` also
-      ``<branch>_mask``;
+      ``<branch>_mask``; normalised, counts too, unless `normalize` leaves them in their unit;
     - ``layout="ragged"``: a dict, flat branches [B], jagged ones `tf.RaggedTensor` [B, None];
     - ``layout="image"``: x is float32 [B, rows, columns, channels] (`transforms.image.EtaPhiImage`).
 
@@ -252,7 +256,9 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             shuffle: mix files and shuffle events.
             seed: of the order.
 
-            normalize: ``minmax``, ``standard`` or None (`transforms.normalize`).
+            normalize: ``minmax``, ``standard`` or None, for all branches or by name and pattern
+                (`transforms.normalize`).  Counts are normalised like all others: who cuts on them in a ``map`` or
+                ``filter`` keeps their unit, ``{"nMuon": None, "*": "minmax"}``.
             layout: form of the elements.
             mask: deliver the mask.
             image: bins, branches and rule of ``layout="image"``.
@@ -302,6 +308,26 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
 
     def _inputs(self) -> list[tf.data.Dataset]:  # abstract in tf.data.Dataset, so every subclass has it
         return [self._pipeline]
+
+    def __repr__(self) -> str:
+        shapes = shorten((f"{name} {shape} {dtype}" for name, shape, dtype in self._elements()), 4)
+        return f"<RootDataset {self._summary()}: {shapes}>"
+
+    def _summary(self) -> str:
+        return f"{self.entries:,} events of {len(self.files)} files in batches of {self._settings.batch_size}"
+
+    def _repr_html_(self) -> str:
+        files = ((file.url, events, label) for file, events, label in self.files_and_labels())
+        elements = table("An element:", ("name", "shape", "type"), self._elements())
+        return table(f"RootDataset, {self._summary()}", ("file", "events", "label"), files) + elements
+
+    def _elements(self) -> list[tuple[str, str, str]]:
+        """Name, shape and type of each tensor of an element."""
+        spec = self.element_spec if isinstance(self.element_spec, tuple) else (self.element_spec,)
+        x, *others = spec
+        parts = x if isinstance(x, dict) else {self._settings.layout: x}
+        parts = parts | dict(zip(("label", "weight"), others, strict=False))
+        return [(name, str(tuple(part.shape)).replace("None", "any"), part.dtype.name) for name, part in parts.items()]
 
     @property
     def element_spec(self) -> Any:
@@ -439,10 +465,9 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             PlanError: shares that are not positive, ``shuffle=False``, or more than 64 files.
             LabelError: patterns that do not fit the files.
         """
+        check_law(law)
         if law == "proportional":
             return self._part(self._parts, shares=None)
-        if isinstance(law, str) and law != "equal":
-            raise PlanError(f"a mixing law must be 'proportional', 'equal' or shares of the files, not {law!r}")
         shares = [1.0] * len(self.files) if isinstance(law, str) else law
         target = resolve_target("mixing shares", shares, self.files) or Target()
         return self._part(self._parts, shares=target.per_file)

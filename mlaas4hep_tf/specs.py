@@ -7,12 +7,13 @@ import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from mlaas4hep_tf.errors import PlanError, SpecsError, shorten
+from mlaas4hep_tf.errors import BranchError, PlanError, SpecsError, near_misses, shorten
+from mlaas4hep_tf.htmltable import table, text
 from mlaas4hep_tf.io.branches import IDENTIFIERS, BranchInfo, Kind, Selection, check_schema
 from mlaas4hep_tf.io.files import RootFile
 
@@ -20,7 +21,7 @@ VERSION = 1
 _HEADER = ("version", "fingerprint", "checksum")  # of the file, beside the content
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BranchSpec:
     """One feature branch over the whole dataset.
 
@@ -51,6 +52,11 @@ class BranchSpec:
     max: float | None
     mean: float | None
     variance: float | None
+
+    def __repr__(self) -> str:
+        lists = "" if self.kind == "flat" else f" of {self.group}, {self.length} of up to {self.largest} values kept"
+        span = "no finite value" if self.empty else f"{text(self.min)} to {text(self.max)}"
+        return f"BranchSpec({self.name}: {self.kind} {self.dtype}{lists}, {span})"
 
     @property
     def largest(self) -> int:
@@ -111,9 +117,11 @@ class FileSpec:
     entries: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Specs:
     """Everything that padding, normalisation and the model's shape need, from one pass over the data.
+
+    ``specs["Jet_pt"]`` is one branch; notebooks show all of them as a table.
 
     Attributes:
         tree: name of the tree.
@@ -142,6 +150,39 @@ class Specs:
         if met is not None:
             owners = [repr(branch) for branch, own in self.columns.items() if met in own]
             raise SpecsError(f"column {met!r} of the vector would be of branches {' and '.join(owners)}; exclude one")
+
+    def __getitem__(self, name: str) -> BranchSpec:
+        """The branch of this name.
+
+        Raises:
+            BranchError: no such feature branch.
+        """
+        found = next((branch for branch in self.branches if branch.name == name), None)
+        if found is None:
+            why = f": it was left out, {self.left_out[name]}" if name in self.left_out else near_misses(str(name), self)
+            raise BranchError(f"the specs have no feature branch {name!r}{why}")
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return any(branch.name == name for branch in self.branches)
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of the feature branches."""
+        return (branch.name for branch in self.branches)
+
+    def __repr__(self) -> str:
+        return f"Specs({self._summary()})"
+
+    def _summary(self) -> str:
+        return (
+            f"tree {self.tree!r}, {self.entries:,} events of {len(self.files)} files: {len(self.flat)} flat branches "
+            f"and {len(self.jagged)} in {len(self.groups)} groups, {len(self.vector_names)} columns, "
+            f"fingerprint {self.fingerprint}"
+        )
+
+    def _repr_html_(self) -> str:
+        head = ("branch", "kind", "type", "group", "kept", "largest", "min", "max", "mean", "std", "missing")
+        return table(f"Specs of {self._summary()}", head, map(_row, self.branches))
 
     @property
     def entries(self) -> int:
@@ -289,6 +330,13 @@ class Specs:
         if {"jdim", "minv", "maxv"} <= content.keys():
             return from_paper(content)
         return _from_json(content, os.fspath(path))
+
+
+def _row(b: BranchSpec) -> tuple[object, ...]:
+    """A branch in the table of a notebook."""
+    lists = (None, None, None) if b.kind == "flat" else (b.group, b.length, b.largest)
+    std = None if b.variance is None else b.variance**0.5
+    return b.name, b.kind, b.dtype, *lists, b.min, b.max, b.mean, std, b.nan + b.posinf + b.neginf or None
 
 
 def check_quantile(quantile: float) -> None:

@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 import warnings
+import xml.etree.ElementTree as ET
 from collections import Counter
 from typing import Any
 
@@ -716,3 +717,45 @@ def test_a_process_of_multiprocessing_ends_with_its_work(tmp_path):
     process.start()
     process.join(60)  # readers are kept for two minutes of idleness
     assert process.exitcode == 0
+
+
+def test_a_dataset_introduces_itself_in_one_line_and_in_a_table(demo_files, demo_specs):
+    ds = RootDataset(demo_files, demo_specs, labels={"*signal*": 1, "*": 0}, batch_size=100)
+    train, _ = ds.split(0.5, 0.5)
+    assert repr(ds) == (
+        "<RootDataset 8,522 events of 9 files in batches of 100: vector (any, 508) float32, label (any,) float32>"
+    )
+    assert "4,261 events" in repr(train)
+    assert "and 67 more" in repr(RootDataset(demo_files, demo_specs, labels=[0] * 9, layout="columns"))
+    table = ET.fromstring(f"<body>{train._repr_html_()}</body>")  # well-formed
+    rows = [["".join(cell.itertext()) for cell in row] for row in table.iter("tr")]
+    of_files = {row[0]: row[1:] for row in rows if row[0].endswith(".root")}
+    assert list(of_files) == demo_files
+    assert sum(int(events.replace(",", "")) for events, _ in of_files.values()) == 4261
+    assert of_files[next(f for f in demo_files if "signal" in f)][1] == "1"
+    assert ["vector", "(any, 508)", "float32"] in rows
+
+
+def test_a_cut_on_a_count_in_its_own_unit(demo_files, demo_specs):
+    counts = np.concatenate([uproot.open(f"{file}:events")["nLepton"].array(library="np") for file in demo_files])
+    ds = RootDataset(
+        demo_files, demo_specs, labels=[0] * 9, layout="columns", normalize={"nLepton": None, "*": "minmax"},
+    )  # fmt: skip
+    chosen = [float(x["ht"]) for x, _ in ds.unbatch().filter(lambda x, y: x["nLepton"] >= 2)]
+    assert len(chosen) == (counts >= 2).sum() > 0
+    assert 0 <= min(chosen) < max(chosen) <= 1
+
+
+def test_keras_does_not_complain_of_shuffle(tmp_path):
+    code = """
+        import sys, warnings
+        import keras
+        from mlaas4hep_tf import RootDataset, models, scan
+
+        specs = scan(sys.argv[1], progress=False)
+        with warnings.catch_warnings(record=True) as said:
+            models.build("mlp", specs).fit(RootDataset(sys.argv[1], specs, labels=[1]), verbose=0)
+        assert not [str(one.message) for one in said if "shuffle" in str(one.message)]
+    """
+    (file,) = write_files(tmp_path, [64])
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code), file], check=True, timeout=120)

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import re
 import warnings
+import xml.etree.ElementTree as ET
 from collections import Counter
 
 import awkward as ak
@@ -76,6 +78,29 @@ def test_specs_of_the_demo_files_equal_awkward(demo_specs, demo_files):
             counts = ak.to_numpy(ak.num(events[branch.name]))
             assert branch.multiplicities == tuple(np.bincount(counts))
             assert branch.length == counts.max()
+
+
+def test_a_branch_by_its_name(demo_specs):
+    assert demo_specs["Jet_pt"] == next(b for b in demo_specs.branches if b.name == "Jet_pt")
+    assert "Jet_pt" in demo_specs
+    assert "isSignal" not in demo_specs
+    assert list(demo_specs) == [b.name for b in demo_specs.branches]
+    with pytest.raises(BranchError, match=r"no feature branch 'jet_pt' \(did you mean 'Jet_pt'"):
+        demo_specs["jet_pt"]
+
+
+def test_specs_introduce_themselves_in_one_line_and_in_a_table(demo_specs):
+    assert re.fullmatch(
+        r"Specs\(tree 'events', 8,522 events of 9 files: 18 flat branches and 52 in 4 groups, 508 columns, .*\)",
+        repr(demo_specs),
+    )
+    assert len(repr(demo_specs["Jet_pt"])) < 100
+    table = ET.fromstring(f"<body>{demo_specs._repr_html_()}</body>")  # well-formed
+    rows = [["".join(cell.itertext()) for cell in row] for row in table.iter("tr")]
+    assert [row[0] for row in rows[1:]] == list(demo_specs)
+    row = dict(zip(rows[0], rows[1 + list(demo_specs).index("Jet_pt")], strict=True))
+    assert (row["type"], row["group"], row["largest"]) == ("float32", "nJet", "14")
+    assert float(row["max"]) == pytest.approx(demo_specs["Jet_pt"].max, rel=1e-3)
 
 
 def test_column_names_as_in_the_paper(demo_specs):
