@@ -5,6 +5,7 @@
     │   └── LostDataError    more of the data is lost than the user allowed
     ├── TreeError            a tree that is not in the file, or one of several that was not named
     ├── BranchError          a branch that is missing, not numeric, or of another type than expected
+    ├── ExpressionError      text that is no expression of branches, or means nothing for these
     ├── SpecsError           a specs file that cannot be read, or specs that belong to other data
     ├── LabelError           labels or weights that match no file, or leave a file without one
     ├── PlanError            a batch, chunk, split or selection of events that makes no sense
@@ -43,6 +44,16 @@ class TreeError(MlaasError): ...
 
 
 class BranchError(MlaasError): ...
+
+
+class ExpressionError(MlaasError):
+    """What is wrong with an expression, and where in it."""
+
+    def __init__(self, why: str, text: str, at: int) -> None:
+        before, behind = text[max(at - 40, 0) : at], text[at : at + 40]
+        super().__init__(
+            f"{why}; at the mark in: {'...' * (at > 40)}{before} --> {behind}{'...' * (len(text) > at + 40)}"
+        )
 
 
 class SpecsError(MlaasError): ...

@@ -10,7 +10,9 @@ import textwrap
 import threading
 import time
 import warnings
+import xml.etree.ElementTree as ET
 from collections import Counter
+from typing import Any
 
 import awkward as ak
 import numpy as np
@@ -31,6 +33,7 @@ from mlaas4hep_tf.errors import (
     SpecsError,
 )
 from mlaas4hep_tf.io.workers import WorkerPool
+from mlaas4hep_tf.models import build
 from mlaas4hep_tf.specs import from_paper
 from mlaas4hep_tf.testing import make_events, write_files, write_tree
 
@@ -268,7 +271,7 @@ def test_every_real_file_gives_batches(real_files):
 def test_layouts_hold_the_same_values(tmp_path):
     files = write_files(tmp_path, [70, 30], groups={"Jet": 2, "Mu": 1}, basket=20)
     specs = quiet(files)
-    options = {"batch_size": 40, "seed": 5, "labels": [1, 0]}
+    options: dict[str, Any] = {"batch_size": 40, "seed": 5, "labels": [1, 0]}
     vector = [x for x, _ in RootDataset(files, specs, mask=True, **options)]
     columns = [x for x, _ in RootDataset(files, specs, mask=True, layout="columns", **options)]
     ragged = [x for x, _ in RootDataset(files, specs, layout="ragged", **options)]
@@ -284,6 +287,30 @@ def test_layouts_hold_the_same_values(tmp_path):
             assert r[name].row_lengths().numpy().tolist() == c[name + "_mask"].numpy().sum(axis=1).tolist()
             length = c[name].shape[1]
             assert np.array_equal(r[name].to_tensor(shape=(None, length)), c[name])
+
+
+def test_columns_of_one_name_are_kept_apart(tmp_path):
+    lists = ak.values_astype(ak.Array([[1, 2], [], [3]]), "float32")
+    flat = {"J_0": np.array([7, 8, 9], "f4"), "J_1": np.array([4, 5, 6], "f4")}
+    path = write_tree(tmp_path / "t.root", {"J": lists, **flat})
+    specs = quiet(path)
+    assert specs.vector_names == ("J_0", "J_1", "nJ", "J[0]", "J[1]")
+    (batch,) = RootDataset(path, specs, mask=True, shuffle=False, normalize=None)
+    events = dict(zip(specs.vector_names, batch["vector"].numpy().T.tolist(), strict=True))
+    assert events == {"J_0": [7, 8, 9], "J_1": [4, 5, 6], "nJ": [2, 0, 1], "J[0]": [1, 0, 3], "J[1]": [2, 0, 0]}
+    assert build("set", specs).get_layer("objects_0").columns.tolist() == [[3], [4]]
+    path = write_tree(tmp_path / "u.root", {"J": lists, "J[0]": np.zeros(3, "f4"), **flat})
+    with pytest.raises(SpecsError, match=r"column 'J\[0\]' of the vector would be of branches 'J\[0\]' and 'J'"):
+        quiet(path)
+
+
+def test_a_branch_that_is_called_like_a_mask(tmp_path):
+    path = write_tree(tmp_path / "t.root", {"x": np.arange(3, dtype="f4"), "x_mask": np.arange(3, dtype="f4")})
+    specs = quiet(path)
+    with pytest.raises(PlanError, match="'x_mask' for the mask of 'x', but there is a branch of that name too"):
+        RootDataset(path, specs, mask=True, layout="columns")
+    (batch,) = RootDataset(path, specs, layout="columns", shuffle=False, normalize=None)
+    assert batch["x_mask"].numpy().tolist() == [0, 1, 2]
 
 
 def test_fixed_size_arrays_are_lists_that_never_end_early(tmp_path):
@@ -329,10 +356,94 @@ def test_labels_and_weights(tmp_path):
 
     per_file = [[1.0] * 30 + [0.0] * 20 + [0.0] * 10]
     assert targets(labels={"*f000*": 1, "*": 0}) == targets(labels=[1, 0, 0]) == per_file
-    specs = quiet(files, exclude="id")
+    specs = quiet(files, labels="id")
     assert targets(labels="id") == [list(map(float, range(60)))]
     assert targets(labels=[1, 0, 0], weights="id") == [*per_file, list(map(float, range(60)))]
     assert targets(labels=[1, 0, 0], weights={"*f002*": 2.5, "*": 1})[1] == [1.0] * 50 + [2.5] * 10
+
+
+LABELS = {
+    "event": np.array([2**31 + 1, 2**53 + 1, 7, 2**63 - 1], "i8"),
+    "wide": np.array([2**63 + 5, 0, 1, 2], "u8"),
+    "kind": np.array([2, 0, 1, 2], "i4"),
+    "truth": np.array([True, False, False, True]),
+    "side": np.array([-1, 1, 1, -1], "i2"),
+    "mass": np.array([125.1, 0.1, 1e-3, 3.25], "f8"),
+    "huge": np.array([1e300, 0, 0, 0], "f8"),
+    "void": np.array([1, np.nan, 0, 0], "f4"),
+}
+
+
+def labels_of(tmp_path, name, **options):
+    path = write_tree(tmp_path / "t.root", {"x": np.arange(4.0), **LABELS})
+    specs = quiet(path, branches="x", labels=name)
+    ds = RootDataset(path, specs, labels=name, shuffle=False, batch_size=4, **options)
+    ((_, y),) = ds
+    return y.numpy()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "dtype"),
+    [
+        ("event", {}, "int64"),  # float32 would round it, and its parity with it
+        ("kind", {}, "int32"),  # three classes
+        ("truth", {}, "float32"),
+        ("side", {}, "float32"),
+        ("mass", {}, "float32"),
+        ("kind", {"label_dtype": "float32"}, "float32"),
+        ("truth", {"label_dtype": "int64"}, "int64"),
+    ],
+)
+def test_labels_come_in_a_dtype_that_holds_them(tmp_path, name, options, dtype):
+    got = labels_of(tmp_path, name, **options)
+    assert got.dtype == dtype
+    assert got.tolist() == LABELS[name].astype(dtype).tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        (
+            "event",
+            {"label_dtype": "float32"},
+            "'event' .*2147483649 does not fit in file .*entries 0 to 4.*label_dtype",
+        ),
+        ("event", {"label_dtype": "int32"}, "must keep its values in int32"),
+        ("wide", {}, "must keep its values in int64: 9223372036854775813 does not fit"),
+        ("mass", {"label_dtype": "int32"}, "must keep its values in int32: 125.1"),
+        ("huge", {}, "'huge' must be finite in every event"),
+        ("void", {}, "'void' must be finite in every event"),
+    ],
+)
+def test_a_label_that_its_dtype_does_not_hold_is_an_error(tmp_path, name, options, says):
+    with pytest.raises(LabelError, match=says):
+        labels_of(tmp_path, name, **options)
+
+
+def test_an_integer_weight_that_float32_rounds_is_an_error(tmp_path):
+    path = write_tree(tmp_path / "t.root", {"x": np.arange(4.0), **LABELS})
+    specs = quiet(path, branches="x", labels="kind", weights="event")
+    assert [target.name for target in specs.targets] == ["kind", "event"]
+    with pytest.raises(LabelError, match="'event' as label or weight must keep its values in float32"):
+        list(RootDataset(path, specs, labels="kind", weights="event"))
+
+
+def test_several_classes_by_file_are_integers(tmp_path):
+    files = write_files(tmp_path, [3, 3, 3])
+    ds = RootDataset(files, quiet(files), labels=[2, 0, 1], shuffle=False, batch_size=9)
+    assert ds.element_spec[1].dtype == tf.int32
+    assert next(iter(ds))[1].numpy().tolist() == [2, 2, 2, 0, 0, 0, 1, 1, 1]
+
+
+def test_a_label_branch_that_the_specs_lack_is_scanned_alone_and_told(tmp_path):
+    files = write_files(tmp_path, [30, 20])
+    specs = quiet(files, exclude="id")
+    with pytest.warns(DataWarning, match=r"the specs do not know id: read now .*scan\(\.\.\., labels="):
+        ds = RootDataset(files, specs, labels="id")
+    (target,) = ds.specs.targets
+    assert (target.name, target.dtype, target.values, target.min, target.max) == ("id", "int32", 50, 0, 49)
+    assert target.found == tuple((n, 1) for n in range(50))
+    assert ds.element_spec[1].dtype == tf.int32  # 0 to 49, each
 
 
 @pytest.mark.parametrize(
@@ -529,7 +640,7 @@ def test_no_process_and_no_memory_is_left_behind(tmp_path, sent):
     script = subprocess.Popen(
         [sys.executable, "-c", ENDLESS.format(files=files)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
-    assert script.stdout.readline() == b"reading\n"
+    assert script.stdout is not None and script.stdout.readline() == b"reading\n"
     time.sleep(1)
     readers = psutil.Process(script.pid).children(recursive=True)
     assert readers
@@ -606,3 +717,45 @@ def test_a_process_of_multiprocessing_ends_with_its_work(tmp_path):
     process.start()
     process.join(60)  # readers are kept for two minutes of idleness
     assert process.exitcode == 0
+
+
+def test_a_dataset_introduces_itself_in_one_line_and_in_a_table(demo_files, demo_specs):
+    ds = RootDataset(demo_files, demo_specs, labels={"*signal*": 1, "*": 0}, batch_size=100)
+    train, _ = ds.split(0.5, 0.5)
+    assert repr(ds) == (
+        "<RootDataset 8,522 events of 9 files in batches of 100: vector (any, 508) float32, label (any,) float32>"
+    )
+    assert "4,261 events" in repr(train)
+    assert "and 67 more" in repr(RootDataset(demo_files, demo_specs, labels=[0] * 9, layout="columns"))
+    table = ET.fromstring(f"<body>{train._repr_html_()}</body>")  # well-formed
+    rows = [["".join(cell.itertext()) for cell in row] for row in table.iter("tr")]
+    of_files = {row[0]: row[1:] for row in rows if row[0].endswith(".root")}
+    assert list(of_files) == demo_files
+    assert sum(int(events.replace(",", "")) for events, _ in of_files.values()) == 4261
+    assert of_files[next(f for f in demo_files if "signal" in f)][1] == "1"
+    assert ["vector", "(any, 508)", "float32"] in rows
+
+
+def test_a_cut_on_a_count_in_its_own_unit(demo_files, demo_specs):
+    counts = np.concatenate([uproot.open(f"{file}:events")["nLepton"].array(library="np") for file in demo_files])
+    ds = RootDataset(
+        demo_files, demo_specs, labels=[0] * 9, layout="columns", normalize={"nLepton": None, "*": "minmax"},
+    )  # fmt: skip
+    chosen = [float(x["ht"]) for x, _ in ds.unbatch().filter(lambda x, y: x["nLepton"] >= 2)]
+    assert len(chosen) == (counts >= 2).sum() > 0
+    assert 0 <= min(chosen) < max(chosen) <= 1
+
+
+def test_keras_does_not_complain_of_shuffle(tmp_path):
+    code = """
+        import sys, warnings
+        import keras
+        from mlaas4hep_tf import RootDataset, models, scan
+
+        specs = scan(sys.argv[1], progress=False)
+        with warnings.catch_warnings(record=True) as said:
+            models.build("mlp", specs).fit(RootDataset(sys.argv[1], specs, labels=[1]), verbose=0)
+        assert not [str(one.message) for one in said if "shuffle" in str(one.message)]
+    """
+    (file,) = write_files(tmp_path, [64])
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code), file], check=True, timeout=120)

@@ -8,7 +8,7 @@ import re
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mlaas4hep_tf.errors import InputFileError, near_misses
@@ -19,11 +19,11 @@ FileArgument = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 _LISTS = (".txt", ".list")
 _URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_WITH_TREE = re.compile(r"^(?P<path>.*\.root(?:\.\d+)?):/?(?P<tree>[^/\\].*)$", re.IGNORECASE)
 _NO_FILES = {
     stat.S_ISFIFO: "FIFO", stat.S_ISDIR: "folder", stat.S_ISSOCK: "socket", stat.S_ISCHR: "device",
     stat.S_ISBLK: "device",
 }  # fmt: skip
-_WITH_TREE = re.compile(r"^(?P<path>.*\.root(?:\.\d+)?):(?P<tree>[^/\\].*)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ class RootFile:
         branches: every branch with its kind; those that were not selected are of kind ``other``.
         index: where the baskets of the selected branches lie.
         stamp: size, and modification time or first bytes, to notice that it was replaced (`inspection.file_stamp`).
+        notes: what a user should be told of the file.
+        friends: trees that may have what was asked for and is not in this one.
     """
 
     source: Source
@@ -78,6 +80,8 @@ class RootFile:
     branches: tuple[BranchInfo, ...]
     index: FileIndex = NO_INDEX
     stamp: tuple[int, object] = (0, None)
+    notes: tuple[str, ...] = ()
+    friends: tuple[str, ...] = ()
 
     @property
     def url(self) -> str:
@@ -86,7 +90,8 @@ class RootFile:
 
     @property
     def where(self) -> str:
-        return f"file {self.url}, tree {self.tree}"
+        friends = f" (its friends are not read: {', '.join(self.friends)})" if self.friends else ""
+        return f"file {self.url}, tree {self.tree}{friends}"
 
     def part(self, names: Iterable[str], start: int, stop: int) -> RootFile:
         """What a reader process needs to be told to read these branches and entries."""
@@ -115,7 +120,7 @@ def expand(files: FileArgument, tree: str | None = None) -> tuple[Source, ...]:
     sources = []
     for text in [os.fspath(path) for path in given]:
         for source in _expand_one(text):
-            source = replace(source, tree=source.tree or tree)
+            source = replace(source, tree=source.tree or (tree and tree.lstrip("/")))
             identity = source.url if source.remote else os.path.realpath(source.url)
             identity += f":{source.tree}"
             if identity in origin:
@@ -129,7 +134,7 @@ def expand(files: FileArgument, tree: str | None = None) -> tuple[Source, ...]:
 
 
 def _expand_one(text: str) -> list[Source]:
-    path, tree = (text, None) if os.path.isfile(text) else _split_tree(text)
+    path, tree = (text, None) if os.path.exists(os.path.expanduser(text)) else _split_tree(text)
     if _URL.match(path):
         return [Source(path, tree)]
     path = os.path.expanduser(path)
@@ -239,6 +244,17 @@ def _similar_files(path: str) -> str:
     return near_misses(os.path.basename(path), os.listdir(folder))
 
 
-def matches(url: str, pattern: str) -> bool:
-    """True if a file pattern (as in ``labels={"*signal*": 1}``) matches the whole path or its last part."""
-    return fnmatch(url, pattern) or fnmatch(url.rsplit("/", 1)[-1], pattern)
+def names_of(url: str, tree: str | None = None) -> tuple[str, ...]:
+    """What a file may be called (as in ``labels={"*signal*": 1}``), each with and without ``:tree``.
+
+    These are its path or URL, the same without a query, and the last part of that.
+    """
+    plain = url.partition("?")[0] if _URL.match(url) else url
+    names = tuple(dict.fromkeys([url, plain, plain.rsplit("/", 1)[-1]]))
+    return names + (tuple(f"{name}:{tree}" for name in names) if tree else ())
+
+
+def meant_files(pattern: str, names: Sequence[tuple[str, ...]]) -> frozenset[int]:
+    """Which files a pattern means, given the `names_of` each: those called so, or else those it matches."""
+    called = frozenset(number for number, own in enumerate(names) if pattern in own)
+    return called or frozenset(n for n, own in enumerate(names) if any(fnmatchcase(name, pattern) for name in own))

@@ -168,6 +168,8 @@ def list_files(url: str) -> list[str]:
     address = place(url)
     fs, path = filesystem(address)
     fs.invalidate_cache()
+    if "*" not in path and not url.endswith("/") and fs.exists(path):
+        return [url]  # a file with brackets in its name
     pattern = f"{path.rstrip('/')}/*.root" if url.endswith("/") else path
     if "://" not in pattern:
         pattern = f"//{pattern.lstrip('/')}"  # an XRootD server's top folder is listed as "//" only

@@ -6,12 +6,14 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import awkward as ak
 import mlaas4hep_client
 import numpy as np
 import pytest
 import tensorflow as tf
+import uproot
 from google.protobuf import descriptor_pb2
 from mlaas4hep_client import messages, tensors
 from mlaas4hep_client.events import column
@@ -39,7 +41,7 @@ class Sums(tf.Module):
         return {"ht": ht + met, "twice": 2 * n}
 
 
-EVENTS = [
+EVENTS: list[dict[str, Any]] = [
     {"met": 1.5, "n": 3, "pt": [1.0, 2.0]},
     {"met": 0.0, "n": 4, "pt": []},
     {"met": 2, "n": 5, "pt": [10.0, 20.0, 30.0]},
@@ -71,11 +73,15 @@ def url(request, served):
         EVENTS,
         {name: [event[name] for event in EVENTS] for name in EVENTS[0]},
         ak.Array(EVENTS),
-        {"met": np.float64([1.5, 0, 2]), "n": np.int32([3, 4, 5]), "pt": ak.Array([e["pt"] for e in EVENTS])},
         {
-            "met": np.float32([1.5, 0, 2]),
-            "n": np.int64([3, 4, 5]),
-            "pt": np.array([np.float32(e["pt"]) for e in EVENTS], object),
+            "met": np.array([1.5, 0, 2], np.float64),
+            "n": np.array([3, 4, 5], np.int32),
+            "pt": ak.Array([e["pt"] for e in EVENTS]),
+        },
+        {
+            "met": np.array([1.5, 0, 2], np.float32),
+            "n": np.array([3, 4, 5], np.int64),
+            "pt": np.array([np.array(e["pt"], np.float32) for e in EVENTS], object),
         },
     ],
     ids=["dicts", "columns", "awkward", "mixed", "object"],
@@ -89,9 +95,9 @@ def test_events_of_many_kinds(url, events):
 def test_one_array_and_one_output(server):
     for url in (f"http://127.0.0.1:{server.rest_port}", f"grpc://127.0.0.1:{server.grpc_port}"):
         with Client(url) as client:
-            answer = client.predict(np.float32([[2], [5]]))
-            assert answer.tolist() == [[3.0], [4.5]]
-            assert client.predict([[2.0], [5]], version=123).tolist() == [[3.0], [4.5]]
+            answer = client.predict(np.array([[2], [5]], np.float32))
+            assert np.asarray(answer).tolist() == [[3.0], [4.5]]
+            assert np.asarray(client.predict([[2.0], [5]], version=123)).tolist() == [[3.0], [4.5]]
             with pytest.raises(ServingError) as caught:
                 client.predict([1.0], "none")
             assert caught.value.code is Code.NOT_FOUND
@@ -204,7 +210,7 @@ def test_whole_numbers_only_for_integers(served):
     with Client(served["grpc"]) as client:
         whole = [{**event, "n": float(event["n"])} for event in EVENTS]
         assert client.predict(whole, "sums")["twice"].tolist() == TWICE
-        for n in ([3.5, 4, 5], np.float32([3.5, 4, 5]), [[3], [4, 5], [6]], ["3", "4", "5"]):
+        for n in ([3.5, 4, 5], np.array([3.5, 4, 5], np.float32), [[3], [4, 5], [6]], ["3", "4", "5"]):
             with pytest.raises(ServingError, match="n: the model takes int64") as caught:
                 client.predict({"met": [1.0] * 3, "n": n, "pt": [[1.0]] * 3}, "sums")
             assert caught.value.code is Code.INVALID_ARGUMENT
@@ -213,20 +219,20 @@ def test_whole_numbers_only_for_integers(served):
 @pytest.mark.parametrize(
     "values",
     [
-        np.float32([[1.5, -0.0], [np.inf, 3e38]]),
-        np.float64([0.1, -1e300]),
-        np.float16([1.5, 65504.0]),
-        np.int8([-128, 127]),
-        np.uint8([0, 255]),
-        np.int16([-32768, 7]),
-        np.uint16([0, 65535]),
-        np.int32([-(2**31), 2**31 - 1]),
-        np.uint32([2**32 - 1]),
-        np.int64([-(2**63), 2**63 - 1]),
-        np.uint64([2**64 - 1]),
+        np.array([[1.5, -0.0], [np.inf, 3e38]], np.float32),
+        np.array([0.1, -1e300], np.float64),
+        np.array([1.5, 65504.0], np.float16),
+        np.array([-128, 127], np.int8),
+        np.array([0, 255], np.uint8),
+        np.array([-32768, 7], np.int16),
+        np.array([0, 65535], np.uint16),
+        np.array([-(2**31), 2**31 - 1], np.int32),
+        np.array([2**32 - 1], np.uint32),
+        np.array([-(2**63), 2**63 - 1], np.int64),
+        np.array([2**64 - 1], np.uint64),
         np.array([True, False]),
-        np.complex64([1 + 2j, -0.5j]),
-        np.complex128([1e300 + 2j]),
+        np.array([1 + 2j, -0.5j], np.complex64),
+        np.array([1e300 + 2j], np.complex128),
         np.array([b"a", b"\xff", b""], object),
         np.zeros([0, 3], np.float32),
     ],
@@ -274,7 +280,7 @@ def fields_of(values, dtype):
 
 
 def test_bfloat16_is_rounded_as_tensorflow_does():
-    values = np.float32([1.0, 1.00390625, 1.01171875, -3.3895314e38, np.nan, np.inf])
+    values = np.array([1.0, 1.00390625, 1.01171875, -3.3895314e38, np.nan, np.inf], np.float32)
     wanted = tf.cast(values, tf.bfloat16)
     proto = messages.TensorProto()
     tensors.fill(proto, column(values, "x"), "x", types_pb2.DT_BFLOAT16)
@@ -324,8 +330,16 @@ def test_gaps_of_ragged_lists_are_filled_at_every_depth():
         json.dumps(EVENTS),
         "\n".join(map(json.dumps, EVENTS)),
         json.dumps({k: [e[k] for e in EVENTS] for k in EVENTS[0]}, indent=1),
+        json.dumps({"instances": EVENTS}),
+        json.dumps(
+            {
+                "signature_name": "serving_default",
+                "inputs": {k: [e[k] for e in EVENTS] for k in ("met", "n")}
+                | {"pt": [[1, 2, 0], [0, 0, 0], [10, 20, 30]]},
+            }
+        ),
     ],
-    ids=["list", "lines", "columns"],
+    ids=["list", "lines", "columns", "body of rows", "body of columns"],
 )
 def test_predict_from_the_shell(url, text, tmp_path, capsys, monkeypatch):
     file = tmp_path / "events.json"
@@ -339,6 +353,82 @@ def test_predict_from_the_shell(url, text, tmp_path, capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out) == {"ht": 4.5, "twice": 6}
 
 
+def write_table(path):
+    """The events, and a column that the model does not take."""
+    events = ak.Array([{**event, "weight": 0.5} for event in EVENTS])
+    if path.suffix == ".root":
+        with uproot.recreate(path) as file:
+            for name, rows in (("events", events), ("other/runs", ak.Array([{"run": 1}]))):
+                tree = file.mktree(name, {field: rows[field].type.content for field in rows.fields})
+                tree.extend({field: rows[field] for field in rows.fields})
+    elif path.suffix == ".csv":
+        lines = ["weight,met,n,pt", *(f'0.5,{e["met"]},{e["n"]},"{e["pt"]}"' for e in EVENTS)]
+        path.write_text("\n".join(lines) + "\n")
+    else:
+        pytest.importorskip("pyarrow", reason="pyarrow is not installed (pip install 'mlaas4hep_tf[parquet]')")
+        ak.to_parquet(events, path)
+
+
+@pytest.mark.parametrize("ending", ["root", "csv", "parquet"])
+def test_tables_go_in_step_by_step(url, ending, tmp_path, capsys, monkeypatch):
+    path = tmp_path / f"events.{ending}"
+    write_table(path)
+    monkeypatch.setattr("mlaas4hep_client.files.STEP", 2)  # so that there are two requests
+    name = f"{path}:events" if ending == "root" else str(path)
+    assert predict.main([url, "--model", "sums", name]) == 0  # options may stand between the two
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        {"ht": ht, "twice": twice} for ht, twice in zip(HT, TWICE, strict=True)
+    ]
+
+
+def test_a_root_file_of_two_trees_and_one_that_is_none(served, tmp_path, capsys):
+    write_table(tmp_path / "events.root")
+    (tmp_path / "text.root").write_text("not ROOT")
+    for name, says in [
+        ("events.root", f"has the trees events, other/runs: say which, {tmp_path}/events.root:events"),
+        ("events.root:other/runs", "tree runs lacks 3 of the 3 inputs: met, n, pt"),
+        ("text.root", "text.root cannot be read"),
+        ("none.root", "none.root cannot be read"),
+    ]:
+        assert predict.main([served["http"], f"{tmp_path}/{name}", "--model", "sums"]) == 1
+        said = capsys.readouterr().err
+        assert says in said
+        assert len(said.splitlines()) == 1
+
+
+def test_a_cell_that_is_no_number(served, tmp_path, capsys):
+    (tmp_path / "bad.csv").write_text("met,n,pt\n1,2,[3]\n1,two,[3]\n")
+    assert predict.main([served["http"], str(tmp_path / "bad.csv"), "--model", "sums"]) == 1
+    assert "bad.csv, line 3, n: 'two' is neither a number nor a list" in capsys.readouterr().err
+
+
+def test_an_empty_cell_is_nan(served, tmp_path, capsys):
+    (tmp_path / "gap.csv").write_text("met,n,pt\n,2,[3]\n")
+    assert predict.main([served["http"], str(tmp_path / "gap.csv"), "--model", "sums"]) == 0
+    assert np.isnan(json.loads(capsys.readouterr().out)["ht"])
+
+
+def test_all_inputs_that_are_missing_or_unknown_are_named(url):
+    with Client(url, "sums") as client:
+        assert client.inputs() == ["met", "n", "pt"]
+        with pytest.raises(
+            ServingError, match="takes 3 inputs, and the events lack n, pt and have mass, which"
+        ) as caught:
+            client.predict([{"met": 1.0, "mass": 2.0}])
+        assert caught.value.code is Code.INVALID_ARGUMENT
+        with pytest.raises(ServingError, match="none"):
+            client.inputs(signature="none")
+
+
+def test_a_client_of_one_model_says_what_it_is(url):
+    with Client(url, "sums") as client:
+        assert repr(client) == f"<Client of {url}, model 'sums'>"
+        assert client.predict(EVENTS)["ht"].tolist() == HT
+        with pytest.raises(ServingError) as caught:
+            client.predict(EVENTS, "other")
+        assert caught.value.code is Code.NOT_FOUND
+
+
 @pytest.mark.parametrize("flag", ["--model-version", "--version"])
 def test_a_version_of_the_model_from_the_shell(url, flag, monkeypatch, capsys):
     for version, status in [("5", 0), ("6", 1)]:
@@ -350,12 +440,12 @@ def test_a_version_of_the_model_from_the_shell(url, flag, monkeypatch, capsys):
 def test_mistakes_on_the_shell(served, tmp_path, capsys):
     (tmp_path / "bad").write_text('{"a": 1}\n{"a": \n')
     for arguments, rule in [
-        (["127.0.0.1:80", "x"], "none cannot be read|x cannot be read"),
+        (["127.0.0.1:80", "x"], "a server is http://"),
         ([served["http"], str(tmp_path / "none")], "none cannot be read"),
         ([served["http"], str(tmp_path / "bad")], "line 2 of the events is no JSON"),
         ([served["http"], "/dev/null"], "has no events"),
     ]:
         assert predict.main(arguments) == 1
         error = capsys.readouterr().err
-        assert any(part in error for part in rule.split("|")) and error.startswith("mlaas4hep-predict: ")
+        assert rule in error and error.startswith("mlaas4hep-predict: ")
         assert len(error.splitlines()) == 1

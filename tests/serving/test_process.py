@@ -18,9 +18,11 @@ from reload import memory, under_load
 def served(environment, *flags):
     command = [sys.executable, "-m", "mlaas4hep_serving", "--port=0", "--rest_api_port=-1", *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+    assert process.stdout is not None
     try:
-        line = process.stdout.readline()
-        yield process, int(re.search(r"http://127\.0\.0\.1:(\d+)", line)[1])
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", process.stdout.readline())
+        assert found
+        yield process, int(found[1])
     finally:
         process.terminate()
         process.wait(60)
@@ -37,12 +39,12 @@ def predict(port, body='{"instances": [2.0]}'):
 
 
 def test_sigterm_answers_what_is_under_way(environment, tmp_path):
-    fixtures.slow(tmp_path / "1", steps=200_000_000)
+    fixtures.slow(tmp_path / "1", steps=500_000_000)
     with served(environment, f"--model_base_path={tmp_path}") as (process, port):
         answers = []
         client = threading.Thread(target=lambda: answers.append(predict(port)))
         client.start()
-        time.sleep(0.3)
+        time.sleep(1)  # until the server has the request
         assert client.is_alive()
         process.send_signal(signal.SIGTERM)
         client.join(60)
@@ -63,7 +65,7 @@ def test_processes_share_a_port_and_one_view_of_metrics(environment, half_plus_t
             connection.request("GET", "/metrics")
             text = connection.getresponse().read().decode()
             connection.close()
-            seen.add(re.search(r'request_count\{model_name="default",status="OK"\} (\d+)', text)[1])
+            seen.update(re.findall(r'request_count\{model_name="default",status="OK"\} (\d+)', text))
         assert seen == {"40"}
 
 
