@@ -103,13 +103,13 @@ class Server:
             drained.wait()
         self.repository.close()
 
-    def _tfaas(self) -> list[Route]:
+    def _tfaas(self, guard: Guard) -> list[Route]:
         if not self._options.enable_tfaas:
             return []
         from mlaas4hep_serving.tfaas.endpoints import Tfaas  # an extra
         from mlaas4hep_serving.tfaas.uploads import Uploads
 
-        return [Tfaas(self.handlers, Uploads(Path(self._options.tfaas_base_path), self.repository))]
+        return [Tfaas(self.handlers, Uploads(Path(self._options.tfaas_base_path), self.repository), guard.permit)]
 
     def _rest_options(self, guard: Guard) -> RestOptions:
         options = self._options
@@ -124,7 +124,7 @@ class Server:
             options.rest_api_enable_cors_support,
             _metrics_path(options),
             options.rest_api_num_threads,
-            routes=[pages, *self._tfaas()],
+            routes=[guard.count, pages, *self._tfaas(guard)],
             admit=guard.http,
             max_body=options.max_request_bytes,
         )

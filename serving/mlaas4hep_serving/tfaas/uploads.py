@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,8 +97,11 @@ class Uploads:
             scratch.write_bytes(_params_text(params, name))
             scratch.replace(folder / PARAMS)
 
-    def add(self, upload: Upload) -> tuple[str, int]:
+    def add(self, upload: Upload, permit: Callable[[str], None] = lambda _: None) -> tuple[str, int]:
         """Take a model in; returns its name and version.
+
+        Args:
+            permit: asked when its name is known; raises.
 
         Raises:
             ServingError: INVALID_ARGUMENT, a name or an archive that is refused; PERMISSION_DENIED, ops that are;
@@ -108,6 +111,7 @@ class Uploads:
         with self._scratch() as folder:
             with _relative(folder / "model"):
                 source, name = self._unpacked(upload, folder / "model")
+                permit(name)
                 signatures = sandbox.run(source, self._limits)
             (source / SIGNATURES).write_bytes(signatures.SerializeToString())
             with self._lock:
