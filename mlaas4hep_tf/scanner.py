@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from mlaas4hep_tf.streaming.plan import EntryRange, blocks
 from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange, account
 from mlaas4hep_tf.streaming.targets import PerFile, flat_branch
 
+SCAN_VALUES = 1 << 22  # of one value per event and branch at most, where pages are longer
 SCAN_ENTRIES = 32_768  # read at a time by one process: larger reads do not pay (only memory grows)
 FLOAT32_INTEGERS = 2**24  # beyond it float32 does not hold every integer
 
@@ -122,7 +124,7 @@ def _read_all(
     tasks = [
         (files[b.file], b)
         for number, f in enumerate(files)
-        for b in blocks(number, f.num_entries, f.entry_offsets, SCAN_ENTRIES)
+        for b in blocks(number, f.num_entries, f.entry_offsets, _scan_entries(f, len(infos)))
     ]
     totals, target_totals = [NOTHING] * len(infos), [NO_TARGET] * len(targets)
     names = [info.name for info in (*infos, *targets)] + [info.counter for info in infos if info.counter]
@@ -142,6 +144,12 @@ def _read_all(
                 skipped.add(SkippedRange(file.url, done.file, done.start, done.stop, str(error)), entries)
             advance(len(done))
     return totals, tuple(stats.finish(info) for stats, info in zip(target_totals, targets, strict=True))
+
+
+def _scan_entries(file: RootFile, branches: int) -> int:
+    """How many entries to read at a time: whole pages, which are long in large clusters, while memory allows."""
+    longest = max((b - a for a, b in pairwise(file.entry_offsets)), default=0)
+    return max(SCAN_ENTRIES, min(longest, SCAN_VALUES // max(branches, 1)))
 
 
 def scan_targets(

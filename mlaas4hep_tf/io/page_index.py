@@ -10,6 +10,8 @@ import numpy as np
 
 from mlaas4hep_tf.io.basket_index import Array
 
+Span = tuple[int, int]  # position and length in bytes
+
 
 @dataclass(frozen=True)
 class Encoding:
@@ -49,6 +51,10 @@ class PageColumn:
     elements: Array
     checked: Array
     late: bool = False
+
+    def span(self, page: int) -> Span:
+        """Where a page lies."""
+        return int(self.seeks[page]), int(self.sizes[page])
 
     def part(self, first: int, last: int) -> PageColumn:
         """The clusters [first, last)."""
@@ -95,6 +101,11 @@ class Field:
         return levels if self.column is None else (*levels, self.column)
 
     @property
+    def arrays(self) -> bool:
+        """Whether an event has several elements of the first column."""
+        return bool(self.steps) and self.steps[0].op == "times"
+
+    @property
     def jagged(self) -> bool:
         return self.column is not None and any(step.op == "list" for step in self.steps)
 
@@ -121,6 +132,14 @@ class PageIndex:
     def nbytes(self) -> int:
         """Bytes of all pages."""
         return sum(int(column.sizes.sum()) for column in self.columns.values())
+
+    def page_starts(self, number: int) -> tuple[int, ...]:
+        """The entries at which a column that has one element per event starts a page."""
+        column = self.columns[number]
+        ends = np.concatenate([[0], np.cumsum(column.elements)])
+        owner = np.repeat(np.arange(len(column.first) - 1), np.diff(column.first))
+        first = self.bounds[:-1] + np.diff(self.bounds) - np.diff(ends[column.first])  # late columns begin later
+        return tuple((first[owner] + ends[:-1] - ends[column.first[:-1]][owner]).tolist())
 
     def part(self, names: Iterable[str], start: int, stop: int) -> PageIndex:
         """The pages of these branches in the clusters with entries in [start, stop)."""

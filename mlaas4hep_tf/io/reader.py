@@ -25,6 +25,8 @@ from mlaas4hep_tf.io.inspection import OpenTree, blame, file_stamp
 from mlaas4hep_tf.io.page_index import PageIndex
 from mlaas4hep_tf.io.remote import place, read_ranges
 
+_PAGE_CACHE = 1 << 27  # bytes of decoded pages that a process keeps
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -174,11 +176,23 @@ def _hold(held: dict[str, Multiplicities], found: Mapping[str, Array], groups: M
             raise
 
 
+_page_caches: dict[object, pages.PageCache] = {}
+
+
+def _page_cache(file: RootFile) -> pages.PageCache:
+    """What this process keeps of the pages of the file that it read last."""
+    key = (file.source.location, file.stamp)
+    if key not in _page_caches:
+        _page_caches.clear()
+        _page_caches[key] = pages.PageCache(_PAGE_CACHE)
+    return _page_caches[key]
+
+
 def _decode(
     file: RootFile, index: FileIndex | PageIndex, start: int, stop: int, groups: Mapping[str, str]
 ) -> tuple[dict[str, Pieces], dict[str, Multiplicities]]:
     if isinstance(index, PageIndex):
-        return pages.read_columns(partial(fetch, file), index, start, stop, groups)
+        return pages.read_columns(partial(fetch, file), index, start, stop, groups, _page_cache(file))
     return baskets.read_columns(partial(fetch, file), index, start, stop, groups)
 
 
