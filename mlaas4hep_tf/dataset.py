@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +15,8 @@ from typing import Any, Literal, get_args
 
 import tensorflow as tf
 
-from mlaas4hep_tf.errors import DataWarning, LabelError, PlanError, shorten
+from mlaas4hep_tf.errors import DataWarning, LabelError, PlanError, ReaderError, shorten
+from mlaas4hep_tf.htmltable import table
 from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
@@ -26,11 +29,46 @@ from mlaas4hep_tf.streaming.open_files import inspect_files
 from mlaas4hep_tf.streaming.pipeline import MASK_SUFFIX, DataLayout, PipelineOptions, build_pipeline
 from mlaas4hep_tf.streaming.plan import EntryRange, make_plan, partition, split_sizes
 from mlaas4hep_tf.streaming.skipped import Skipped, account
-from mlaas4hep_tf.streaming.targets import LabelDtype, PerFile, Target, label_of, resolve_target
+from mlaas4hep_tf.streaming.targets import LabelDtype, PerFile, Target, check_law, label_of, resolve_target
 from mlaas4hep_tf.streaming.targets import label_dtype as default_label_dtype
 from mlaas4hep_tf.transforms.image import EtaPhiImage
 from mlaas4hep_tf.transforms.normalize import Normalize
 from mlaas4hep_tf.transforms.vector import Preprocessor
+
+_threads_lost = threading.Event()  # in a process that was forked from one in which TensorFlow was in use
+
+
+def _tensorflow_in_use() -> bool:
+    """Whether TensorFlow has started its threads here: after that it refuses to change how many they are."""
+    threads = tf.config.threading.get_inter_op_parallelism_threads()
+    try:
+        tf.config.threading.set_inter_op_parallelism_threads(threads + 1)
+    except RuntimeError:
+        return True
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    return False
+
+
+def _note_fork() -> None:
+    if _tensorflow_in_use():
+        _threads_lost.set()
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
+
+def _check_process() -> None:
+    """Raise ReaderError in a process in which TensorFlow would wait for ever."""
+    if _threads_lost.is_set():
+        raise ReaderError(
+            "TensorFlow waits for ever in a process that was forked after it was used: start the process with "
+            "multiprocessing's 'spawn' or 'forkserver' (DataLoader: multiprocessing_context='spawn') and make the "
+            "RootDataset in it"
+        )
+
+
+# Keras says it of every tf.data.Dataset; the seed of a RootDataset shuffles it
+warnings.filterwarnings("ignore", "`shuffle=True` was passed, but will be ignored .* tf.data.Dataset", UserWarning)
 
 Mixing = Literal["proportional", "equal"] | Mapping[str, float] | Sequence[float]
 
@@ -161,7 +199,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
     - ``layout="vector"``: x is float32 [B, D] (columns `specs.vector_names`), or with ``mask=True`` a dict
       ``{"vector": [B, D], "mask": bool [B, D]}``, True = real value;
     - ``layout="columns"``: a dict, flat branches [B], jagged ones [B, L], with ``mask=True`` also
-      ``<branch>_mask``;
+      ``<branch>_mask``; normalised, counts too, unless `normalize` leaves them in their unit;
     - ``layout="ragged"``: a dict, flat branches [B], jagged ones `tf.RaggedTensor` [B, None];
     - ``layout="image"``: x is float32 [B, rows, columns, channels] (`transforms.image.EtaPhiImage`).
 
@@ -218,7 +256,9 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             shuffle: mix files and shuffle events.
             seed: of the order.
 
-            normalize: ``minmax``, ``standard`` or None (`transforms.normalize`).
+            normalize: ``minmax``, ``standard`` or None, for all branches or by name and pattern
+                (`transforms.normalize`).  Counts are normalised like all others: who cuts on them in a ``map`` or
+                ``filter`` keeps their unit, ``{"nMuon": None, "*": "minmax"}``.
             layout: form of the elements.
             mask: deliver the mask.
             image: bins, branches and rule of ``layout="image"``.
@@ -229,6 +269,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         Raises:
             MlaasError: see `errors`; everything that can be known before the first event.
         """
+        _check_process()
         _check_form(layout, mask, image, specs)
         given = _Targets(labels, weights, label_dtype)
         given.check(specs)
@@ -267,6 +308,26 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
 
     def _inputs(self) -> list[tf.data.Dataset]:  # abstract in tf.data.Dataset, so every subclass has it
         return [self._pipeline]
+
+    def __repr__(self) -> str:
+        shapes = shorten((f"{name} {shape} {dtype}" for name, shape, dtype in self._elements()), 4)
+        return f"<RootDataset {self._summary()}: {shapes}>"
+
+    def _summary(self) -> str:
+        return f"{self.entries:,} events of {len(self.files)} files in batches of {self._settings.batch_size}"
+
+    def _repr_html_(self) -> str:
+        files = ((file.url, events, label) for file, events, label in self.files_and_labels())
+        elements = table("An element:", ("name", "shape", "type"), self._elements())
+        return table(f"RootDataset, {self._summary()}", ("file", "events", "label"), files) + elements
+
+    def _elements(self) -> list[tuple[str, str, str]]:
+        """Name, shape and type of each tensor of an element."""
+        spec = self.element_spec if isinstance(self.element_spec, tuple) else (self.element_spec,)
+        x, *others = spec
+        parts = x if isinstance(x, dict) else {self._settings.layout: x}
+        parts = parts | dict(zip(("label", "weight"), others, strict=False))
+        return [(name, str(tuple(part.shape)).replace("None", "any"), part.dtype.name) for name, part in parts.items()]
 
     @property
     def element_spec(self) -> Any:
@@ -314,11 +375,26 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         return failures
 
     def __iter__(self) -> Any:
+        _check_process()
         iterator = super().__iter__()
         kind: Any = type(iterator)
         iterator.__class__ = _with_original_errors(kind)  # still TensorFlow's own, as Keras and tf.function need
         iterator.root_dataset = self
         return iterator
+
+    def skip(self, count: Any, name: str | None = None) -> tf.data.Dataset:
+        """All but the first `count` batches of each iteration, as in tf.data: of another order in each.
+
+        Warns:
+            DataWarning: the dataset is shuffled, so that what it skips is not what `take` takes.
+        """
+        if self._settings.shuffle:
+            warnings.warn(
+                "take and skip of a shuffled dataset overlap, since each iteration has an order of its own, so events "
+                "of the training come into the validation: ds.split(0.8, 0.2) gives parts that are disjoint",
+                DataWarning, stacklevel=2,
+            )  # fmt: skip
+        return super().skip(count, name)
 
     def _part(self, parts: Sequence[Sequence[EntryRange]], **changes: Any) -> RootDataset:
         part = RootDataset.__new__(RootDataset)
@@ -389,10 +465,9 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             PlanError: shares that are not positive, ``shuffle=False``, or more than 64 files.
             LabelError: patterns that do not fit the files.
         """
+        check_law(law)
         if law == "proportional":
             return self._part(self._parts, shares=None)
-        if isinstance(law, str) and law != "equal":
-            raise PlanError(f"a mixing law must be 'proportional', 'equal' or shares of the files, not {law!r}")
         shares = [1.0] * len(self.files) if isinstance(law, str) else law
         target = resolve_target("mixing shares", shares, self.files) or Target()
         return self._part(self._parts, shares=target.per_file)

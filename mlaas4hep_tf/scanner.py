@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.progress import progress_bar
-from mlaas4hep_tf.specs import BranchSpec, FileSpec, Specs, TargetSpec
+from mlaas4hep_tf.specs import BranchSpec, FileSpec, Specs, TargetSpec, at_quantile
 from mlaas4hep_tf.statistics import NO_TARGET, NOTHING, BranchStats, TargetStats, statistics, target_statistics
 from mlaas4hep_tf.streaming.open_files import inspect_files
 from mlaas4hep_tf.streaming.plan import EntryRange, blocks
@@ -25,6 +25,7 @@ from mlaas4hep_tf.streaming.targets import PerFile, flat_branch
 
 SCAN_VALUES = 1 << 22  # of one value per event and branch at most, where pages are longer
 SCAN_ENTRIES = 32_768  # read at a time by one process: larger reads do not pay (only memory grows)
+WIDE_COLUMNS, WIDE_FACTOR = 1000, 10  # of a group that few events make so wide, against what the others need
 FLOAT32_INTEGERS = 2**24  # beyond it float32 does not hold every integer
 
 
@@ -173,7 +174,27 @@ def remarks(specs: Specs) -> list[str]:
     ):
         if names:
             found.append(f"branch{'es' * (len(names) > 1)} {what}: {shorten(names)}")
-    return found
+    return found + [*_too_wide(specs), *_unknown_identifiers(specs)]
+
+
+def _too_wide(specs: Specs) -> Iterator[str]:
+    """Groups that a few events make far wider than the others need, with the quantile that would do."""
+    for group, members in specs.groups.items():
+        for quantile in (0.999, 0.99):
+            enough = at_quantile(members[0], quantile)
+            if members[0].length * len(members) >= WIDE_COLUMNS and members[0].length >= WIDE_FACTOR * max(enough, 1):
+                yield (
+                    f"the largest event has {members[0].length} objects of {group!r}, which makes the vector as wide; "
+                    f"{enough} hold {quantile:.1%} of the events: cut it by specs.with_lengths(quantile={quantile}) "
+                    f"(--quantile {quantile})"
+                )
+                break
+
+
+def _unknown_identifiers(specs: Specs) -> Iterator[str]:
+    unknown = [name for name in specs.selection.identifiers if name not in specs.identifiers]
+    if unknown and specs.selection.identifiers != IDENTIFIERS:
+        yield f"no branch is called {shorten(map(repr, unknown))}, which should identify events"
 
 
 def _rounds(branch: BranchSpec) -> bool:

@@ -7,19 +7,21 @@ import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from mlaas4hep_tf.errors import PlanError, SpecsError, shorten
+from mlaas4hep_tf.errors import BranchError, PlanError, SpecsError, near_misses, shorten
+from mlaas4hep_tf.htmltable import table, text
 from mlaas4hep_tf.io.branches import IDENTIFIERS, BranchInfo, Kind, Selection, check_schema
 from mlaas4hep_tf.io.files import RootFile
 
 VERSION = 1
+_HEADER = ("version", "fingerprint", "checksum")  # of the file, beside the content
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BranchSpec:
     """One feature branch over the whole dataset.
 
@@ -50,6 +52,11 @@ class BranchSpec:
     max: float | None
     mean: float | None
     variance: float | None
+
+    def __repr__(self) -> str:
+        lists = "" if self.kind == "flat" else f" of {self.group}, {self.length} of up to {self.largest} values kept"
+        span = "no finite value" if self.empty else f"{text(self.min)} to {text(self.max)}"
+        return f"BranchSpec({self.name}: {self.kind} {self.dtype}{lists}, {span})"
 
     @property
     def largest(self) -> int:
@@ -110,9 +117,11 @@ class FileSpec:
     entries: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Specs:
     """Everything that padding, normalisation and the model's shape need, from one pass over the data.
+
+    ``specs["Jet_pt"]`` is one branch; notebooks show all of them as a table.
 
     Attributes:
         tree: name of the tree.
@@ -141,6 +150,39 @@ class Specs:
         if met is not None:
             owners = [repr(branch) for branch, own in self.columns.items() if met in own]
             raise SpecsError(f"column {met!r} of the vector would be of branches {' and '.join(owners)}; exclude one")
+
+    def __getitem__(self, name: str) -> BranchSpec:
+        """The branch of this name.
+
+        Raises:
+            BranchError: no such feature branch.
+        """
+        found = next((branch for branch in self.branches if branch.name == name), None)
+        if found is None:
+            why = f": it was left out, {self.left_out[name]}" if name in self.left_out else near_misses(str(name), self)
+            raise BranchError(f"the specs have no feature branch {name!r}{why}")
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return any(branch.name == name for branch in self.branches)
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of the feature branches."""
+        return (branch.name for branch in self.branches)
+
+    def __repr__(self) -> str:
+        return f"Specs({self._summary()})"
+
+    def _summary(self) -> str:
+        return (
+            f"tree {self.tree!r}, {self.entries:,} events of {len(self.files)} files: {len(self.flat)} flat branches "
+            f"and {len(self.jagged)} in {len(self.groups)} groups, {len(self.vector_names)} columns, "
+            f"fingerprint {self.fingerprint}"
+        )
+
+    def _repr_html_(self) -> str:
+        head = ("branch", "kind", "type", "group", "kept", "largest", "min", "max", "mean", "std", "missing")
+        return table(f"Specs of {self._summary()}", head, map(_row, self.branches))
 
     @property
     def entries(self) -> int:
@@ -200,7 +242,7 @@ class Specs:
             raise SpecsError(
                 f"these specs do not say how multiplicities are distributed ({shorten(unknown)}); scan again"
             )
-        return replace(self, branches=tuple(replace(b, length=_quantile(b, quantile)) for b in self.branches))
+        return replace(self, branches=tuple(replace(b, length=at_quantile(b, quantile)) for b in self.branches))
 
     def unbound(self) -> Specs:
         """The same specs for any files of the same schema: new data to predict, or more of the same simulation."""
@@ -276,6 +318,13 @@ class Specs:
         return _from_json(content, os.fspath(path))
 
 
+def _row(b: BranchSpec) -> tuple[object, ...]:
+    """A branch in the table of a notebook."""
+    lists = (None, None, None) if b.kind == "flat" else (b.group, b.length, b.largest)
+    std = None if b.variance is None else b.variance**0.5
+    return b.name, b.kind, b.dtype, *lists, b.min, b.max, b.mean, std, b.nan + b.posinf + b.neginf or None
+
+
 def check_quantile(quantile: float) -> None:
     """Raise PlanError unless the quantile lies in (0, 1]."""
     if not 0 < quantile <= 1:
@@ -287,7 +336,8 @@ def _counter(branch: BranchSpec) -> tuple[str | None, int]:
     return shared, branch.largest if branch.kind == "array" else 0
 
 
-def _quantile(branch: BranchSpec, quantile: float) -> int:
+def at_quantile(branch: BranchSpec, quantile: float) -> int:
+    """The smallest length that holds the multiplicity of at least this fraction of the events."""
     if branch.kind != "jagged":
         return branch.length
     needed = quantile * sum(branch.multiplicities)
@@ -317,7 +367,7 @@ def _from_json(content: dict[str, Any], path: str) -> Specs:
         )
     except (KeyError, TypeError) as error:
         raise SpecsError(f"the specs {path} are damaged ({type(error).__name__}: {error}); scan again") from error
-    if _checksum({name: value for name, value in asdict(specs).items() if name in content}) != content.get("checksum"):
+    if _checksum({name: value for name, value in content.items() if name not in _HEADER}) != content.get("checksum"):
         raise SpecsError(f"the specs {path} were changed by hand: their checksum does not fit; scan again")
     return specs
 
@@ -327,7 +377,7 @@ def _checksum(content: Mapping[str, Any]) -> str:
 
 
 def _branch(content: dict[str, Any]) -> BranchSpec:
-    known: dict[str, Any] = {f.name: content[f.name] for f in fields(BranchSpec)}
+    known: dict[str, Any] = {f.name: content[f.name] for f in fields(BranchSpec) if f.name in content}
     return BranchSpec(**known | {"multiplicities": tuple(known["multiplicities"])})
 
 

@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 import warnings
+import xml.etree.ElementTree as ET
 from collections import Counter
 from typing import Any
 
@@ -115,8 +116,8 @@ def test_the_order_depends_on_the_seed_and_not_on_the_workers(tmp_path):
 def test_chunks_mix_the_files_in_proportion(tmp_path):
     files = write_files(tmp_path, [600, 300, 100], basket=50)
     ds = plain(files, quiet(files), chunk_size=100, batch_size=100)
-    for batch in range(10):
-        numbers = _batch_ids(ds, batch)
+    for batch in ds:
+        numbers = batch[:, ds.specs.vector_names.index("id")].numpy()
         counts = [((numbers >= lo) & (numbers < hi)).sum() for lo, hi in ((0, 600), (600, 900), (900, 1000))]
         assert counts == [60, 30, 10]
 
@@ -166,11 +167,6 @@ def test_mixing_laws_that_make_no_sense(tmp_path, law, error, says):
         plain(files, quiet(files)).mixed(law)
 
 
-def _batch_ids(ds, number):
-    column = ds.specs.vector_names.index("id")
-    return next(iter(ds.skip(number)))[:, column].numpy().astype(int)
-
-
 def test_split_is_disjoint_and_complete_and_stable(tmp_path):
     files = write_files(tmp_path, [640, 160, 200], basket=20)
     ds = plain(files, quiet(files), batch_size=50)
@@ -181,6 +177,20 @@ def test_split_is_disjoint_and_complete_and_stable(tmp_path):
     assert set(ids(ds.split(0.5, seed=9)[0])) != set(ids(ds.split(0.5, seed=8)[0]))
     for part, fraction in zip(parts, (0.64, 0.16, 0.20), strict=True):
         assert abs(sum(i < 640 for i in part) - 640 * fraction) < 2
+
+
+def test_take_and_skip_of_a_shuffled_dataset_name_split(tmp_path):
+    files = write_files(tmp_path, [200], basket=20)
+    ds = plain(files, quiet(files), batch_size=50)
+    with pytest.warns(DataWarning, match=r"take and skip of a shuffled dataset overlap.*ds\.split") as caught:
+        train, rest = ds.take(3), ds.skip(3)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert [len(list(part)) for part in (train, rest)] == [3, 1]
+    in_order = ds.in_order()
+    events = [part.unbatch().batch(200).get_single_element().numpy() for part in (in_order.take(3), in_order.skip(3))]
+    column = ds.specs.vector_names.index("id")
+    assert np.concatenate(events)[:, column].tolist() == list(range(200))
 
 
 def test_shards_read_disjoint_parts(tmp_path):
@@ -483,7 +493,7 @@ def test_a_file_replaced_after_opening(tmp_path):
     (path,) = write_files(tmp_path, [30])
     ds = plain(path, quiet(path))
     write_tree(path, make_events(40, seed=3))
-    with pytest.raises(InputFileError, match="was replaced since it was first opened"):
+    with pytest.raises(InputFileError, match="was replaced, or written to, since it was first opened"):
         list(ds)
 
 
@@ -707,3 +717,45 @@ def test_a_process_of_multiprocessing_ends_with_its_work(tmp_path):
     process.start()
     process.join(60)  # readers are kept for two minutes of idleness
     assert process.exitcode == 0
+
+
+def test_a_dataset_introduces_itself_in_one_line_and_in_a_table(demo_files, demo_specs):
+    ds = RootDataset(demo_files, demo_specs, labels={"*signal*": 1, "*": 0}, batch_size=100)
+    train, _ = ds.split(0.5, 0.5)
+    assert repr(ds) == (
+        "<RootDataset 8,522 events of 9 files in batches of 100: vector (any, 508) float32, label (any,) float32>"
+    )
+    assert "4,261 events" in repr(train)
+    assert "and 67 more" in repr(RootDataset(demo_files, demo_specs, labels=[0] * 9, layout="columns"))
+    table = ET.fromstring(f"<body>{train._repr_html_()}</body>")  # well-formed
+    rows = [["".join(cell.itertext()) for cell in row] for row in table.iter("tr")]
+    of_files = {row[0]: row[1:] for row in rows if row[0].endswith(".root")}
+    assert list(of_files) == demo_files
+    assert sum(int(events.replace(",", "")) for events, _ in of_files.values()) == 4261
+    assert of_files[next(f for f in demo_files if "signal" in f)][1] == "1"
+    assert ["vector", "(any, 508)", "float32"] in rows
+
+
+def test_a_cut_on_a_count_in_its_own_unit(demo_files, demo_specs):
+    counts = np.concatenate([uproot.open(f"{file}:events")["nLepton"].array(library="np") for file in demo_files])
+    ds = RootDataset(
+        demo_files, demo_specs, labels=[0] * 9, layout="columns", normalize={"nLepton": None, "*": "minmax"},
+    )  # fmt: skip
+    chosen = [float(x["ht"]) for x, _ in ds.unbatch().filter(lambda x, y: x["nLepton"] >= 2)]
+    assert len(chosen) == (counts >= 2).sum() > 0
+    assert 0 <= min(chosen) < max(chosen) <= 1
+
+
+def test_keras_does_not_complain_of_shuffle(tmp_path):
+    code = """
+        import sys, warnings
+        import keras
+        from mlaas4hep_tf import RootDataset, models, scan
+
+        specs = scan(sys.argv[1], progress=False)
+        with warnings.catch_warnings(record=True) as said:
+            models.build("mlp", specs).fit(RootDataset(sys.argv[1], specs, labels=[1]), verbose=0)
+        assert not [str(one.message) for one in said if "shuffle" in str(one.message)]
+    """
+    (file,) = write_files(tmp_path, [64])
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code), file], check=True, timeout=120)

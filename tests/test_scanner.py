@@ -1,7 +1,10 @@
 """Statistics that merge, and Specs of known data."""
 
+import hashlib
 import json
+import re
 import warnings
+import xml.etree.ElementTree as ET
 from collections import Counter
 
 import awkward as ak
@@ -76,6 +79,29 @@ def test_specs_of_the_demo_files_equal_awkward(demo_specs, demo_files):
             assert branch.length == counts.max()
 
 
+def test_a_branch_by_its_name(demo_specs):
+    assert demo_specs["Jet_pt"] == next(b for b in demo_specs.branches if b.name == "Jet_pt")
+    assert "Jet_pt" in demo_specs
+    assert "isSignal" not in demo_specs
+    assert list(demo_specs) == [b.name for b in demo_specs.branches]
+    with pytest.raises(BranchError, match=r"no feature branch 'jet_pt' \(did you mean 'Jet_pt'"):
+        demo_specs["jet_pt"]
+
+
+def test_specs_introduce_themselves_in_one_line_and_in_a_table(demo_specs):
+    assert re.fullmatch(
+        r"Specs\(tree 'events', 8,522 events of 9 files: 18 flat branches and 52 in 4 groups, 508 columns, .*\)",
+        repr(demo_specs),
+    )
+    assert len(repr(demo_specs["Jet_pt"])) < 100
+    table = ET.fromstring(f"<body>{demo_specs._repr_html_()}</body>")  # well-formed
+    rows = [["".join(cell.itertext()) for cell in row] for row in table.iter("tr")]
+    assert [row[0] for row in rows[1:]] == list(demo_specs)
+    row = dict(zip(rows[0], rows[1 + list(demo_specs).index("Jet_pt")], strict=True))
+    assert (row["type"], row["group"], row["largest"]) == ("float32", "nJet", "14")
+    assert float(row["max"]) == pytest.approx(demo_specs["Jet_pt"].max, rel=1e-3)
+
+
 def test_column_names_as_in_the_paper(demo_specs):
     columns = demo_specs.vector_names
     flat = [b.name for b in demo_specs.flat]
@@ -127,6 +153,21 @@ def test_lengths_at_a_quantile(tmp_path):
         specs.with_lengths(quantile=1.5)
 
 
+def test_a_group_that_few_events_make_wide_is_told_with_the_quantile_that_would_do(tmp_path):
+    counts = [5] * 4000 + [3000]
+    path = write_tree(tmp_path / "t.root", {"Hit": ak.zip({"e": ak.unflatten(np.arange(23000, dtype="f4"), counts)})})
+    says = r"3000 objects of 'nHit', .*; 5 hold 99.9% of the events: .*with_lengths\(quantile=0.999\)"
+    with pytest.warns(DataWarning, match=says):
+        specs = scan(path, progress=False)
+    assert specs.with_lengths(quantile=0.999).vector_names == ("nHit", *(f"Hit_e_{i}" for i in range(5)))
+
+
+def test_identifiers_that_are_not_there_are_told(tmp_path):
+    path = write_tree(tmp_path / "t.root", {"x": np.arange(3, dtype="f4"), "evt": np.arange(3)})
+    with pytest.warns(DataWarning, match="no branch is called 'evnt', which should identify events"):
+        assert scan(path, identifiers=["evt", "evnt"], progress=False).identifiers == ("evt",)
+
+
 def test_save_and_load(demo_specs, tmp_path):
     demo_specs.save(tmp_path / "deep" / "specs.json")
     assert Specs.load(tmp_path / "deep" / "specs.json") == demo_specs
@@ -161,6 +202,14 @@ def test_labels_and_weights_are_described_and_are_no_features(tmp_path):
         scan(path, labels="truth.kin", progress=False)
     with pytest.raises(BranchError, match="need one number per event: 'Jet_0' is jagged"):
         scan(path, labels="Jet_0", progress=False)
+
+
+def test_fields_that_came_later_do_not_shut_out_older_specs(demo_specs, tmp_path):
+    old = demo_specs.to_json()
+    del old["targets"], old["checksum"], old["version"], old["fingerprint"]
+    checksum = hashlib.sha256(json.dumps(old, sort_keys=True).encode()).hexdigest()[:16]
+    (tmp_path / "s.json").write_text(json.dumps({"version": 1, "fingerprint": "", "checksum": checksum, **old}))
+    assert Specs.load(tmp_path / "s.json") == demo_specs
 
 
 def test_damaged_specs_say_so(demo_specs, tmp_path):

@@ -52,6 +52,23 @@ def test_class_weights_reach_the_loss(data):
     assert next(entropy) == pytest.approx(next(entropy), rel=1e-6)
 
 
+def test_derived_datasets_are_trained_on_and_evaluated(data):
+    files, specs = data
+    ds = RootDataset(files, specs, labels=[1, 0], batch_size=50)
+    model = build("mlp", specs)
+    derived = ds.map(lambda x, y: (x * 2, y))
+    done = fit(model, derived, derived.take(2), epochs=2)
+    assert len(done.history["val_loss"]) == 2
+    assert done.composition == ()
+    assert done.events_per_s > 0
+    some = evaluate(model, ds.take(3))
+    assert len(some.labels) == 150
+    whole = evaluate(model, ds)
+    assert np.isin(some.scores.round(4), whole.scores.round(4)).mean() > 0.9  # up to rounding: other neighbours
+    with pytest.raises(LabelError, match="class weights need a RootDataset"):
+        fit(model, derived, class_weights="balanced")
+
+
 @given(st.dictionaries(st.integers(0, 5).map(float), st.integers(1, 10**6), min_size=1))
 def test_balanced_classes_have_the_same_total_weight(composition):
     weights = balanced_weights(composition)

@@ -39,6 +39,15 @@ def mixing_law(given: list[str] | None) -> Any:
     return given[0] if len(given) == 1 and "=" not in given[0] else dict(_pattern_number("--mix", g) for g in given)
 
 
+def normalization(given: list[str] | None) -> Any:
+    """A normalisation as for `RootDataset`: one for all, or by pattern."""
+    parts = [text.rpartition("=") for text in given or ["minmax"]]
+    methods = {pattern: None if method == "none" else method for pattern, _, method in parts}
+    if "" in methods and len(parts) > 1:
+        raise ConfigError(f"--normalize is one method, or PATTERN=METHOD each time, such as '*=minmax', not {given}")
+    return methods.get("", methods)
+
+
 def label_values(by_pattern: list[str] | None, labels: str | None) -> Any:
     """Labels as for `RootDataset`, from ``--label PATTERN=NUMBER`` or ``--labels``."""
     if bool(by_pattern) == bool(labels):

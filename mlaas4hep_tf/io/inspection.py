@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
@@ -23,12 +22,14 @@ from mlaas4hep_tf.errors import InputFileError, MlaasError, TreeError, near_miss
 from mlaas4hep_tf.io import fields
 from mlaas4hep_tf.io.basket_index import BranchBaskets, BranchIndex, FileIndex, build_index
 from mlaas4hep_tf.io.baskets import plain_basket
-from mlaas4hep_tf.io.branches import BranchInfo, Selection
-from mlaas4hep_tf.io.files import RootFile, Source
+from mlaas4hep_tf.io.branches import BranchInfo, Selection, meant
+from mlaas4hep_tf.io.files import RootFile, Source, file_status
+from mlaas4hep_tf.io.http import Busy
 from mlaas4hep_tf.io.interpretations import Described, describe
 from mlaas4hep_tf.io.page_index import PageIndex
 from mlaas4hep_tf.io.policy import conditions
-from mlaas4hep_tf.io.remote import RemoteSource, identity, place
+from mlaas4hep_tf.io.remote import identity, place
+from mlaas4hep_tf.io.sources import LocalSource, RemoteSource
 
 _FINAL = re.compile("no such file|not found|permission denied|not authorized", re.IGNORECASE)  # no use to try again
 _log = logging.getLogger(__name__)
@@ -44,10 +45,11 @@ _NOT_CLOSED = "the job that wrote the file ended before it closed it: recover it
 class OpenTree:
     """A tree opened by uproot."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, **options: Any) -> None:
         with blame(source.url):
-            handler = {"handler": RemoteSource} if source.remote else {}
-            self._file = uproot.open(source.location, object_cache=None, array_cache=None, **handler)
+            handler = RemoteSource if source.remote else LocalSource
+            options = {"object_cache": None, "array_cache": None, "handler": handler, **options}
+            self._file = uproot.open({source.location: None}, **options)  # no part of its name is a tree's
             self.name = _find_tree(self._file, source)
             self.tree = self._file[self.name]
         self.uuid = str(self._file.file.uuid)
@@ -86,12 +88,26 @@ def inspect(source: Source, selection: Selection, also: tuple[str, ...] = ()) ->
         opened.close()
     for name, why in by_uproot.items():
         _log.info("branch %r of %s is read by uproot: %s", name, source.url, why)
+    missing = [p for p in (*selection.branches, *selection.exclude, *also) if not meant(p, {i.name for i in infos})]
     if not opened.closed:
         notes += (f"{_NOT_CLOSED}; what was saved last is read",)
-    return RootFile(source, opened.name, opened.uuid, opened.num_entries, entry_offsets, infos, index, stamp, notes)
+    return RootFile(
+        source, opened.name, opened.uuid, opened.num_entries, entry_offsets, infos, index, stamp, notes,
+        _friends(source) if missing else (),
+    )  # fmt: skip
 
 
 _Survey = tuple[tuple[BranchInfo, ...], tuple[int, ...], FileIndex, dict[str, str], tuple[str, ...]]
+
+
+def _friends(source: Source) -> tuple[str, ...]:
+    """The friends of a tree, which uproot reads only with all that describes it."""
+    opened = OpenTree(source, minimal_ttree_metadata=False)
+    try:
+        friends = opened.tree.member("fFriends", none_if_missing=True) or ()
+        return tuple(f"tree {friend.member('fTreeName')} in file {friend.member('fTitle')}" for friend in friends)
+    finally:
+        opened.close()
 
 
 def file_stamp(source: Source) -> tuple[int, object]:
@@ -100,7 +116,7 @@ def file_stamp(source: Source) -> tuple[int, object]:
         if source.remote:
             there = identity(source.url)
             return there.size, there.header
-        status = os.stat(source.location)
+        status = file_status(source.location)
         return status.st_size, status.st_mtime_ns
 
 
@@ -121,6 +137,7 @@ def blame(url: str, tree: str | None = None, what: str = "") -> Iterator[None]:
             f"cannot read {where}{notes}: {_first_line(error)}; check that it is a complete ROOT file"
         )
         raised.passing = _may_pass(url, error)
+        raised.after_s = _wait_asked_for(url, error)
         raise raised from error
 
 
@@ -131,6 +148,11 @@ def _may_pass(url: str, error: Exception) -> bool:
     if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError)) or _FINAL.search(str(error)):
         return False
     return "://" in url or (isinstance(error, OSError) and error.errno is not None)
+
+
+def _wait_asked_for(url: str, error: Exception) -> float:
+    """Seconds after which a server wants to be asked again, unless the next try goes to a replica."""
+    return error.after_s if isinstance(error, Busy) and len(conditions.get().policy.places(url)) == 1 else 0.0
 
 
 def _first_line(error: Exception) -> str:

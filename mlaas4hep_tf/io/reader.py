@@ -95,7 +95,7 @@ def _opened(file: RootFile) -> OpenTree:
 
 
 def _replaced(file: RootFile) -> InputFileError:
-    return InputFileError(f"{file.where} was replaced since it was first opened; start again")
+    return InputFileError(f"{file.where} was replaced, or written to, since it was first opened; start again")
 
 
 def fetch(file: RootFile, spans: Sequence[tuple[int, int]]) -> list[memoryview]:

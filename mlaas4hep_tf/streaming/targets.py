@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mlaas4hep_tf.errors import BranchError, LabelError, near_misses, shorten
+from mlaas4hep_tf.errors import BranchError, LabelError, PlanError, near_misses, shorten
 from mlaas4hep_tf.io.branches import BranchInfo, describe
 from mlaas4hep_tf.io.files import RootFile, meant_files, names_of
 from mlaas4hep_tf.streaming.skipped import SkippedRange
@@ -49,14 +49,43 @@ def resolve_target(
         return None
     if isinstance(given, str):
         return Target(branch=flat_branch(what, given, files).name)
+    return Target(per_file(what, given, [names_of(file.url, file.tree) for file in files], failed))
+
+
+def per_file(
+    what: str, given: Mapping[str, float] | Sequence[float], files: Sequence[tuple[str, ...]],
+    failed: Sequence[SkippedRange] = (),
+) -> tuple[float, ...]:  # fmt: skip
+    """The number of each file, from patterns or a list; see `resolve_target`.
+
+    Args:
+        files: the names of each (`names_of`).
+
+    Raises:
+        LabelError: patterns that match no file, files that no pattern matches, or a list of another length.
+    """
     if isinstance(given, Mapping):
-        return Target(tuple(_by_pattern(what, given, files, failed)))
+        return tuple(_by_pattern(what, given, files, failed))
     values = [float(v) for v in given]
     count = len(files) + len(failed)
     if len(values) != count:
         raise LabelError(f"a list of {what} needs one number per file: {len(values)} for {count} files")
     gone = {lost.number for lost in failed}
-    return Target(tuple(value for number, value in enumerate(values) if number not in gone))
+    return tuple(value for number, value in enumerate(values) if number not in gone)
+
+
+def check_binary(labels: Sequence[float]) -> None:
+    """Raise LabelError unless all labels are 0 or 1."""
+    if not set(labels) <= {0.0, 1.0}:
+        raise LabelError(
+            f"two classes are expected, label 0 for background and 1 for signal; there are {sorted(set(labels))}"
+        )
+
+
+def check_law(law: object) -> None:
+    """Raise PlanError for a word that is no mixing law."""
+    if isinstance(law, str) and law not in ("proportional", "equal"):
+        raise PlanError(f"a mixing law must be 'proportional', 'equal' or shares of the files, not {law!r}")
 
 
 def label_dtype(values: Collection[float], low: float | None, high: float | None) -> LabelDtype:
@@ -83,23 +112,23 @@ def label_of(labels: PerFile | None, lost: SkippedRange) -> float | None:
 
 
 def _by_pattern(
-    what: str, patterns: Mapping[str, float], files: Sequence[RootFile], failed: Sequence[SkippedRange]
+    what: str, patterns: Mapping[str, float], opened: Sequence[tuple[str, ...]], failed: Sequence[SkippedRange]
 ) -> Iterator[float]:
-    names = [*(names_of(f.url, f.tree) for f in files), *(names_of(lost.file, lost.tree) for lost in failed)]
+    names = [*opened, *(names_of(lost.file, lost.tree) for lost in failed)]
     meant = {pattern: meant_files(pattern, names) for pattern in patterns}
-    for number, file in enumerate(files):
+    for number, (file, *_) in enumerate(opened):
         pattern = next((p for p in patterns if number in meant[p]), None)
         if pattern is None:
             raise LabelError(
-                f"no pattern of {what} matches file {file.url}: there are {shorten(map(repr, patterns))}; "
+                f"no pattern of {what} matches file {file}: there are {shorten(map(repr, patterns))}; "
                 "add one, for example '*'"
             )
         yield float(patterns[pattern])
     idle = [pattern for pattern in patterns if not meant[pattern]]
     if idle:
         raise LabelError(
-            f"pattern {idle[0]!r} of {what} matches none of the {len(files)} files "
-            f"({shorten((f.url for f in files), 3)}); correct it or take it out"
+            f"pattern {idle[0]!r} of {what} matches none of the {len(opened)} files "
+            f"({shorten((file for file, *_ in opened), 3)}); correct it or take it out"
         )
 
 

@@ -25,6 +25,7 @@ def folder(tmp_path, monkeypatch):
         ("*.root", [Source("a.root"), Source("b.root")]),
         (["b.root", "a.root"], [Source("b.root"), Source("a.root")]),
         ("a.root:Events", [Source("a.root", "Events")]),
+        ("a.root:/nominal/Events", [Source("a.root", "nominal/Events")]),
         ("*.root:dir/Events", [Source("a.root", "dir/Events"), Source("b.root", "dir/Events")]),
         ("other.txt", [Source("a.root"), Source("b.root", "tree")]),
         ("root://host//store/x.root", [Source("root://host//store/x.root")]),
@@ -33,6 +34,27 @@ def folder(tmp_path, monkeypatch):
 )
 def test_names_of_files(folder, files, found):
     assert list(expand(files)) == found
+
+
+@pytest.mark.parametrize("name", ["run:1.root:2.root", "root:::host:1094::a.root.1", "run[1].root"])
+def test_a_name_that_a_file_has_is_that_file(folder, name):
+    Path(name).touch()
+    assert list(expand(name)) == [Source(name)]
+    assert list(expand(f"{name}:t")) == [Source(name, "t")]
+
+
+@pytest.mark.parametrize(
+    ("url", "listing"),
+    [
+        ("https://host/a.root?token=x*[1]/", False),
+        ("https://host/*.root?token=x", True),
+        ("https://host/run[12].root", True),
+        ("root://host//data/", True),
+        ("root://host//data/a.root", False),
+    ],
+)
+def test_patterns_are_in_the_path_of_a_url_not_in_its_query(url, listing):
+    assert Source(url).listing == listing
 
 
 def test_a_folder_stands_for_its_root_files(folder):

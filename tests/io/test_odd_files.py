@@ -1,5 +1,6 @@
 """Files that other programs read wrongly or refuse (tests/data/odd): values by hand or by ROOT."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -91,6 +92,21 @@ def test_a_branch_with_another_number_of_entries_than_its_tree_is_left_out_alone
         assert f"branch {name!r} is left out: filled {times} times in a tree of 100 entries (float)" in said
     with pytest.raises(BranchError, match=r"'y' cannot become numbers: it is filled 50 times in a tree of 100 entries"):
         scan(ODD / "unequal.root", branches=["x", "y"], progress=False)
+
+
+@pytest.mark.parametrize(
+    "name", ["run:1.root:2.root", "root:::host:1094::a.root.1", "http:::x.root", "run[1].root", "a#b?c d ä.root"]
+)
+def test_any_name_of_a_local_file(name, tmp_path):
+    shutil.copy(ODD / "bracket.root", tmp_path / name)
+    assert scan(tmp_path / name, progress=False).entries == 100
+    assert scan(f"{tmp_path / name}:/Events", progress=False).entries == 100
+
+
+def test_a_branch_that_a_friend_may_have():
+    assert scan(ODD / "with_friend.root", "/nominal/Events", progress=False).tree == "nominal/Events"
+    with pytest.raises(BranchError, match=r"'extra' .*friends are not read: tree Extra in file extra.root"):
+        scan(ODD / "with_friend.root", branches="extra", progress=False)
 
 
 def test_what_a_job_saved_before_it_was_killed_is_read():

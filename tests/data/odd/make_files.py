@@ -83,6 +83,24 @@ def shared_counter(tree: ROOT.TTree) -> None:
     tree.SetEntries(100)
 
 
+def with_friend(name: str) -> None:
+    """A tree in a folder, with a friend in a file that is not there."""
+    file = ROOT.TFile(name, "RECREATE", "", 505)
+    file.mkdir("nominal").cd()
+    tree = ROOT.TTree("Events", "Events")
+    tree.Branch("x", x, "x/F")
+    for i in range(10):
+        x[0] = i
+        tree.Fill()
+    extra = ROOT.TFile("extra.root", "RECREATE")
+    ROOT.TTree("Extra", "Extra").Write()
+    extra.Close()
+    tree.AddFriend("Extra", "extra.root")
+    file.Write()
+    file.Close()
+    os.remove("extra.root")
+
+
 def killed(name: str, save: str) -> None:
     """What is left of a job that ended before it closed its file."""
     if os.fork() == 0:
@@ -103,5 +121,6 @@ def killed(name: str, save: str) -> None:
 
 for make in (flat_offsets, offset_map, unequal, shared_counter):
     write(f"{make.__name__}.root", make)
+with_friend("with_friend.root")
 killed("killed_saved.root", "SaveSelf")
 killed("killed_unsaved.root", "FlushBaskets")
