@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -35,6 +36,9 @@ class _Leaf:
     dtype: str = ""
     owner: str = ""
     reason: str = ""
+
+
+_encoding = lru_cache(Encoding)  # one object for many columns, which is pickled once
 
 
 class _Schema:
@@ -192,9 +196,9 @@ def _page_column(schema: _Schema, number: int, links: Any) -> PageColumn:
         pages += cluster[stored[0]].pages if stored else []
         first.append(len(pages))
     records = [schema.column_records[n] for n in same]
-    checked = np.array([page.has_checksum for page in pages], np.bool_)
+    checked = np.array([page.has_checksum for page in pages], np.int64)
     return PageColumn(
-        tuple(Encoding(r.type, r.nbits, r.min_value or 0.0, r.max_value or 0.0) for r in records),
+        tuple(_encoding(r.type, r.nbits, r.min_value or 0.0, r.max_value or 0.0) for r in records),
         np.array(chosen, np.int64), np.array(first, np.int64),
         np.array([page.locator.offset for page in pages], np.int64),
         np.array([page.locator.num_bytes for page in pages], np.int64) + 8 * checked,

@@ -1,5 +1,6 @@
 """Pages of RNTuples: each is decompressed once, whatever the cluster, and damage is told."""
 
+import pickle
 from collections import Counter
 from pathlib import Path
 
@@ -39,6 +40,17 @@ def test_a_page_that_several_blocks_need_is_decompressed_once(tmp_path, monkeypa
     found = [read(file.part(["x"], at, at + 100), at, at + 100, ["x"]).values["x"] for at in range(0, 5000, 100)]
     assert np.array_equal(np.concatenate([piece for pieces in found for piece in pieces]), values)
     assert set(fetched.values()) == {1}
+
+
+def test_an_index_is_the_same_after_its_way_to_another_process():
+    file = inspect(Source(str(FOLDER / "objects_rntuple.root")), Selection())
+    names = [info.name for info in file.branches if info.kind != "other"]
+    part = file.part(names, 4, 11)
+    there = pickle.loads(pickle.dumps(part))
+    for name, pieces in read(part, 4, 11, names).values.items():
+        for mine, other in zip(pieces, read(there, 4, 11, names).values[name], strict=True):
+            assert np.array_equal(mine, other, equal_nan=mine.dtype.kind == "f")
+    assert index_of(there).nbytes == index_of(part).nbytes > 0
 
 
 def test_kept_pages_stay_within_their_limit():
