@@ -206,7 +206,7 @@ LABELS = ("--label", "*signal*=1", "--label", "*=0")
         (("train", "data/*.root", "--specs", "specs.json", *LABELS, "--seed", "-1"), "seed must not be negative"),
         (("train", "data/*.root", "--specs", "specs.json", *LABELS, "--patience", "0"), "patience must be at least 1"),
         (("train", "data/*.root", "--specs", "specs.json", "--labels", "ht"), "cannot be label or weight and a feature"),
-        (("scan", "data/*.root", "--exclude", "genWeight", "-o", "/proc/nope/specs.json"), "FileNotFoundError"),
+        (("scan", "data/*.root", "--exclude", "genWeight,isSignal", "-o", "/proc/nope/specs.json"), "FileNotFoundError"),
         (("predict", "data/*.root", "--run", "runs/none"), "runs/none holds no complete run"),
         (("export", "--run", "runs/none", "--to", "m"), "runs/none holds no complete run"),
     ],

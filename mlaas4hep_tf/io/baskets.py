@@ -76,16 +76,19 @@ class Multiplicities:
             return False
         key = (edges, itemsize, baskets[0].keylen)
         if key not in self._stored:
-            self._stored[key] = (positions + np.int32(baskets[0].keylen)).byteswap().tobytes()
+            stored = positions + np.int32(baskets[0].keylen)
+            self._stored[key] = stored.byteswap(inplace=True).tobytes()
         return self._stored[key] == b"".join(basket.offsets for basket in baskets)
 
     def _expected(self, edges: tuple[int, ...], itemsize: int) -> tuple[list[int], Array]:
         """The bytes of values in each basket, and the position of each entry in them, int32."""
         if (edges, itemsize) not in self._positions:
             at = self._starts[list(edges)]
-            positions = self._starts[edges[0] : edges[-1]] - np.repeat(at[:-1], np.diff(edges))
-            found = (np.diff(at) * itemsize).tolist(), (positions * itemsize).astype(np.int32)
-            self._positions[edges, itemsize] = found
+            positions = (self._starts[edges[0] : edges[-1]] - at[0]).astype(np.int32)
+            for begin, end, first in zip(edges, edges[1:], (at - at[0]).tolist(), strict=False):
+                positions[begin - edges[0] : end - edges[0]] -= first
+            positions *= itemsize
+            self._positions[edges, itemsize] = (np.diff(at) * itemsize).tolist(), positions
         return self._positions[edges, itemsize]
 
     def hold(self, at: int, counts: Array) -> None:
