@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 
 from mlaas4hep_tf.errors import DataWarning, InputFileError, ReaderError, shorten
+from mlaas4hep_tf.grouping import Agreement, Candidate, Groups, agreement, candidates, joined
 from mlaas4hep_tf.io.branches import IDENTIFIERS, BranchInfo, Selected, Selection, check_schema, parse_patterns, select
 from mlaas4hep_tf.io.buffers import keep_freed_memory
 from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
@@ -23,6 +26,7 @@ from mlaas4hep_tf.streaming.plan import EntryRange, blocks
 from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange, account
 from mlaas4hep_tf.streaming.targets import PerFile, flat_branch
 
+SCAN_VALUES = 1 << 22  # of one value per event and branch at most, where pages are longer
 SCAN_ENTRIES = 32_768  # read at a time by one process: larger reads do not pay (only memory grows)
 TRUTH = ("MC*", "nMC*", "mc_*", "Gen*", "nGen*", "gen*", "*[tT]ruth*", "isSignal", "*[wW]eight*")
 _DROP = "; specs.without_constant() (--drop-constant) leaves them out"
@@ -32,9 +36,12 @@ FLOAT32_INTEGERS = 2**24  # beyond it float32 does not hold every integer
 
 
 def scan_range(
-    infos: Sequence[BranchInfo], targets: Sequence[BranchInfo], task: tuple[RootFile, EntryRange]
-) -> tuple[list[BranchStats], list[TargetStats]]:
-    """Runs in a reader process: the statistics of every branch and of every target over one entry range."""
+    infos: Sequence[BranchInfo],
+    targets: Sequence[BranchInfo],
+    groups: Sequence[Candidate],
+    task: tuple[RootFile, EntryRange],
+) -> tuple[list[BranchStats], list[TargetStats], list[Agreement]]:
+    """Runs in a reader process: statistics of branches and targets, and which groups agree, over one entry range."""
     from mlaas4hep_tf.io.reader import read  # here, so that the training process never imports uproot
 
     keep_freed_memory()
@@ -48,7 +55,8 @@ def scan_range(
         statistics(columns.values[info.name], nothing if info.kind == "flat" else per_group[info.group])
         for info in infos
     ]  # fmt: skip
-    return features, [target_statistics(columns.values[info.name]) for info in targets]
+    of_targets = [target_statistics(columns.values[info.name]) for info in targets]
+    return features, of_targets, [agreement(candidate, columns.counts) for candidate in groups]
 
 
 def scan(
@@ -60,6 +68,7 @@ def scan(
     identifiers: Iterable[str] = IDENTIFIERS,
     labels: PerFile | None = None,
     weights: PerFile | None = None,
+    groups: Groups | None = None,
     read: ReadOptions = DEFAULT_READ,
     progress: bool = True,
 ) -> Specs:
@@ -72,6 +81,8 @@ def scan(
         exclude: patterns of branches to leave out, for example the truth.
         identifiers: branches that identify an event; never features.
         labels, weights: as for `RootDataset`; a branch of them is no feature, and `Specs.targets` describes it.
+        groups: name -> patterns of list branches that are one group, as they have the same multiplicity in every
+            event; those of a common prefix, such as ``jet_pt`` and ``jet_eta``, are found without.
         read: how to read; where files and blocks that cannot be read are skipped, a warning has the report.
         progress: show a progress bar on a terminal.
 
@@ -90,18 +101,28 @@ def scan(
         raise InputFileError(f"there is no event in {shorten(f.url for f in opened)}: every tree is empty")
     chosen = choose(opened, selection)
     target_infos = [flat_branch("labels or weights", name, opened) for name in named]
-    totals, targets = _read_all(opened, chosen.features, target_infos, worker_pool, progress, skipped)
+    alike = candidates(chosen.features, groups)
+    totals, targets, agreements = _read_all(
+        opened, chosen.features, target_infos, worker_pool, progress, skipped, alike
+    )
+    joins, near = joined(
+        chosen.features, list(zip(alike, agreements, strict=True)), sum(file.num_entries for file in opened)
+    )
     specs = Specs(
         tree=opened[0].tree,
-        branches=tuple(stats.finish(info) for stats, info in zip(totals, chosen.features, strict=True)),
+        branches=tuple(
+            replace(stats.finish(info), group=joins.get(info.name, info.group))
+            for stats, info in zip(totals, chosen.features, strict=True)
+        ),
         files=tuple(FileSpec(f.url, f.uuid, f.num_entries) for f in opened),
         selection=selection,
         identifiers=chosen.identifiers,
         left_out=dict(chosen.left_out),
         targets=targets,
+        stored_groups={info.name: info.group for info in chosen.features if info.name in joins},
     )
     lost = skipped.report() if skipped is not None else []
-    for message in remarks(specs) + (["\n".join(lost)] if lost else []):
+    for message in near + remarks(specs) + (["\n".join(lost)] if lost else []):
         warnings.warn(message, DataWarning, stacklevel=2)
     return specs
 
@@ -123,22 +144,25 @@ def _read_all(
     worker_pool: WorkerPool,
     progress: bool,
     skipped: Skipped | None,
-) -> tuple[list[BranchStats], tuple[TargetSpec, ...]]:
+    groups: Sequence[Candidate] = (),
+) -> tuple[list[BranchStats], tuple[TargetSpec, ...], list[Agreement]]:
     tasks = [
         (files[b.file], b)
         for number, f in enumerate(files)
-        for b in blocks(number, f.num_entries, f.entry_offsets, SCAN_ENTRIES)
+        for b in blocks(number, f.num_entries, f.entry_offsets, _scan_entries(f, len(infos)))
     ]
     totals, target_totals = [NOTHING] * len(infos), [NO_TARGET] * len(targets)
+    agreements = [Agreement((0,) * len(c.members), (0,) * len(c.members)) for c in groups]
     names = [info.name for info in (*infos, *targets)] + [info.counter for info in infos if info.counter]
     entries = sum(len(b) for _, b in tasks)
     with progress_bar("scan", entries, "events", progress) as advance:
         parts = ((file.part(names, b.start, b.stop), b) for file, b in tasks)
         for (file, done), outcome in zip(
-            tasks, worker_pool.outcomes(partial(scan_range, infos, targets), parts), strict=True
+            tasks, worker_pool.outcomes(partial(scan_range, infos, targets, groups), parts), strict=True
         ):
             try:
-                of_features, of_targets = outcome.result()
+                of_features, of_targets, agreeing = outcome.result()
+                agreements = [a.merge(b) for a, b in zip(agreements, agreeing, strict=True)]
                 totals = [a.merge(b) for a, b in zip(totals, of_features, strict=True)]
                 target_totals = [a.merge(b) for a, b in zip(target_totals, of_targets, strict=True)]
             except (InputFileError, ReaderError) as error:
@@ -146,7 +170,13 @@ def _read_all(
                     raise
                 skipped.add(SkippedRange(file.url, done.file, done.start, done.stop, str(error)), entries)
             advance(len(done))
-    return totals, tuple(stats.finish(info) for stats, info in zip(target_totals, targets, strict=True))
+    return totals, tuple(s.finish(info) for s, info in zip(target_totals, targets, strict=True)), agreements
+
+
+def _scan_entries(file: RootFile, branches: int) -> int:
+    """How many entries to read at a time: whole pages, which are long in large clusters, while memory allows."""
+    longest = max((b - a for a, b in pairwise(file.entry_offsets)), default=0)
+    return max(SCAN_ENTRIES, min(longest, SCAN_VALUES // max(branches, 1)))
 
 
 def scan_targets(

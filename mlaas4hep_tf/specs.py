@@ -8,7 +8,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,7 @@ class Specs:
         left_out: branch -> why it could not become a feature.
         bound: whether these specs hold for `files` only (`unbound` lifts that).
         targets: branches of labels and weights, by name.
+        stored_groups: branches that scan joined in a group -> their group in the files.
     """
 
     tree: str
@@ -142,6 +143,7 @@ class Specs:
     left_out: Mapping[str, str]
     bound: bool = True
     targets: tuple[TargetSpec, ...] = ()
+    stored_groups: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.branches:
@@ -279,7 +281,8 @@ class Specs:
             SpecsError: files that were not scanned, or that changed since.
             BranchError: a branch that is missing or of another type.
         """
-        expected = [BranchInfo(b.name, "", b.kind, b.dtype, *_counter(b)) for b in self.branches]
+        own = [replace(b, group=self.stored_groups.get(b.name, b.group)) for b in self.branches]
+        expected = [BranchInfo(b.name, "", b.kind, b.dtype, *_counter(b)) for b in own]
         for file in files:
             check_schema(expected, file.branches, file.where, "the specs")
         if not self.bound:
@@ -378,6 +381,7 @@ def _from_json(content: dict[str, Any], path: str) -> Specs:
             left_out=content["left_out"],
             bound=content["bound"],
             targets=tuple(_target(t) for t in content.get("targets", ())),
+            stored_groups=content.get("stored_groups", {}),
         )
     except (KeyError, TypeError) as error:
         raise SpecsError(f"the specs {path} are damaged ({type(error).__name__}: {error}); scan again") from error

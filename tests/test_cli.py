@@ -184,6 +184,8 @@ LABELS = ("--label", "*signal*=1", "--label", "*=0")
         (("scan", "data/*.root", "--branches", "jet_pt"), "no branch matches 'jet_pt' (did you mean 'Jet_pt' or"),
         (("scan", "params_none.txt"), "no such file"),
         (("scan", "data/*.root", "--quantile", "2"), "must lie in (0, 1]"),
+        (("scan", "data/*.root", "--group", "jet"), "--group needs NAME=PATTERN"),
+        (("scan", "data/*.root", "--group", "jet=fatjet_*"), "no list branch matches 'fatjet_*' of group 'jet'"),
         (("train", "data/*.root", "--specs", "nope.json", *LABELS), "no specs file nope.json"),
         (("train", "data/*.root", "--specs", "specs.json"), "labels are needed once"),
         (("train", "data/*.root", "--specs", "specs.json", "--label", "x"), "--label must be PATTERN=NUMBER"),

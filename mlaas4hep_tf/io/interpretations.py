@@ -134,7 +134,8 @@ def _fields(stored: np.dtype[Any]) -> tuple[list[_Member], int]:
 def _branches(
     name: str, typename: str, members: list[_Member], size: int, jagged: bool, header: int
 ) -> Iterator[Described]:
-    """Each member as a branch; of an array in a list each item."""
+    """Each member as a branch; of an array in a list each item.  Those of one list are a group."""
+    group = _SIZES.sub("", name) if jagged and (len(members) > 1 or members[0].shape) else None
     for member in members:
         length = prod(member.shape)
         dtype = member.stored.str if member.reals is None else member.dtype
@@ -143,7 +144,7 @@ def _branches(
             stride=size, offset=member.offset, reals=member.reals,
         )  # fmt: skip
         kind: Kind = "jagged" if jagged else "array" if member.shape else "flat"
-        info = BranchInfo(how.name, typename, kind, member.dtype, None, 0 if jagged or not member.shape else length)
+        info = BranchInfo(how.name, typename, kind, member.dtype, group, 0 if jagged or not member.shape else length)
         if not jagged or not member.shape:
             alone = length * member.size == size
             yield info, replace(how, stride=0) if alone else how

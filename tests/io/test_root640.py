@@ -60,8 +60,8 @@ def flat(value):
 
 
 def per_event(columns, info):
-    values = np.concatenate(columns.values[info.name])
-    assert values.dtype.newbyteorder("=") == info.dtype
+    values = np.concatenate([np.empty(0, info.dtype), *columns.values[info.name]])
+    assert all(piece.dtype.newbyteorder("=") == info.dtype for piece in columns.values[info.name])
     counts = [1] * columns.num_entries if info.kind == "flat" else columns.counts[info.group].tolist()
     return np.split(values, np.cumsum(counts)[:-1])
 
