@@ -15,13 +15,14 @@ import awkward as ak
 import numpy as np
 
 from mlaas4hep_tf.errors import BranchError, InputFileError, LabelError, near_misses
-from mlaas4hep_tf.io import baskets
-from mlaas4hep_tf.io.basket_index import Array
-from mlaas4hep_tf.io.baskets import Multiplicities
+from mlaas4hep_tf.io import baskets, pages
+from mlaas4hep_tf.io.basket_index import Array, FileIndex
+from mlaas4hep_tf.io.baskets import Multiplicities, Pieces
 from mlaas4hep_tf.io.branches import BranchInfo, Layout
 from mlaas4hep_tf.io.buffers import ArraySpec, BufferRef, allocate
 from mlaas4hep_tf.io.files import RootFile
 from mlaas4hep_tf.io.inspection import OpenTree, blame, file_stamp
+from mlaas4hep_tf.io.page_index import PageIndex
 from mlaas4hep_tf.io.remote import place, read_ranges
 
 
@@ -146,7 +147,7 @@ def read(file: RootFile, start: int, stop: int, names: Sequence[str], *, counter
     with blame(file.url, file.tree, f"entries {start} to {stop}"):
         index = file.index.part((*names, *counters), start, stop)
         groups = {info.name: info.group for info in infos if info.kind == "jagged"}
-        values, held = baskets.read_columns(partial(fetch, file), index, start, stop, groups)
+        values, held = _decode(file, index, start, stop, groups)
         slow_infos = [info for info in (*infos, *_flat(known, counters)) if info.name not in values]
         slow, slow_counts = _read_by_uproot(file, slow_infos, start, stop)
         values |= slow
@@ -173,6 +174,14 @@ def _hold(held: dict[str, Multiplicities], found: Mapping[str, Array], groups: M
             raise
 
 
+def _decode(
+    file: RootFile, index: FileIndex | PageIndex, start: int, stop: int, groups: Mapping[str, str]
+) -> tuple[dict[str, Pieces], dict[str, Multiplicities]]:
+    if isinstance(index, PageIndex):
+        return pages.read_columns(partial(fetch, file), index, start, stop, groups)
+    return baskets.read_columns(partial(fetch, file), index, start, stop, groups)
+
+
 def _check_lengths(columns: Columns, infos: Sequence[BranchInfo]) -> None:
     for info in infos:
         if info.kind == "array":
@@ -194,7 +203,10 @@ def _read_by_uproot(
     counts = {}
     for info in infos:
         array = record[info.name] if info.name in record.fields else record[tuple(info.name.split("."))]
-        values[info.name] = (np.asarray(ak.to_numpy(ak.flatten(array, axis=None))).reshape(-1),)
+        numbers = np.asarray(ak.to_numpy(ak.flatten(array, axis=None))).reshape(-1)
+        if numbers.dtype != info.dtype:
+            raise ValueError(f"branch {info.name!r} is {numbers.dtype} where its type says {info.dtype}; exclude it")
+        values[info.name] = (numbers,)
         if info.kind == "jagged":
             counts[info.name] = np.asarray(ak.to_numpy(ak.num(array)), np.int64)
     return values, counts
