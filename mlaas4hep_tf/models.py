@@ -43,13 +43,14 @@ def set_model(specs: Specs) -> keras.Model:
     vector = keras.Input((width,), name=VECTOR)
     mask = keras.Input((width,), name=MASK, dtype="bool")
     columns = {name: number for number, name in enumerate(specs.vector_names)}
+    own = specs.columns
     parts = []
     if specs.flat:
         parts.append(TakeColumns([columns[b.name] for b in specs.flat], name="flat")(vector))
     for number, members in enumerate(specs.groups.values()):
         if members[0].length == 0:
             continue
-        place = [[columns[name] for name in names] for names in zip(*(b.columns for b in members), strict=True)]
+        place = [[columns[name] for name in names] for names in zip(*(own[b.name] for b in members), strict=True)]
         objects = TakeColumns(place, name=f"objects_{number}")(vector)  # [B, L, F]
         real = TakeColumns(place, name=f"real_{number}")(mask)  # [B, L, F]
         x = keras.layers.Dense(64, activation="relu")(objects)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from mlaas4hep_tf.io.branches import IDENTIFIERS, BranchInfo, Kind, Selection, c
 from mlaas4hep_tf.io.files import RootFile
 
 VERSION = 1
+_HEADER = ("version", "fingerprint", "checksum")  # of the file, beside the content
 
 
 @dataclass(frozen=True, repr=False)
@@ -82,6 +85,30 @@ class BranchSpec:
 
 
 @dataclass(frozen=True)
+class TargetSpec:
+    """A branch of labels or weights over the whole dataset: what training must know of it, and no feature.
+
+    Attributes:
+        name, dtype: as in `BranchInfo`; there is a number per event.
+        values: number of events.
+        not_finite: how many of them are NaN or infinite.
+        min, max: of the finite values, integers exactly; None without any.
+        found: each finite value and how often it comes, by value; empty where there are more than `FOUND`.
+    """
+
+    name: str
+    dtype: str
+    values: int
+    not_finite: int
+    min: float | None
+    max: float | None
+    found: tuple[tuple[float, int], ...]
+
+
+FOUND = 256  # values of a target that are kept apart: classes, not measurements
+
+
+@dataclass(frozen=True)
 class FileSpec:
     """One file of the dataset: its path or URL when it was scanned, its uuid, and its entries."""
 
@@ -104,6 +131,7 @@ class Specs:
         identifiers: identifier branches that the tree has.
         left_out: branch -> why it could not become a feature.
         bound: whether these specs hold for `files` only (`unbound` lifts that).
+        targets: branches of labels and weights, by name.
     """
 
     tree: str
@@ -113,10 +141,15 @@ class Specs:
     identifiers: tuple[str, ...]
     left_out: Mapping[str, str]
     bound: bool = True
+    targets: tuple[TargetSpec, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.branches:
             raise SpecsError("specs need at least one branch")
+        met = next((name for name, times in Counter(self.vector_names).items() if times > 1), None)
+        if met is not None:
+            owners = [repr(branch) for branch, own in self.columns.items() if met in own]
+            raise SpecsError(f"column {met!r} of the vector would be of branches {' and '.join(owners)}; exclude one")
 
     def __getitem__(self, name: str) -> BranchSpec:
         """The branch of this name.
@@ -126,9 +159,15 @@ class Specs:
         """
         found = next((branch for branch in self.branches if branch.name == name), None)
         if found is None:
-            why = f": it was left out, {self.left_out[name]}" if name in self.left_out else near_misses(str(name), self)
-            raise BranchError(f"the specs have no feature branch {name!r}{why}")
+            raise BranchError(f"the specs have no feature branch {name!r}{self._why_not(name)}")
         return found
+
+    def _why_not(self, name: str) -> str:
+        if name in self.left_out:
+            return f": it was left out, {self.left_out[name]}"
+        if name in (target.name for target in self.targets):
+            return ": it is a label or weight, in specs.targets"
+        return ": it identifies events" if name in self.identifiers else near_misses(str(name), self)
 
     def __contains__(self, name: object) -> bool:
         return any(branch.name == name for branch in self.branches)
@@ -149,7 +188,11 @@ class Specs:
 
     def _repr_html_(self) -> str:
         head = ("branch", "kind", "type", "group", "kept", "largest", "min", "max", "mean", "std", "missing")
-        return table(f"Specs of {self._summary()}", head, map(_row, self.branches))
+        targets = ((t.name, t.dtype, t.min, t.max, len(t.found) or None, t.not_finite or None) for t in self.targets)
+        about_targets = ("label or weight", "type", "min", "max", "values", "missing")
+        return table(f"Specs of {self._summary()}", head, map(_row, self.branches)) + (
+            table("Targets:", about_targets, targets) if self.targets else ""
+        )
 
     @property
     def entries(self) -> int:
@@ -173,9 +216,18 @@ class Specs:
         return found
 
     @property
+    def columns(self) -> dict[str, tuple[str, ...]]:
+        """Branch -> names of its columns, `<branch>_<i>` for lists, `<branch>[<i>]` where a flat one has that name."""
+        flat = {b.name for b in self.flat}
+        return {
+            b.name: tuple(f"{b.name}[{i}]" for i in range(b.length)) if flat & {*b.columns} - {b.name} else b.columns
+            for b in self.branches
+        }
+
+    @property
     def vector_names(self) -> tuple[str, ...]:
-        """Columns of the vector (paper, figure 3): sorted flat branches, then sorted jagged ones as `<branch>_<i>`."""
-        return tuple(column for branch in self.branches for column in branch.columns)
+        """Columns of the vector (paper, figure 3): sorted flat branches, then sorted jagged ones."""
+        return tuple(itertools.chain(*self.columns.values()))
 
     @property
     def fingerprint(self) -> str:
@@ -200,7 +252,7 @@ class Specs:
             raise SpecsError(
                 f"these specs do not say how multiplicities are distributed ({shorten(unknown)}); scan again"
             )
-        return replace(self, branches=tuple(replace(b, length=_quantile(b, quantile)) for b in self.branches))
+        return replace(self, branches=tuple(replace(b, length=at_quantile(b, quantile)) for b in self.branches))
 
     def unbound(self) -> Specs:
         """The same specs for any files of the same schema: new data to predict, or more of the same simulation."""
@@ -294,7 +346,8 @@ def _counter(branch: BranchSpec) -> tuple[str | None, int]:
     return shared, branch.largest if branch.kind == "array" else 0
 
 
-def _quantile(branch: BranchSpec, quantile: float) -> int:
+def at_quantile(branch: BranchSpec, quantile: float) -> int:
+    """The smallest length that holds the multiplicity of at least this fraction of the events."""
     if branch.kind != "jagged":
         return branch.length
     needed = quantile * sum(branch.multiplicities)
@@ -320,10 +373,11 @@ def _from_json(content: dict[str, Any], path: str) -> Specs:
             identifiers=tuple(content["identifiers"]),
             left_out=content["left_out"],
             bound=content["bound"],
+            targets=tuple(_target(t) for t in content.get("targets", ())),
         )
     except (KeyError, TypeError) as error:
         raise SpecsError(f"the specs {path} are damaged ({type(error).__name__}: {error}); scan again") from error
-    if _checksum(asdict(specs)) != content.get("checksum"):
+    if _checksum({name: value for name, value in content.items() if name not in _HEADER}) != content.get("checksum"):
         raise SpecsError(f"the specs {path} were changed by hand: their checksum does not fit; scan again")
     return specs
 
@@ -333,8 +387,12 @@ def _checksum(content: Mapping[str, Any]) -> str:
 
 
 def _branch(content: dict[str, Any]) -> BranchSpec:
-    known: dict[str, Any] = {f.name: content[f.name] for f in fields(BranchSpec)}
+    known: dict[str, Any] = {f.name: content[f.name] for f in fields(BranchSpec) if f.name in content}
     return BranchSpec(**known | {"multiplicities": tuple(known["multiplicities"])})
+
+
+def _target(content: dict[str, Any]) -> TargetSpec:
+    return TargetSpec(**content | {"found": tuple((value, count) for value, count in content["found"])})
 
 
 def from_paper(content: Mapping[str, Any]) -> Specs:

@@ -239,7 +239,8 @@ def weigh_classes(ds: tf.data.Dataset, weights: ClassWeights) -> tf.data.Dataset
     missing = sorted(set(composition) - set(known))
     if missing or not np.isfinite(list(known.values())).all():
         raise LabelError(f"class weights must be a finite number per label; {known} is not for labels {[*composition]}")
-    labels, factors = (tf.constant(list(part), tf.float32) for part in (known.keys(), known.values()))
+    labels = tf.constant(np.array(list(known), ds.element_spec[1].dtype.as_numpy_dtype))
+    factors = tf.constant(list(known.values()), tf.float32)
 
     def weigh(x: Any, y: tf.Tensor, weight: tf.Tensor | None = None) -> Any:
         same = tf.cast(y[:, tf.newaxis] == labels, tf.float32)  # [B, classes]

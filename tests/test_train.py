@@ -97,14 +97,14 @@ def test_balanced_weights_follow_the_mixing_law(data):
 )
 def test_class_weights_that_make_no_sense(tmp_path, options, weights, says):
     files = write_files(tmp_path, [30, 20])
-    specs = scan(files, exclude="x", progress=False)
+    specs = scan(files, labels="x", progress=False)
     with pytest.raises(LabelError, match=says):
         weigh_classes(RootDataset(files, specs, **options), weights)
 
 
 def test_a_label_of_an_event_without_a_class_weight_ends_the_training(tmp_path):
     path = write_tree(tmp_path / "t.root", make_events(40) | {"kind": np.arange(40, dtype="i4") % 3})
-    ds = RootDataset(path, scan(path, exclude="kind", progress=False), labels="kind")
+    ds = RootDataset(path, scan(path, labels="kind", progress=False), labels="kind")
     with pytest.raises(tf.errors.InvalidArgumentError, match="a label has no class weight"):
         list(weigh_classes(ds, {0: 1, 1: 2}))
 
@@ -121,7 +121,7 @@ def test_the_composition_of_every_epoch_is_told(data):
 def test_the_best_epoch_is_kept_and_training_stops(tmp_path):
     coin = np.random.default_rng(0).integers(0, 2, 400).astype("f4")  # labels that nothing can predict
     path = write_tree(tmp_path / "t.root", make_events(400) | {"coin": coin})
-    specs = scan(path, exclude="coin", progress=False)
+    specs = scan(path, labels="coin", progress=False)
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((len(specs.vector_names),)), keras.layers.Dense(1, activation="sigmoid")])
     model.compile(loss="binary_crossentropy", optimizer=keras.optimizers.SGD(50.0))  # a rate that must diverge

@@ -89,6 +89,8 @@ def scan(
         list[str] | None,
         data("--identifier", help=f"Branches that identify an event; default {','.join(IDENTIFIERS)}."),
     ] = None,
+    labels: Annotated[str | None, data("--labels", help="Branch of labels: described, and no feature.")] = None,
+    weights: Annotated[str | None, data("--weights", help="Branch of event weights: like --labels.")] = None,
     quantile: Annotated[
         float | None, data("--quantile", help="Cut multiplicities at this quantile, such as 0.999.")
     ] = None,
@@ -105,7 +107,8 @@ def scan(
     start = perf_counter()
     specs = scan_files(
         reading.locate(files), choice.tree, branches=patterns(choice.branches), exclude=patterns(choice.exclude),
-        identifiers=tuple(patterns(identifier)) or IDENTIFIERS, read=reading.options(), progress=talks(),
+        identifiers=tuple(patterns(identifier)) or IDENTIFIERS, labels=labels, weights=weights, read=reading.options(),
+        progress=talks(),
     )  # fmt: skip
     if quantile is not None:
         specs = specs.with_lengths(quantile=quantile)
@@ -145,10 +148,13 @@ def train(
     read = reading.options()
     config = training.config(named, labels.values(), paper, read)
     check_new(folder, overwrite=overwrite)
-    config.check()
-    targets = [name for name in (labels.branch(), training.weights) if name]
-    specs = choice.load(choice.specs) if choice.specs else choice.scan(named, paper, targets, read)
-    config.check(specs)
+    config.check(choice.tree or paper.tree)
+    specs = (
+        choice.load(choice.specs)
+        if choice.specs
+        else choice.scan(named, paper, labels.branch(), training.weights, read)
+    )
+    config.check(specs.tree, specs)
     import_tensorflow()
     from mlaas4hep_tf.runs.run import train_run
 

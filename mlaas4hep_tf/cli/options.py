@@ -64,14 +64,16 @@ class KnownOrChosen(Choice):
             raise ConfigError(f"{given[0]} chooses what is scanned, and {specs} has chosen already; use one of the two")
         return Specs.load(specs)
 
-    def scan(self, files: tuple[str, ...], paper: PaperParams, targets: list[str], read: ReadOptions) -> Specs:
-        """Scan; options count before the paper's keys, and labels and weights are never features."""
+    def scan(
+        self, files: tuple[str, ...], paper: PaperParams, labels: str | None, weights: str | None, read: ReadOptions
+    ) -> Specs:
+        """Scan; options count before the paper's keys."""
         from mlaas4hep_tf.scanner import scan
 
         return scan(
             files, self.tree or paper.tree, branches=patterns(self.branches) or paper.branches,
-            exclude=[*(patterns(self.exclude) or paper.exclude), *targets], identifiers=paper.identifiers, read=read,
-            progress=talks(),
+            exclude=patterns(self.exclude) or paper.exclude, identifiers=paper.identifiers,
+            labels=labels, weights=weights, read=read, progress=talks(),
         )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 MOST_GROUPS = 12  # that a table of specs has
+MOST_VALUES = 8  # of a label that are listed
 
 
 def be_quiet() -> None:
@@ -67,6 +68,10 @@ def print_specs(specs: Specs) -> None:
         table.add_row(group, str(len(members)), str(first.largest), str(first.length), f"{mean:.2f}")
     short = f"{len(specs.flat)} flat branches, {len(specs.groups)} groups"
     out.print(table if len(specs.groups) <= MOST_GROUPS else short)
+    for target in specs.targets:
+        held = ", ".join(f"{value:g} in {count:,}" for value, count in target.found[:MOST_VALUES])
+        more = ", ..." if len(target.found) > MOST_VALUES else ""
+        out.print(f"label or weight {target.name} ({target.dtype}): {held + more or f'{target.min} to {target.max}'}")
     out.print(f"{len(specs.branches)} branches, {len(specs.vector_names)} columns, fingerprint {specs.fingerprint}")
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import lzma
 import struct
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import cramjam
@@ -31,42 +30,106 @@ _MAX_GAP = 1 << 16  # bytes between two baskets up to which one request covers b
 _MAX_REQUEST = 1 << 26  # bytes of a request of several baskets
 
 
-@dataclass(frozen=True)
-class Column:
-    """One branch over an entry range: value pieces in order, and counts per entry where they were needed.
+Pieces = tuple[Array, ...]  # 1-D arrays (any byte order) that together are a column
+_Basket = tuple[memoryview, int, int]  # its bytes, its first entry, the one behind its last
+
+
+class Multiplicities:
+    """How many values each entry of a group has, to which all of its branches are held.
 
     Attributes:
-        pieces: 1-D arrays (any byte order); together they are the column.
-        counts: values per entry, int64 [entries]; None for flat branches and where nobody asked.
+        source: the branch that says so.
+        counts: values per entry, int64 [entries].
     """
 
-    pieces: tuple[Array, ...]
-    counts: Array | None = None
+    def __init__(self, source: str, counts: Array) -> None:
+        self.source, self.counts = source, counts
+        self._starts = np.concatenate([[0], np.cumsum(counts)])
+        self._stored: dict[tuple[int, int, int, int], bytes] = {}
+
+    def fits(self, at: int, stored: bytes, size: int, itemsize: int, keylen: int) -> bool:
+        """Whether a basket of whole entries from `at` on has `size` bytes of values and these entry offsets.
+
+        Offsets count from the start of the basket's key; many baskets of a group have the same ones.
+        """
+        starts = self._starts[at : at + len(stored) // 4 + 1]
+        key = (at, len(stored), itemsize, keylen)
+        if key not in self._stored:
+            self._stored[key] = ((starts[:-1] - starts[0]) * itemsize + keylen).astype(">i4").tobytes()
+        return bool(stored == self._stored[key] and (starts[-1] - starts[0]) * itemsize == size)
+
+    def hold(self, at: int, counts: Array) -> None:
+        """Raise ValueError unless the entries from `at` on have these counts."""
+        wrong = np.flatnonzero(self.counts[at : at + len(counts)] != counts)
+        if len(wrong):
+            first = int(wrong[0])
+            raise ValueError(
+                f"it has {counts[first]} values in an event where {self.source!r} says {self.counts[at + first]}: "
+                "branches with a common counter must agree in every event; exclude the branch"
+            )
 
 
-def read_columns(fetch: Fetch, index: FileIndex, start: int, stop: int, counted: frozenset[str]) -> dict[str, Column]:
-    """Decode entries [start, stop) of some branches.
+def read_columns(
+    fetch: Fetch, index: FileIndex, start: int, stop: int, groups: Mapping[str, str]
+) -> tuple[dict[str, Pieces], dict[str, Multiplicities]]:
+    """Decode entries [start, stop) of some branches, and hold the jagged ones to the multiplicities of their group.
 
     Args:
         fetch: (seek, size) pairs -> their bytes, in few large requests.
         index: the baskets that hold these entries (`FileIndex.part`).
-        counted: jagged branches whose counts are wanted (one per group is enough).
+        groups: jagged branch -> its group.  An indexed branch of the group's name has the multiplicities; without it
+            the first branch of the group has.
+
+    Returns:
+        The values of each branch, and the multiplicities of each group.
 
     Raises:
         ValueError, OSError, struct.error, lzma.LZMAError, isal_zlib.error, cramjam.DecompressionError:
             bytes that are no such basket; the branch is in the note of the exception.
     """
     raw = raw_baskets(fetch, index)
-    columns = {}
-    for number, branch in enumerate(index.branches):
-        own = slice(*index.first[number : number + 2].tolist())
-        baskets = zip(raw[own], index.starts[own].tolist(), index.stops[own].tolist(), strict=True)
+    counters = set(groups.values())
+    columns: dict[str, Pieces] = {}
+    known: dict[str, Multiplicities] = {}
+    for number in sorted(range(len(index.branches)), key=lambda number: index.branches[number].jagged):
+        branch = index.branches[number]
+        name, baskets = branch.name, _baskets(index, number, raw)
         try:
-            columns[branch.name] = _column(branch, branch.name in counted, start, stop, baskets)
+            if branch.counter:
+                columns[name] = _counted_column(branch, _all_counts(index, branch, raw), start, stop, baskets)
+            elif branch.jagged:
+                group = groups[name]
+                columns[name], counts = _jagged_column(branch, known.get(group), start, stop, baskets)
+                if counts is not None:
+                    known[group] = Multiplicities(name, counts)
+            else:
+                columns[name] = _flat_column(branch, start, stop, baskets)
+                if name in counters:
+                    known[name] = Multiplicities(name, joined(columns[name]))
         except Exception as error:
-            error.add_note(f"branch {branch.name!r}")
+            error.add_note(f"branch {name!r}")
             raise
-    return columns
+    return columns, known
+
+
+def _baskets(index: FileIndex, number: int, raw: Sequence[memoryview]) -> list[_Basket]:
+    """The baskets of one branch."""
+    own = slice(*index.first[number : number + 2].tolist())
+    return list(zip(raw[own], index.starts[own].tolist(), index.stops[own].tolist(), strict=True))
+
+
+def _all_counts(index: FileIndex, branch: BranchIndex, raw: Sequence[memoryview]) -> Array:
+    """What its counter says of all entries in the baskets of a branch."""
+    names = [other.name for other in index.branches]
+    own, counter = (_baskets(index, names.index(name), raw) for name in (branch.name, branch.counter))
+    if not own:
+        return np.empty(0, np.int64)
+    return joined(_flat_column(index.branches[names.index(branch.counter)], own[0][1], own[-1][2], counter))
+
+
+def joined(pieces: Pieces) -> Array:
+    """A column of integers as int64."""
+    return np.concatenate([np.empty(0, np.int64), *pieces], dtype=np.int64, casting="unsafe")
 
 
 def raw_baskets(fetch: Fetch, index: FileIndex) -> list[memoryview]:
@@ -89,31 +152,61 @@ def plain_basket(data: Array, offsets: Array | None, entries: int) -> bytes:
     return key + _TAIL.pack(0, 0, 0, entries, _PLAIN_KEY + len(data)) + b"\0" + data.tobytes() + tail
 
 
-def _column(
-    branch: BranchIndex, counted: bool, start: int, stop: int, baskets: Iterable[tuple[memoryview, int, int]]
-) -> Column:
+def _flat_column(branch: BranchIndex, start: int, stop: int, baskets: Iterable[_Basket]) -> Pieces:
+    dtype, length = np.dtype(branch.dtype), branch.length
+    pieces = []
+    for raw, first, last in baskets:
+        lo, hi = max(start, first) - first, min(stop, last) - first
+        data, border, _ = unpack(raw, last - first)  # entry offsets may follow, and say nothing new
+        pieces.append(_flat(data[:border], dtype, length, last - first)[lo * length : max(lo, hi) * length])
+    return tuple(pieces)
+
+
+def _jagged_column(
+    branch: BranchIndex, known: Multiplicities | None, start: int, stop: int, baskets: Iterable[_Basket]
+) -> tuple[Pieces, Array | None]:
+    """Values, and counts per entry unless those of the group are known."""
     dtype = np.dtype(branch.dtype)
     pieces, counts = [], [np.empty(0, np.int64)]
     for raw, first, last in baskets:
         lo, hi = max(start, first) - first, min(stop, last) - first
         data, border, keylen = unpack(raw, last - first)
-        if not branch.jagged:
-            pieces.append(_flat(data, dtype, branch.length, last - first)[lo * branch.length : hi * branch.length])
-            continue
         if border == len(data):
             raise ValueError("a basket of a jagged branch has no entry offsets")
         whole = (lo, hi) == (0, last - first)
-        if whole and not counted and not branch.header:
-            pieces.append(data[:border].view(dtype))
-            continue
+        if whole and known is not None and not branch.header:
+            stored = data[border + 4 : border + 4 + 4 * hi].tobytes()
+            if known.fits(first - start, stored, border, dtype.itemsize, keylen):
+                pieces.append(data[:border].view(dtype))
+                continue
         ends = _entry_ends(data, border, keylen, last - first)
         values, per_entry = _jagged(data[:border], ends, dtype, branch.header)
-        counts.append(per_entry[lo:hi])
+        if known is None:
+            counts.append(per_entry[lo:hi])
+        else:
+            known.hold(first + lo - start, per_entry[lo:hi])
         if not whole:
             at = int(per_entry[:lo].sum())
             values = values[at : at + int(per_entry[lo:hi].sum())]
         pieces.append(values)
-    return Column(tuple(pieces), np.concatenate(counts) if counted else None)
+    return tuple(pieces), np.concatenate(counts) if known is None else None
+
+
+def _counted_column(branch: BranchIndex, counts: Array, start: int, stop: int, baskets: Iterable[_Basket]) -> Pieces:
+    """Values of baskets without entry offsets (``kGenerateOffsetMap``), from the counts of all entries in them."""
+    dtype = np.dtype(branch.dtype)
+    pieces = []
+    for raw, first, last in baskets:
+        lo, hi = max(start, first) - first, min(stop, last) - first
+        data, border, _ = unpack(raw, last - first)
+        starts = np.concatenate([[0], np.cumsum(counts[: last - first])])
+        counts = counts[last - first :]
+        if border != starts[-1] * dtype.itemsize:
+            raise ValueError(
+                f"a basket holds {border} bytes, where {branch.counter!r} says {starts[-1]} values of {dtype.itemsize}"
+            )
+        pieces.append(data[:border].view(dtype)[starts[lo] : starts[hi]])
+    return tuple(pieces)
 
 
 def _flat(data: Array, dtype: np.dtype[Any], length: int, entries: int) -> Array:

@@ -6,12 +6,13 @@ It runs in reader processes, which never import TensorFlow: XRootD and TensorFlo
 
 from __future__ import annotations
 
+import itertools
 import logging
-import os
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,12 @@ import uproot
 from mlaas4hep_tf.errors import InputFileError, MlaasError, TreeError, near_misses, shorten
 from mlaas4hep_tf.io.basket_index import BranchBaskets, BranchIndex, FileIndex, build_index
 from mlaas4hep_tf.io.baskets import plain_basket
-from mlaas4hep_tf.io.branches import BranchInfo, Kind, Selection
-from mlaas4hep_tf.io.files import RootFile, Source
+from mlaas4hep_tf.io.branches import BranchInfo, Kind, Selection, meant
+from mlaas4hep_tf.io.files import RootFile, Source, file_status
+from mlaas4hep_tf.io.http import Busy
 from mlaas4hep_tf.io.policy import conditions
-from mlaas4hep_tf.io.remote import RemoteSource, identity, place
+from mlaas4hep_tf.io.remote import identity, place
+from mlaas4hep_tf.io.sources import LocalSource, RemoteSource
 
 _FINAL = re.compile("no such file|not found|permission denied|not authorized", re.IGNORECASE)  # no use to try again
 _log = logging.getLogger(__name__)
@@ -32,20 +35,27 @@ _RNTUPLE_NUMBERS = {
     "bool": "bool", "float": "float32", "double": "float64", "char": "int8",
     **{f"std::{u}int{bits}_t": f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)},
 }  # fmt: skip
+_COUNTERS = {"TLeafB": ">i1", "TLeafS": ">i2", "TLeafI": ">i4", "TLeafL": ">i8"}
+_CLONES, _COLLECTION = 3, 4  # fType of a TBranchElement: a TClonesArray, an STL container
+_INTS = (3, 6)  # fStreamerType: an int, and one that counts another member
+_GENERATE_OFFSET_MAP = 1  # of TIOFeatures
 _RNTUPLE_LISTS = ("std::vector<", "ROOT::VecOps::RVec<")
 _MAX_DESCRIBED = 10_000
+_NOT_CLOSED = "the job that wrote the file ended before it closed it: recover it with ROOT, which opens and mends it"
 
 
 class OpenTree:
     """A tree opened by uproot."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, **options: Any) -> None:
         with blame(source.url):
-            handler = {"handler": RemoteSource} if source.remote else {}
-            self._file = uproot.open(source.location, object_cache=None, array_cache=None, **handler)
+            handler = RemoteSource if source.remote else LocalSource
+            options = {"object_cache": None, "array_cache": None, "handler": handler, **options}
+            self._file = uproot.open({source.location: None}, **options)  # no part of its name is a tree's
             self.name = _find_tree(self._file, source)
             self.tree = self._file[self.name]
         self.uuid = str(self._file.file.uuid)
+        self.closed = _was_closed(self._file)
         self.num_entries = int(self.tree.num_entries)
         self.is_rntuple = not isinstance(self.tree, uproot.TTree)
 
@@ -53,8 +63,11 @@ class OpenTree:
         self._file.close()
 
 
-def inspect(source: Source, selection: Selection) -> RootFile:
+def inspect(source: Source, selection: Selection, also: tuple[str, ...] = ()) -> RootFile:
     """Open a file once: entries, schema, cluster entry offsets, uuid, and where the baskets of selected branches lie.
+
+    Args:
+        also: branches to describe although they are not selected.
 
     The log says which branches our decoder does not read, and why.
 
@@ -67,15 +80,31 @@ def inspect(source: Source, selection: Selection) -> RootFile:
     try:
         with blame(source.url, opened.name):
             survey = _survey_rntuple if opened.is_rntuple else _survey_ttree
-            infos, entry_offsets, index, by_uproot = survey(opened.tree, selection)
+            infos, entry_offsets, index, by_uproot, notes = survey(opened.tree, selection, also)
     finally:
         opened.close()
     for name, why in by_uproot.items():
         _log.info("branch %r of %s is read by uproot: %s", name, source.url, why)
-    return RootFile(source, opened.name, opened.uuid, opened.num_entries, entry_offsets, infos, index, stamp)
+    missing = [p for p in (*selection.branches, *selection.exclude, *also) if not meant(p, {i.name for i in infos})]
+    if not opened.closed:
+        notes += (f"{_NOT_CLOSED}; what was saved last is read",)
+    return RootFile(
+        source, opened.name, opened.uuid, opened.num_entries, entry_offsets, infos, index, stamp, notes,
+        _friends(source) if missing else (),
+    )  # fmt: skip
 
 
-_Survey = tuple[tuple[BranchInfo, ...], tuple[int, ...], FileIndex, dict[str, str]]
+_Survey = tuple[tuple[BranchInfo, ...], tuple[int, ...], FileIndex, dict[str, str], tuple[str, ...]]
+
+
+def _friends(source: Source) -> tuple[str, ...]:
+    """The friends of a tree, which uproot reads only with all that describes it."""
+    opened = OpenTree(source, minimal_ttree_metadata=False)
+    try:
+        friends = opened.tree.member("fFriends", none_if_missing=True) or ()
+        return tuple(f"tree {friend.member('fTreeName')} in file {friend.member('fTitle')}" for friend in friends)
+    finally:
+        opened.close()
 
 
 def file_stamp(source: Source) -> tuple[int, object]:
@@ -84,7 +113,7 @@ def file_stamp(source: Source) -> tuple[int, object]:
         if source.remote:
             there = identity(source.url)
             return there.size, there.header
-        status = os.stat(source.location)
+        status = file_status(source.location)
         return status.st_size, status.st_mtime_ns
 
 
@@ -105,6 +134,7 @@ def blame(url: str, tree: str | None = None, what: str = "") -> Iterator[None]:
             f"cannot read {where}{notes}: {_first_line(error)}; check that it is a complete ROOT file"
         )
         raised.passing = _may_pass(url, error)
+        raised.after_s = _wait_asked_for(url, error)
         raise raised from error
 
 
@@ -117,15 +147,27 @@ def _may_pass(url: str, error: Exception) -> bool:
     return "://" in url or (isinstance(error, OSError) and error.errno is not None)
 
 
+def _wait_asked_for(url: str, error: Exception) -> float:
+    """Seconds after which a server wants to be asked again, unless the next try goes to a replica."""
+    return error.after_s if isinstance(error, Busy) and len(conditions.get().policy.places(url)) == 1 else 0.0
+
+
 def _first_line(error: Exception) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def _was_closed(file: Any) -> bool:
+    """Whether the list of free space is there, which ROOT writes at the very end."""
+    return int(file.file.fSeekFree) > int(file.file.fBEGIN)
 
 
 def _find_tree(file: Any, source: Source) -> str:
     wanted = ("TTree", "TNtuple", "TNtupleD", "ROOT::RNTuple")
     classes = file.classnames(recursive=True)
     trees = sorted({key.split(";")[0] for key, name in classes.items() if name in wanted})
+    if not trees and not _was_closed(file):
+        raise InputFileError(f"file {source.url} has no tree: {_NOT_CLOSED}, or leave the file out")
     if source.tree in trees:
         return str(source.tree)
     if source.tree is not None:
@@ -139,16 +181,25 @@ def _find_tree(file: Any, source: Source) -> str:
     return str(trees[0])
 
 
-def _survey_ttree(tree: Any, selection: Selection) -> _Survey:
-    """Schema, cluster entry offsets, baskets, and why uproot has to read a branch."""
-    infos, entry_offsets, parts, by_uproot = [], [], [], {}
-    for name, branch in tree.iteritems(recursive=True):
-        if len(branch.branches):
+def _survey_ttree(tree: Any, selection: Selection, also: tuple[str, ...]) -> _Survey:
+    """Schema, cluster entry offsets, baskets, why uproot has to read a branch, and what to tell of them."""
+    entries = int(tree.num_entries)
+    infos, entry_offsets, by_uproot = [], [], {}
+    parts: dict[str, BranchBaskets] = {}
+    branches = list(tree.iteritems(recursive=True))
+    first = dict(reversed(branches))  # of several branches of one name ROOT gives the first
+    leaves = _leaves(branches)
+    wanted = selection.among(first).union(also)
+    for name, branch in branches:
+        if len(branch.branches) or branch is not first[name]:
             continue
-        if not selection.wants(name):
+        if name not in wanted:
             infos.append(BranchInfo(name, "", "other", reason="not selected"))
             continue
-        info, how = _describe(name, branch)
+        info, how = _describe(name, branch, _counter(branch, leaves))
+        if info.kind != "other" and branch.num_entries != entries:
+            why = f"filled {branch.num_entries} times in a tree of {entries} entries"
+            info = BranchInfo(name, info.typename, "other", reason=why)
         infos.append(info)
         if info.kind == "other":
             continue
@@ -156,14 +207,84 @@ def _survey_ttree(tree: Any, selection: Selection) -> _Survey:
         if isinstance(how, str):
             by_uproot[name] = how
         else:
-            parts.append(_baskets(how, branch, entry_offsets[-1], int(tree.num_entries)))
-    return tuple(infos), _common_offsets(entry_offsets, int(tree.num_entries)), build_index(parts), by_uproot
+            parts[name] = _baskets(how, branch, entry_offsets[-1], entries)
+    parts |= _counters(leaves, {info.counter for info in infos if info.counter} - parts.keys(), entries)
+    twice = [name for name, n in Counter(name for name, _ in branches).items() if n > 1 and name in wanted]
+    notes = tuple(f"several branches are named {name!r}, of which the first is read, as in ROOT" for name in twice)
+    return tuple(infos), _common_offsets(entry_offsets, entries), build_index(list(parts.values())), by_uproot, notes
+
+
+@dataclass(frozen=True)
+class _Counter:
+    """The leaf that counts the lists of a branch.
+
+    Attributes:
+        path: where it lies in the tree; no other leaf has the same.
+        readable: whether it is alone in its branch, as an integer.
+        alone: whether baskets of the lists may be without entry offsets, since the counter says the same.
+    """
+
+    path: str
+    readable: bool
+    alone: bool
+
+
+_Leaves = dict[int, tuple[str, Any]]
+
+
+def _leaves(branches: Sequence[tuple[str, Any]]) -> _Leaves:
+    """Path and branch of the leaves of a tree, by their identity in memory: what the pointer to a counter gives."""
+    found, used, names = {}, set[str](), {name for name, _ in branches}
+    for name, branch in branches:
+        for leaf in branch.member("fLeaves"):
+            plain = name.removesuffix(branch.name) + str(leaf.member("fName"))
+            paths = itertools.chain([plain], (f"{plain};{n}" for n in itertools.count(2)))
+            path = next(p for p in paths if p not in used and (p == name or p not in names))
+            used.add(path)
+            found[id(leaf)] = path, branch
+    return found
+
+
+def _counter(branch: Any, leaves: _Leaves) -> _Counter | None:
+    """The leaf that counts the lists of a branch, if the tree has it."""
+    own = branch.member("fLeaves")
+    leaf = leaves.get(id(own[0].member("fLeafCount"))) if len(own) == 1 else None
+    if leaf is None:
+        return None
+    features = branch.member("fIOFeatures", none_if_missing=True)
+    alone = features is not None and bool(features.member("fIOBits") & _GENERATE_OFFSET_MAP)
+    return _Counter(leaf[0], bool(_counter_dtype(leaf[1])), alone)
+
+
+def _counters(leaves: _Leaves, paths: Collection[str], entries: int) -> dict[str, BranchBaskets]:
+    """The baskets of counters that are no branch of their own name, or none that is selected."""
+    found = {}
+    for path, branch in leaves.values():
+        dtype = _counter_dtype(branch) if path in paths else ""
+        if dtype and branch.num_entries == entries:
+            how = BranchIndex(path, dtype, jagged=False)
+            found[path] = _baskets(how, branch, tuple(branch.entry_offsets), entries)
+    return found
+
+
+def _counter_dtype(branch: Any) -> str:
+    """The dtype of a branch that has a counter and nothing else; empty if it has more, or no integer."""
+    leaves = branch.member("fLeaves")
+    if len(leaves) != 1 or branch.classname not in ("TBranch", "TBranchElement"):
+        return ""
+    if branch.classname == "TBranch":
+        dtype = _COUNTERS.get(leaves[0].classname, "")
+        return dtype.replace("i", "u") if leaves[0].member("fIsUnsigned") else dtype
+    kind = branch.member("fType")
+    if kind in (_CLONES, _COLLECTION):  # its baskets hold the number of objects
+        return ">i4"
+    return ">i4" if kind == 0 and branch.member("fStreamerType") in _INTS else ""
 
 
 _described: dict[Hashable, tuple[BranchInfo, BranchIndex | str]] = {}
 
 
-def _describe(name: str, branch: Any) -> tuple[BranchInfo, BranchIndex | str]:
+def _describe(name: str, branch: Any, counter: _Counter | None) -> tuple[BranchInfo, BranchIndex | str]:
     """What a TBranch is, and how our decoder reads it or why it does not.
 
     Descriptions of branches with one leaf are kept and used again for the same branch of other files: uproot's
@@ -171,20 +292,18 @@ def _describe(name: str, branch: Any) -> tuple[BranchInfo, BranchIndex | str]:
     """
     leaves = branch.member("fLeaves")
     if branch.classname != "TBranch" or len(leaves) != 1:
-        return _describe_anew(name, branch)
+        return _describe_anew(name, branch, counter)
     leaf = leaves[0]
-    counter = leaf.member("fLeafCount")
-    count = None if counter is None else str(counter.member("fName"))
     facts = (leaf.member(m) for m in ("fTitle", "fLen", "fLenType", "fIsUnsigned"))
-    key = (name, leaf.classname, str(branch.member("fTitle")), count, *map(str, facts))
+    key = (name, leaf.classname, str(branch.member("fTitle")), counter, *map(str, facts))
     if key not in _described:
         if len(_described) > _MAX_DESCRIBED:
             _described.clear()
-        _described[key] = _describe_anew(name, branch)
+        _described[key] = _describe_anew(name, branch, counter)
     return _described[key]
 
 
-def _describe_anew(name: str, branch: Any) -> tuple[BranchInfo, BranchIndex | str]:
+def _describe_anew(name: str, branch: Any, counter: _Counter | None) -> tuple[BranchInfo, BranchIndex | str]:
     try:
         interpretation = branch.interpretation
         typename = branch.typename
@@ -192,9 +311,15 @@ def _describe_anew(name: str, branch: Any) -> tuple[BranchInfo, BranchIndex | st
         why = f"not interpretable: {_first_line(error)}"
         return BranchInfo(name, "unknown", "other", reason=why), why
     kind, dtype, length, reason = _classify(interpretation)
-    leaf = branch.member("fLeaves")[0].member("fLeafCount") if kind == "jagged" else None
-    counter = None if leaf is None else str(leaf.member("fName"))
-    return BranchInfo(name, typename, kind, dtype, counter, length, reason), _decoding(name, interpretation)
+    counter = counter if kind == "jagged" else None
+    path = counter.path if counter is not None else None
+    info, how = BranchInfo(name, typename, kind, dtype, path, length, reason), _decoding(name, interpretation)
+    if counter is None or not counter.alone:
+        return info, how
+    if isinstance(how, str) or not counter.readable:
+        why = "lists without entry offsets (kGenerateOffsetMap) whose counter is no branch of integers"
+        return BranchInfo(name, typename, "other", reason=why), why
+    return info, replace(how, counter=counter.path)
 
 
 def _decoding(name: str, interpretation: Any) -> BranchIndex | str:
@@ -261,11 +386,12 @@ def _common_offsets(per_branch: Iterable[tuple[int, ...]], entries: int) -> tupl
     return tuple(sorted(common | {0, entries}))
 
 
-def _survey_rntuple(ntuple: Any, _: Selection) -> _Survey:
+def _survey_rntuple(ntuple: Any, *_: object) -> _Survey:
     infos = tuple(_rntuple_infos(ntuple))
     starts = {int(c.num_first_entry) for c in ntuple.cluster_summaries}
     entry_offsets = tuple(sorted(starts | {0, int(ntuple.num_entries)}))
-    return infos, entry_offsets, build_index([]), {i.name: "it is in an RNTuple" for i in infos if i.kind != "other"}
+    by_uproot = {info.name: "it is in an RNTuple" for info in infos if info.kind != "other"}
+    return infos, entry_offsets, build_index([]), by_uproot, ()
 
 
 def _rntuple_infos(ntuple: Any) -> Iterator[BranchInfo]:

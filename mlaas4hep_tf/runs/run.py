@@ -16,13 +16,12 @@ from typing import Any
 import keras
 
 from mlaas4hep_tf.dataset import RootDataset
-from mlaas4hep_tf.errors import ConfigError, DataWarning, LabelError, MissingExtra, MissingExtraWarning, need
+from mlaas4hep_tf.errors import ConfigError, LabelError, MissingExtra, MissingExtraWarning, need
 from mlaas4hep_tf.io.read_options import ReadOptions
 from mlaas4hep_tf.models import build, definitions, wants_mask
 from mlaas4hep_tf.runs.config import MODEL, MODEL_SOURCE, PARTS, Described, RunConfig, check_new, describe
 from mlaas4hep_tf.runs.importance import permutation_importance
-from mlaas4hep_tf.scanner import scan
-from mlaas4hep_tf.specs import Specs
+from mlaas4hep_tf.specs import Specs, TargetSpec
 from mlaas4hep_tf.streaming.targets import PerFile, check_binary
 from mlaas4hep_tf.train import Evaluation, Fit, evaluate, fit, over_training
 from mlaas4hep_tf.transforms.vector import Preprocessor
@@ -90,7 +89,7 @@ def train_run(
     """
     folder = Path(out)
     check_new(folder, overwrite=overwrite)
-    config.check(specs)
+    config.check(specs.tree, specs)
     reports = _can_report()
     config = replace(config, files=tuple(_absolute(name) for name in config.files), model=_own_file(config.model))
     keras.utils.set_random_seed(config.seed)
@@ -191,25 +190,17 @@ def _check_labels(config: RunConfig, ds: RootDataset) -> None:
     composition = ds.composition()
     check_binary(list(composition))
     if isinstance(config.labels, str):
-        _check_label_branch(config, ds.specs.tree)
+        _check_label_branch(next(target for target in ds.specs.targets if target.name == config.labels))
     if len(composition) == 1:
         raise LabelError(
             f"training needs events of two classes; all {ds.entries} events have label {next(iter(composition)):g}"
         )
 
 
-def _check_label_branch(config: RunConfig, tree: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DataWarning)
-        scanned = scan(
-            config.files, tree, branches=[str(config.labels)], identifiers=(), read=config.read, progress=False
-        )
-    (label,) = scanned.branches
-    if (label.min, label.max) != (0, 1) or label.nan:
-        raise LabelError(
-            f"label branch {label.name!r} must hold 0 for background and 1 for signal; it holds "
-            f"{label.min} to {label.max}"
-        )
+def _check_label_branch(label: TargetSpec) -> None:
+    if [value for value, _ in label.found] != [0, 1] or label.not_finite:
+        held = ", ".join(f"{value:g}" for value, _ in label.found) or f"{label.min} to {label.max}"
+        raise LabelError(f"label branch {label.name!r} must hold 0 for background and 1 for signal; it holds {held}")
 
 
 def _metrics(

@@ -39,12 +39,13 @@ from mlaas4hep_serving.errors import (
     deadline_exceeded,
     failed_precondition,
     invalid_argument,
+    shown,
 )
 from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.models.model import LATE, Model
 from mlaas4hep_serving.models.repository import Repository
 from mlaas4hep_serving.models.versions import Version
-from mlaas4hep_serving.wire import examples, tensors
+from mlaas4hep_serving.wire import examples, sizes, tensors
 from mlaas4hep_serving.wire.ragged import RowShape
 from mlaas4hep_serving.wire.tensors import DEFAULT_SIGNATURE, Array
 
@@ -120,7 +121,7 @@ class Claim:
         name = signature_name or DEFAULT_SIGNATURE
         dtypes: dict[str, int] | None = self.version.servable.input_dtypes.get(name)
         if dtypes is None:
-            raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')
+            raise invalid_argument(f'Serving signature name: "{shown(name)}" not found in signature def')
         return dtypes
 
     def open_inputs(self, signature_name: str) -> Mapping[str, RowShape]:
@@ -142,9 +143,11 @@ class Handlers:
         *,
         configure: Callable[[ModelServerConfig], None] | None = None,
         access_log: bool = False,
+        max_tensor_bytes: int = sizes.NO_LIMIT,
     ) -> None:
         self.repository = repository
         self.metrics = metrics
+        self.max_tensor_bytes = max_tensor_bytes
         self._configure = configure or repository.configure
         self._access_log = access_log
 
@@ -170,7 +173,7 @@ class Handlers:
             self.metrics.add("/tensorflow/serving/request_count", {"model_name": known, "status": code.name})
             elapsed = time.perf_counter() - start
             if self._access_log:
-                line = {"model": model, "api": api, "entrypoint": entrypoint, "status": code.name}
+                line = {"model": shown(model), "api": api, "entrypoint": entrypoint, "status": code.name}
                 access.info(json.dumps({**line, "ms": round(elapsed * 1e3, 3)}))
             if code is Code.OK:
                 labels = {"model_name": known, "API": api, "entrypoint": entrypoint}
@@ -195,7 +198,7 @@ class Handlers:
         name = spec.signature_name or DEFAULT_SIGNATURE
         with self.repository.use(spec) as version:
             signature = _predict_signature(version.servable, name)
-            outputs, *call = _call(signature, _inputs_of(request, signature), request.output_filter)
+            outputs, *call = self._call(signature, self._inputs_of(request, signature), request.output_filter)
 
             def response(found: Sequence[Array]) -> PredictResponse:
                 answer = PredictResponse()
@@ -205,6 +208,25 @@ class Handlers:
                 return answer
 
             return self._started(version, call, deadline, response, pool)
+
+    def _inputs_of(self, request: PredictRequest, signature: SignatureDef) -> dict[str, Array]:
+        _check_aliases(signature, request.inputs)
+        given = {alias: _given(signature, request, alias) for alias in sorted(signature.inputs)}
+        sizes.check(sum(map(sizes.of_proto, given.values())), self.max_tensor_bytes)
+        return {alias: tensors.from_proto(proto, alias) for alias, proto in given.items()}
+
+    def _call(
+        self, signature: SignatureDef, inputs: Mapping[str, Array], output_filter: Sequence[str]
+    ) -> tuple[list[str], list[str], list[Array], list[str]]:
+        """Output aliases, names of the tensors to feed, their values, names of those to fetch."""
+        _check_filter(signature, output_filter)
+        sizes.check(sizes.of_splits(inputs), self.max_tensor_bytes)
+        aliases = sorted(inputs)
+        outputs = list(output_filter) or sorted(signature.outputs)
+        values = [inputs[alias] for alias in aliases]
+        tensors.check_dtypes([signature.inputs[alias].dtype for alias in aliases], values)
+        feeds = [signature.inputs[alias].name for alias in aliases]
+        return outputs, feeds, values, [signature.outputs[alias].name for alias in outputs]
 
     def claim(self, spec: ModelSpec) -> Claim:
         """The version that a request means, resolved now and kept until the end of the request."""
@@ -220,7 +242,7 @@ class Handlers:
             signature_name: ``""`` is the default.
         """
         name = signature_name or DEFAULT_SIGNATURE
-        outputs, *call = _call(_predict_signature(version.servable, name), inputs, ())
+        outputs, *call = self._call(_predict_signature(version.servable, name), inputs, ())
         return self._started(version, call, deadline, lambda found: (_named(outputs, found), version.number))
 
     def _started(
@@ -269,9 +291,9 @@ class Handlers:
             name = request.model_spec.signature_name or DEFAULT_SIGNATURE
             signature = version.servable.signatures.get(name)
             if signature is None:
-                raise invalid_argument(f"No signature was found with the name: {name}")
+                raise invalid_argument(f"No signature was found with the name: {shown(name)}")
             feed, fetches = tensors_of(signature)
-            rows = examples.serialized(request.input)
+            rows = examples.serialized(request.input, self.max_tensor_bytes)
             tensors.check_dtypes([signature.inputs["inputs"].dtype], [rows])
             values = version.servable.run([feed], [rows], fetches, deadline, api)
             _fill_spec(response.model_spec, request.model_spec.name, name, version.number)
@@ -284,7 +306,7 @@ class Handlers:
         response = MultiInferenceResponse()
         with self.repository.use(request.tasks[0].model_spec) as version:
             feed, fetches = examples.plan(request, version.servable.signatures)
-            rows = examples.serialized(request.input)
+            rows = examples.serialized(request.input, self.max_tensor_bytes)
             values = version.servable.run([feed], [rows], fetches, deadline, "MultiInference")
             outputs = _named(fetches, values)
             for task in request.tasks:
@@ -304,7 +326,7 @@ class Handlers:
             raise invalid_argument("GetModelMetadataRequest must specify at least one metadata_field")
         for field in request.metadata_field:
             if field != "signature_def":
-                raise invalid_argument(f"Metadata field {field} is not supported")
+                raise invalid_argument(f"Metadata field {shown(field)} is not supported")
         response = GetModelMetadataResponse()
         with self.repository.use(request.model_spec) as version:
             definitions = SignatureDefMap()
@@ -356,13 +378,8 @@ def _fill_spec(spec: ModelSpec, name: str, signature: str, version: int) -> None
 def _predict_signature(model: Model, name: str) -> SignatureDef:
     signature = model.signatures.get(name)
     if signature is None:
-        raise failed_precondition(f'Serving signature key "{name}" not found.')
+        raise failed_precondition(f'Serving signature key "{shown(name)}" not found.')
     return signature
-
-
-def _inputs_of(request: PredictRequest, signature: SignatureDef) -> dict[str, Array]:
-    _check_aliases(signature, request.inputs)
-    return {alias: tensors.from_proto(_given(signature, request, alias), alias) for alias in sorted(signature.inputs)}
 
 
 def _given(signature: SignatureDef, request: PredictRequest, alias: str) -> Any:
@@ -393,24 +410,11 @@ def _check_aliases(signature: SignatureDef, inputs: Mapping[str, Any]) -> None:
 
 
 def _names(names: Any) -> str:
-    return ",".join(sorted(names))
+    return shown(",".join(sorted(names)))
 
 
 def _named(aliases: Sequence[str], found: Sequence[Array]) -> dict[str, Array]:
     return dict(zip(aliases, found, strict=True))
-
-
-def _call(
-    signature: SignatureDef, inputs: Mapping[str, Array], output_filter: Sequence[str]
-) -> tuple[list[str], list[str], list[Array], list[str]]:
-    """Output aliases, names of the tensors to feed, their values, names of those to fetch."""
-    _check_filter(signature, output_filter)
-    aliases = sorted(inputs)
-    outputs = list(output_filter) or sorted(signature.outputs)
-    values = [inputs[alias] for alias in aliases]
-    tensors.check_dtypes([signature.inputs[alias].dtype for alias in aliases], values)
-    feeds = [signature.inputs[alias].name for alias in aliases]
-    return outputs, feeds, values, [signature.outputs[alias].name for alias in outputs]
 
 
 def _check_filter(signature: SignatureDef, output_filter: Sequence[str]) -> None:
@@ -418,7 +422,7 @@ def _check_filter(signature: SignatureDef, output_filter: Sequence[str]) -> None
     for alias in output_filter:
         if alias not in signature.outputs:
             raise invalid_argument(
-                f"output tensor alias not found in signature: {alias} Outputs expected to be in the set "
+                f"output tensor alias not found in signature: {shown(alias)} Outputs expected to be in the set "
                 f"{{{_names(signature.outputs)}}}."
             )
         if alias in seen:

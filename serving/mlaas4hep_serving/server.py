@@ -68,7 +68,13 @@ class Server:
             ),
             missing_parts,
         )
-        self.handlers = Handlers(self.repository, self.metrics, configure=self._reload, access_log=options.access_log)
+        self.handlers = Handlers(
+            self.repository,
+            self.metrics,
+            configure=self._reload,
+            access_log=options.access_log,
+            max_tensor_bytes=model_options.max_tensor_bytes,
+        )
         self.repository.configure(config)
         self.repository.start()
         guard, tls = _guard(options), _tls(options)
@@ -188,7 +194,13 @@ def _model_options(options: Options) -> ModelOptions:
         options.tensorflow_intra_op_parallelism or every,
         options.tensorflow_inter_op_parallelism or every,
     )
-    return ModelOptions(session, batching, options.enable_per_model_batching_parameters, options.enable_model_warmup)
+    return ModelOptions(
+        session,
+        batching,
+        options.enable_per_model_batching_parameters,
+        options.enable_model_warmup,
+        options.max_tensor_bytes or options.max_request_bytes,
+    )
 
 
 def _load(name: str, number: int, folder: Path, options: ModelOptions, metrics: Registry) -> Model:

@@ -74,7 +74,7 @@ def test_a_config_with_unknown_keys_is_no_run(tmp_path):
 
 def test_labels_come_from_the_tree_of_the_specs(tmp_path):
     path = two_trees(tmp_path / "two.root")
-    specs = scan(path, "wanted", exclude="y", progress=False)
+    specs = scan(path, "wanted", labels="y", progress=False)
     run = train_run(RunConfig((path,), "y", epochs=1, batch_size=20), specs, tmp_path / "run")
     assert run.metrics["parts"]["train"]["events"] == 128
     assert Run.load(tmp_path / "run").specs.tree == "wanted"
@@ -82,7 +82,7 @@ def test_labels_come_from_the_tree_of_the_specs(tmp_path):
 
 def test_checking_a_label_branch_skips_what_reading_skips(tmp_path):
     files = [two_trees(tmp_path / f"{n}.root") for n in range(3)]
-    specs = scan(files, "wanted", exclude="y", progress=False)
+    specs = scan(files, "wanted", labels="y", progress=False)
     Path(files[2]).write_bytes(Path(files[2]).read_bytes()[:500])
     config = RunConfig(tuple(files), "y", epochs=1, batch_size=20)
     with pytest.raises(InputFileError, match=r"2\.root"):

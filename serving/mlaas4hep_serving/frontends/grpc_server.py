@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
+from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest
+from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
+from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest
+from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
+from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
 from mlaas4hep_serving.errors import Code, ServingError, as_serving_error, invalid_argument
 from mlaas4hep_serving.frontends import grpc_later
@@ -19,14 +25,20 @@ from mlaas4hep_serving.prediction import Handlers
 
 MESSAGE = (1 << 31) - 1  # bytes of a message, as in TF-Serving
 _HEALTH = ("", "ModelService", "PredictionService")
-_PREDICTION = {
-    "Predict": "predict",
-    "Classify": "classify",
-    "Regress": "regress",
-    "MultiInference": "multi_inference",
-    "GetModelMetadata": "get_model_metadata",
+# service -> method -> its operation and its request
+_SERVICES: dict[str, dict[str, tuple[str, Any]]] = {
+    "tensorflow.serving.PredictionService": {
+        "Predict": ("predict", PredictRequest),
+        "Classify": ("classify", ClassificationRequest),
+        "Regress": ("regress", RegressionRequest),
+        "MultiInference": ("multi_inference", MultiInferenceRequest),
+        "GetModelMetadata": ("get_model_metadata", GetModelMetadataRequest),
+    },
+    "tensorflow.serving.ModelService": {
+        "GetModelStatus": ("get_model_status", GetModelStatusRequest),
+        "HandleReloadConfigRequest": ("reload_config", ReloadConfigRequest),
+    },
 }
-_MODEL = {"GetModelStatus": "get_model_status", "HandleReloadConfigRequest": "reload_config"}
 
 
 @dataclass(frozen=True)
@@ -75,12 +87,10 @@ class GrpcServer:
         pool = ThreadPoolExecutor(options.threads, thread_name_prefix="grpc")
         self._server = grpc.server(pool, options=settings, interceptors=tuple(options.interceptors))
         if grpc_later.works():
-            # before the servicer, whose Predict waits: the first of a name is taken
+            # before the service, whose Predict waits: the first of a name is taken
             self._server.add_generic_rpc_handlers((_predict_handler(handlers, pool),))
-        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            _servicer(handlers, _PREDICTION), self._server
-        )
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(_servicer(handlers, _MODEL), self._server)
+        for service, methods in _SERVICES.items():
+            self._server.add_generic_rpc_handlers((_service(handlers, service, methods),))
         self._health = health.HealthServicer() if options.health else None
         if self._health is not None:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -104,9 +114,27 @@ class GrpcServer:
         return self._server.stop(grace)
 
 
-def _servicer(handlers: Handlers, methods: dict[str, str]) -> Any:
-    """An object with the methods that the generated stubs expect."""
-    return type("Servicer", (), {rpc: staticmethod(_method(handlers, rpc, name)) for rpc, name in methods.items()})()
+def _service(handlers: Handlers, service: str, methods: Mapping[str, tuple[str, Any]]) -> Any:
+    """The handlers of a service's methods, as the generated code makes them but for bytes that are no message."""
+    made = {
+        rpc: grpc.unary_unary_rpc_method_handler(
+            _method(handlers, rpc, name), _reader(message), lambda answer: answer.SerializeToString()
+        )
+        for rpc, (name, message) in methods.items()
+    }
+    return grpc.method_handlers_generic_handler(service, made)
+
+
+def _reader(message: Any) -> Callable[[bytes], Any]:
+    """Bytes -> message; for bytes that are none the error to answer with, where grpcio itself would answer INTERNAL."""
+
+    def read(data: bytes) -> Any:
+        try:
+            return message.FromString(data)
+        except DecodeError:
+            return invalid_argument(f"The request is no {message.DESCRIPTOR.full_name}")
+
+    return read
 
 
 def _method(handlers: Handlers, rpc: str, name: str) -> Callable[[Any, grpc.ServicerContext], Any]:
@@ -116,6 +144,8 @@ def _method(handlers: Handlers, rpc: str, name: str) -> Callable[[Any, grpc.Serv
     def call(request: Any, context: grpc.ServicerContext) -> Any:
         deadline = _deadline(context)
         try:
+            if isinstance(request, ServingError):
+                raise request
             if not counted:
                 return operation(request, deadline)
             with handlers.measured(_model_name(request), rpc, "GRPC"):
@@ -129,7 +159,10 @@ def _method(handlers: Handlers, rpc: str, name: str) -> Callable[[Any, grpc.Serv
 def _predict_handler(handlers: Handlers, pool: ThreadPoolExecutor) -> Any:
     """Predict of `PredictionService`, answered by the batcher's threads, or by the pool if the model does not batch."""
 
-    def serve(request: PredictRequest, call: grpc_later.Call) -> None:
+    def serve(request: PredictRequest | ServingError, call: grpc_later.Call) -> None:
+        if isinstance(request, ServingError):
+            call.fail(request)
+            return
         count = handlers.measure(_model_name(request), "Predict", "GRPC")
 
         def fail(error: Exception) -> None:
@@ -153,7 +186,7 @@ def _predict_handler(handlers: Handlers, pool: ThreadPoolExecutor) -> Any:
         else:
             started.then(finish)
 
-    handler = grpc_later.method_handler(serve, PredictRequest.FromString)
+    handler = grpc_later.method_handler(serve, _reader(PredictRequest))
     return grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", {"Predict": handler})
 
 

@@ -7,7 +7,6 @@ may predict and read, and nobody may upload.
 from __future__ import annotations
 
 import base64
-import binascii
 import functools
 import re
 import threading
@@ -18,7 +17,7 @@ from typing import Any
 
 import grpc
 
-from mlaas4hep_serving.errors import Code, ServingError
+from mlaas4hep_serving.errors import Code, ServingError, as_serving_error, shown
 from mlaas4hep_serving.frontends import pages
 from mlaas4hep_serving.frontends.http import JSON, Reply, Request
 from mlaas4hep_serving.frontends.tokens import Client, Scope, Tokens, unauthenticated
@@ -109,7 +108,7 @@ class Guard:
         else:
             self._limit(address)
         if scope not in client.scopes:
-            raise ServingError(Code.PERMISSION_DENIED, f"token of {client.name!r} has no scope {scope.value}")
+            raise ServingError(Code.PERMISSION_DENIED, f"token of {shown(client.name)!r} has no scope {scope.value}")
 
     def _limit(self, address: str) -> None:
         wait = self._rates.take(address) if self._rates else 0.0
@@ -122,10 +121,10 @@ class Guard:
         changes = scope is Scope.WRITE and bool(_UPLOADS.fullmatch(request.path.partition("?")[0]))
         try:
             self.check(scope, _http_token(request), request.client, uploads=changes)
-        except ServingError as error:
-            return Reply(
-                error.code.http, json_responses.error_response(error.message), (JSON, *_HINTS.get(error.code, ()))
-            )
+        except Exception as error:  # noqa: BLE001  # the client gets an answer, whatever it is
+            known = as_serving_error(error)
+            body = json_responses.error_response(known.message)
+            return Reply(known.code.http, body, (JSON, *_HINTS.get(known.code, ())))
         return None
 
 
@@ -143,7 +142,7 @@ def _http_token(request: Request) -> str | None:
     if kind.lower() == "basic" and request.method == "GET":
         try:
             return base64.b64decode(value, validate=True).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # no base64, no UTF-8
             return ""
     return None
 
@@ -170,8 +169,9 @@ class GrpcGuard(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no ty
         def guarded(request: Any, context: grpc.ServicerContext, *send: Any) -> Any:
             try:
                 self._guard.check(scope, token, _address(context.peer()))
-            except ServingError as error:
-                context.abort(_STATUS[error.code], error.message)
+            except Exception as error:  # noqa: BLE001  # as over HTTP
+                known = as_serving_error(error)
+                context.abort(_STATUS[known.code], known.message)
             return behaviour(request, context, *send)
 
         make = grpc.unary_stream_rpc_method_handler if later else grpc.unary_unary_rpc_method_handler

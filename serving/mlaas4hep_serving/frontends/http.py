@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mlaas4hep_serving.errors import ServingError, invalid_argument
+from mlaas4hep_serving.errors import ServingError, invalid_argument, shown
 from mlaas4hep_serving.wire import json_responses
 
 JSON = ("Content-Type", "application/json")
@@ -39,7 +39,7 @@ class Reply:
     """One HTTP reply."""
 
     status: int
-    body: bytes
+    body: bytes | bytearray
     headers: Headers = (JSON,)
 
 
@@ -87,7 +87,7 @@ def failure(error: Exception) -> Reply:
     """The reply that tells an error; 500 for one that nobody foresaw."""
     if isinstance(error, ServingError):
         return Reply(error.code.http, json_responses.error_response(error.message))
-    return Reply(500, json_responses.error_response(f"{type(error).__name__}: {error}"))
+    return Reply(500, json_responses.error_response(f"{type(error).__name__}: {shown(str(error))}"))
 
 
 def inflated(request: Request, limit: int) -> bytes:

@@ -22,7 +22,7 @@ from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataReque
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
-from mlaas4hep_serving.errors import ServingError, deadline_exceeded, invalid_argument
+from mlaas4hep_serving.errors import ServingError, deadline_exceeded, invalid_argument, shown
 from mlaas4hep_serving.frontends.http import JSON, Admit, Answer, Application, Reply, Request, Route, failure, inflated
 from mlaas4hep_serving.models.model import LATE
 from mlaas4hep_serving.prediction import Claim, Handlers, Started
@@ -30,6 +30,7 @@ from mlaas4hep_serving.wire import json_requests, json_responses, paths
 from mlaas4hep_serving.wire.tensors import Array
 
 SMALL = 1 << 20  # bytes of a body that is parsed in the event loop
+SMALL_ANSWER = 1 << 16  # bytes of arrays that are written there
 DEEPEST = 1024  # levels of nested JSON
 INFLATED = 100 << 20  # bytes of a gzipped body, as TF-Serving limits it
 VERSION_HEADER = "X-Model-Version"  # version that answered
@@ -103,7 +104,10 @@ class Rest:
             started = self._handlers.start_predict_arrays(
                 claim.version, parsed.signature_name, parsed.inputs, request.deadline
             )
-            return _predicted(parsed, *await _arrived(started, request.deadline))
+            outputs, number = await _arrived(started, request.deadline)
+            if sum(array.nbytes for array in outputs.values()) > SMALL_ANSWER:
+                return await self._in_thread(lambda: _predicted(parsed, outputs, number))
+            return _predicted(parsed, outputs, number)
 
     def _with_cors(self, reply: Reply) -> Reply:
         return Reply(reply.status, reply.body, (*reply.headers, *_CORS)) if self._options.cors else reply
@@ -124,7 +128,7 @@ class Rest:
             return Reply(200, b"")
         target = paths.parse(request.method, request.path)
         if target is None:
-            raise invalid_argument(f"Malformed request: {request.method} {request.path}")
+            raise invalid_argument(f"Malformed request: {shown(request.method)} {shown(request.path)}")
         return self._post(target, request) if request.method == "POST" else self._get(target)
 
     def _get(self, target: paths.Target) -> Reply:
@@ -149,7 +153,9 @@ class Rest:
 
     def _parsed(self, request: Request, claim: Claim) -> json_requests.PredictJson:
         """The arrays of a request; a model that is not there is told after what is wrong with the JSON."""
-        return json_requests.predict_request(self._inflated(request), claim.input_dtypes, claim.open_inputs, DEEPEST)
+        return json_requests.predict_request(
+            self._inflated(request), claim.input_dtypes, claim.open_inputs, DEEPEST, self._handlers.max_tensor_bytes
+        )
 
     def _classify(self, target: paths.Target, request: Request) -> Reply:
         filled = _filled(ClassificationRequest(model_spec=target.spec()), self._inflated(request))
@@ -210,7 +216,7 @@ def _predicted(parsed: json_requests.PredictJson, outputs: dict[str, Array], ver
     return _answer(json_responses.predict_response(outputs, parsed.format), version)
 
 
-def _answer(body: bytes, version: int) -> Reply:
+def _answer(body: bytes | bytearray, version: int) -> Reply:
     return Reply(200, body, (JSON, (VERSION_HEADER, str(version))))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import threading
 import tomllib
@@ -14,8 +15,9 @@ from typing import Any
 
 import jwt
 
-from mlaas4hep_serving.errors import Code, ServingError, invalid_argument
+from mlaas4hep_serving.errors import Code, ServingError, invalid_argument, shown, unavailable
 
+log = logging.getLogger(__name__)
 ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 LONGEST_TOKEN = 8192  # characters
 _LEEWAY = 30  # seconds between the clocks of this machine and the issuer
@@ -102,8 +104,9 @@ class Tokens:
         return self._jwt_client(token, self._options)
 
     def _jwt_client(self, token: str, options: JwtOptions) -> Client:
+        keys = self._known_keys()
         try:
-            key = self._key_set()[jwt.get_unverified_header(token).get("kid", "")]
+            key = keys[jwt.get_unverified_header(token).get("kid", "")]
             algorithms = [key.algorithm_name] if key.algorithm_name in ASYMMETRIC else []
             claims = jwt.decode(
                 token, key, algorithms, audience=options.audience, issuer=options.issuer, leeway=_LEEWAY,
@@ -111,12 +114,20 @@ class Tokens:
             )  # fmt: skip
         except KeyError:
             raise unauthenticated("JWT names a key (kid) that is not in the JWKS file") from None
-        except (jwt.PyJWTError, ValueError, TypeError) as error:
-            raise unauthenticated(f"JWT is not accepted: {error}") from None
+        except Exception as error:  # noqa: BLE001  # a claim may be of any type, and nested as deep as anybody likes
+            raise unauthenticated(f"JWT is not accepted: {shown(str(error))}") from None
         scope = claims.get("scope", "")
         words = scope.split() if isinstance(scope, str) else scope if isinstance(scope, list) else []
         known = {item.value: item for item in Scope}
-        return Client(str(claims.get("sub", "jwt")), frozenset(known[word] for word in words if word in known))
+        scopes = frozenset(known[word] for word in words if isinstance(word, str) and word in known)
+        return Client(str(claims.get("sub", "jwt")), scopes)
+
+    def _known_keys(self) -> jwt.PyJWKSet:
+        try:
+            return self._key_set()
+        except ServingError as error:  # tells a path, and is no fault of the client's
+            log.error("%s", error.message)
+            raise unavailable("the keys of the tokens' issuer cannot be read") from None
 
     def _key_set(self) -> jwt.PyJWKSet:
         """The keys of the JWKS file, read again when the file has changed."""

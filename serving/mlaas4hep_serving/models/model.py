@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.models import cards, warmup
 from mlaas4hep_serving.models.batcher import Batcher, BatchingOptions
 from mlaas4hep_serving.models.savedmodel import SavedModel, SessionOptions
-from mlaas4hep_serving.wire import ragged
+from mlaas4hep_serving.wire import ragged, sizes
 from mlaas4hep_serving.wire.tensors import Array
 
 LATE = "Run() timeout exceeded while waiting for the batch"
@@ -37,6 +37,7 @@ class ModelOptions:
     batching: BatchingOptions | None = None
     per_model_batching: bool = False
     warmup: bool = True
+    max_tensor_bytes: int = sizes.NO_LIMIT  # of an answer, as far as the signatures tell, and of what a batch feeds
 
 
 class Model:
@@ -54,7 +55,13 @@ class Model:
         self.open_inputs = {alias: ragged.open_inputs(signature) for alias, signature in self.signatures.items()}
         batching = _batching(folder, options)
         nan_padded = self._open_feeds() if cards.pads_with_nan(self.card) else frozenset()
-        self._batcher = Batcher(self._saved.run, batching, metrics, name, nan_padded) if batching else None
+        self._most = options.max_tensor_bytes
+        self._row_bytes = _row_bytes(self.signatures.values())
+        self._batcher = (
+            Batcher(self._saved.run, batching, metrics, name, nan_padded, self._most, self._row_bytes)
+            if batching
+            else None
+        )
 
     def _open_feeds(self) -> frozenset[str]:
         inputs = {name: signature.inputs for name, signature in self.signatures.items()}
@@ -85,9 +92,12 @@ class Model:
             pool: where a model that does not batch runs; None runs it here and now.
 
         Raises:
-            ServingError: UNAVAILABLE for a full queue; the model's own errors and DEADLINE_EXCEEDED, here or later.
+            ServingError: UNAVAILABLE for a full queue; INVALID_ARGUMENT, an answer that is too large; the model's own
+                errors and DEADLINE_EXCEEDED, here or later.
         """
         start = time.perf_counter()
+        rows = len(values[0]) if values and values[0].ndim else 1
+        sizes.check(rows * sum(self._row_bytes.get(fetch, 0) for fetch in fetches), self._most)
         if self._batcher is None or not feeds:
             done: Future[Sequence[Array]] = Future()
             if pool is None:
@@ -134,6 +144,17 @@ class Model:
 
 def _left(deadline: float | None) -> float | None:
     return None if deadline is None else deadline - time.monotonic()
+
+
+def _row_bytes(signatures: Iterable[SignatureDef]) -> dict[str, int]:
+    """Tensor name -> least bytes of a row of the outputs that have a row for each row of the inputs."""
+    found = {}
+    for signature in signatures:
+        for info in signature.outputs.values():
+            first, *inner = [dim.size for dim in info.tensor_shape.dim] or [1]
+            if first < 0:
+                found[info.name] = sizes.of(info.dtype, [max(size, 1) for size in inner])
+    return found
 
 
 def _batching(folder: Path, options: ModelOptions) -> BatchingOptions | None:

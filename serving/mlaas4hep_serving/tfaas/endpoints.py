@@ -26,13 +26,13 @@ from python_multipart.exceptions import FormParserError
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 
-from mlaas4hep_serving.errors import invalid_argument
+from mlaas4hep_serving.errors import invalid_argument, shown
 from mlaas4hep_serving.frontends.http import JSON, Answer, Reply, Request
 from mlaas4hep_serving.frontends.rest import DEEPEST
 from mlaas4hep_serving.messages import Predictions, Row
 from mlaas4hep_serving.prediction import Handlers
 from mlaas4hep_serving.tfaas.uploads import Upload, Uploads, parse_params
-from mlaas4hep_serving.wire import json_requests, json_responses, jsonreader
+from mlaas4hep_serving.wire import json_requests, json_responses, jsonreader, sizes
 from mlaas4hep_serving.wire.ragged import open_inputs
 from mlaas4hep_serving.wire.tensors import DEFAULT_SIGNATURE, Array, numpy_dtype
 
@@ -115,7 +115,9 @@ class Tfaas:
         name, image = _text(form, "model"), form.get("image")
         if image is None:
             raise invalid_argument("the form lacks image, a PNG or JPEG file")
-        scores, _ = self._run(name, lambda signature: _pixels(signature, image[1]), request.deadline)
+        scores, _ = self._run(
+            name, lambda signature: _pixels(signature, image[1], self._handlers.max_tensor_bytes), request.deadline
+        )
         named = zip(self._labels(name, len(scores)), scores.tolist(), strict=True)
         best = sorted(named, key=lambda pair: -pair[1] if pair[1] == pair[1] else math.inf)[:TOP]
         found = [{"label": label, "probability": score} for label, score in best]
@@ -242,26 +244,31 @@ def _array(alias: str, rows: Any, enum: int) -> Array:
         raise invalid_argument(f"input {alias} takes {kind.name}; a value is none") from None
 
 
-def _pixels(signature: SignatureDef, data: bytes) -> dict[str, Array]:
+def _pixels(signature: SignatureDef, data: bytes, most: int) -> dict[str, Array]:
     """An image as float [1, height, width, channels], 0 to 255, in the size that the signature has."""
     if len(signature.inputs) != 1:
         raise invalid_argument("a model of images has one input")
     ((alias, info),) = signature.inputs.items()
-    sizes = [dim.size for dim in info.tensor_shape.dim]
-    if len(sizes) != 4 or sizes[3] not in _MODES:
+    dims = [dim.size for dim in info.tensor_shape.dim]
+    if len(dims) != 4 or dims[3] not in _MODES:
         raise invalid_argument(f"input {alias} is not [batch, height, width, 1, 3 or 4 channels]")
-    try:
-        with PIL.Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise invalid_argument(f"the image has more than {MOST_PIXELS} pixels")
-            converted = image.convert(_MODES[sizes[3]])
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise invalid_argument(f"the image is no PNG or JPEG, or is damaged: {error}") from None
-    height, width = (size if size > 0 else own for size, own in zip(sizes[1:3], converted.size[::-1], strict=True))
+    converted = _decoded(data, _MODES[dims[3]])
+    height, width = (size if size > 0 else own for size, own in zip(dims[1:3], converted.size[::-1], strict=True))
     if height * width > MOST_PIXELS:
         raise invalid_argument(f"input {alias} is larger than {MOST_PIXELS} pixels")
+    sizes.check(sizes.of(info.dtype, [1, height, width, dims[3]]), most)
     resized = converted.resize((width, height), PIL.Image.Resampling.BILINEAR)
-    return {alias: np.asarray(resized, numpy_dtype(info.dtype)).reshape(1, height, width, sizes[3])}
+    return {alias: np.asarray(resized, numpy_dtype(info.dtype)).reshape(1, height, width, dims[3])}
+
+
+def _decoded(data: bytes, mode: str) -> PIL.Image.Image:
+    try:
+        with PIL.Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as image:
+            if image.width * image.height <= MOST_PIXELS:
+                return image.convert(mode)
+    except Exception as error:  # noqa: BLE001  # the readers raise whatever a damaged file leads them to
+        raise invalid_argument(f"the image is no PNG or JPEG, or is damaged: {shown(str(error))}") from None
+    raise invalid_argument(f"the image has more than {MOST_PIXELS} pixels")
 
 
 # forms

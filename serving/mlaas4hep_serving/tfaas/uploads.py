@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlaas4hep_serving.errors import Code, ServingError, failed_precondition, invalid_argument, not_found
+from mlaas4hep_serving.errors import Code, ServingError, failed_precondition, invalid_argument, not_found, shown
 from mlaas4hep_serving.models.repository import Repository
 from mlaas4hep_serving.models.savedmodel import missing_parts
 from mlaas4hep_serving.models.versions import ModelConfig, versions_in
@@ -106,9 +106,10 @@ class Uploads:
                 FAILED_PRECONDITION, a model that does not run.
         """
         with self._scratch() as folder:
-            source, name = self._unpacked(upload, folder / "model")
-            graphscan.check(source)
-            sandbox.run(source, self._limits)
+            with _relative(folder / "model"):
+                source, name = self._unpacked(upload, folder / "model")
+                graphscan.check(source)
+                sandbox.run(source, self._limits)
             with self._lock:
                 return name, self._move_in(name, source)
 
@@ -128,7 +129,7 @@ class Uploads:
         base = self._base / checked_name(name)
         versions = versions_in(base) if base.is_dir() else {}
         if not versions:
-            raise not_found(f"no uploaded model is named {name!r}")
+            raise not_found(f"no uploaded model is named {shown(name)!r}")
         return versions[max(versions)]
 
     @contextmanager
@@ -179,6 +180,16 @@ class Uploads:
             shutil.rmtree(folder)
         log.info("model %s version %d was uploaded", name, number)
         return number
+
+
+@contextmanager
+def _relative(folder: Path) -> Iterator[None]:
+    """What goes wrong is told without the places of this machine."""
+    try:
+        yield
+    except ServingError as error:
+        inside = error.message.replace(f"{folder}/", "").replace(str(folder), "the upload")
+        raise ServingError(error.code, inside.replace(f"{folder.parent.parent}/", "")) from None
 
 
 def checked_name(name: str) -> str:
@@ -256,7 +267,7 @@ def parse_params(text: bytes) -> dict[str, Any]:
 
 def _params_text(params: Mapping[str, Any], name: str) -> bytes:
     if params.get("name", name) != name:
-        raise invalid_argument(f"params.json has the name {params['name']!r}, the upload {name!r}")
+        raise invalid_argument(f"params.json has the name {shown(str(params['name']))!r}, the upload {name!r}")
     text = json.dumps({**params, "name": name}, indent=1).encode()
     if len(text) > _LARGEST_TEXT:
         raise invalid_argument(f"params.json is larger than {_LARGEST_TEXT} bytes")

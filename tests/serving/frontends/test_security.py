@@ -19,9 +19,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from mlaas4hep_serving.errors import Code, ServingError
 from mlaas4hep_serving.frontends import http_limits
 from mlaas4hep_serving.frontends.guard import Guard, Rates, scope_of, scope_of_rpc
+from mlaas4hep_serving.frontends.http import Request
 from mlaas4hep_serving.frontends.tls import Tls
 from mlaas4hep_serving.frontends.tokens import Scope, Tokens
 from mlaas4hep_serving.messages import SSLConfig
@@ -156,6 +159,56 @@ def test_jwt(auth_file, issuer):
         with pytest.raises(ServingError) as caught:
             tokens.client(token)
         assert caught.value.code is Code.UNAUTHENTICATED, what
+
+
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # of the keys, which are read only
+@given(st.sampled_from(["exp", "iat", "nbf", "iss", "aud", "sub", "scope", "jti"]), ODD)
+def test_claims_of_any_type_are_no_fault_of_the_server(issuer, auth_file, claim, value):
+    body = {
+        "iss": "https://iam.example",
+        "aud": "models",
+        "exp": int(time.time()) + 300,
+        "scope": "predict",
+        claim: value,
+    }
+    signed = jwt.api_jws.encode(json.dumps(body).encode(), issuer[0], "ES256", headers={"kid": "k1"})
+    try:
+        client = Tokens.read(auth_file).client(signed)
+    except ServingError as error:
+        assert error.code is Code.UNAUTHENTICATED  # noqa: PT017  # most are refused, some are not
+    else:
+        assert client.scopes <= {Scope.PREDICT, Scope.READ, Scope.WRITE}
+
+
+def test_claims_that_are_no_object_or_nested_deep(issuer, auth_file):
+    for body in (b"[]", b"1", b"null", b"\xff", b"[" * 5000, b'{"exp": 1e400}', b'{"exp": ' + b"[" * 3000):
+        with pytest.raises(ServingError) as caught:
+            Tokens.read(auth_file).client(jwt.api_jws.encode(body, issuer[0], "ES256", headers={"kid": "k1"}))
+        assert caught.value.code is Code.UNAUTHENTICATED
+
+
+def test_a_key_file_that_is_lost_is_no_fault_of_the_client_and_no_path_is_told(issuer, auth_file):
+    tokens = Tokens.read(auth_file)
+    (auth_file.parent / "keys.json").unlink()
+    with pytest.raises(ServingError) as caught:
+        tokens.client(token_of(issuer))
+    assert caught.value.code is Code.UNAVAILABLE and "/" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "header", ["Basic \xe9\xe9", "Basic ====", "Basic /w==", "Bearer \xff", "Bearer", "\xff", "Basic"]
+)
+def test_authorization_of_any_bytes(auth_file, header):
+    guard = Guard(Tokens.read(auth_file), 0)
+    reply = guard.http(Request("GET", "/v1/models/default", {"authorization": header}, b""))
+    assert reply is not None and reply.status == 401
 
 
 def test_new_keys_of_the_issuer_are_read(auth_file, issuer):
