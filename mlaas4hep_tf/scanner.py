@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from mlaas4hep_tf.errors import DataWarning, InputFileError, ReaderError, shorten
+from mlaas4hep_tf.examples import Example, example_event
 from mlaas4hep_tf.io.branches import IDENTIFIERS, BranchInfo, Selected, Selection, check_schema, parse_patterns, select
 from mlaas4hep_tf.io.buffers import keep_freed_memory
 from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
@@ -29,8 +30,8 @@ FLOAT32_INTEGERS = 2**24  # beyond it float32 does not hold every integer
 
 def scan_range(
     infos: Sequence[BranchInfo], targets: Sequence[BranchInfo], task: tuple[RootFile, EntryRange]
-) -> tuple[list[BranchStats], list[TargetStats]]:
-    """Runs in a reader process: the statistics of every branch and of every target over one entry range."""
+) -> tuple[list[BranchStats], list[TargetStats], Example]:
+    """Runs in a reader process: the statistics of all branches and targets over one entry range; an event of a file."""
     from mlaas4hep_tf.io.reader import read  # here, so that the training process never imports uproot
 
     keep_freed_memory()
@@ -44,7 +45,8 @@ def scan_range(
         statistics(columns.values[info.name], nothing if info.kind == "flat" else per_group[info.group])
         for info in infos
     ]  # fmt: skip
-    return features, [target_statistics(columns.values[info.name]) for info in targets]
+    example = example_event(infos, columns.values, columns.counts) if entries.start == 0 else {}
+    return features, [target_statistics(columns.values[info.name]) for info in targets], example
 
 
 def scan(
@@ -86,7 +88,7 @@ def scan(
         raise InputFileError(f"there is no event in {shorten(f.url for f in opened)}: every tree is empty")
     chosen = choose(opened, selection)
     target_infos = [flat_branch("labels or weights", name, opened) for name in named]
-    totals, targets = _read_all(opened, chosen.features, target_infos, worker_pool, progress, skipped)
+    totals, targets, example = _read_all(opened, chosen.features, target_infos, worker_pool, progress, skipped)
     specs = Specs(
         tree=opened[0].tree,
         branches=tuple(stats.finish(info) for stats, info in zip(totals, chosen.features, strict=True)),
@@ -95,6 +97,7 @@ def scan(
         identifiers=chosen.identifiers,
         left_out=dict(chosen.left_out),
         targets=targets,
+        example=example,
     )
     lost = skipped.report() if skipped is not None else []
     for message in remarks(specs) + (["\n".join(lost)] if lost else []):
@@ -119,7 +122,7 @@ def _read_all(
     worker_pool: WorkerPool,
     progress: bool,
     skipped: Skipped | None,
-) -> tuple[list[BranchStats], tuple[TargetSpec, ...]]:
+) -> tuple[list[BranchStats], tuple[TargetSpec, ...], Example]:
     tasks = [
         (files[b.file], b)
         for number, f in enumerate(files)
@@ -128,13 +131,15 @@ def _read_all(
     totals, target_totals = [NOTHING] * len(infos), [NO_TARGET] * len(targets)
     names = [info.name for info in (*infos, *targets)] + [info.counter for info in infos if info.counter]
     entries = sum(len(b) for _, b in tasks)
+    example: Example = {}
     with progress_bar("scan", entries, "events", progress) as advance:
         parts = ((file.part(names, b.start, b.stop), b) for file, b in tasks)
         for (file, done), outcome in zip(
             tasks, worker_pool.outcomes(partial(scan_range, infos, targets), parts), strict=True
         ):
             try:
-                of_features, of_targets = outcome.result()
+                of_features, of_targets, event = outcome.result()
+                example = example or event
                 totals = [a.merge(b) for a, b in zip(totals, of_features, strict=True)]
                 target_totals = [a.merge(b) for a, b in zip(target_totals, of_targets, strict=True)]
             except (InputFileError, ReaderError) as error:
@@ -142,7 +147,7 @@ def _read_all(
                     raise
                 skipped.add(SkippedRange(file.url, done.file, done.start, done.stop, str(error)), entries)
             advance(len(done))
-    return totals, tuple(stats.finish(info) for stats, info in zip(target_totals, targets, strict=True))
+    return totals, tuple(stats.finish(info) for stats, info in zip(target_totals, targets, strict=True)), example
 
 
 def scan_targets(

@@ -8,7 +8,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,8 @@ class Specs:
         left_out: branch -> why it could not become a feature.
         bound: whether these specs hold for `files` only (`unbound` lifts that).
         targets: branches of labels and weights, by name.
+        example: feature branch -> its number or list in one event of the data, None for what is not finite; empty in
+            specs that were made before there was one.
     """
 
     tree: str
@@ -142,6 +144,7 @@ class Specs:
     left_out: Mapping[str, str]
     bound: bool = True
     targets: tuple[TargetSpec, ...] = ()
+    example: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.branches:
@@ -374,6 +377,7 @@ def _from_json(content: dict[str, Any], path: str) -> Specs:
             left_out=content["left_out"],
             bound=content["bound"],
             targets=tuple(_target(t) for t in content.get("targets", ())),
+            example=content.get("example", {}),
         )
     except (KeyError, TypeError) as error:
         raise SpecsError(f"the specs {path} are damaged ({type(error).__name__}: {error}); scan again") from error
