@@ -41,12 +41,12 @@ def test_the_server_says_what_it_serves_and_where_and_nothing_else(environment, 
         env=quiet,
     )
     assert process.stdout is not None
-    first = process.stdout.readline()
+    first, *rest = (process.stdout.readline() for _ in range(3))
     process.send_signal(signal.SIGTERM)
-    rest, log = process.communicate(timeout=60)
+    log = process.communicate(timeout=60)[1]
     base = re.fullmatch(r"mlaas4hep-serve listens: HTTP at (http://127\.0\.0\.1:\d+)\n", first)
     assert base
-    assert rest.splitlines() == [
+    assert [line.rstrip() for line in rest] == [
         f"  half, version 123: {base[1]}/v1/models/half:predict",
         f"  models, and a form to try them: {base[1]}/",
     ]
