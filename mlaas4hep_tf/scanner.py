@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from functools import partial
 
 import numpy as np
@@ -23,6 +24,9 @@ from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange, account
 from mlaas4hep_tf.streaming.targets import PerFile, flat_branch
 
 SCAN_ENTRIES = 32_768  # read at a time by one process: larger reads do not pay (only memory grows)
+TRUTH = ("MC*", "nMC*", "mc_*", "Gen*", "nGen*", "gen*", "*[tT]ruth*", "isSignal", "*[wW]eight*")
+_DROP = "; specs.without_constant() (--drop-constant) leaves them out"
+_TRUTH = "; take them out by exclude= (--exclude) or as labels= and weights=, unless they are meant"
 WIDE_COLUMNS, WIDE_FACTOR = 1000, 10  # of a group that few events make so wide, against what the others need
 FLOAT32_INTEGERS = 2**24  # beyond it float32 does not hold every integer
 
@@ -158,15 +162,22 @@ def remarks(specs: Specs) -> list[str]:
     found = [f"branch {name!r} is left out: {why}" for name, why in specs.left_out.items()]
     if len(found) > 8:
         found = [f"{len(found)} branches are left out as they are no numbers: {shorten(specs.left_out)}"]
-    for what, names in (
-        ("without a finite value (all columns masked)", [b.name for b in specs.branches if b.empty]),
-        ("with one constant value (tells nothing)", [b.name for b in specs.branches if b.constant]),
-        ("with integers beyond 2^24 (float32 rounds them)", [b.name for b in specs.branches if _rounds(b)]),
-        ("with NaN or infinite values (masked)", [b.name for b in specs.branches if b.nan + b.posinf + b.neginf]),
+    truth = [b.name for b in specs.branches if is_truth(b.name) and b.name not in specs.selection.branches]
+    for what, names, remedy in (
+        ("without a finite value (all columns masked)", [b.name for b in specs.branches if b.empty], _DROP),
+        ("with one constant value (tells nothing)", [b.name for b in specs.branches if b.constant], _DROP),
+        ("with integers beyond 2^24 (float32 rounds them)", [b.name for b in specs.branches if _rounds(b)], ""),
+        ("with NaN or infinite values (masked)", [b.name for b in specs.branches if b.nan + b.posinf + b.neginf], ""),
+        ("named like truth or weights, and yet to learn from", truth, _TRUTH),
     ):
         if names:
-            found.append(f"branch{'es' * (len(names) > 1)} {what}: {shorten(names)}")
+            found.append(f"branch{'es' * (len(names) > 1)} {what}: {shorten(names)}{remedy}")
     return found + [*_too_wide(specs), *_unknown_identifiers(specs)]
+
+
+def is_truth(name: str) -> bool:
+    """Whether a branch is called as the experiments call what only simulation knows, or an event's weight."""
+    return any(fnmatchcase(name.rsplit("/", 1)[-1], pattern) for pattern in TRUTH)
 
 
 def _too_wide(specs: Specs) -> Iterator[str]:

@@ -244,6 +244,20 @@ class Specs:
             )
         return replace(self, branches=tuple(replace(b, length=at_quantile(b, quantile)) for b in self.branches))
 
+    def without_constant(self) -> Specs:
+        """Leave out the branches that tell nothing: those with one value, or none.
+
+        Raises:
+            SpecsError: there is no other.
+        """
+        told = tuple(b for b in self.branches if not (b.constant or b.empty))
+        if not told:
+            raise SpecsError(
+                f"all branches have one value or none, so there is nothing to learn: {shorten(self.columns)}"
+            )
+        left_out = {b.name: "one value" if b.constant else "no finite value" for b in self.branches if b not in told}
+        return replace(self, branches=told, left_out={**self.left_out, **left_out})
+
     def unbound(self) -> Specs:
         """The same specs for any files of the same schema: new data to predict, or more of the same simulation."""
         return replace(self, bound=False)

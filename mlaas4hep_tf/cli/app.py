@@ -94,6 +94,9 @@ def scan(
     quantile: Annotated[
         float | None, data("--quantile", help="Cut multiplicities at this quantile, such as 0.999.")
     ] = None,
+    drop_constant: Annotated[
+        bool, data("--drop-constant", help="Leave out branches with one value, or none: they tell nothing.")
+    ] = False,
     reading: TolerantReading,
     to: Annotated[Path, output("-o", "--output", help="Where the specs go.")] = Path("specs.json"),
     as_json: Json = False,
@@ -112,6 +115,8 @@ def scan(
     )  # fmt: skip
     if quantile is not None:
         specs = specs.with_lengths(quantile=quantile)
+    if drop_constant:
+        specs = specs.without_constant()
     specs.save(to)
     seconds = perf_counter() - start
     if as_json:

@@ -10,7 +10,7 @@ import lzma
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cramjam
 import numpy as np
@@ -35,6 +35,21 @@ Pieces = tuple[Array, ...]  # 1-D arrays (any byte order) that together are a co
 _Basket = tuple[memoryview, int, int]  # its bytes, its first entry, the one behind its last
 
 
+class _Unpacked(NamedTuple):
+    """A basket of lists: the number of its first entry, how many it has, and what `unpack` gives."""
+
+    at: int
+    entries: int
+    data: Array
+    border: int
+    keylen: int
+
+    @property
+    def offsets(self) -> memoryview:
+        """The entry offsets as they are stored, 4 bytes each."""
+        return self.data.data[self.border + 4 : self.border + 4 + 4 * self.entries]
+
+
 class Multiplicities:
     """How many values each entry of a group has, to which all of its branches are held.
 
@@ -46,18 +61,32 @@ class Multiplicities:
     def __init__(self, source: str, counts: Array) -> None:
         self.source, self.counts = source, counts
         self._starts = np.concatenate([[0], np.cumsum(counts)])
-        self._stored: dict[tuple[int, int, int, int], bytes] = {}
+        self._positions: dict[tuple[tuple[int, ...], int], tuple[list[int], Array]] = {}
+        self._stored: dict[tuple[tuple[int, ...], int, int], bytes] = {}
 
-    def fits(self, at: int, stored: bytes, size: int, itemsize: int, keylen: int) -> bool:
-        """Whether a basket of whole entries from `at` on has `size` bytes of values and these entry offsets.
+    def fits(self, baskets: Sequence[_Unpacked], itemsize: int) -> bool:
+        """Whether baskets of whole entries that follow each other have the sizes and entry offsets of these counts.
 
-        Offsets count from the start of the basket's key; many baskets of a group have the same ones.
+        Offsets count from the start of a basket's key, so branches of one item size and length of key have the same.
         """
-        starts = self._starts[at : at + len(stored) // 4 + 1]
-        key = (at, len(stored), itemsize, keylen)
+        edges = (baskets[0].at, *(basket.at + basket.entries for basket in baskets))
+        sizes, positions = self._expected(edges, itemsize)
+        keylens = {basket.keylen for basket in baskets}
+        if len(keylens) > 1 or sizes != [basket.border for basket in baskets]:
+            return False
+        key = (edges, itemsize, baskets[0].keylen)
         if key not in self._stored:
-            self._stored[key] = ((starts[:-1] - starts[0]) * itemsize + keylen).astype(">i4").tobytes()
-        return bool(stored == self._stored[key] and (starts[-1] - starts[0]) * itemsize == size)
+            self._stored[key] = (positions + np.int32(baskets[0].keylen)).byteswap().tobytes()
+        return self._stored[key] == b"".join(basket.offsets for basket in baskets)
+
+    def _expected(self, edges: tuple[int, ...], itemsize: int) -> tuple[list[int], Array]:
+        """The bytes of values in each basket, and the position of each entry in them, int32."""
+        if (edges, itemsize) not in self._positions:
+            at = self._starts[list(edges)]
+            positions = self._starts[edges[0] : edges[-1]] - np.repeat(at[:-1], np.diff(edges))
+            found = (np.diff(at) * itemsize).tolist(), (positions * itemsize).astype(np.int32)
+            self._positions[edges, itemsize] = found
+        return self._positions[edges, itemsize]
 
     def hold(self, at: int, counts: Array) -> None:
         """Raise ValueError unless the entries from `at` on have these counts."""
@@ -197,6 +226,7 @@ def _jagged_column(
 ) -> tuple[Pieces, Array | None]:
     """Values, and counts per entry unless those of the group are known."""
     pieces, counts = [], [np.empty(0, np.int64)]
+    unread: list[_Unpacked] = []
     for raw, first, last in baskets:
         lo, hi = max(start, first) - first, min(stop, last) - first
         data, border, keylen = unpack(raw, last - first)
@@ -204,10 +234,9 @@ def _jagged_column(
             raise ValueError("a basket of a jagged branch has no entry offsets")
         whole = (lo, hi) == (0, last - first)
         if whole and known is not None and not branch.header:
-            stored = data[border + 4 : border + 4 + 4 * hi].tobytes()
-            if known.fits(first - start, stored, border, branch.step, keylen):
-                pieces.append(_values(data[:border], branch))
-                continue
+            pieces.append(_values(data[:border], branch))
+            unread.append(_Unpacked(first - start, hi, data, border, keylen))
+            continue
         ends = _entry_ends(data, border, keylen, last - first)
         values, per_entry = _jagged(data[:border], ends, branch)
         if known is None:
@@ -218,6 +247,10 @@ def _jagged_column(
             at = int(per_entry[:lo].sum())
             values = values[at : at + int(per_entry[lo:hi].sum())]
         pieces.append(values)
+    if known is not None and unread and not known.fits(unread, branch.step):
+        for basket in unread:
+            ends = _entry_ends(basket.data, basket.border, basket.keylen, basket.entries)
+            known.hold(basket.at, _jagged(basket.data[: basket.border], ends, branch)[1])
     return tuple(pieces), np.concatenate(counts) if known is None else None
 
 

@@ -10,10 +10,10 @@ import itertools
 import logging
 import re
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import uproot
@@ -88,7 +88,8 @@ def inspect(source: Source, selection: Selection, also: tuple[str, ...] = ()) ->
         opened.close()
     for name, why in by_uproot.items():
         _log.info("branch %r of %s is read by uproot: %s", name, source.url, why)
-    missing = [p for p in (*selection.branches, *selection.exclude, *also) if not meant(p, {i.name for i in infos})]
+    names = {info.name for info in infos}
+    missing = [given for given in (*selection.branches, *selection.exclude, *also) if not meant(given, names)]
     if not opened.closed:
         notes += (f"{_NOT_CLOSED}; what was saved last is read",)
     return RootFile(
@@ -191,7 +192,7 @@ def _survey_ttree(tree: Any, selection: Selection, also: tuple[str, ...]) -> _Su
     parts: dict[str, BranchBaskets] = {}
     branches = list(tree.iteritems(recursive=True))
     first = dict(reversed(branches))  # of several branches of one name ROOT gives the first
-    leaves = _leaves(branches)
+    leaves = _counting_leaves(branches)
     described = {
         name: _describe(name, branch, _counter(branch, leaves))
         for name, branch in first.items()
@@ -223,12 +224,19 @@ def _survey_ttree(tree: Any, selection: Selection, also: tuple[str, ...]) -> _Su
     return tuple(infos), _common_offsets(entry_offsets, entries), build_index(list(parts.values())), by_uproot, notes
 
 
-@dataclass(frozen=True)
-class _Counter:
-    """The leaf that counts the lists of a branch.
+class _Leaf(NamedTuple):
+    """A leaf that counts lists: its path, which no other has, its branch, and their dtype if the branch has no more."""
+
+    path: str
+    branch: Any
+    dtype: str
+
+
+class _Counter(NamedTuple):
+    """What counts the lists of a branch.
 
     Attributes:
-        path: where it lies in the tree; no other leaf has the same.
+        path: of the leaf.
         readable: whether it is alone in its branch, as an integer.
         alone: whether baskets of the lists may be without entry offsets, since the counter says the same.
     """
@@ -238,42 +246,40 @@ class _Counter:
     alone: bool
 
 
-_Leaves = dict[int, tuple[str, Any]]
-
-
-def _leaves(branches: Sequence[tuple[str, Any]]) -> _Leaves:
-    """Path and branch of the leaves of a tree, by their identity in memory: what the pointer to a counter gives."""
-    found, used, names = {}, set[str](), {name for name, _ in branches}
+def _counting_leaves(branches: Sequence[tuple[str, Any]]) -> dict[int, _Leaf]:
+    """The leaves that count lists, by their identity in memory: that is what the lists' own leaves point to."""
+    counting = {id(leaf.member("fLeafCount")) for _, branch in branches for leaf in branch.member("fLeaves")}
+    names, found = {name for name, _ in branches}, dict[int, _Leaf]()
+    used = set[str]()
     for name, branch in branches:
         for leaf in branch.member("fLeaves"):
-            plain = name.removesuffix(branch.name) + str(leaf.member("fName"))
-            paths = itertools.chain([plain], (f"{plain};{n}" for n in itertools.count(2)))
-            path = next(p for p in paths if p not in used and (p == name or p not in names))
-            used.add(path)
-            found[id(leaf)] = path, branch
+            if id(leaf) in counting:
+                plain = name.removesuffix(branch.name) + str(leaf.member("fName"))
+                paths = itertools.chain([plain], (f"{plain};{n}" for n in itertools.count(2)))
+                path = next(p for p in paths if p not in used and (p == name or p not in names))
+                used.add(path)
+                found[id(leaf)] = _Leaf(path, branch, _counter_dtype(branch))
     return found
 
 
-def _counter(branch: Any, leaves: _Leaves) -> _Counter | None:
-    """The leaf that counts the lists of a branch, if the tree has it."""
+def _counter(branch: Any, leaves: Mapping[int, _Leaf]) -> _Counter | None:
+    """What counts the lists of a branch, if the tree has it."""
     own = branch.member("fLeaves")
     leaf = leaves.get(id(own[0].member("fLeafCount"))) if len(own) == 1 else None
     if leaf is None:
         return None
     features = branch.member("fIOFeatures", none_if_missing=True)
     alone = features is not None and bool(features.member("fIOBits") & _GENERATE_OFFSET_MAP)
-    return _Counter(leaf[0], bool(_counter_dtype(leaf[1])), alone)
+    return _Counter(leaf.path, bool(leaf.dtype), alone)
 
 
-def _counters(leaves: _Leaves, paths: Collection[str], entries: int) -> dict[str, BranchBaskets]:
+def _counters(leaves: Mapping[int, _Leaf], paths: Collection[str], entries: int) -> dict[str, BranchBaskets]:
     """The baskets of counters that are no branch of their own name, or none that is selected."""
-    found = {}
-    for path, branch in leaves.values():
-        dtype = _counter_dtype(branch) if path in paths else ""
-        if dtype and branch.num_entries == entries:
-            how = BranchIndex(path, dtype, jagged=False)
-            found[path] = _baskets(how, branch, tuple(branch.entry_offsets), entries)
-    return found
+    return {
+        path: _baskets(BranchIndex(path, dtype, jagged=False), branch, tuple(branch.entry_offsets), entries)
+        for path, branch, dtype in leaves.values()
+        if dtype and path in paths and branch.num_entries == entries
+    }
 
 
 def _counter_dtype(branch: Any) -> str:

@@ -128,6 +128,19 @@ def test_a_server_that_ignores_ranges_is_told_at_once(content):
     assert len(asked) == 1
 
 
+def test_a_page_to_log_in_is_no_file(content):
+    page = b"<html>Who are you?</html>"
+    with (
+        server(content, lambda request, _: request.answer(200, page, Content_Type="text/html; charset=utf-8")) as (
+            url,
+            asked,
+        ),
+        pytest.raises(InputFileError, match=r"f000\.root: its server sends a page to read \(text/html\)"),
+    ):
+        quiet_scan(url, read=read(retries=3))
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize("behaviour", [no_content_range, other_part, longer_part])
 def test_an_answer_to_another_question_is_asked_again(content, behaviour):
     with server(content, behaviour, parts, behaviour, behaviour, parts) as (url, _):

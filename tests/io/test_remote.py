@@ -1,5 +1,6 @@
 """Files behind http:// and root://, from real servers on the loopback interface."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -72,3 +73,12 @@ def test_a_remote_file_that_is_not_there(scheme, request):
     with pytest.raises(InputFileError, match="cannot read file .*/none.root: ") as caught:
         scan(f"{base}/none.root", progress=False)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("fifo.root", "other"), ("folder.root", "directory")])
+def test_what_is_no_file_on_an_xrootd_server(name, kind, folder, root_url, request):
+    make = os.mkfifo if name == "fifo.root" else os.mkdir
+    make(folder / name)
+    request.addfinalizer((folder / name).unlink if name == "fifo.root" else (folder / name).rmdir)
+    with pytest.raises(InputFileError, match=rf"an ordinary file, which root://.*/{name} is not, but a {kind}"):
+        scan(f"{root_url}/{name}", progress=False)

@@ -39,7 +39,7 @@ def predict(port, body='{"instances": [2.0]}'):
 
 
 def test_sigterm_answers_what_is_under_way(environment, tmp_path):
-    fixtures.slow(tmp_path / "1", steps=500_000_000)
+    fixtures.slow(tmp_path / "1", steps=3_000_000_000)
     with served(environment, f"--model_base_path={tmp_path}") as (process, port):
         answers = []
         client = threading.Thread(target=lambda: answers.append(predict(port)))
