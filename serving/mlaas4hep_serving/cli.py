@@ -37,14 +37,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: Options) -> int:
-    from mlaas4hep_serving.server import Server  # here: TensorFlow takes seconds, --help should not
+    from mlaas4hep_serving.quietly import import_tensorflow  # here: it takes seconds, --help should not
+
+    import_tensorflow()
+    from mlaas4hep_serving.server import Server
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     server = Server(options)
     gc.freeze()  # a full collection walks TensorFlow's modules for 0.4 s, and every request waits
-    print(listening(options.host, server.grpc_port, server.rest_port), flush=True)
+    served = {name: server.repository.available(name) for name in server.repository.models()}
+    print(listening(options, server.grpc_port, server.rest_port, served), flush=True)
     stop.wait()
     server.stop()
     return 0

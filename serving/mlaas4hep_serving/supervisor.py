@@ -26,7 +26,7 @@ def run(options: Options) -> int:
             signal.signal(number, lambda *_: stop.set())
         workers = [_start(each) for _ in range(options.processes)]
         if all(_listens(worker) for worker in workers):
-            print(listening(options.host, *ports), flush=True)
+            print(listening(options, *ports), flush=True)
         while not stop.wait(RESTART):
             failed = [worker for worker in workers if worker.poll() == 1]
             if len(failed) == len(workers):
