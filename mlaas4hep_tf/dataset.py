@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import tensorflow as tf
 
-from mlaas4hep_tf.errors import DataWarning, LabelError, PlanError, ReaderError, shorten
+from mlaas4hep_tf.errors import DataWarning, LabelError, PlanError, shorten
 from mlaas4hep_tf.htmltable import table
 from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
@@ -25,6 +23,7 @@ from mlaas4hep_tf.scanner import scan_targets
 from mlaas4hep_tf.specs import Specs, TargetSpec
 from mlaas4hep_tf.streaming.chunks import Stream
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
+from mlaas4hep_tf.streaming.forks import check_process
 from mlaas4hep_tf.streaming.open_files import inspect_files
 from mlaas4hep_tf.streaming.pipeline import MASK_SUFFIX, DataLayout, PipelineOptions, build_pipeline
 from mlaas4hep_tf.streaming.plan import EntryRange, make_plan, partition, split_sizes
@@ -37,37 +36,6 @@ from mlaas4hep_tf.transforms.vector import Preprocessor
 
 # Keras says it of every tf.data.Dataset; the seed of a RootDataset shuffles it
 warnings.filterwarnings("ignore", "`shuffle=True` was passed, but will be ignored .* tf.data.Dataset", UserWarning)
-_threads_lost = threading.Event()  # in a process that was forked from one in which TensorFlow was in use
-
-
-def _tensorflow_in_use() -> bool:
-    """Whether TensorFlow has started its threads here: after that it refuses to change how many they are."""
-    threads = tf.config.threading.get_inter_op_parallelism_threads()
-    try:
-        tf.config.threading.set_inter_op_parallelism_threads(threads + 1)
-    except RuntimeError:
-        return True
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
-    return False
-
-
-def _note_fork() -> None:
-    if _tensorflow_in_use():
-        _threads_lost.set()
-
-
-os.register_at_fork(after_in_child=_note_fork)
-
-
-def _check_process() -> None:
-    """Raise ReaderError in a process in which TensorFlow would wait for ever."""
-    if _threads_lost.is_set():
-        raise ReaderError(
-            "TensorFlow waits for ever in a process that was forked after it was used: start the process with "
-            "multiprocessing's 'spawn' or 'forkserver' (DataLoader: multiprocessing_context='spawn') and make the "
-            "RootDataset in it"
-        )
-
 
 Mixing = Literal["proportional", "equal"] | Mapping[str, float] | Sequence[float]
 
@@ -268,7 +236,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         Raises:
             MlaasError: see `errors`; everything that can be known before the first event.
         """
-        _check_process()
+        check_process()
         _check_form(layout, mask, image, specs)
         given = _Targets(labels, weights, label_dtype)
         given.check(specs)
@@ -374,7 +342,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         return failures
 
     def __iter__(self) -> Any:
-        _check_process()
+        check_process()
         iterator = super().__iter__()
         kind: Any = type(iterator)
         iterator.__class__ = _with_original_errors(kind)  # still TensorFlow's own, as Keras and tf.function need

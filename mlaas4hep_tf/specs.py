@@ -132,6 +132,7 @@ class Specs:
         left_out: branch -> why it could not become a feature.
         bound: whether these specs hold for `files` only (`unbound` lifts that).
         targets: branches of labels and weights, by name.
+        stored_groups: branches that scan joined in a group -> their group in the files.
         example: feature branch -> its number or list in one event of the data, None for what is not finite; empty in
             specs that were made before there was one.
     """
@@ -144,6 +145,7 @@ class Specs:
     left_out: Mapping[str, str]
     bound: bool = True
     targets: tuple[TargetSpec, ...] = ()
+    stored_groups: Mapping[str, str] = field(default_factory=dict)
     example: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -257,6 +259,20 @@ class Specs:
             )
         return replace(self, branches=tuple(replace(b, length=at_quantile(b, quantile)) for b in self.branches))
 
+    def without_constant(self) -> Specs:
+        """Leave out the branches that tell nothing: those with one value, or none.
+
+        Raises:
+            SpecsError: there is no other.
+        """
+        told = tuple(b for b in self.branches if not (b.constant or b.empty))
+        if not told:
+            raise SpecsError(
+                f"all branches have one value or none, so there is nothing to learn: {shorten(self.columns)}"
+            )
+        left_out = {b.name: "one value" if b.constant else "no finite value" for b in self.branches if b not in told}
+        return replace(self, branches=told, left_out={**self.left_out, **left_out})
+
     def unbound(self) -> Specs:
         """The same specs for any files of the same schema: new data to predict, or more of the same simulation."""
         return replace(self, bound=False)
@@ -278,7 +294,8 @@ class Specs:
             SpecsError: files that were not scanned, or that changed since.
             BranchError: a branch that is missing or of another type.
         """
-        expected = [BranchInfo(b.name, "", b.kind, b.dtype, *_counter(b)) for b in self.branches]
+        own = [replace(b, group=self.stored_groups.get(b.name, b.group)) for b in self.branches]
+        expected = [BranchInfo(b.name, "", b.kind, b.dtype, *_counter(b)) for b in own]
         for file in files:
             check_schema(expected, file.branches, file.where, "the specs")
         if not self.bound:
@@ -377,6 +394,7 @@ def _from_json(content: dict[str, Any], path: str) -> Specs:
             left_out=content["left_out"],
             bound=content["bound"],
             targets=tuple(_target(t) for t in content.get("targets", ())),
+            stored_groups=content.get("stored_groups", {}),
             example=content.get("example", {}),
         )
     except (KeyError, TypeError) as error:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from mlaas4hep_tf import MlaasError, ReadOptions, Specs, scan
 from mlaas4hep_tf.errors import BranchError, DataWarning, InputFileError, PlanError, SpecsError
+from mlaas4hep_tf.remarks import is_truth
 from mlaas4hep_tf.specs import TargetSpec
 from mlaas4hep_tf.statistics import NOTHING, statistics, target_statistics
 from mlaas4hep_tf.testing import make_events, write_files, write_tree
@@ -162,6 +163,37 @@ def test_a_group_that_few_events_make_wide_is_told_with_the_quantile_that_would_
     with pytest.warns(DataWarning, match=says):
         specs = scan(path, progress=False)
     assert specs.with_lengths(quantile=0.999).vector_names == ("nHit", *(f"Hit_e_{i}" for i in range(5)))
+
+
+@pytest.mark.parametrize(
+    ("name", "truth"),
+    [
+        ("MCParticles/MCParticles.PDG", True), ("GenJet_pt", True), ("nGenPart", True), ("genWeight", True),
+        ("truth_pt", True), ("isSignal", True), ("mcEventWeight", True), ("Jet_pt", False), ("nMuon", False),
+        ("Emc_energy", False), ("hits/hits.e", False),
+    ],
+)  # fmt: skip
+def test_names_of_truth(name, truth):
+    assert is_truth(name) == truth
+
+
+def test_truth_is_pointed_out_unless_it_is_asked_for(tmp_path):
+    x = np.arange(3, dtype="f4")
+    path = write_tree(tmp_path / "t.root", {"x": x, "isSignal": x, "genWeight": x})
+    with pytest.warns(DataWarning, match="named like truth or weights, and yet to learn from: genWeight, isSignal;"):
+        scan(path, progress=False)
+    scan(path, branches=["x", "isSignal", "genWeight"], progress=False)
+    scan(path, labels="isSignal", weights="genWeight", progress=False)
+
+
+def test_what_tells_nothing_can_be_left_out(tmp_path):
+    n = np.full(3, np.nan, "f4")
+    path = write_tree(tmp_path / "t.root", {"x": np.arange(3, dtype="f4"), "one": np.ones(3, "f4"), "none": n})
+    specs = quiet(path).without_constant()
+    assert specs.vector_names == ("x",)
+    assert specs.left_out == {"none": "no finite value", "one": "one value"}
+    with pytest.raises(SpecsError, match="all branches have one value or none"):
+        quiet(path, branches=["one", "none"]).without_constant()
 
 
 def test_identifiers_that_are_not_there_are_told(tmp_path):

@@ -48,7 +48,7 @@ from mlaas4hep_tf.cli.output import (
     specs_figures,
     talks,
 )
-from mlaas4hep_tf.cli.parsing import patterns
+from mlaas4hep_tf.cli.parsing import groups, patterns
 from mlaas4hep_tf.errors import ConfigError
 from mlaas4hep_tf.io.branches import IDENTIFIERS
 from mlaas4hep_tf.io.formats import FORMATS, check_format
@@ -91,9 +91,15 @@ def scan(
     ] = None,
     labels: Annotated[str | None, data("--labels", help="Branch of labels: described, and no feature.")] = None,
     weights: Annotated[str | None, data("--weights", help="Branch of event weights: like --labels.")] = None,
+    group: Annotated[
+        list[str] | None, data("--group", help="List branches that are one group: NAME=PATTERN,PATTERN.")
+    ] = None,
     quantile: Annotated[
         float | None, data("--quantile", help="Cut multiplicities at this quantile, such as 0.999.")
     ] = None,
+    drop_constant: Annotated[
+        bool, data("--drop-constant", help="Leave out branches with one value, or none: they tell nothing.")
+    ] = False,
     reading: TolerantReading,
     to: Annotated[Path, output("-o", "--output", help="Where the specs go.")] = Path("specs.json"),
     as_json: Json = False,
@@ -107,11 +113,13 @@ def scan(
     start = perf_counter()
     specs = scan_files(
         reading.locate(files), choice.tree, branches=patterns(choice.branches), exclude=patterns(choice.exclude),
-        identifiers=tuple(patterns(identifier)) or IDENTIFIERS, labels=labels, weights=weights, read=reading.options(),
-        progress=talks(),
+        identifiers=tuple(patterns(identifier)) or IDENTIFIERS, labels=labels, weights=weights, groups=groups(group),
+        read=reading.options(), progress=talks(),
     )  # fmt: skip
     if quantile is not None:
         specs = specs.with_lengths(quantile=quantile)
+    if drop_constant:
+        specs = specs.without_constant()
     specs.save(to)
     seconds = perf_counter() - start
     if as_json:

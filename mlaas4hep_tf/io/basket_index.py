@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mlaas4hep_tf.io.reals import Reals
+
 Array = npt.NDArray[Any]
 
 
@@ -23,6 +25,9 @@ class BranchIndex:
         header: bytes in front of each entry's values (10 for a std::vector, else 0).
         length: values per entry of a branch that is not jagged.
         counter: branch with the multiplicities, where the baskets of a jagged one have no entry offsets.
+        stride: bytes from one object to the next, if a branch of objects holds the values; else 0.
+        offset: bytes of an object before the value.
+        reals: how Double32_t and Float16_t are stored; else None.
     """
 
     name: str
@@ -31,6 +36,19 @@ class BranchIndex:
     header: int = 0
     length: int = 1
     counter: str = ""
+    stride: int = 0
+    offset: int = 0
+    reals: Reals | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of a number."""
+        return np.dtype(self.dtype).itemsize if self.reals is None else self.reals.size
+
+    @property
+    def step(self) -> int:
+        """Bytes from one value to the next, or from one fixed-size array to the next."""
+        return self.stride or self.length * self.size
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +93,11 @@ class FileIndex:
     @property
     def names(self) -> frozenset[str]:
         return frozenset(branch.name for branch in self.branches)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all baskets."""
+        return int(self.sizes.sum())
 
     def part(self, names: Iterable[str], start: int, stop: int) -> FileIndex:
         """The baskets of these branches (those that are indexed) with entries in [start, stop).

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import lzma
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cramjam
 import numpy as np
@@ -34,6 +35,21 @@ Pieces = tuple[Array, ...]  # 1-D arrays (any byte order) that together are a co
 _Basket = tuple[memoryview, int, int]  # its bytes, its first entry, the one behind its last
 
 
+class _Unpacked(NamedTuple):
+    """A basket of lists: the number of its first entry, how many it has, and what `unpack` gives."""
+
+    at: int
+    entries: int
+    data: Array
+    border: int
+    keylen: int
+
+    @property
+    def offsets(self) -> memoryview:
+        """The entry offsets as they are stored, 4 bytes each."""
+        return self.data.data[self.border + 4 : self.border + 4 + 4 * self.entries]
+
+
 class Multiplicities:
     """How many values each entry of a group has, to which all of its branches are held.
 
@@ -45,18 +61,35 @@ class Multiplicities:
     def __init__(self, source: str, counts: Array) -> None:
         self.source, self.counts = source, counts
         self._starts = np.concatenate([[0], np.cumsum(counts)])
-        self._stored: dict[tuple[int, int, int, int], bytes] = {}
+        self._positions: dict[tuple[tuple[int, ...], int], tuple[list[int], Array]] = {}
+        self._stored: dict[tuple[tuple[int, ...], int, int], bytes] = {}
 
-    def fits(self, at: int, stored: bytes, size: int, itemsize: int, keylen: int) -> bool:
-        """Whether a basket of whole entries from `at` on has `size` bytes of values and these entry offsets.
+    def fits(self, baskets: Sequence[_Unpacked], itemsize: int) -> bool:
+        """Whether baskets of whole entries that follow each other have the sizes and entry offsets of these counts.
 
-        Offsets count from the start of the basket's key; many baskets of a group have the same ones.
+        Offsets count from the start of a basket's key, so branches of one item size and length of key have the same.
         """
-        starts = self._starts[at : at + len(stored) // 4 + 1]
-        key = (at, len(stored), itemsize, keylen)
+        edges = (baskets[0].at, *(basket.at + basket.entries for basket in baskets))
+        sizes, positions = self._expected(edges, itemsize)
+        keylens = {basket.keylen for basket in baskets}
+        if len(keylens) > 1 or sizes != [basket.border for basket in baskets]:
+            return False
+        key = (edges, itemsize, baskets[0].keylen)
         if key not in self._stored:
-            self._stored[key] = ((starts[:-1] - starts[0]) * itemsize + keylen).astype(">i4").tobytes()
-        return bool(stored == self._stored[key] and (starts[-1] - starts[0]) * itemsize == size)
+            stored = positions + np.int32(baskets[0].keylen)
+            self._stored[key] = stored.byteswap(inplace=True).tobytes()
+        return self._stored[key] == b"".join(basket.offsets for basket in baskets)
+
+    def _expected(self, edges: tuple[int, ...], itemsize: int) -> tuple[list[int], Array]:
+        """The bytes of values in each basket, and the position of each entry in them, int32."""
+        if (edges, itemsize) not in self._positions:
+            at = self._starts[list(edges)]
+            positions = (self._starts[edges[0] : edges[-1]] - at[0]).astype(np.int32)
+            for begin, end, first in zip(edges, edges[1:], (at - at[0]).tolist(), strict=False):
+                positions[begin - edges[0] : end - edges[0]] -= first
+            positions *= itemsize
+            self._positions[edges, itemsize] = (np.diff(at) * itemsize).tolist(), positions
+        return self._positions[edges, itemsize]
 
     def hold(self, at: int, counts: Array) -> None:
         """Raise ValueError unless the entries from `at` on have these counts."""
@@ -88,6 +121,8 @@ def read_columns(
             bytes that are no such basket; the branch is in the note of the exception.
     """
     raw = raw_baskets(fetch, index)
+    if any(branch.stride for branch in index.branches):
+        raw = _plain_where_shared(raw)
     counters = set(groups.values())
     columns: dict[str, Pieces] = {}
     known: dict[str, Multiplicities] = {}
@@ -133,10 +168,25 @@ def joined(pieces: Pieces) -> Array:
 
 
 def raw_baskets(fetch: Fetch, index: FileIndex) -> list[memoryview]:
-    """The bytes of every basket of an index, as they lie in the file."""
+    """The bytes of every basket of an index, as they lie in the file; one that several branches share is one object."""
     spans = list(zip(index.seeks.tolist(), index.sizes.tolist(), strict=True))
-    fetched = iter(fetch([span for span in spans if span[0] >= 0]))
-    return [next(fetched) if seek >= 0 else memoryview(index.inline[-1 - seek]) for seek, _ in spans]
+    needed = list(dict.fromkeys(span for span in spans if span[0] >= 0))
+    fetched = dict(zip(needed, fetch(needed), strict=True))
+    return [fetched[span] if span[0] >= 0 else memoryview(index.inline[-1 - span[0]]) for span in spans]
+
+
+def _plain_where_shared(baskets: Sequence[memoryview]) -> list[memoryview]:
+    """The same baskets, those that several branches share without compression, so that they are decompressed once."""
+    use = Counter(map(id, baskets))
+    plain = {id(raw): _decompressed(raw) for raw in baskets if use[id(raw)] > 1}
+    return [plain.get(id(raw), raw) for raw in baskets]
+
+
+def _decompressed(raw: memoryview) -> memoryview:
+    _, version, objlen, time, keylen, cycle = _KEY.unpack_from(raw)
+    body = raw[keylen:]
+    key = _KEY.pack(keylen + objlen, version, objlen, time, keylen, cycle) + bytes(raw[_KEY.size : keylen])
+    return memoryview(key + bytes(body if len(body) == objlen else decompress(body, objlen)))
 
 
 def plain_basket(data: Array, offsets: Array | None, entries: int) -> bytes:
@@ -153,21 +203,33 @@ def plain_basket(data: Array, offsets: Array | None, entries: int) -> bytes:
 
 
 def _flat_column(branch: BranchIndex, start: int, stop: int, baskets: Iterable[_Basket]) -> Pieces:
-    dtype, length = np.dtype(branch.dtype), branch.length
+    length = branch.length
     pieces = []
     for raw, first, last in baskets:
         lo, hi = max(start, first) - first, min(stop, last) - first
         data, border, _ = unpack(raw, last - first)  # entry offsets may follow, and say nothing new
-        pieces.append(_flat(data[:border], dtype, length, last - first)[lo * length : max(lo, hi) * length])
+        if border != (last - first) * branch.step:
+            raise ValueError(
+                f"a basket of {last - first} entries holds {border} bytes, not {(last - first) * branch.step}"
+            )
+        pieces.append(_values(data[:border], branch)[lo * length : max(lo, hi) * length])
     return tuple(pieces)
+
+
+def _values(data: Array, branch: BranchIndex) -> Array:
+    """The numbers in bytes of values that lie side by side, or of objects that each have one of them."""
+    if branch.stride:
+        own = data.reshape(-1, branch.stride)[:, branch.offset : branch.offset + branch.length * branch.size]
+        data = np.ascontiguousarray(own).reshape(-1)
+    return data.view(branch.dtype) if branch.reals is None else branch.reals.decode(data)
 
 
 def _jagged_column(
     branch: BranchIndex, known: Multiplicities | None, start: int, stop: int, baskets: Iterable[_Basket]
 ) -> tuple[Pieces, Array | None]:
     """Values, and counts per entry unless those of the group are known."""
-    dtype = np.dtype(branch.dtype)
     pieces, counts = [], [np.empty(0, np.int64)]
+    unread: list[_Unpacked] = []
     for raw, first, last in baskets:
         lo, hi = max(start, first) - first, min(stop, last) - first
         data, border, keylen = unpack(raw, last - first)
@@ -175,12 +237,11 @@ def _jagged_column(
             raise ValueError("a basket of a jagged branch has no entry offsets")
         whole = (lo, hi) == (0, last - first)
         if whole and known is not None and not branch.header:
-            stored = data[border + 4 : border + 4 + 4 * hi].tobytes()
-            if known.fits(first - start, stored, border, dtype.itemsize, keylen):
-                pieces.append(data[:border].view(dtype))
-                continue
+            pieces.append(_values(data[:border], branch))
+            unread.append(_Unpacked(first - start, hi, data, border, keylen))
+            continue
         ends = _entry_ends(data, border, keylen, last - first)
-        values, per_entry = _jagged(data[:border], ends, dtype, branch.header)
+        values, per_entry = _jagged(data[:border], ends, branch)
         if known is None:
             counts.append(per_entry[lo:hi])
         else:
@@ -189,35 +250,32 @@ def _jagged_column(
             at = int(per_entry[:lo].sum())
             values = values[at : at + int(per_entry[lo:hi].sum())]
         pieces.append(values)
+    if known is not None and unread and not known.fits(unread, branch.step):
+        for basket in unread:
+            ends = _entry_ends(basket.data, basket.border, basket.keylen, basket.entries)
+            known.hold(basket.at, _jagged(basket.data[: basket.border], ends, branch)[1])
     return tuple(pieces), np.concatenate(counts) if known is None else None
 
 
 def _counted_column(branch: BranchIndex, counts: Array, start: int, stop: int, baskets: Iterable[_Basket]) -> Pieces:
     """Values of baskets without entry offsets (``kGenerateOffsetMap``), from the counts of all entries in them."""
-    dtype = np.dtype(branch.dtype)
     pieces = []
     for raw, first, last in baskets:
         lo, hi = max(start, first) - first, min(stop, last) - first
         data, border, _ = unpack(raw, last - first)
         starts = np.concatenate([[0], np.cumsum(counts[: last - first])])
         counts = counts[last - first :]
-        if border != starts[-1] * dtype.itemsize:
+        if border != starts[-1] * branch.step:
             raise ValueError(
-                f"a basket holds {border} bytes, where {branch.counter!r} says {starts[-1]} values of {dtype.itemsize}"
+                f"a basket holds {border} bytes, where {branch.counter!r} says {starts[-1]} values of {branch.step}"
             )
-        pieces.append(data[:border].view(dtype)[starts[lo] : starts[hi]])
+        pieces.append(_values(data[:border], branch)[starts[lo] : starts[hi]])
     return tuple(pieces)
 
 
-def _flat(data: Array, dtype: np.dtype[Any], length: int, entries: int) -> Array:
-    expected = entries * length * dtype.itemsize
-    if len(data) != expected:
-        raise ValueError(f"a basket of {entries} entries holds {len(data)} bytes, not {expected}")
-    return data.view(dtype)
-
-
-def _jagged(data: Array, ends: Array, dtype: np.dtype[Any], header: int) -> tuple[Array, Array]:
+def _jagged(data: Array, ends: Array, branch: BranchIndex) -> tuple[Array, Array]:
     """Values without headers, and how many each entry has."""
+    header = branch.header
     sizes = np.diff(ends) - header
     if len(sizes) and (sizes.min() < 0 or ends[0] != 0):
         raise ValueError("the entry offsets of a basket are not in order")
@@ -225,10 +283,10 @@ def _jagged(data: Array, ends: Array, dtype: np.dtype[Any], header: int) -> tupl
         keep = np.ones(len(data), np.bool_)
         keep[(ends[:-1, None] + np.arange(header)).ravel()] = False
         data = data[keep]
-    counts, rest = np.divmod(sizes, dtype.itemsize)
+    counts, rest = np.divmod(sizes, branch.step)
     if rest.any():
-        raise ValueError(f"an entry of a basket is no multiple of {dtype.itemsize} bytes")
-    return data.view(dtype), counts
+        raise ValueError(f"an entry of a basket is no multiple of {branch.step} bytes")
+    return _values(data, branch), counts
 
 
 def unpack(raw: memoryview, entries: int) -> tuple[Array, int, int]:

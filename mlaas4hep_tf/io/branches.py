@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,6 +12,8 @@ from mlaas4hep_tf.errors import BranchError, near_misses, shorten
 
 Kind = Literal["flat", "jagged", "array", "other"]
 
+_WILD = re.compile(r"[*?[]")
+_BOOKKEEPING = re.compile(r"(^|[./*])f(Bits|UniqueID|Name|Title)$")  # of TObject and TNamed: no physics
 IDENTIFIERS = ("run", "event", "luminosityBlock", "lumi")
 
 
@@ -57,11 +60,23 @@ class Selection:
     exclude: tuple[str, ...] = ()
     identifiers: tuple[str, ...] = IDENTIFIERS
 
+    def may_mean(self, name: str, also: Iterable[str] = ()) -> bool:
+        """Whether a branch of this name, or a member of its objects, may be among the features or those in `also`."""
+        begins = [*(_WILD.split(pattern)[0] for pattern in self.branches or ("*",)), *also]
+        stem = name.partition("[")[0]
+        return any(name.startswith(text) or text.startswith(stem) for text in begins)
+
     def among(self, names: Iterable[str]) -> frozenset[str]:
         """Those of a tree's branches that are features, if they can become one."""
         every = frozenset(names)
-        taken = frozenset[str]().union(*(meant(p, every) for p in self.branches)) if self.branches else every
+        taken = frozenset[str]().union(*(_asked_for(p, every) for p in self.branches or ("*",)))
         return taken.difference(self.identifiers, *(meant(p, every) for p in self.exclude))
+
+
+def _asked_for(pattern: str, names: frozenset[str]) -> frozenset[str]:
+    """What a pattern means, without the bookkeeping of ROOT's objects unless the pattern names it."""
+    found = meant(pattern, names)
+    return found if _BOOKKEEPING.search(pattern) else frozenset(n for n in found if not _BOOKKEEPING.search(n))
 
 
 def meant(pattern: str, names: Collection[str]) -> frozenset[str]:

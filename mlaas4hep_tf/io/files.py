@@ -14,6 +14,7 @@ from pathlib import Path
 from mlaas4hep_tf.errors import InputFileError, near_misses
 from mlaas4hep_tf.io.basket_index import NO_INDEX, FileIndex
 from mlaas4hep_tf.io.branches import BranchInfo
+from mlaas4hep_tf.io.page_index import PageIndex
 
 FileArgument = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -66,7 +67,7 @@ class RootFile:
         entry_offsets: entries at which all branches, or else most, start a new basket: the bounds of the clusters,
             from 0 to `num_entries`.
         branches: every branch with its kind; those that were not selected are of kind ``other``.
-        index: where the baskets of the selected branches lie.
+        index: where the baskets or pages of the selected branches lie.
         stamp: size, and modification time or first bytes, to notice that it was replaced (`inspection.file_stamp`).
         notes: what a user should be told of the file.
         friends: trees that may have what was asked for and is not in this one.
@@ -78,7 +79,7 @@ class RootFile:
     num_entries: int
     entry_offsets: tuple[int, ...]
     branches: tuple[BranchInfo, ...]
-    index: FileIndex = NO_INDEX
+    index: FileIndex | PageIndex = NO_INDEX
     stamp: tuple[int, object] = (0, None)
     notes: tuple[str, ...] = ()
     friends: tuple[str, ...] = ()

@@ -68,7 +68,7 @@ class HttpFiles(HTTPFileSystem):  # type: ignore[misc]  # fsspec has no type inf
             self._raise_not_found_for_status(response, url)
             if response.status != 206:
                 response.close()  # without what it sends
-                raise _no_parts(url, response.status)
+                raise _no_parts(url, response.status, response.content_type)
             size = _check_range(response.headers.get("Content-Range", ""), start, stop)
             version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
             return Part(await response.read(), size, version)
@@ -79,7 +79,12 @@ class HttpFiles(HTTPFileSystem):  # type: ignore[misc]  # fsspec has no type inf
             raise _refusal(response.status, response.reason, response.headers.get("Retry-After", ""))
 
 
-def _no_parts(url: str, status: int) -> InputFileError:
+def _no_parts(url: str, status: int, content_type: str) -> InputFileError:
+    if content_type.startswith("text/"):
+        return InputFileError(
+            f"cannot read file {url}: its server sends a page to read ({content_type}), as for a folder or to log in: "
+            "check the path and your token"
+        )
     return InputFileError(
         f"cannot read file {url}: its server sends whole files only, without regard to the range of bytes that it is "
         f"asked for (status {status} instead of 206): copy the file here, or read it from another server"

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import fsspec
 
+from mlaas4hep_tf.errors import InputFileError
 from mlaas4hep_tf.io.cache import Cache
 from mlaas4hep_tf.io.http import HttpFiles
 from mlaas4hep_tf.io.policy import conditions
@@ -110,6 +111,7 @@ def identity(url: str) -> Identity:
 
     Raises:
         OSError: there is none, or the server does not answer.
+        InputFileError: it is a folder or the like, or its server gives no parts of it.
     """
     known = _identities.get(place(url))
     if known is None or time.monotonic() - known[0] > TRUST_S:
@@ -129,6 +131,8 @@ def _ask_identity(address: str) -> Identity:
         return Identity(_known(start.size), start.version, start.content)
     fs.invalidate_cache()
     info = fs.info(path, timeout=seconds)
+    if info.get("type", "file") != "file":  # XRootD's word for FIFOs and devices is "other"
+        raise InputFileError(f"a ROOT file is an ordinary file, which {address} is not, but a {info['type']}")
     size = _known(info.get("size"))
     return Identity(size, str(info.get("mtime") or ""), _request(address, [(0, min(_HEADER, size))])[0])
 
@@ -169,7 +173,8 @@ def list_files(url: str) -> list[str]:
     pattern = f"{path.rstrip('/')}/*.root" if url.endswith("/") else path
     if "://" not in pattern:
         pattern = f"//{pattern.lstrip('/')}"  # an XRootD server's top folder is listed as "//" only
-    found = sorted(fs.glob(pattern, timeout=conditions.get().policy.work_timeout_s))
+    seconds = conditions.get().policy.work_timeout_s
+    found = sorted(fs.glob(pattern, on_error="raise", timeout=seconds))
     return [name if "://" in name else f"{_server(address)}//{name.lstrip('/')}" for name in found]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlaas4hep_tf.errors import ConfigError, PlanError
-from mlaas4hep_tf.io.files import Source, expand
+from mlaas4hep_tf.io.files import Source, expand, names_of
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.model_names import check_model
 from mlaas4hep_tf.specs import Specs
@@ -119,12 +119,13 @@ class RunConfig:
 
 def _check_targets(config: RunConfig, sources: tuple[Source, ...]) -> None:
     """Raise LabelError for numbers per file that do not fit the files, or labels that are no classes."""
+    files = [names_of(source.url, source.tree) for source in sources]
     if not isinstance(config.labels, str):
-        check_binary(per_file("labels", config.labels, sources))
+        check_binary(per_file("labels", config.labels, files))
     if config.weights is not None and not isinstance(config.weights, str):
-        per_file("weights", config.weights, sources)
+        per_file("weights", config.weights, files)
     if not isinstance(config.mixing, str):
-        per_file("mixing shares", config.mixing, sources)
+        per_file("mixing shares", config.mixing, files)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from mlaas4hep_tf.errors import BranchError, LabelError, PlanError, near_misses, shorten
 from mlaas4hep_tf.io.branches import BranchInfo, describe
-from mlaas4hep_tf.io.files import RootFile, Source, meant_files, names_of
+from mlaas4hep_tf.io.files import RootFile, meant_files, names_of
 from mlaas4hep_tf.streaming.skipped import SkippedRange
 
 PerFile = Mapping[str, float] | Sequence[float] | str
@@ -49,16 +49,17 @@ def resolve_target(
         return None
     if isinstance(given, str):
         return Target(branch=flat_branch(what, given, files).name)
-    return Target(per_file(what, given, files, failed))
+    return Target(per_file(what, given, [names_of(file.url, file.tree) for file in files], failed))
 
 
 def per_file(
-    what: str,
-    given: Mapping[str, float] | Sequence[float],
-    files: Sequence[RootFile | Source],
+    what: str, given: Mapping[str, float] | Sequence[float], files: Sequence[tuple[str, ...]],
     failed: Sequence[SkippedRange] = (),
-) -> tuple[float, ...]:
+) -> tuple[float, ...]:  # fmt: skip
     """The number of each file, from patterns or a list; see `resolve_target`.
+
+    Args:
+        files: the names of each (`names_of`).
 
     Raises:
         LabelError: patterns that match no file, files that no pattern matches, or a list of another length.
@@ -111,23 +112,23 @@ def label_of(labels: PerFile | None, lost: SkippedRange) -> float | None:
 
 
 def _by_pattern(
-    what: str, patterns: Mapping[str, float], files: Sequence[RootFile | Source], failed: Sequence[SkippedRange]
+    what: str, patterns: Mapping[str, float], opened: Sequence[tuple[str, ...]], failed: Sequence[SkippedRange]
 ) -> Iterator[float]:
-    names = [*(names_of(f.url, f.tree or "") for f in files), *(names_of(lost.file, lost.tree) for lost in failed)]
+    names = [*opened, *(names_of(lost.file, lost.tree) for lost in failed)]
     meant = {pattern: meant_files(pattern, names) for pattern in patterns}
-    for number, file in enumerate(files):
+    for number, (file, *_) in enumerate(opened):
         pattern = next((p for p in patterns if number in meant[p]), None)
         if pattern is None:
             raise LabelError(
-                f"no pattern of {what} matches file {file.url}: there are {shorten(map(repr, patterns))}; "
+                f"no pattern of {what} matches file {file}: there are {shorten(map(repr, patterns))}; "
                 "add one, for example '*'"
             )
         yield float(patterns[pattern])
     idle = [pattern for pattern in patterns if not meant[pattern]]
     if idle:
         raise LabelError(
-            f"pattern {idle[0]!r} of {what} matches none of the {len(files)} files "
-            f"({shorten((f.url for f in files), 3)}); correct it or take it out"
+            f"pattern {idle[0]!r} of {what} matches none of the {len(opened)} files "
+            f"({shorten((file for file, *_ in opened), 3)}); correct it or take it out"
         )
 
 

@@ -56,9 +56,13 @@ class Options:
     requests_per_second_per_client: float = 0
     enable_tfaas: bool = False
     tfaas_base_path: str = ""
+    max_upload_processes: int = 4
+    trust_uploads: bool = False
     shared_folder: str = ""
 
     def __post_init__(self) -> None:
+        if self.max_upload_processes < 1:
+            raise invalid_argument(f"--max_upload_processes is at least 1; was {self.max_upload_processes}")
         if self.enable_tfaas and not self.tfaas_base_path:
             raise invalid_argument("--enable_tfaas needs --tfaas_base_path, the folder of the uploaded models")
         if self.enable_tfaas and self.processes > 1:
@@ -88,6 +92,8 @@ _HELP = {
     "requests_per_second_per_client": "rate of one address, with bursts of twice as many; 0 is no limit",
     "enable_tfaas": "answer TFaaS's endpoints (/json, /proto, /image, /upload ...) on the HTTP port",
     "tfaas_base_path": "folder of the uploaded models; needs --enable_tfaas",
+    "max_upload_processes": "processes that uploaded models run in, one for each model in use",
+    "trust_uploads": "run uploaded models in the server itself",
     "drain_seconds": "at SIGTERM, the longest time for requests under way",
 }
 

@@ -27,7 +27,7 @@ from mlaas4hep_serving.frontends.tls import Tls
 from mlaas4hep_serving.frontends.tokens import Tokens
 from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.models.batcher import BatchingOptions
-from mlaas4hep_serving.models.model import Model, ModelOptions, warmup_requests
+from mlaas4hep_serving.models.model import Model, ModelOptions, Runs, warmup_requests
 from mlaas4hep_serving.models.repository import Repository, RepositoryOptions
 from mlaas4hep_serving.models.savedmodel import SessionOptions, missing_parts
 from mlaas4hep_serving.models.versions import Version
@@ -58,15 +58,16 @@ class Server:
         config = self._shared.news() or config_files.model_server_config(options)
         self.metrics = Registry(folder)
         model_options = _model_options(options)
+        apart = _apart(options, model_options)
         self.repository = Repository(
-            lambda name, number, path: _load(name, number, path, model_options, self.metrics),
+            lambda name, number, path: _load(name, number, path, model_options, self.metrics, apart(path)),
             RepositoryOptions(
                 options.file_system_poll_wait_seconds,
                 options.max_num_load_retries,
                 options.load_retry_interval_micros / 1e6,
                 options.allow_version_labels_for_unavailable_models,
             ),
-            missing_parts,
+            lambda path: None if _uploaded(options, path) else missing_parts(path),  # uploads are moved in place whole
         )
         self.handlers = Handlers(
             self.repository,
@@ -102,13 +103,13 @@ class Server:
             drained.wait()
         self.repository.close()
 
-    def _tfaas(self) -> list[Route]:
+    def _tfaas(self, guard: Guard) -> list[Route]:
         if not self._options.enable_tfaas:
             return []
         from mlaas4hep_serving.tfaas.endpoints import Tfaas  # an extra
         from mlaas4hep_serving.tfaas.uploads import Uploads
 
-        return [Tfaas(self.handlers, Uploads(Path(self._options.tfaas_base_path), self.repository))]
+        return [Tfaas(self.handlers, Uploads(Path(self._options.tfaas_base_path), self.repository), guard.permit)]
 
     def _rest_options(self, guard: Guard) -> RestOptions:
         options = self._options
@@ -123,7 +124,7 @@ class Server:
             options.rest_api_enable_cors_support,
             _metrics_path(options),
             options.rest_api_num_threads,
-            routes=[pages, *self._tfaas()],
+            routes=[guard.count, pages, *self._tfaas(guard)],
             admit=guard.http,
             max_body=options.max_request_bytes,
         )
@@ -203,8 +204,24 @@ def _model_options(options: Options) -> ModelOptions:
     )
 
 
-def _load(name: str, number: int, folder: Path, options: ModelOptions, metrics: Registry) -> Model:
-    model = Model(name, number, folder, options, metrics)
+def _uploaded(options: Options, folder: Path) -> bool:
+    return options.enable_tfaas and folder.is_relative_to(Path(options.tfaas_base_path).resolve())
+
+
+def _apart(options: Options, model_options: ModelOptions) -> Callable[[Path], Runs | None]:
+    """What runs the version in a folder: a process of its own for an upload, None for all others."""
+    if not options.enable_tfaas or options.trust_uploads:
+        return lambda _: None
+    from mlaas4hep_serving.tfaas.apart import Apart, ApartOptions, Processes  # an extra
+
+    processes = Processes(ApartOptions(options.max_upload_processes, model_options.max_tensor_bytes))
+    return lambda folder: Apart(folder, processes) if _uploaded(options, folder) else None
+
+
+def _load(
+    name: str, number: int, folder: Path, options: ModelOptions, metrics: Registry, runs: Runs | None = None
+) -> Model:
+    model = Model(name, number, folder, options, metrics, runs)
     try:
         if options.warmup:
             _warm_up(model, metrics)

@@ -99,8 +99,8 @@ def test_a_branch_with_another_number_of_entries_than_its_tree_is_left_out_alone
 )
 def test_any_name_of_a_local_file(name, tmp_path):
     shutil.copy(ODD / "bracket.root", tmp_path / name)
-    assert scan(tmp_path / name, progress=False).entries == 100
-    assert scan(f"{tmp_path / name}:/Events", progress=False).entries == 100
+    for given in (tmp_path / name, f"{tmp_path / name}:/Events"):
+        assert scan(given, exclude="truth[0]", progress=False).entries == 100
 
 
 def test_a_branch_that_a_friend_may_have():

@@ -66,7 +66,7 @@ def test_the_server_says_what_it_serves_and_where_and_nothing_else(environment, 
     ],
 )  # fmt: skip
 def test_what_the_server_says_when_it_is_ready(flags, ports, models, lines):
-    assert listening(Options(**flags), *ports, models).splitlines() == lines
+    assert listening(Options(**flags), ports[0], ports[1], models).splitlines() == lines
 
 
 def predict(port, body='{"instances": [2.0]}'):
@@ -79,7 +79,7 @@ def predict(port, body='{"instances": [2.0]}'):
 
 
 def test_sigterm_answers_what_is_under_way(environment, tmp_path):
-    fixtures.slow(tmp_path / "1", steps=500_000_000)
+    fixtures.slow(tmp_path / "1", steps=3_000_000_000)
     with served(environment, f"--model_base_path={tmp_path}") as (process, port):
         answers = []
         client = threading.Thread(target=lambda: answers.append(predict(port)))

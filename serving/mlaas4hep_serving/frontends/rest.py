@@ -105,7 +105,7 @@ class Rest:
                 claim.version, parsed.signature_name, parsed.inputs, request.deadline
             )
             outputs, number = await _arrived(started, request.deadline)
-            if sum(array.nbytes for array in outputs.values()) > SMALL_ANSWER:
+            if sum([array.nbytes for array in outputs.values()]) > SMALL_ANSWER:
                 return await self._in_thread(lambda: _predicted(parsed, outputs, number))
             return _predicted(parsed, outputs, number)
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from google.protobuf.message import Message
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from mlaas4hep_serving import config_files
-from mlaas4hep_serving.errors import deadline_exceeded, unimplemented
+from mlaas4hep_serving.errors import deadline_exceeded, unavailable, unimplemented
 from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.models import cards, warmup
 from mlaas4hep_serving.models.batcher import Batcher, BatchingOptions
@@ -24,6 +26,7 @@ from mlaas4hep_serving.wire.tensors import Array
 
 LATE = "Run() timeout exceeded while waiting for the batch"
 BATCHING_FILE = "batching_params.pbtxt"
+MOST_WAITING = 512  # requests for a model that runs elsewhere, those under way included
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,37 @@ class ModelOptions:
     max_tensor_bytes: int = sizes.NO_LIMIT  # of an answer, as far as the signatures tell, and of what a batch feeds
 
 
-class Model:
-    """One loaded version."""
+class Runs(Protocol):
+    """A graph that runs by tensor name, here (`SavedModel`) or elsewhere.
 
-    def __init__(self, name: str, number: int, folder: Path, options: ModelOptions, metrics: Registry) -> None:
+    Attributes:
+        at_once: runs that it does at a time, each in a thread that waits; 0 where it runs in the thread that asks.
+    """
+
+    at_once: int
+    signatures: Mapping[str, SignatureDef]
+
+    def run(
+        self, feeds: Sequence[str], values: Sequence[Array], fetches: Sequence[str], timeout: float | None = None
+    ) -> Sequence[Array]:
+        """As `SavedModel.run`."""
+
+    def close(self) -> None:
+        """Nothing runs any more."""
+
+
+class Model:
+    """One loaded version.
+
+    Args:
+        runs: what runs it; None loads the folder here.
+    """
+
+    def __init__(
+        self, name: str, number: int, folder: Path, options: ModelOptions, metrics: Registry, runs: Runs | None = None
+    ) -> None:
         self.name, self.number, self.folder = name, number, folder
-        self._saved = SavedModel(folder, options.session)
+        self._saved: Runs = runs or SavedModel(folder, options.session)
         self._metrics = metrics
         self.card = cards.read(folder)
         self.input_dtypes = {
@@ -63,6 +91,11 @@ class Model:
             else None
         )
 
+        # what runs elsewhere has threads of its own to wait in, so that it takes none that others need
+        waits = self._saved.at_once if self._batcher is None else 0
+        self._own = ThreadPoolExecutor(waits, thread_name_prefix=f"model-{name}") if waits else None
+        self._waiting = threading.BoundedSemaphore(MOST_WAITING)
+
     def _open_feeds(self) -> frozenset[str]:
         inputs = {name: signature.inputs for name, signature in self.signatures.items()}
         return frozenset(inputs[name][alias].name for name, shapes in self.open_inputs.items() for alias in shapes)
@@ -74,7 +107,7 @@ class Model:
     @property
     def batches(self) -> bool:
         """Whether `submit` returns before the run without a pool."""
-        return self._batcher is not None
+        return self._batcher is not None or self._own is not None
 
     def submit(
         self,
@@ -97,9 +130,11 @@ class Model:
         """
         start = time.perf_counter()
         rows = len(values[0]) if values and values[0].ndim else 1
-        sizes.check(rows * sum(self._row_bytes.get(fetch, 0) for fetch in fetches), self._most)
-        if self._batcher is None or not feeds:
-            done: Future[Sequence[Array]] = Future()
+        sizes.check(rows * sum([self._row_bytes.get(fetch, 0) for fetch in fetches]), self._most)
+        if self._own is not None:
+            done = self._later(self._own, feeds, values, fetches, deadline)
+        elif self._batcher is None or not feeds:
+            done = Future()
             if pool is None:
                 done.set_result(self._alone(feeds, values, fetches, deadline))
             else:
@@ -107,6 +142,20 @@ class Model:
         else:
             done = self._batcher.submit(feeds, values, fetches, deadline)
         done.add_done_callback(lambda _: self._observe(api, start, done))
+        return done
+
+    def _later(
+        self,
+        own: Executor,
+        feeds: Sequence[str],
+        values: Sequence[Array],
+        fetches: Sequence[str],
+        deadline: float | None,
+    ) -> Future[Sequence[Array]]:
+        if not self._waiting.acquire(blocking=False):
+            raise unavailable(f"{MOST_WAITING} requests are waiting for this model")
+        done = own.submit(self._alone, feeds, values, fetches, deadline)
+        done.add_done_callback(lambda _: self._waiting.release())
         return done
 
     def _alone(
@@ -140,6 +189,8 @@ class Model:
         if self._batcher is not None:
             self._batcher.close()
         self._saved.close()
+        if self._own is not None:
+            self._own.shutdown()
 
 
 def _left(deadline: float | None) -> float | None:

@@ -49,6 +49,8 @@ class SavedModel:
     ``Session.run``.
     """
 
+    at_once = 0  # it runs in the thread that asks
+
     def __init__(self, folder: Path, options: SessionOptions, *, fast: bool | None = None) -> None:
         self.fast = _has_fast_path() if fast is None else fast
         self._calls: dict[tuple[Any, ...], Run] = {}

@@ -14,7 +14,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from tensorflow_serving.apis.model_pb2 import ModelSpec
 from mlaas4hep_serving.errors import invalid_argument, shown
 from mlaas4hep_serving.frontends.http import JSON, Answer, Reply, Request
 from mlaas4hep_serving.frontends.rest import DEEPEST
+from mlaas4hep_serving.frontends.tokens import Scope
 from mlaas4hep_serving.messages import Predictions, Row
 from mlaas4hep_serving.prediction import Handlers
 from mlaas4hep_serving.tfaas.uploads import Upload, Uploads, parse_params
@@ -46,10 +47,16 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 class Tfaas:
-    """The endpoints as a route of `Rest`; who may use them is decided before (`security`)."""
+    """The endpoints as a route of `Rest`; who may use them is decided before (`guard`).
 
-    def __init__(self, handlers: Handlers, uploads: Uploads) -> None:
-        self._handlers, self._uploads = handlers, uploads
+    Args:
+        permit: asked when it is known which model a body is about; raises.
+    """
+
+    def __init__(
+        self, handlers: Handlers, uploads: Uploads, permit: Callable[[Request, Scope, str], None] = lambda *_: None
+    ) -> None:
+        self._handlers, self._uploads, self._permit = handlers, uploads, permit
         self._start = time.monotonic()
         self._counts = {"GET": 0, "POST": 0}
 
@@ -76,16 +83,17 @@ class Tfaas:
             case "GET", ["params", name]:
                 return lambda: _reply(self._uploads.params(name))
             case "POST", ["params"]:
-                return lambda: self._set_params(parse_params(request.body))
+                return lambda: self._set_params(request, parse_params(request.body))
             case "DELETE", ["delete"]:
-                return lambda: self._delete(_text(_form(request), "model"))
+                return lambda: self._delete(request, _text(_form(request), "model"))
             case "DELETE", ["delete", name]:
-                return lambda: self._delete(name)
+                return lambda: self._delete(request, name)
             case "GET", ["status"]:
                 return lambda: _reply(self._status())
         return None
 
-    def _set_params(self, params: dict[str, Any]) -> Reply:
+    def _set_params(self, request: Request, params: dict[str, Any]) -> Reply:
+        self._permit(request, Scope.WRITE, str(params.get("name", "")))
         self._uploads.set_params(str(params.get("name", "")), params)
         return _reply(params)
 
@@ -94,7 +102,7 @@ class Tfaas:
         keys, values = document.get("keys", []), document.get("values")
         if values is None or not _all(keys, str) or not _all(values, (int, float)):
             raise invalid_argument('a row is {"keys": [names], "values": [numbers], "model": name}')
-        scores, version = self._scores(_name(document.get("model", "")), keys, values, request.deadline)
+        scores, version = self._scores(request, _name(document.get("model", "")), keys, values)
         body = "[" + ",".join(map(json_responses.write_float, scores.tolist())) + "]\n"
         return Reply(200, body.encode(), (JSON, ("X-Model-Version", str(version))))
 
@@ -103,7 +111,7 @@ class Tfaas:
             row = Row.FromString(request.body)
         except DecodeError as error:
             raise invalid_argument(f"the body is no tfaaspb.Row: {error}") from None
-        scores, _ = self._scores(row.model, list(row.key), list(row.value), request.deadline)
+        scores, _ = self._scores(request, row.model, list(row.key), list(row.value))
         answer = Predictions()
         labels = self._labels(row.model, len(scores))
         for label, score in zip(labels, scores.tolist(), strict=True):
@@ -115,20 +123,20 @@ class Tfaas:
         name, image = _text(form, "model"), form.get("image")
         if image is None:
             raise invalid_argument("the form lacks image, a PNG or JPEG file")
-        scores, _ = self._run(
-            name, lambda signature: _pixels(signature, image[1], self._handlers.max_tensor_bytes), request.deadline
-        )
+        most = self._handlers.max_tensor_bytes
+        scores, _ = self._run(request, name, lambda signature: _pixels(signature, image[1], most))
         named = zip(self._labels(name, len(scores)), scores.tolist(), strict=True)
         best = sorted(named, key=lambda pair: -pair[1] if pair[1] == pair[1] else math.inf)[:TOP]
         found = [{"label": label, "probability": score} for label, score in best]
         return _reply({"filename": image[0], "labels": found})
 
-    def _scores(self, name: str, keys: list[str], values: list[float], deadline: float | None) -> tuple[Array, int]:
-        return self._run(name, lambda signature: row_inputs(signature, keys, values), deadline)
+    def _scores(self, request: Request, name: str, keys: list[str], values: list[float]) -> tuple[Array, int]:
+        return self._run(request, name, lambda signature: row_inputs(signature, keys, values))
 
-    def _run(self, name: str, inputs_of: Any, deadline: float | None) -> tuple[Array, int]:
+    def _run(self, request: Request, name: str, inputs_of: Any) -> tuple[Array, int]:
         """The values of the one output for one row, [n], and the version that answered."""
-        spec = ModelSpec(name=name or self._only_model())
+        deadline, spec = request.deadline, ModelSpec(name=name or self._only_model())
+        self._permit(request, Scope.PREDICT, spec.name)
         with self._handlers.measured(spec.name, "Predict", "REST"):
             with self._handlers.repository.use(spec) as version:
                 signature = version.servable.signatures.get(DEFAULT_SIGNATURE)
@@ -160,10 +168,11 @@ class Tfaas:
         return [*labels[:count], *map(str, range(len(labels), count))]
 
     def _upload(self, request: Request) -> Reply:
-        name, version = self._uploads.add(read_upload(request))
+        name, version = self._uploads.add(read_upload(request), lambda name: self._permit(request, Scope.WRITE, name))
         return _reply({"name": name, "version": version})
 
-    def _delete(self, name: str) -> Reply:
+    def _delete(self, request: Request, name: str) -> Reply:
+        self._permit(request, Scope.WRITE, name)
         self._uploads.delete(name)
         return _reply({"deleted": name})
 

@@ -13,19 +13,21 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlaas4hep_serving.errors import Code, ServingError, failed_precondition, invalid_argument, not_found, shown
+from mlaas4hep_serving.models.model import BATCHING_FILE
 from mlaas4hep_serving.models.repository import Repository
-from mlaas4hep_serving.models.savedmodel import missing_parts
 from mlaas4hep_serving.models.versions import ModelConfig, versions_in
 from mlaas4hep_serving.models.warmup import FILE as WARMUP
-from mlaas4hep_serving.tfaas import archives, graphscan, sandbox
+from mlaas4hep_serving.tfaas import archives, sandbox
+from mlaas4hep_serving.tfaas.apart import SIGNATURES
 from mlaas4hep_serving.tfaas.archives import Caps
+from mlaas4hep_serving.tfaas.confine import LIMITS, Limits
 
 log = logging.getLogger(__name__)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", re.ASCII)
@@ -53,9 +55,7 @@ class Uploads:
         ServingError: INVALID_ARGUMENT, a base path that cannot be made.
     """
 
-    def __init__(
-        self, base: Path, repository: Repository, caps: Caps = CAPS, limits: sandbox.Limits = sandbox.LIMITS
-    ) -> None:
+    def __init__(self, base: Path, repository: Repository, caps: Caps = CAPS, limits: Limits = LIMITS) -> None:
         self._base, self._repository, self._caps, self._limits = base.resolve(), repository, caps, limits
         self._lock = threading.Lock()  # one upload, change or deletion at a time
         try:
@@ -97,8 +97,11 @@ class Uploads:
             scratch.write_bytes(_params_text(params, name))
             scratch.replace(folder / PARAMS)
 
-    def add(self, upload: Upload) -> tuple[str, int]:
+    def add(self, upload: Upload, permit: Callable[[str], None] = lambda _: None) -> tuple[str, int]:
         """Take a model in; returns its name and version.
+
+        Args:
+            permit: asked when its name is known; raises.
 
         Raises:
             ServingError: INVALID_ARGUMENT, a name or an archive that is refused; PERMISSION_DENIED, ops that are;
@@ -108,8 +111,9 @@ class Uploads:
         with self._scratch() as folder:
             with _relative(folder / "model"):
                 source, name = self._unpacked(upload, folder / "model")
-                graphscan.check(source)
-                sandbox.run(source, self._limits)
+                permit(name)
+                signatures = sandbox.run(source, self._limits)
+            (source / SIGNATURES).write_bytes(signatures.SerializeToString())
             with self._lock:
                 return name, self._move_in(name, source)
 
@@ -147,10 +151,12 @@ class Uploads:
             folder = _root(folder)
         else:
             (folder / "saved_model.pb").write_bytes(upload.model)
-        lacking = missing_parts(folder)
-        if lacking:
-            raise invalid_argument(f"the upload is no SavedModel folder: {lacking}")
-        return folder, _settle_extras(folder, upload)
+        if not (folder / "saved_model.pb").is_file():
+            raise invalid_argument("the upload is no SavedModel folder: no saved_model.pb")
+        try:
+            return folder, _settle_extras(folder, upload)
+        except OSError as error:  # a folder where a file should be
+            raise invalid_argument(f"the upload is no SavedModel folder: {error.strerror}") from None
 
     def _numbers_seen(self, name: str) -> list[int]:
         try:
@@ -225,7 +231,8 @@ def _settle_extras(folder: Path, upload: Upload) -> str:
     Returns:
         The model's name.
     """
-    (folder / WARMUP).unlink(missing_ok=True)  # requests of a stranger, which were not tried
+    for extra in (WARMUP, Path(BATCHING_FILE), SIGNATURES):  # requests of a stranger, which were not tried; threads
+        (folder / extra).unlink(missing_ok=True)
     (folder / PARAMS.parent).mkdir(exist_ok=True)
     given = upload.params if upload.params is not None else _archived_params(folder)
     name = checked_name(upload.name or str((given or {}).get("name", "")))

@@ -32,6 +32,7 @@ _FIELDS: dict[int, str] = {
     types_pb2.DT_UINT64: "uint64_val",
 }
 _NUMPY: dict[int, Any] = {enum: tf.dtypes.as_dtype(enum).as_numpy_dtype for enum in _FIELDS}
+_FEW = 16  # values for which the detour over bytes does not pay
 _PART = 1 << 16  # values that are Python objects at a time
 _ENUM: dict[Any, int] = {np.dtype(kind): enum for enum, kind in _NUMPY.items()}
 
@@ -102,11 +103,12 @@ def to_proto(array: Array, out: TensorProto) -> None:
         out.CopyFrom(tf.make_tensor_proto(array))
     elif enum == types_pb2.DT_STRING:
         out.string_val.extend(v if isinstance(v, bytes) else str(v).encode() for v in array.ravel())
-    elif array.dtype.kind in "fb":
+    elif array.dtype.kind in "fb" and array.size > _FEW:
         out.MergeFromString(_packed(TensorProto.DESCRIPTOR.fields_by_name[field].number, array))
     else:
-        for start in range(0, array.size, _PART):
-            getattr(out, field).extend(array.flat[start : start + _PART].tolist())
+        values, flat = getattr(out, field), array.ravel()
+        for start in range(0, flat.size, _PART):
+            values.extend(flat[start : start + _PART].tolist())
 
 
 def _packed(field: int, array: Array) -> bytes:
