@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,11 @@ def example_event(
         Python's numbers, floats with the digits of float32; None for NaN and infinity.
     """
     number = _choose(list(counts.values()))
+    places = {group: (int(own[:number].sum()), int(own[number])) for group, own in counts.items()}
     event: Example = {}
     for info in infos:
         flat = info.kind == "flat"
-        start = number if flat else int(counts[info.group][:number].sum())
-        size = 1 if flat else int(counts[info.group][number])
-        found = [_plain(value) for value in np.concatenate(values[info.name])[start : start + size]]
+        found = [_plain(value) for value in _cut(values[info.name], *((number, 1) if flat else places[info.group]))]
         event[info.name] = found[0] if flat else found
     return event
 
@@ -41,8 +40,16 @@ def example_event(
 def _choose(counts: Sequence[Array]) -> int:
     if not counts:
         return 0
-    table = np.stack(counts)  # [groups, n]
-    return int(np.lexsort((table.sum(axis=0), -np.count_nonzero(table, axis=0)))[0])
+    filled = np.count_nonzero(counts, axis=0)  # groups, of each event
+    fullest = np.flatnonzero(filled == filled.max())
+    return int(fullest[np.sum(counts, axis=0)[fullest].argmin()])
+
+
+def _cut(pieces: Sequence[Array], start: int, size: int) -> Iterator[Any]:
+    """Values from `start` on; no piece is copied, as this is one event of thousands."""
+    for piece in pieces:
+        yield from piece[max(start, 0) : max(start + size, 0)]
+        start -= len(piece)
 
 
 def _plain(value: Any) -> float | int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -119,7 +120,11 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
             help=text if text == argparse.SUPPRESS else f"{text} (default {default!r})",
             **extra,
         )
-    return Options(**vars(parser.parse_args(arguments)))
+    given = vars(parser.parse_args(arguments))
+    base = given["model_base_path"]
+    if base and "://" not in base:
+        given["model_base_path"] = os.path.abspath(base)  # TF-Serving refuses a path of the working directory
+    return Options(**given)
 
 
 def _bool(text: str) -> bool:

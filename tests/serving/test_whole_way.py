@@ -53,7 +53,7 @@ def served(request, trained):
 
 @pytest.mark.slow
 def test_scores_agree(trained, served):
-    _, events, expected = trained
+    events, expected = trained[1][:300], trained[2][:300]  # fewer than a batch may have
     assert len({len(event["Jet_pt"]) for event in events}) > 1  # there is something to pad
     url = f"http://127.0.0.1:{served.rest_port}/v1/models/tth:predict"
     with urllib.request.urlopen(url, json.dumps({"instances": events}).encode()) as reply:
