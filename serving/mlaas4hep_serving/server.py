@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import socket
 import threading
@@ -259,7 +260,7 @@ class _HttpThread:
             access_log=False,
             log_config=None,
             server_header=False,
-            timeout_graceful_shutdown=int(options.drain_seconds),
+            timeout_graceful_shutdown=math.ceil(options.drain_seconds),
         )
         config.load()
         config.ssl = tls.context() if tls else None

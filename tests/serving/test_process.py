@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 from mlaas4hep_serving.conformance import fixtures
 from reload import memory, under_load
@@ -77,3 +78,42 @@ def test_no_request_fails_while_versions_come_and_go():
 def test_reloads_hold_the_memory():
     found = memory(30)
     assert found[-1] - found[9] < 60  # MiB over 20 reloads
+
+
+def children(process):
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def test_workers_end_with_their_supervisor_however_it_ends(environment, half_plus_two):
+    with served(environment, f"--model_base_path={half_plus_two.parent}", "--processes=2") as (process, port):
+        workers = children(process)
+        assert len(workers) == 2
+        process.kill()
+        _, alive = psutil.wait_procs(workers, timeout=20)
+        assert alive == []
+        with pytest.raises(ConnectionRefusedError):
+            predict(port)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_during_the_start_ends_it_as_asked(environment, half_plus_two, processes):
+    flags = [f"--model_base_path={half_plus_two.parent}", f"--processes={processes}", "--port=-1", "--rest_api_port=-1"]
+    command = [sys.executable, "-m", "mlaas4hep_serving", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
+    time.sleep(1.5)  # TensorFlow is being imported
+    process.terminate()
+    output, _ = process.communicate(timeout=20)
+    assert (process.returncode, output) == (0, b"")
+
+
+def test_a_drain_ends_in_its_time_whatever_is_under_way(environment, tmp_path):
+    fixtures.slow(tmp_path / "1", steps=2_000_000_000_000)  # for hours
+    flags = [f"--model_base_path={tmp_path}", "--drain_seconds=0.5", "--rest_api_timeout_in_ms=0"]
+    with served(environment, *flags) as (process, port):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("POST", "/v1/models/default:predict", body='{"instances": [2.0]}')
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert connection.getresponse().status == 503
+        connection.close()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
@@ -76,7 +77,10 @@ class Application:
                 return
             reply = _too_large(self._max_body)
             if not isinstance(body, _TooLarge):
-                reply = await self._respond(replace(request, body=body))
+                try:
+                    reply = await self._respond(replace(request, body=body))
+                except asyncio.CancelledError:  # the server ends, and has waited as long as it was told to
+                    reply = _CUT_OFF
         headers = [(name.lower().encode(), value.encode()) for name, value in reply.headers]
         headers.append((b"content-length", str(len(reply.body)).encode()))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
@@ -106,6 +110,9 @@ def inflated(request: Request, limit: int) -> bytes:
     if inflater.unconsumed_tail or not inflater.eof:
         raise invalid_argument(f"The gzipped body is cut off, or larger than {limit} bytes")
     return body
+
+
+_CUT_OFF = Reply(503, json_responses.error_response("The server is shutting down"), (JSON, ("Connection", "close")))
 
 
 class _TooLarge:

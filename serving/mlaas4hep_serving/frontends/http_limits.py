@@ -20,6 +20,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _late: asyncio.TimerHandle | None = None
     _in_head = True
     _seen = 0
+    _sends_no_more = False
 
     def connection_made(self, transport: Any) -> None:
         """A connection: its first request is due."""
@@ -47,6 +48,19 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_head, self._seen = True, 0
         self._cancel()
         super().on_message_complete()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn closes here
+        """The client sends no more; True keeps the connection until what it has asked for is answered."""
+        self._sends_no_more = True
+        asked = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+        return asked and self.scheme == "http"  # TLS has no half of a connection
+
+    def on_response_complete(self) -> None:
+        """The answer is out."""
+        last = not self.pipeline
+        super().on_response_complete()
+        if self._sends_no_more and last:
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The end of the connection."""

@@ -347,6 +347,21 @@ def test_the_time_limit_ends_with_the_request(server, monkeypatch):
         time.sleep(0.6)
 
 
+def half_closed(port, *parts):
+    """What comes back to a client that sends these parts and closes its half of the connection."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(b"".join(parts))
+        connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def test_a_client_that_half_closes_gets_its_answers(server):
+    head = b"POST %s HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (PREDICT.encode(), len(BODY))
+    assert half_closed(server.rest_port, head, BODY).endswith(b"]\n}")
+    assert half_closed(server.rest_port, head, BODY, head, BODY).count(b"HTTP/1.1 200") == 2
+    assert half_closed(server.rest_port, head, BODY[:5]) == b""
+
+
 def test_binds_to_this_machine_unless_told_otherwise(server):
     address = next(iter(asyncio.run(_own_addresses())), None)
     if address is None:
