@@ -9,10 +9,16 @@ import sys
 import threading
 import time
 
+import grpc
 import psutil
 import pytest
+import tensorflow as tf
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mlaas4hep_serving.conformance import fixtures
 from reload import memory, under_load
+from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
+from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
 
 @contextlib.contextmanager
@@ -20,8 +26,8 @@ def served(environment, *flags):
     command = [sys.executable, "-m", "mlaas4hep_serving", "--port=0", "--rest_api_port=-1", *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
     try:
-        line = process.stdout.readline()
-        yield process, int(re.search(r"http://127\.0\.0\.1:(\d+)", line)[1])
+        process.line = process.stdout.readline()
+        yield process, int(re.search(r"http://127\.0\.0\.1:(\d+)", process.line)[1])
     finally:
         process.terminate()
         process.wait(60)
@@ -117,3 +123,34 @@ def test_a_drain_ends_in_its_time_whatever_is_under_way(environment, tmp_path):
         assert process.wait(20) == 0
         assert connection.getresponse().status == 503
         connection.close()
+
+
+PAGES = ("/healthz", "/readyz", "/monitoring/prometheus/metrics", "/v1/models/default", "/v1/models/default/metadata")
+
+
+def test_what_runs_no_model_is_answered_whatever_the_models_do(environment, tmp_path):
+    fixtures.slow(tmp_path / "models" / "1", steps=2_000_000_000_000)  # for hours
+    (tmp_path / "monitoring").write_text("prometheus_config { enable: true }")
+    flags = [f"--model_base_path={tmp_path / 'models'}", f"--monitoring_config_file={tmp_path / 'monitoring'}"]
+    flags += ["--port=-1", "--rest_api_num_threads=2", "--grpc_max_threads=2", "--enable_grpc_healthcheck_service"]
+    with served(environment, *flags, "--rest_api_timeout_in_ms=0", "--drain_seconds=0") as (process, port):
+        hanging = [http.client.HTTPConnection("127.0.0.1", port) for _ in range(8)]
+        for connection in hanging:
+            connection.request("POST", "/v1/models/default:predict", body='{"instances": [2.0]}')
+        address = re.search(r"gRPC at (127\.0\.0\.1:\d+)", process.line)[1]
+        with grpc.insecure_channel(address) as channel:
+            prediction = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            request = PredictRequest(model_spec={"name": "default"}, inputs={"x": tf.make_tensor_proto([1.0])})
+            waiting = [prediction.Predict.future(request) for _ in range(8)]
+            for path in PAGES:
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+                connection.request("GET", path)
+                assert connection.getresponse().status == 200
+                connection.close()
+            status = model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus
+            assert status(GetModelStatusRequest(model_spec={"name": "default"}), timeout=20).model_version_status
+            health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=20)
+            assert health.status == health_pb2.HealthCheckResponse.SERVING
+            assert not any(call.done() for call in waiting)
+        for connection in hanging:
+            connection.close()

@@ -1,4 +1,4 @@
-"""The gRPC front end: PredictionService, ModelService and health on pools of threads."""
+"""The gRPC front end: PredictionService, ModelService and health on two pools of threads: runs, and looks at models."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ _PREDICTION = {
     "GetModelMetadata": "get_model_metadata",
 }
 _MODEL = {"GetModelStatus": "get_model_status", "HandleReloadConfigRequest": "reload_config"}
+_LOOKS = {"GetModelMetadata", "GetModelStatus"}  # and the health service: what runs no model does not queue behind it
+LOOKS = 4  # threads for these
 
 
 @dataclass(frozen=True)
@@ -72,15 +74,16 @@ class GrpcServer:
             ("grpc.so_reuseport", int(options.reuse_port)),
             *options.channel_arguments,
         ]
+        looks = ThreadPoolExecutor(LOOKS, thread_name_prefix="grpc-looks")
         pool = ThreadPoolExecutor(options.threads, thread_name_prefix="grpc")
-        self._server = grpc.server(pool, options=settings, interceptors=tuple(options.interceptors))
+        self._server = grpc.server(looks, options=settings, interceptors=tuple(options.interceptors))
         if grpc_later.works():
             # before the servicer, whose Predict waits: the first of a name is taken
             self._server.add_generic_rpc_handlers((_predict_handler(handlers, pool),))
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            _servicer(handlers, _PREDICTION), self._server
+            _servicer(handlers, _PREDICTION, pool), self._server
         )
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(_servicer(handlers, _MODEL), self._server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(_servicer(handlers, _MODEL, pool), self._server)
         self._health = health.HealthServicer() if options.health else None
         if self._health is not None:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -104,9 +107,12 @@ class GrpcServer:
         return self._server.stop(grace)
 
 
-def _servicer(handlers: Handlers, methods: dict[str, str]) -> Any:
-    """An object with the methods that the generated stubs expect."""
-    return type("Servicer", (), {rpc: staticmethod(_method(handlers, rpc, name)) for rpc, name in methods.items()})()
+def _servicer(handlers: Handlers, methods: dict[str, str], pool: ThreadPoolExecutor) -> Any:
+    """An object with the methods that the generated stubs expect; those that take their time run in ``pool``."""
+    made = {rpc: _method(handlers, rpc, name) for rpc, name in methods.items()}
+    for rpc in made.keys() - _LOOKS:
+        made[rpc].experimental_thread_pool = pool  # type: ignore[attr-defined]  # grpcio looks for it
+    return type("Servicer", (), {rpc: staticmethod(method) for rpc, method in made.items()})()
 
 
 def _method(handlers: Handlers, rpc: str, name: str) -> Callable[[Any, grpc.ServicerContext], Any]:

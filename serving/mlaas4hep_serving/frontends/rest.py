@@ -1,7 +1,7 @@
 """TF-Serving's REST API: the v1 URLs and the metrics page, behind the registered routes.
 
 `Rest.respond` is the whole server as one function from request to reply, which blocks; `Rest.respond_async` runs it in
-a thread, except for small predictions of models that batch: those are parsed in the event loop, which goes on while
+a thread (those for GET are not those in which models run), except for small predictions of models that batch: those are parsed in the event loop, which goes on while
 the batch runs.
 """
 
@@ -29,6 +29,7 @@ from mlaas4hep_serving.prediction import Claim, Handlers, Started
 from mlaas4hep_serving.wire import json_requests, json_responses, paths
 from mlaas4hep_serving.wire.tensors import Array
 
+LOOKS = 4  # threads for requests that run no model: states, metadata, metrics, pages
 SMALL = 1 << 20  # bytes of a body that is parsed in the event loop
 DEEPEST = 1024  # levels of nested JSON
 INFLATED = 100 << 20  # bytes of a gzipped body, as TF-Serving limits it
@@ -61,6 +62,8 @@ class Rest:
     def __init__(self, handlers: Handlers, options: RestOptions) -> None:
         self._handlers, self._options = handlers, options
         self._pool = ThreadPoolExecutor(options.threads, thread_name_prefix="rest")
+        # what runs no model does not queue behind what does
+        self._looks = ThreadPoolExecutor(LOOKS, thread_name_prefix="rest-looks")
 
     def application(self) -> Application:
         """The API as an ASGI application."""
@@ -85,19 +88,25 @@ class Rest:
             elif routed is None and (target := _small_prediction(request)):
                 reply = await self._predict_small(target, request)
             else:
-                reply = await self._in_thread(routed or partial(self._api, request))
+                reply = await self._in_thread(routed or partial(self._api, request), request)
         except Exception as error:  # noqa: BLE001  # as in `respond`
             reply = failure(error)
         return self._with_cors(reply)
 
-    async def _in_thread(self, answer: Answer) -> Reply:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, answer)
+    async def _in_thread(self, answer: Answer, request: Request) -> Reply:
+        """The answer from a thread; one that comes after the deadline is not waited for."""
+        pool = self._looks if request.method == "GET" else self._pool
+        try:
+            async with _until(request.deadline):
+                return await asyncio.get_running_loop().run_in_executor(pool, answer)
+        except TimeoutError:
+            raise deadline_exceeded(LATE) from None
 
     async def _predict_small(self, target: paths.Target, request: Request) -> Reply:
         """A prediction without a thread, if the version that the request means batches: then nothing blocks."""
         claim = self._handlers.claim(target.spec())
         if not claim.batches:
-            return await self._in_thread(lambda: self._predict(target, request, claim))
+            return await self._in_thread(lambda: self._predict(target, request, claim), request)
         with claim, self._handlers.measured(target.name, "Predict", "REST"):
             parsed = self._parsed(request, claim)
             started = self._handlers.start_predict_arrays(
@@ -194,11 +203,15 @@ async def _arrived(started: Started[T], deadline: float | None) -> T:
     arrived = loop.create_future()
     started.then(lambda: loop.call_soon_threadsafe(_settle, arrived))
     try:
-        async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+        async with _until(deadline):
             await arrived  # not the batch's own future, which must not be cancelled
     except TimeoutError:
         raise deadline_exceeded(LATE) from None
     return started.result()
+
+
+def _until(deadline: float | None) -> asyncio.Timeout:
+    return asyncio.timeout(None if deadline is None else deadline - time.monotonic())
 
 
 def _settle(arrived: asyncio.Future[None]) -> None:
