@@ -80,7 +80,7 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
             next(iter(ready)): (self.ready, ready),
         }
         return {
-            name: tf.function(door).get_concrete_function(**_named(spec)) for name, (door, spec) in signatures.items()
+            name: tf.function(method).get_concrete_function(**_named(spec)) for name, (method, spec) in signatures.items()
         }
 
 

@@ -132,8 +132,8 @@ print(f"{len(served)} events of signal, median score {np.median(served):.2f}")
 # %%
 with Client(url) as rest, Client(f"grpc://{address}") as rpc:
     clients = {"REST": rest.predict(events[:5].to_list(), "tth")[:, 0], "gRPC": rpc.predict(events[:5], "tth")[:, 0]}
-for door, scores in clients.items():
-    print(f"{door}:", *(f"{score:.3f}" for score in scores))
+for way, scores in clients.items():
+    print(f"{way}:", *(f"{score:.3f}" for score in scores))
     assert np.allclose(scores, served[:5], atol=1e-6)
 
 # %% [markdown]

@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from collections import Counter
+from typing import Any
 
 import awkward as ak
 import numpy as np
@@ -259,7 +260,7 @@ def test_every_real_file_gives_batches(real_files):
 def test_layouts_hold_the_same_values(tmp_path):
     files = write_files(tmp_path, [70, 30], groups={"Jet": 2, "Mu": 1}, basket=20)
     specs = quiet(files)
-    options = {"batch_size": 40, "seed": 5, "labels": [1, 0]}
+    options: dict[str, Any] = {"batch_size": 40, "seed": 5, "labels": [1, 0]}
     vector = [x for x, _ in RootDataset(files, specs, mask=True, **options)]
     columns = [x for x, _ in RootDataset(files, specs, mask=True, layout="columns", **options)]
     ragged = [x for x, _ in RootDataset(files, specs, layout="ragged", **options)]
@@ -520,7 +521,7 @@ def test_no_process_and_no_memory_is_left_behind(tmp_path, sent):
     script = subprocess.Popen(
         [sys.executable, "-c", ENDLESS.format(files=files)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
-    assert script.stdout.readline() == b"reading\n"
+    assert script.stdout is not None and script.stdout.readline() == b"reading\n"
     time.sleep(1)
     readers = psutil.Process(script.pid).children(recursive=True)
     assert readers

@@ -176,7 +176,7 @@ def test_auc_is_the_chance_that_signal_scores_higher(events):
     else:
         weight, wins = np.array(pairs).T
         assert result.auc == pytest.approx((wins * weight).sum() / weight.sum())
-        assert result.auc_error >= 0
+        assert result.auc_error is not None and result.auc_error >= 0
 
 
 def test_evaluation_needs_two_classes_of_labels(data):

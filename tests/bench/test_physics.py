@@ -2,6 +2,7 @@
 
 import json
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ import inside
 import outside
 import study
 import tables
-from features import FIRST, FLAT, PARTS
+from features import EPOCHS, FIRST, FLAT, PARTS
+
+from mlaas4hep_tf import RootDataset
 
 pytestmark = pytest.mark.slow  # it trains dozens of models
 
@@ -29,8 +32,8 @@ def sample(demo_files):
 def folder(sample, tmp_path_factory):
     """A study of some of the rows."""
     out = tmp_path_factory.mktemp("study")
-    assert study.run(sample, out, SEEDS, study.EPOCHS, 10, THREE)
-    assert study.run(sample, out, 1, study.EPOCHS, 10, ["HistGradientBoosting", "mixing: half signal"])
+    assert study.run(sample, out, SEEDS, EPOCHS, 10, THREE)
+    assert study.run(sample, out, 1, EPOCHS, 10, ["HistGradientBoosting", "mixing: half signal"])
     return out
 
 
@@ -40,8 +43,8 @@ def results(folder):
 
 def test_27_features_the_same_inside_and_outside(sample):
     """Column by column: our vector, unnormalised, against awkward and NumPy."""
-    options = {"normalize": None, "shuffle": False, "mask": True}
-    ds = inside.RootDataset(sample.files, sample.specs("flat27"), labels=inside.LABELS, **options)
+    options: dict[str, Any] = {"normalize": None, "shuffle": False, "mask": True}
+    ds = RootDataset(sample.files, sample.specs("flat27"), labels=inside.LABELS, **options)
     x = np.concatenate([np.where(x["mask"], x["vector"], np.nan) for x, _ in ds])
     y = np.concatenate([y.numpy() for _, y in ds])
     theirs, labels = outside.read(sample.files)

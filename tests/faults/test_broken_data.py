@@ -143,7 +143,7 @@ def test_training_goes_on_after_a_loss(files):
     model.compile("adam", "binary_crossentropy")
     history = model.fit(ds, epochs=2, verbose=0)
     assert len(history.history["loss"]) == 2
-    assert ds.skipped.now[0].file.endswith("f002.root")
+    assert ds.skipped is not None and ds.skipped.now[0].file.endswith("f002.root")
 
 
 def test_more_loss_than_allowed_ends_with_the_report(files):
@@ -177,7 +177,7 @@ def test_files_that_cannot_be_opened_are_left_out_and_counted(files):
         files, specs, labels=[1, 0, 1], read=ReadOptions(on_bad_file="skip", max_lost_fraction=0.5), normalize=None
     )
     assert sorted(ids(ds)) == [*range(3000), *range(5000, 6000)]
-    assert ds.skipped.report()[0] == "lost 2,000 events of 1 file, 2,000 with label 0"
+    assert ds.skipped is not None and ds.skipped.report()[0] == "lost 2,000 events of 1 file, 2,000 with label 0"
     assert ds.composition() == {1.0: 4000}
     with pytest.raises(LostDataError, match=r"2,000 of 6,000 events \(33.333%\).*all of some 2000 entries"):
         dataset(files, specs, read=ReadOptions(on_bad_file="skip", max_lost_fraction=0.3))

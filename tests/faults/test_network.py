@@ -13,6 +13,8 @@ from mlaas4hep_tf import ReadOptions, ReadPolicy, RootDataset
 from mlaas4hep_tf.errors import MlaasError
 from mlaas4hep_tf.testing import free_port, has_xrootd, http_server, xrootd_server
 
+STALL = 900  # seconds, beyond the limit of a test: who waits for its end fails
+
 
 @pytest.fixture(scope="module")
 def specs(folder):
@@ -25,18 +27,16 @@ def specs(folder):
     [
         Fault(after=9000, reset=True, connections=3),
         Fault(after=300, reset=True, connections=2),
-        Fault(after=9000, stall=30, connections=1),
+        Fault(after=9000, stall=STALL, connections=1),
         Fault(delay=0.02),
         Fault(after=14_000, flip=True, connections=1),
     ],
-    ids=["reset in a basket", "reset at the start", "30 s stall", "slow", "one bit flipped on the way"],
+    ids=["reset in a basket", "reset at the start", "stall", "slow", "one bit flipped on the way"],
 )
 def test_faults_that_pass(server, fault, specs):
     scheme, port = server
     with proxy(port, fault) as between:
-        start = time.monotonic()
         assert_all_once(delivered(urls(scheme, between.port), specs, read=ReadOptions(policy=QUICK)))
-        assert time.monotonic() - start < 30
         assert between.harmed
 
 
@@ -48,15 +48,14 @@ def test_connection_refused_for_a_while(server, specs):
         assert_all_once(delivered(urls(scheme, between.port), specs, read=ReadOptions(policy=QUICK)))
 
 
+@pytest.mark.timeout(60)
 def test_a_server_that_is_never_there_is_an_error_in_time(server):
     scheme, _ = server
-    start = time.monotonic()
     with pytest.raises(MlaasError, match=r"cannot read file .*f000\.root"):
         quiet_scan(
             urls(scheme, free_port()),
             read=ReadOptions(policy=ReadPolicy(request_timeout_s=1, retries=2, backoff_s=0.1)),
         )
-    assert time.monotonic() - start < 20
 
 
 @pytest.mark.parametrize("scheme", ["http", "root"])
@@ -115,9 +114,7 @@ def test_one_of_two_replicas_is_dead(server, dead, specs):
 def test_a_stall_that_does_not_end_goes_to_the_replica(server, specs):
     scheme, port = server
     slash = "//" if scheme == "root" else "/"
-    with proxy(port, Fault(after=20_000, stall=30)) as between:
+    with proxy(port, Fault(after=20_000, stall=STALL)) as between:
         places = [f"{scheme}://127.0.0.1:{p}{slash}" for p in (between.port, port)]
         policy = ReadPolicy(request_timeout_s=1, retries=2, backoff_s=0.1, replicas={places[0]: [places[1]]})
-        start = time.monotonic()
         assert_all_once(delivered(urls(scheme, between.port), specs, read=ReadOptions(policy=policy)))
-        assert time.monotonic() - start < 30

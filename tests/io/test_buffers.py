@@ -19,6 +19,7 @@ def fill(ref):
 def test_what_a_reader_writes_is_read():
     pool = BufferPool()
     ref = pool.lend()
+    assert ref
     fill(ref)
     arrays = pool.arrays(ref, SPECS)
     assert [a.shape for a in arrays] == [(3, 2), (5,), (0, 4)]
@@ -29,6 +30,7 @@ def test_what_a_reader_writes_is_read():
 def test_a_buffer_is_lent_again_when_its_last_array_is_gone():
     pool = BufferPool()
     ref = pool.lend()
+    assert ref
     fill(ref)
     first, second, _ = pool.arrays(ref, SPECS)
     part = second[1:3]

@@ -30,9 +30,9 @@ def test_options_that_make_no_sense_are_refused_at_birth(options, error, says):
 
 def test_options_are_named_and_do_not_change():
     with pytest.raises(TypeError):
-        ReadOptions(2)
+        ReadOptions(2)  # type: ignore[call-arg]
     with pytest.raises(FrozenInstanceError):
-        ReadOptions().workers = 2
+        ReadOptions().workers = 2  # type: ignore[misc]
 
 
 def test_a_relative_cache_is_a_folder_of_the_directory_it_was_named_in(tmp_path, monkeypatch):
@@ -60,4 +60,5 @@ def test_pool_and_account_are_made_from_them():
     assert WorkerPool().workers == default_workers()
     assert WorkerPool(ReadOptions(workers=3)).workers == 3
     assert account(ReadOptions()) is None
-    assert account(ReadOptions(on_bad_file="skip", max_lost_fraction=0.2)).max_fraction == 0.2
+    skipped = account(ReadOptions(on_bad_file="skip", max_lost_fraction=0.2))
+    assert skipped is not None and skipped.max_fraction == 0.2

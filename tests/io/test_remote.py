@@ -1,5 +1,7 @@
 """Files behind http:// and root://, from real servers on the loopback interface."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import tensorflow  # noqa: F401 (loaded before the first root:// read: the combination that crashes in one process)
@@ -40,7 +42,7 @@ def test_remote_files_are_the_same_as_local_ones(scheme, folder, request):
     remote, local = [f"{base}/{n}" for n in names], [str(folder / n) for n in names]
     specs = scan(remote, progress=False)
     assert specs.fingerprint == scan(local, progress=False).fingerprint
-    options = {"labels": {"*f000*": 1, "*": 0}, "seed": 2, "batch_size": 100}
+    options: dict[str, Any] = {"labels": {"*f000*": 1, "*": 0}, "seed": 2, "batch_size": 100}
     for (x, y), (want_x, want_y) in zip(
         RootDataset(remote, specs, **options), RootDataset(local, specs, **options), strict=True
     ):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import awkward as ak
 import mlaas4hep_client
@@ -39,7 +40,7 @@ class Sums(tf.Module):
         return {"ht": ht + met, "twice": 2 * n}
 
 
-EVENTS = [
+EVENTS: list[dict[str, Any]] = [
     {"met": 1.5, "n": 3, "pt": [1.0, 2.0]},
     {"met": 0.0, "n": 4, "pt": []},
     {"met": 2, "n": 5, "pt": [10.0, 20.0, 30.0]},
@@ -71,11 +72,15 @@ def url(request, served):
         EVENTS,
         {name: [event[name] for event in EVENTS] for name in EVENTS[0]},
         ak.Array(EVENTS),
-        {"met": np.float64([1.5, 0, 2]), "n": np.int32([3, 4, 5]), "pt": ak.Array([e["pt"] for e in EVENTS])},
         {
-            "met": np.float32([1.5, 0, 2]),
-            "n": np.int64([3, 4, 5]),
-            "pt": np.array([np.float32(e["pt"]) for e in EVENTS], object),
+            "met": np.array([1.5, 0, 2], np.float64),
+            "n": np.array([3, 4, 5], np.int32),
+            "pt": ak.Array([e["pt"] for e in EVENTS]),
+        },
+        {
+            "met": np.array([1.5, 0, 2], np.float32),
+            "n": np.array([3, 4, 5], np.int64),
+            "pt": np.array([np.array(e["pt"], np.float32) for e in EVENTS], object),
         },
     ],
     ids=["dicts", "columns", "awkward", "mixed", "object"],
@@ -89,9 +94,9 @@ def test_events_of_many_kinds(url, events):
 def test_one_array_and_one_output(server):
     for url in (f"http://127.0.0.1:{server.rest_port}", f"grpc://127.0.0.1:{server.grpc_port}"):
         with Client(url) as client:
-            answer = client.predict(np.float32([[2], [5]]))
-            assert answer.tolist() == [[3.0], [4.5]]
-            assert client.predict([[2.0], [5]], version=123).tolist() == [[3.0], [4.5]]
+            answer = client.predict(np.array([[2], [5]], np.float32))
+            assert np.asarray(answer).tolist() == [[3.0], [4.5]]
+            assert np.asarray(client.predict([[2.0], [5]], version=123)).tolist() == [[3.0], [4.5]]
             with pytest.raises(ServingError) as caught:
                 client.predict([1.0], "none")
             assert caught.value.code is Code.NOT_FOUND
@@ -204,7 +209,7 @@ def test_whole_numbers_only_for_integers(served):
     with Client(served["grpc"]) as client:
         whole = [{**event, "n": float(event["n"])} for event in EVENTS]
         assert client.predict(whole, "sums")["twice"].tolist() == TWICE
-        for n in ([3.5, 4, 5], np.float32([3.5, 4, 5]), [[3], [4, 5], [6]], ["3", "4", "5"]):
+        for n in ([3.5, 4, 5], np.array([3.5, 4, 5], np.float32), [[3], [4, 5], [6]], ["3", "4", "5"]):
             with pytest.raises(ServingError, match="n: the model takes int64") as caught:
                 client.predict({"met": [1.0] * 3, "n": n, "pt": [[1.0]] * 3}, "sums")
             assert caught.value.code is Code.INVALID_ARGUMENT
@@ -213,20 +218,20 @@ def test_whole_numbers_only_for_integers(served):
 @pytest.mark.parametrize(
     "values",
     [
-        np.float32([[1.5, -0.0], [np.inf, 3e38]]),
-        np.float64([0.1, -1e300]),
-        np.float16([1.5, 65504.0]),
-        np.int8([-128, 127]),
-        np.uint8([0, 255]),
-        np.int16([-32768, 7]),
-        np.uint16([0, 65535]),
-        np.int32([-(2**31), 2**31 - 1]),
-        np.uint32([2**32 - 1]),
-        np.int64([-(2**63), 2**63 - 1]),
-        np.uint64([2**64 - 1]),
+        np.array([[1.5, -0.0], [np.inf, 3e38]], np.float32),
+        np.array([0.1, -1e300], np.float64),
+        np.array([1.5, 65504.0], np.float16),
+        np.array([-128, 127], np.int8),
+        np.array([0, 255], np.uint8),
+        np.array([-32768, 7], np.int16),
+        np.array([0, 65535], np.uint16),
+        np.array([-(2**31), 2**31 - 1], np.int32),
+        np.array([2**32 - 1], np.uint32),
+        np.array([-(2**63), 2**63 - 1], np.int64),
+        np.array([2**64 - 1], np.uint64),
         np.array([True, False]),
-        np.complex64([1 + 2j, -0.5j]),
-        np.complex128([1e300 + 2j]),
+        np.array([1 + 2j, -0.5j], np.complex64),
+        np.array([1e300 + 2j], np.complex128),
         np.array([b"a", b"\xff", b""], object),
         np.zeros([0, 3], np.float32),
     ],
@@ -274,7 +279,7 @@ def fields_of(values, dtype):
 
 
 def test_bfloat16_is_rounded_as_tensorflow_does():
-    values = np.float32([1.0, 1.00390625, 1.01171875, -3.3895314e38, np.nan, np.inf])
+    values = np.array([1.0, 1.00390625, 1.01171875, -3.3895314e38, np.nan, np.inf], np.float32)
     wanted = tf.cast(values, tf.bfloat16)
     proto = messages.TensorProto()
     tensors.fill(proto, column(values, "x"), "x", types_pb2.DT_BFLOAT16)

@@ -15,7 +15,8 @@ SERVING = Path(__file__).parents[2] / "serving"
 def flags_of(place: str) -> list[str]:
     text = (SERVING / place).read_text()
     if place == "Dockerfile":
-        return json.loads(re.search(r"^ENTRYPOINT (.*)$", text, re.MULTILINE)[1])[1:]
+        (found,) = re.findall(r"^ENTRYPOINT (.*)$", text, re.MULTILINE)
+        return json.loads(found)[1:]
     described = yaml.safe_load(text)
     if place == "compose.yaml":
         return described["services"]["serving"]["entrypoint"][1:]

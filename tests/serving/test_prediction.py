@@ -6,6 +6,8 @@ import json
 import threading
 from concurrent.futures import Future
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -15,6 +17,7 @@ from mlaas4hep_serving.errors import not_found
 from mlaas4hep_serving.frontends.http import Request
 from mlaas4hep_serving.frontends.rest import Rest, RestOptions
 from mlaas4hep_serving.metrics import Registry
+from mlaas4hep_serving.models.repository import Repository, RepositoryOptions
 from mlaas4hep_serving.models.versions import State, Version
 from mlaas4hep_serving.prediction import Handlers
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
@@ -96,7 +99,9 @@ def counted(request, half_plus_two, tmp_path_factory):
     folder = tmp_path_factory.mktemp("uploads")
     parameters = folder / "batching"
     parameters.write_text("max_batch_size { value: 1000000 }")
-    flags = {"enable_batching": True, "batching_parameters_file": str(parameters)} if request.param else {}
+    flags: dict[str, Any] = (
+        {"enable_batching": True, "batching_parameters_file": str(parameters)} if request.param else {}
+    )
     server = Server(
         Options(
             port=-1,
@@ -113,8 +118,9 @@ def counted(request, half_plus_two, tmp_path_factory):
         resolved.append(acquire(spec))
         return resolved[-1]
 
-    server.repository.acquire = counting
-    yield server, resolved
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server.repository, "acquire", counting)
+        yield server, resolved
     server.stop()
 
 
@@ -135,8 +141,9 @@ def test_each_request_resolves_its_version_once_and_lets_it_go(counted, kind):
 class FakeModel:
     """Answers with its number; tells in which thread it ran."""
 
-    def __init__(self, number: int, dtype: int, *, batches: bool) -> None:
-        self.number, self.batches, self.ran_in = number, batches, None
+    def __init__(self, number: int, dtype: Any, *, batches: bool) -> None:
+        self.number, self.batches = number, batches
+        self.ran_in: str | None = None
         signature = SignatureDef()
         signature.inputs["x"].name, signature.inputs["x"].dtype = "x:0", dtype
         signature.outputs["y"].name = "y:0"
@@ -150,11 +157,16 @@ class FakeModel:
         return done
 
 
-class Reloading:
+def loads_nothing(*_: object) -> Any:
+    raise AssertionError
+
+
+class Reloading(Repository):
     """A repository whose version is another one each time that it is asked."""
 
     def __init__(self, *models: FakeModel) -> None:
-        self.coming = [Version("m", m.number, None, State.AVAILABLE, servable=m) for m in models]
+        super().__init__(loads_nothing, RepositoryOptions())
+        self.coming = [Version("m", m.number, Path("m"), State.AVAILABLE, servable=m) for m in models]
         self.given = []
 
     def acquire(self, spec):
@@ -196,7 +208,9 @@ def test_a_version_that_comes_meanwhile_changes_nothing(first_batches):
     assert (reply.status, dict(reply.headers)["X-Model-Version"]) == (200, "1"), reply.body
     assert json.loads(reply.body) == {"predictions": [1.0, 1.0]}
     assert new.ran_in is None and [version.users for version in repository.given] == [0]
-    assert old.ran_in.startswith("rest") is not first_batches  # what does not batch never runs in the event loop
+    assert (
+        old.ran_in and old.ran_in.startswith("rest") is not first_batches
+    )  # what does not batch never runs in the event loop
 
 
 def test_what_is_wrong_with_the_json_is_told_before_a_model_that_is_missing():

@@ -25,9 +25,11 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest
 def served(environment, *flags):
     command = [sys.executable, "-m", "mlaas4hep_serving", "--port=0", "--rest_api_port=-1", *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+    assert process.stdout is not None
     try:
-        process.line = process.stdout.readline()
-        yield process, int(re.search(r"http://127\.0\.0\.1:(\d+)", process.line)[1])
+        found = re.search(r"(?:gRPC at (\S+), )?HTTP at http://127\.0\.0\.1:(\d+)", process.stdout.readline())
+        assert found
+        yield process, int(found[2]), found[1]
     finally:
         process.terminate()
         process.wait(60)
@@ -45,7 +47,7 @@ def predict(port, body='{"instances": [2.0]}'):
 
 def test_sigterm_answers_what_is_under_way(environment, tmp_path):
     fixtures.slow(tmp_path / "1", steps=200_000_000)
-    with served(environment, f"--model_base_path={tmp_path}") as (process, port):
+    with served(environment, f"--model_base_path={tmp_path}") as (process, port, _):
         answers = []
         client = threading.Thread(target=lambda: answers.append(predict(port)))
         client.start()
@@ -62,7 +64,7 @@ def test_sigterm_answers_what_is_under_way(environment, tmp_path):
 def test_processes_share_a_port_and_one_view_of_metrics(environment, half_plus_two, tmp_path):
     (tmp_path / "monitoring").write_text('prometheus_config { enable: true path: "/metrics" }')
     flags = [f"--model_base_path={half_plus_two.parent}", f"--monitoring_config_file={tmp_path / 'monitoring'}"]
-    with served(environment, *flags, "--processes=2") as (_, port):
+    with served(environment, *flags, "--processes=2") as (_, port, _):
         assert all(predict(port)[0] == 200 for _ in range(40))
         seen = set()
         for _ in range(10):
@@ -70,7 +72,7 @@ def test_processes_share_a_port_and_one_view_of_metrics(environment, half_plus_t
             connection.request("GET", "/metrics")
             text = connection.getresponse().read().decode()
             connection.close()
-            seen.add(re.search(r'request_count\{model_name="default",status="OK"\} (\d+)', text)[1])
+            seen.update(re.findall(r'request_count\{model_name="default",status="OK"\} (\d+)', text))
         assert seen == {"40"}
 
 
@@ -91,7 +93,7 @@ def children(process):
 
 
 def test_workers_end_with_their_supervisor_however_it_ends(environment, half_plus_two):
-    with served(environment, f"--model_base_path={half_plus_two.parent}", "--processes=2") as (process, port):
+    with served(environment, f"--model_base_path={half_plus_two.parent}", "--processes=2") as (process, port, _):
         workers = children(process)
         assert len(workers) == 2
         process.kill()
@@ -115,7 +117,7 @@ def test_sigterm_during_the_start_ends_it_as_asked(environment, half_plus_two, p
 def test_a_drain_ends_in_its_time_whatever_is_under_way(environment, tmp_path):
     fixtures.slow(tmp_path / "1", steps=2_000_000_000_000)  # for hours
     flags = [f"--model_base_path={tmp_path}", "--drain_seconds=0.5", "--rest_api_timeout_in_ms=0"]
-    with served(environment, *flags) as (process, port):
+    with served(environment, *flags) as (process, port, _):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         connection.request("POST", "/v1/models/default:predict", body='{"instances": [2.0]}')
         time.sleep(0.5)
@@ -133,11 +135,10 @@ def test_what_runs_no_model_is_answered_whatever_the_models_do(environment, tmp_
     (tmp_path / "monitoring").write_text("prometheus_config { enable: true }")
     flags = [f"--model_base_path={tmp_path / 'models'}", f"--monitoring_config_file={tmp_path / 'monitoring'}"]
     flags += ["--port=-1", "--rest_api_num_threads=2", "--grpc_max_threads=2", "--enable_grpc_healthcheck_service"]
-    with served(environment, *flags, "--rest_api_timeout_in_ms=0", "--drain_seconds=0") as (process, port):
+    with served(environment, *flags, "--rest_api_timeout_in_ms=0", "--drain_seconds=0") as (_, port, address):
         hanging = [http.client.HTTPConnection("127.0.0.1", port) for _ in range(8)]
         for connection in hanging:
             connection.request("POST", "/v1/models/default:predict", body='{"instances": [2.0]}')
-        address = re.search(r"gRPC at (127\.0\.0\.1:\d+)", process.line)[1]
         with grpc.insecure_channel(address) as channel:
             prediction = prediction_service_pb2_grpc.PredictionServiceStub(channel)
             request = PredictRequest(model_spec={"name": "default"}, inputs={"x": tf.make_tensor_proto([1.0])})

@@ -58,7 +58,7 @@ def test_scores_agree(trained, served):
         rest = np.array(json.load(reply)["predictions"])
     np.testing.assert_allclose(rest, expected, rtol=0, atol=1e-6)
     with Client(f"grpc://127.0.0.1:{served.grpc_port}") as client:
-        np.testing.assert_allclose(client.predict(events, "tth"), expected, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(np.asarray(client.predict(events, "tth")), expected, rtol=0, atol=1e-6)
         one_by_one = np.concatenate([client.predict([event], "tth") for event in events[:20]])
         np.testing.assert_allclose(one_by_one, expected[:20], rtol=0, atol=1e-6)
 
@@ -72,5 +72,5 @@ def test_single_events_of_many_clients_share_batches(trained, served):
 
     _, events, expected = trained
     with Client(f"http://127.0.0.1:{served.rest_port}") as client, ThreadPoolExecutor(16) as pool:
-        scores = list(pool.map(lambda event: client.predict([event], "tth")[0], events[:100]))
+        scores = list(pool.map(lambda event: np.asarray(client.predict([event], "tth"))[0], events[:100]))
     np.testing.assert_allclose(scores, expected[:100], rtol=0, atol=1e-6)

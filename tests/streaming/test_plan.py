@@ -1,6 +1,7 @@
 """The laws of the plan: exactly once, in proportion, disjoint, the same for the same seed."""
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -212,7 +213,7 @@ def test_every_prefix_of_an_epoch_has_the_composition_of_the_law(files, chunk):
 
 @given(SIZES, st.integers(1, 60), st.integers(0, 3))
 def test_shares_in_proportion_are_the_proportional_law(sizes, cluster, epoch):
-    options = {"chunk_size": 50, "batch_size": 5, "shuffle": True, "seed": 3}
+    options: dict[str, Any] = {"chunk_size": 50, "batch_size": 5, "shuffle": True, "seed": 3}
     file_groups = [n or 1 for n in sizes]  # a share must be positive; a file without events has none
     one, two = (make_plan(whole(sizes), offsets_of(sizes, cluster), **options, shares=s) for s in (None, file_groups))
     assert [one.blocks(n, epoch) for n in range(len(one.file_groups))] == [

@@ -58,6 +58,8 @@ def test_true_means_real():
 
 
 def test_normalisation_is_offset_and_scale():
-    got = normalize_columns(tf.constant([[3.0, NAN]]), np.float32([1, 1]), np.float32([4, 4])).numpy()
+    got = normalize_columns(
+        tf.constant([[3.0, NAN]]), np.array([1, 1], np.float32), np.array([4, 4], np.float32)
+    ).numpy()
     assert got[0, 0] == 0.5
     assert np.isnan(got[0, 1])

@@ -1,8 +1,8 @@
 """TF-Serving's REST API: the v1 URLs and the metrics page, behind the registered routes.
 
 `Rest.respond` is the whole server as one function from request to reply, which blocks; `Rest.respond_async` runs it in
-a thread (those for GET are not those in which models run), except for small predictions of models that batch: those are parsed in the event loop, which goes on while
-the batch runs.
+a thread, except for small predictions of models that batch: those are parsed in the event loop, which goes on while
+the batch runs.  The threads for GET are not those in which models run.
 """
 
 from __future__ import annotations

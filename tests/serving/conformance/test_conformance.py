@@ -3,24 +3,25 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlaas4hep_serving.conformance import batching, lifecycle, prose, servers, wire
 from mlaas4hep_serving.conformance.__main__ import CASES, read
 
 PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "conformance-cases.md"
-PREDICT = {
+PREDICT: dict[str, Any] = {
     "layer": "rest",
     "request": {"method": "POST", "path": "/v1/models/half_plus_two:predict", "body": '{"instances": [1.0, 2.0]}'},
     "expect": {"http": 200, "json": {"predictions": [2.5, 3.0]}},
 }
-STORY = {"layer": "lifecycle", "steps": [{"action": "start"}], "expect": []}
+STORY: dict[str, Any] = {"layer": "lifecycle", "steps": [{"action": "start"}], "expect": []}
 OWN = [
     {"id": "predict", "fixture": "hp2", **PREDICT},
     {"id": "wrong_value", **PREDICT, "expect": {"http": 200, "json": {"predictions": [2.5, 3.5]}}},
     {"id": "wrong_path", "layer": "path", "request": {"method": "GET", "path": "/v1/foo"}, "expect": {"ok": True}},
 ]
-NOT_UNDERSTOOD = {
+NOT_UNDERSTOOD: dict[str, tuple[dict[str, Any], str]] = {
     "strange_key": (
         {"layer": "path", "request": {"method": "GET", "path": "/v1/foo"}, "expect": {"okay": False}},
         "expect has keys that this replay does not understand: okay",
@@ -58,7 +59,7 @@ NOT_UNDERSTOOD = {
 def replay(environment, *arguments, cases=None, folder=None, timeout=300):
     if cases is not None:
         (folder / "cases.json").write_text(json.dumps(cases))
-        arguments = ["--cases", str(folder / "cases.json"), *arguments]
+        arguments = ("--cases", str(folder / "cases.json"), *arguments)
     command = [sys.executable, "-m", "mlaas4hep_serving.conformance", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
 

@@ -50,7 +50,6 @@ def two_models(tmp_path_factory):
         + "}"
     )
     server = Server(Options(port=-1, rest_api_port=-1, model_config_file=str(config), enable_model_list=True))
-    server.base = base
     yield server
     server.stop()
 
@@ -128,7 +127,7 @@ class Browser:
 async def browser(url: str):
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [
-            shutil.which("chromium"), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+            "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
             "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
             f"--user-data-dir={profile}", "--remote-debugging-port=0", "--window-size=1000,1400", "about:blank",
         ]  # fmt: skip

@@ -96,9 +96,13 @@ def test_registered_routes_are_asked_first_on_every_path(server, method, path, h
     assert reply.body.startswith(b"rest" if how == "async" else b"Main")  # not in the event loop
 
 
+def fails(_: Request) -> Reply:
+    raise ZeroDivisionError
+
+
 def test_a_route_that_answers_none_leaves_the_request_to_the_api_and_one_that_raises_is_a_500(server):
     request = Request("POST", "/v1/models/default:predict", {}, b'{"instances": [1.0]}')
     rest = Rest(server.handlers, RestOptions(routes=[lambda _: None]))
     assert json.loads(asyncio.run(rest.respond_async(request)).body) == {"predictions": [2.5]}
-    broken = Rest(server.handlers, RestOptions(routes=[lambda _: 1 // 0]))
+    broken = Rest(server.handlers, RestOptions(routes=[fails]))
     assert asyncio.run(broken.respond_async(request)).status == broken.respond(request).status == 500

@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
+from mlaas4hep_serving import messages
 from mlaas4hep_serving.errors import Code, ServingError
 from mlaas4hep_serving.tfaas import archives, endpoints, graphscan, sandbox, uploads
 from mlaas4hep_serving.tfaas.archives import Caps
@@ -168,12 +169,15 @@ def test_rows_that_are_refused(asker, body, status):
 
 
 def test_proto(asker):
-    row = endpoints.Row(key=["a", "b", "c"], value=[1, 2, 3], model="m")
+    row = messages.Row(key=["a", "b", "c"], value=[1, 2, 3], model="m")
     status, body = asker("POST", "/proto", row.SerializeToString())
-    classes = [(c.label, c.probability) for c in endpoints.Predictions.FromString(body).prediction]
+    classes = [(c.label, c.probability) for c in messages.Predictions.FromString(body).prediction]
     assert (status, classes) == (200, [("up", 6.0), ("down", -6.0)])
     # the wire format of Row: field 1 keys, 2 packed floats, 3 model
-    assert row.SerializeToString() == b"\n\x01a\n\x01b\n\x01c\x12\x0c" + np.float32([1, 2, 3]).tobytes() + b"\x1a\x01m"
+    assert (
+        row.SerializeToString()
+        == b"\n\x01a\n\x01b\n\x01c\x12\x0c" + np.array([1, 2, 3], np.float32).tobytes() + b"\x1a\x01m"
+    )
     assert asker("POST", "/proto", b"\xff\xff")[0] == 400
 
 
@@ -199,8 +203,8 @@ def test_values_by_key_with_jagged_inputs():
         for size in sizes:
             signature.inputs[name].tensor_shape.dim.add(size=size)
     inputs = endpoints.row_inputs(signature, ["Jet_pt_1", "met", "Jet_pt_0"], [30.0, 1.5, 40.0])
-    np.testing.assert_array_equal(inputs["met"], np.float32([1.5]))
-    np.testing.assert_array_equal(inputs["Jet_pt"], np.float32([[40, 30]]))
+    np.testing.assert_array_equal(inputs["met"], np.array([1.5], np.float32))
+    np.testing.assert_array_equal(inputs["Jet_pt"], np.array([[40, 30]], np.float32))
     assert endpoints.row_inputs(signature, ["met"], [1.0])["Jet_pt"].shape == (1, 0)
     for keys in (["Jet_pt_0"], ["met", "other"], ["met", "Jet_pt_999999"], ["met", "Jet_pt"]):
         with pytest.raises(ServingError) as caught:
@@ -319,13 +323,19 @@ def test_a_replaced_model_stops_answering_at_once(asker, dense, dense_doubled):
             status, answer = asker.row([1, 2, 3], "r")
             (seen if status == 200 else failed).append(answer[0] if status == 200 else (status, answer))
 
+    def until(answer: float) -> None:
+        deadline = time.monotonic() + 60
+        while answer not in seen and not failed and time.monotonic() < deadline:
+            time.sleep(0.005)
+
     thread = threading.Thread(target=constantly)
     thread.start()
     try:
+        until(6.0)
         body, headers = form(name="r", model=packed(dense_doubled))
         assert asker.json("POST", "/upload", body, headers) == (200, {"name": "r", "version": 2})
         assert asker.row([1, 2, 3], "r") == (200, [12.0, -12.0])
-        time.sleep(0.2)
+        until(12.0)
     finally:
         stop.set()
         thread.join()
@@ -638,7 +648,7 @@ def test_models_that_crash_or_hang_do_so_elsewhere(asker, dense, tmp_path):
         status, answer = asker.json("POST", "/upload", body, headers)
         assert status == 400 and answer["error"], answer
     assert endless and asker.row([1, 2, 3])[0] == 200
-    assert sorted(p.name for p in asker.base.iterdir()) == ["m"]
+    assert not {"grows", "bad"} & {p.name for p in asker.base.iterdir()}
 
 
 def test_names_of_the_configuration_are_not_replaced(dense, half_plus_two, tmp_path):

@@ -37,7 +37,7 @@ def padded_by_hand(rows: list[list[float]]) -> np.ndarray:
     return out
 
 
-def read(body: dict, **inputs: tuple[int, ...]) -> dict[str, np.ndarray]:
+def read(body: object, **inputs: tuple[int, ...]) -> dict[str, np.ndarray]:
     shapes = ragged.open_inputs(signature(**inputs))
     return json_requests.predict_request(
         json.dumps(body).encode(), lambda _: dict.fromkeys(inputs, FLOAT), lambda _: shapes
@@ -47,8 +47,8 @@ def read(body: dict, **inputs: tuple[int, ...]) -> dict[str, np.ndarray]:
 def test_the_request_of_the_docs():
     body = {"instances": [{"Jet_pt": [45.1, 32.0], "met": 1.5}, {"Jet_pt": [61.0], "met": 2}]}
     inputs = read(body, Jet_pt=(-1, -1), met=(-1,))
-    np.testing.assert_array_equal(inputs["Jet_pt"], np.float32([[45.1, 32.0], [61.0, np.nan]]))
-    np.testing.assert_array_equal(inputs["met"], np.float32([1.5, 2]))
+    np.testing.assert_array_equal(inputs["Jet_pt"], np.array([[45.1, 32.0], [61.0, np.nan]], np.float32))
+    np.testing.assert_array_equal(inputs["met"], np.array([1.5, 2], np.float32))
 
 
 @given(st.lists(st.lists(st.floats(width=32, allow_nan=False), max_size=5), min_size=1, max_size=6))
@@ -97,7 +97,7 @@ def test_requests_of_different_widths_share_a_batch_where_nan_means_no_value():
 
     gate = BatchingOptions(max_batch_size=2, batch_timeout_micros=5_000_000, num_batch_threads=1)
     batcher = Batcher(run, gate, Registry(), "m", frozenset({"x:0"}))
-    rows = [np.float32([[1, 2, 3]]), np.float32([[10]])]
+    rows = [np.array([[1, 2, 3]], np.float32), np.array([[10]], np.float32)]
     futures = [batcher.submit(["x:0"], [row], ["y:0"]) for row in rows]
     assert [future.result(5)[0].tolist() for future in futures] == [[6.0], [10.0]]
     assert sizes == [(2, 3)]
