@@ -48,6 +48,7 @@ class Options:
     access_log: bool = False
     drain_seconds: float = 30.0
     max_request_bytes: int = 256 << 20
+    max_inflight_bytes: int = 0
     enable_model_list: bool = False
     auth_config_file: str = ""
     requests_per_second_per_client: float = 0
@@ -79,6 +80,7 @@ _HELP = {
     "access_log": "one line of JSON on stderr for each request",
     "processes": "server processes that share the ports",
     "max_request_bytes": "largest body of an HTTP request and largest gRPC message",
+    "max_inflight_bytes": "bytes of all bodies in flight, inflated ones included; 0 is an eighth of the memory",
     "enable_model_list": "GET /v1/models lists the models, which TF-Serving refuses",
     "auth_config_file": "TOML file of the tokens and their scopes; without it everybody may predict and read",
     "requests_per_second_per_client": "rate of one address, with bursts of twice as many; 0 is no limit",

@@ -45,6 +45,7 @@ from mlaas4hep_serving.models.model import LATE, Model
 from mlaas4hep_serving.models.repository import Repository
 from mlaas4hep_serving.models.versions import Version
 from mlaas4hep_serving.wire import examples, tensors
+from mlaas4hep_serving.wire.apart import Signatures
 from mlaas4hep_serving.wire.ragged import RowShape
 from mlaas4hep_serving.wire.tensors import DEFAULT_SIGNATURE, Array
 
@@ -96,6 +97,10 @@ class Claim:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """End the claim, where no block does."""
         if isinstance(self._found, Version):
             self._repository.release(self._found)
 
@@ -114,6 +119,12 @@ class Claim:
     def batches(self) -> bool:
         """Whether the ``start_`` operations return before the run has ended; False where there is no version."""
         return isinstance(self._found, Version) and bool(self._found.servable.batches)
+
+    @property
+    def signatures(self) -> Signatures:
+        """What the codec asks about the version, all at once, for a body that is read elsewhere."""
+        servable = self.version.servable
+        return Signatures(servable.input_dtypes, servable.open_inputs, DEFAULT_SIGNATURE)
 
     def input_dtypes(self, signature_name: str) -> dict[str, int]:
         """Input alias -> DataType of a signature, as the JSON codec asks for it."""

@@ -18,9 +18,10 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 from mlaas4hep_serving import config_files
 from mlaas4hep_serving.errors import ServingError, invalid_argument
 from mlaas4hep_serving.frontends import grpc_server
+from mlaas4hep_serving.frontends.budget import Budget
 from mlaas4hep_serving.frontends.grpc_server import GrpcOptions, GrpcServer
 from mlaas4hep_serving.frontends.guard import GrpcGuard, Guard
-from mlaas4hep_serving.frontends.http import Application, Route
+from mlaas4hep_serving.frontends.http import Route
 from mlaas4hep_serving.frontends.http_limits import LimitedProtocol
 from mlaas4hep_serving.frontends.pages import Pages
 from mlaas4hep_serving.frontends.rest import Rest, RestOptions
@@ -73,18 +74,18 @@ class Server:
         self.repository.configure(config)
         self.repository.start()
         guard, tls = _guard(options), _tls(options)
+        self._budget = Budget(options.max_inflight_bytes)
         self._stopping = threading.Event()
         if options.model_config_file and options.model_config_file_poll_wait_seconds > 0:
             self._every(options.model_config_file_poll_wait_seconds, self._read_config_file)
         if folder is not None:
             self._every(SHARED_POLL, self._read_shared_config)
-        self._grpc = GrpcServer(self.handlers, _grpc_options(options, guard, tls)) if options.port else None
-        self.grpc_port = self._grpc.port if self._grpc else 0
-        self._rest = (
-            _HttpThread(Rest(self.handlers, self._rest_options(guard)).application(), options, tls)
-            if options.rest_api_port
-            else None
+        self._grpc = (
+            GrpcServer(self.handlers, _grpc_options(options, guard, tls, self._budget)) if options.port else None
         )
+        self.grpc_port = self._grpc.port if self._grpc else 0
+        rest = Rest(self.handlers, self._rest_options(guard)) if options.rest_api_port else None
+        self._rest = _HttpThread(rest, options, tls) if rest else None
         self.rest_port = self._rest.port if self._rest else 0
 
     def stop(self) -> None:
@@ -121,6 +122,7 @@ class Server:
             routes=[pages, *self._tfaas()],
             admit=guard.http,
             max_body=options.max_request_bytes,
+            budget=self._budget,
         )
 
     def _reload(self, config: ModelServerConfig) -> None:
@@ -213,7 +215,7 @@ def _warm_up(model: Model, metrics: Registry) -> None:
         getattr(alone, operation)(request)
 
 
-def _grpc_options(options: Options, guard: Guard, tls: Tls | None) -> GrpcOptions:
+def _grpc_options(options: Options, guard: Guard, tls: Tls | None, budget: Budget) -> GrpcOptions:
     return GrpcOptions(
         f"{options.host}:{max(options.port, 0)}",
         options.grpc_max_threads,
@@ -223,6 +225,7 @@ def _grpc_options(options: Options, guard: Guard, tls: Tls | None) -> GrpcOption
         tls.grpc_credentials() if tls else None,
         [GrpcGuard(guard)] if guard.active else [],
         options.max_request_bytes,
+        budget,
     )
 
 
@@ -248,11 +251,12 @@ def _metrics_path(options: Options) -> str | None:
 class _HttpThread:
     """uvicorn in a thread of its own."""
 
-    def __init__(self, application: Application, options: Options, tls: Tls | None) -> None:
+    def __init__(self, rest: Rest, options: Options, tls: Tls | None) -> None:
+        self._rest = rest
         self._socket = _listen(options.host, options.rest_api_port, reuse_port=bool(options.shared_folder))
         self.port = self._socket.getsockname()[1]
         config = uvicorn.Config(
-            application,
+            rest.application(),
             loop="none",
             http=LimitedProtocol,
             lifespan="off",
@@ -275,6 +279,7 @@ class _HttpThread:
     def stop(self) -> None:
         self._server.should_exit = True
         self._thread.join()
+        self._rest.close()
 
 
 def _listen(host: str, port: int, *, reuse_port: bool) -> socket.socket:

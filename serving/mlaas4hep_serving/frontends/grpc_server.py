@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+from google.protobuf import message_factory
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
 from mlaas4hep_serving.errors import Code, ServingError, as_serving_error, invalid_argument
 from mlaas4hep_serving.frontends import grpc_later
+from mlaas4hep_serving.frontends.budget import FREE, Budget, Share
 from mlaas4hep_serving.prediction import Handlers
 
 MESSAGE = (1 << 31) - 1  # bytes of a message, as in TF-Serving
 _HEALTH = ("", "ModelService", "PredictionService")
-_PREDICTION = {
+_PREDICTION = prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"]
+_MODEL = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
+_PREDICT_METHODS = {
     "Predict": "predict",
     "Classify": "classify",
     "Regress": "regress",
     "MultiInference": "multi_inference",
     "GetModelMetadata": "get_model_metadata",
 }
-_MODEL = {"GetModelStatus": "get_model_status", "HandleReloadConfigRequest": "reload_config"}
+_MODEL_METHODS = {"GetModelStatus": "get_model_status", "HandleReloadConfigRequest": "reload_config"}
 _LOOKS = {"GetModelMetadata", "GetModelStatus"}  # and the health service: what runs no model does not queue behind it
 LOOKS = 4  # threads for these
 
@@ -43,6 +47,7 @@ class GrpcOptions:
     credentials: Any = None
     interceptors: Sequence[Any] = ()
     max_message: int = MESSAGE  # bytes of a request
+    budget: Budget = field(default_factory=Budget)  # of all requests in flight
 
 
 def channel_arguments(text: str) -> tuple[tuple[str, int | str], ...]:
@@ -79,11 +84,13 @@ class GrpcServer:
         self._server = grpc.server(looks, options=settings, interceptors=tuple(options.interceptors))
         if grpc_later.works():
             # before the servicer, whose Predict waits: the first of a name is taken
-            self._server.add_generic_rpc_handlers((_predict_handler(handlers, pool),))
-        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            _servicer(handlers, _PREDICTION, pool), self._server
+            self._server.add_generic_rpc_handlers((_predict_handler(handlers, pool, options.budget),))
+        self._server.add_generic_rpc_handlers(
+            [
+                _service(handlers, *each, pool, options.budget)
+                for each in ((_PREDICTION, _PREDICT_METHODS), (_MODEL, _MODEL_METHODS))
+            ]
         )
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(_servicer(handlers, _MODEL, pool), self._server)
         self._health = health.HealthServicer() if options.health else None
         if self._health is not None:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -107,12 +114,53 @@ class GrpcServer:
         return self._server.stop(grace)
 
 
-def _servicer(handlers: Handlers, methods: dict[str, str], pool: ThreadPoolExecutor) -> Any:
-    """An object with the methods that the generated stubs expect; those that take their time run in ``pool``."""
-    made = {rpc: _method(handlers, rpc, name) for rpc, name in methods.items()}
-    for rpc in made.keys() - _LOOKS:
-        made[rpc].experimental_thread_pool = pool  # type: ignore[attr-defined]  # grpcio looks for it
-    return type("Servicer", (), {rpc: staticmethod(method) for rpc, method in made.items()})()
+def _service(
+    handlers: Handlers, service: Any, methods: Mapping[str, str], pool: ThreadPoolExecutor, budget: Budget
+) -> Any:
+    """The handlers of a service; those that take their time run in ``pool``."""
+    made = {}
+    for rpc, name in methods.items():
+        described = service.methods_by_name[rpc]
+        request, response = map(message_factory.GetMessageClass, (described.input_type, described.output_type))
+        method = _method(handlers, rpc, name)
+        if rpc not in _LOOKS:
+            method.experimental_thread_pool = pool  # type: ignore[attr-defined]  # grpcio looks for it
+        made[rpc] = grpc.unary_unary_rpc_method_handler(
+            method, _counted(request.FromString, budget), response.SerializeToString
+        )
+    return grpc.method_handlers_generic_handler(service.full_name, made)
+
+
+@dataclass(frozen=True)
+class _Large:
+    """A request that counts as in flight, or, with an error, for which there was no place."""
+
+    message: Any
+    share: Share
+    error: ServingError | None = None
+
+    def admitted(self, context: grpc.ServicerContext) -> Any:
+        """The message; it counts until the call ends."""
+        if self.error is not None:
+            raise ServingError(Code.RESOURCE_EXHAUSTED, self.error.message)
+        context.add_callback(self.share.give_back)
+        return self.message
+
+
+def _counted(deserialize: Callable[[bytes], Any], budget: Budget) -> Callable[[bytes], Any]:
+    """A deserializer that gives large messages as `_Large`."""
+
+    def read(data: bytes) -> Any:
+        if len(data) <= FREE:
+            return deserialize(data)
+        share = Share(budget)
+        try:
+            share.hold(len(data))
+        except ServingError as error:
+            return _Large(None, share, error)
+        return _Large(deserialize(data), share)
+
+    return read
 
 
 def _method(handlers: Handlers, rpc: str, name: str) -> Callable[[Any, grpc.ServicerContext], Any]:
@@ -122,6 +170,8 @@ def _method(handlers: Handlers, rpc: str, name: str) -> Callable[[Any, grpc.Serv
     def call(request: Any, context: grpc.ServicerContext) -> Any:
         deadline = _deadline(context)
         try:
+            if isinstance(request, _Large):
+                request = request.admitted(context)
             if not counted:
                 return operation(request, deadline)
             with handlers.measured(_model_name(request), rpc, "GRPC"):
@@ -132,10 +182,16 @@ def _method(handlers: Handlers, rpc: str, name: str) -> Callable[[Any, grpc.Serv
     return call
 
 
-def _predict_handler(handlers: Handlers, pool: ThreadPoolExecutor) -> Any:
+def _predict_handler(handlers: Handlers, pool: ThreadPoolExecutor, budget: Budget) -> Any:
     """Predict of `PredictionService`, answered by the batcher's threads, or by the pool if the model does not batch."""
 
-    def serve(request: PredictRequest, call: grpc_later.Call) -> None:
+    def serve(request: Any, call: grpc_later.Call) -> None:
+        if isinstance(request, _Large):
+            try:
+                request = request.admitted(call.context)
+            except ServingError as error:
+                call.fail(error)
+                return
         count = handlers.measure(_model_name(request), "Predict", "GRPC")
 
         def fail(error: Exception) -> None:
@@ -159,7 +215,7 @@ def _predict_handler(handlers: Handlers, pool: ThreadPoolExecutor) -> Any:
         else:
             started.then(finish)
 
-    handler = grpc_later.method_handler(serve, PredictRequest.FromString)
+    handler = grpc_later.method_handler(serve, _counted(PredictRequest.FromString, budget))
     return grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", {"Predict": handler})
 
 

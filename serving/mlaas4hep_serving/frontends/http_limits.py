@@ -10,7 +10,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-LARGEST_HEAD = 64 << 10  # bytes of request line and headers
+LARGEST_HEAD = 64 << 10  # bytes of request line and headers, and of what is no body in a row: trailers
 SECONDS = 60.0  # from the first byte of a request to its last
 
 
@@ -31,17 +31,27 @@ class LimitedProtocol(HttpToolsProtocol):
         """Bytes of a request."""
         if self._late is None:
             self._due()
-        if self._in_head:
-            self._seen += len(data)
-            if self._seen > LARGEST_HEAD and b"\r\n\r\n" not in data:
-                self._refuse(b"431 Request Header Fields Too Large")
-                return
+        self._seen += len(data)
         super().data_received(data)
+        if self._seen > LARGEST_HEAD:
+            self._refuse(b"431 Request Header Fields Too Large")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A line of the head; those of trailers, which nobody asks for, are not kept."""
+        if self._in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The body begins."""
-        self._in_head = False
+        if sum(name == b"transfer-encoding" for name, _ in self.headers) > 1:
+            raise ValueError("Transfer-Encoding is given twice")  # answered with 400
+        self._in_head, self._seen = False, 0
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body; what goes around it, sizes of chunks and trailers, counts like a head."""
+        self._seen = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request is in."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,14 +23,20 @@ from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
 from mlaas4hep_serving.errors import ServingError, deadline_exceeded, invalid_argument
-from mlaas4hep_serving.frontends.http import JSON, Admit, Answer, Application, Reply, Request, Route, failure, inflated
+from mlaas4hep_serving.frontends.budget import Budget
+from mlaas4hep_serving.frontends.http import JSON, Admit, Answer, Application, Reply, Request, Route, failure
 from mlaas4hep_serving.models.model import LATE
 from mlaas4hep_serving.prediction import Claim, Handlers, Started
-from mlaas4hep_serving.wire import json_requests, json_responses, paths
+from mlaas4hep_serving.wire import apart, json_requests, json_responses, paths
+from mlaas4hep_serving.wire.apart import Body, Readers
 from mlaas4hep_serving.wire.tensors import Array
 
 LOOKS = 4  # threads for requests that run no model: states, metadata, metrics, pages
-SMALL = 1 << 20  # bytes of a body that is parsed in the event loop
+SMALL = 1 << 18  # bytes of a body that is parsed in the event loop
+LARGE = 1 << 20  # bytes of a body, inflated, that is parsed in a process of its own: it would hold Python's lock
+READERS = 2  # such processes
+LARGE_THREADS = 8  # for requests with such bodies
+_LEAST_MEMORY = 512 << 20  # bytes, of such a process
 DEEPEST = 1024  # levels of nested JSON
 INFLATED = 100 << 20  # bytes of a gzipped body, as TF-Serving limits it
 VERSION_HEADER = "X-Model-Version"  # version that answered
@@ -54,6 +60,7 @@ class RestOptions:
     routes: Sequence[Route] = field(default_factory=tuple)  # asked in turn about every path, before the v1 URLs
     admit: Admit = lambda _: None  # asked before the body is read: the refusal, or None
     max_body: int = 256 << 20  # bytes, also of a body that is inflated
+    budget: Budget = field(default_factory=Budget)  # of all bodies in flight; one of the readers may use as much
 
 
 class Rest:
@@ -64,11 +71,17 @@ class Rest:
         self._pool = ThreadPoolExecutor(options.threads, thread_name_prefix="rest")
         # what runs no model does not queue behind what does
         self._looks = ThreadPoolExecutor(LOOKS, thread_name_prefix="rest-looks")
+        self._large = ThreadPoolExecutor(LARGE_THREADS, thread_name_prefix="rest-large")  # nor small behind large
+        self._readers = Readers(READERS, max(options.budget.size, _LEAST_MEMORY))
 
     def application(self) -> Application:
         """The API as an ASGI application."""
         options = self._options
-        return Application(self.respond_async, options.admit, options.timeout, options.max_body)
+        return Application(self.respond_async, options.admit, options.timeout, options.max_body, options.budget)
+
+    def close(self) -> None:
+        """End the processes that read large bodies."""
+        self._readers.close()
 
     def respond(self, request: Request) -> Reply:
         """The reply to a request.  Never raises."""
@@ -83,30 +96,40 @@ class Rest:
         """`respond` that leaves the event loop to others."""
         try:
             routed = self._routed(request)
+            request.grow(_size(request) - len(request.body))  # before it waits for a thread
             if isinstance(routed, Reply):
                 reply = routed
             elif routed is None and (target := _small_prediction(request)):
                 reply = await self._predict_small(target, request)
             else:
-                reply = await self._in_thread(routed or partial(self._api, request), request)
+                reply = await self._in_thread(
+                    routed or partial(self._api, request), request, None if routed else request.deadline
+                )
         except Exception as error:  # noqa: BLE001  # as in `respond`
             reply = failure(error)
         return self._with_cors(reply)
 
-    async def _in_thread(self, answer: Answer, request: Request) -> Reply:
-        """The answer from a thread; one that comes after the deadline is not waited for."""
-        pool = self._looks if request.method == "GET" else self._pool
+    async def _in_thread(
+        self, answer: Answer, request: Request, deadline: float | None, dropped: Callable[[], object] = lambda: None
+    ) -> Reply:
+        """The answer from a thread, if it comes before the deadline; ``dropped`` is called if it was not begun."""
+        pool = self._looks if request.method == "GET" else self._large if _size(request) > LARGE else self._pool
+        running = pool.submit(answer)
         try:
-            async with _until(request.deadline):
-                return await asyncio.get_running_loop().run_in_executor(pool, answer)
+            async with _until(deadline):
+                return await asyncio.wrap_future(running)
         except TimeoutError:
             raise deadline_exceeded(LATE) from None
+        finally:
+            if running.cancel():
+                dropped()
 
     async def _predict_small(self, target: paths.Target, request: Request) -> Reply:
         """A prediction without a thread, if the version that the request means batches: then nothing blocks."""
         claim = self._handlers.claim(target.spec())
         if not claim.batches:
-            return await self._in_thread(lambda: self._predict(target, request, claim), request)
+            answer = partial(self._predict, target, request, claim)
+            return await self._in_thread(answer, request, request.deadline, claim.release)
         with claim, self._handlers.measured(target.name, "Predict", "REST"):
             parsed = self._parsed(request, claim)
             started = self._handlers.start_predict_arrays(
@@ -158,20 +181,42 @@ class Rest:
 
     def _parsed(self, request: Request, claim: Claim) -> json_requests.PredictJson:
         """The arrays of a request; a model that is not there is told after what is wrong with the JSON."""
-        return json_requests.predict_request(self._inflated(request), claim.input_dtypes, claim.open_inputs, DEEPEST)
+        if _size(request) > LARGE:
+            return self._readers.predict(self._body(request), claim.signatures, request.deadline)
+        body = self._body(request).inflated()
+        return json_requests.predict_request(body, claim.input_dtypes, claim.open_inputs, DEEPEST)
 
     def _classify(self, target: paths.Target, request: Request) -> Reply:
-        filled = _filled(ClassificationRequest(model_spec=target.spec()), self._inflated(request))
+        filled = self._filled(ClassificationRequest(model_spec=target.spec()), request)
         response = self._handlers.classify(filled, request.deadline)
         return _answer(json_responses.classify_response(response.result), response.model_spec.version.value)
 
     def _regress(self, target: paths.Target, request: Request) -> Reply:
-        filled = _filled(RegressionRequest(model_spec=target.spec()), self._inflated(request))
+        filled = self._filled(RegressionRequest(model_spec=target.spec()), request)
         response = self._handlers.regress(filled, request.deadline)
         return _answer(json_responses.regress_response(response.result), response.model_spec.version.value)
 
-    def _inflated(self, request: Request) -> bytes:
-        return inflated(request, min(INFLATED, self._options.max_body))
+    def _filled(self, message: Any, request: Request) -> Any:
+        body = self._body(request)
+        name, examples = (
+            self._readers.examples(body, request.deadline)
+            if _size(request) > LARGE
+            else json_requests.examples_request(body.inflated(), DEEPEST)
+        )
+        message.model_spec.signature_name = name
+        message.input.CopyFrom(examples)
+        return message
+
+    def _body(self, request: Request) -> Body:
+        """The body; one that is gzipped may not become more than it says."""
+        if not _gzipped(request):
+            return Body(request.body, gzipped=False, limit=len(request.body), deepest=DEEPEST)
+        declared, limit = apart.declared_size(request.body), min(INFLATED, self._options.max_body)
+        if declared > limit:
+            raise invalid_argument(
+                f"The gzipped body inflates to {declared} bytes; it may not be larger than {limit} bytes"
+            )
+        return Body(request.body, gzipped=True, limit=declared, deepest=DEEPEST)
 
     def _status(self, target: paths.Target) -> Reply:
         response = self._handlers.get_model_status(GetModelStatusRequest(model_spec=target.spec()))
@@ -184,6 +229,16 @@ class Rest:
         response.metadata["signature_def"].Unpack(definitions)
         metadata = {"signature_def": _as_dict(definitions)}
         return _json({"model_spec": _as_dict(response.model_spec), "metadata": metadata})
+
+
+def _gzipped(request: Request) -> bool:
+    return request.headers.get("content-encoding", "").lower() == "gzip"
+
+
+def _size(request: Request) -> int:
+    """Bytes of a body, inflated; as it says itself, which is held against it when it is inflated."""
+    declared = int.from_bytes(request.body[-4:], "little") if _gzipped(request) else 0
+    return max(len(request.body), min(declared, INFLATED))
 
 
 def _small_prediction(request: Request) -> paths.Target | None:
@@ -225,13 +280,6 @@ def _predicted(parsed: json_requests.PredictJson, outputs: dict[str, Array], ver
 
 def _answer(body: bytes, version: int) -> Reply:
     return Reply(200, body, (JSON, (VERSION_HEADER, str(version))))
-
-
-def _filled(message: Any, body: bytes) -> Any:
-    name, examples = json_requests.examples_request(body, DEEPEST)
-    message.model_spec.signature_name = name
-    message.input.CopyFrom(examples)
-    return message
 
 
 def _as_dict(message: Any) -> dict[str, Any]:

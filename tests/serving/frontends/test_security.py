@@ -327,6 +327,27 @@ def test_endless_headers_are_refused(server):
     assert ask(server, "/healthz")[0] == 200
 
 
+CHUNKED = b"POST /v1/models/default:predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n"
+
+
+def test_endless_trailers_are_refused(server):
+    part = b"".join(b"X-%d: %s\r\n" % (i, b"a" * 1000) for i in range(60))
+    got = raw(server, CHUNKED + b"\r\n1\r\n{\r\n0\r\n", *[part] * 20, pause=0.02)
+    assert got.startswith(b"HTTP/1.1 431") or got == b""  # as above
+    got = raw(server, CHUNKED + b"\r\n1;%s\r\n" % (b"a" * 200_000), pause=0.02)  # nor the extension of a chunk
+    assert got.startswith(b"HTTP/1.1 431") or got == b""
+
+
+def test_trailers_are_taken_and_forgotten(server):
+    chunk = b"%x\r\n%s\r\n0\r\n" % (len(BODY), BODY)
+    got = half_closed(server.rest_port, CHUNKED + b"\r\n" + chunk + b"Content-Encoding: gzip\r\n\r\n")
+    assert got.startswith(b"HTTP/1.1 200")
+
+
+def test_a_transfer_encoding_twice_is_refused(server):
+    assert raw(server, CHUNKED + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n").startswith(b"HTTP/1.1 400")
+
+
 def test_slow_requests_are_ended(server, monkeypatch):
     monkeypatch.setattr(http_limits, "SECONDS", 0.5)
     assert raw(server, b"POST /v1/models/default:predict HTTP/1.1\r\nContent-Length: 10\r\n\r\n{").startswith(
