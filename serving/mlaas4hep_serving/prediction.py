@@ -36,12 +36,11 @@ from mlaas4hep_serving.errors import (
     Code,
     ServingError,
     as_serving_error,
-    deadline_exceeded,
     failed_precondition,
     invalid_argument,
 )
 from mlaas4hep_serving.metrics import Registry
-from mlaas4hep_serving.models.model import LATE, Model
+from mlaas4hep_serving.models.model import Model, late
 from mlaas4hep_serving.models.repository import Repository
 from mlaas4hep_serving.models.versions import Version
 from mlaas4hep_serving.wire import examples, tensors
@@ -75,7 +74,7 @@ class Started(Generic[T]):
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             return self.answer(self.running.result(left))
         except FutureTimeout:
-            raise deadline_exceeded(LATE) from None
+            raise late(self.running) from None
 
 
 class Claim:

@@ -53,7 +53,7 @@ def test_access_log_is_a_line_of_json(half_plus_two, caplog):
     server.stop()
     line = json.loads(caplog.messages[-1])
     assert line.pop("ms") > 0
-    assert line == {"model": "default", "api": "Predict", "entrypoint": "REST", "status": "INVALID_ARGUMENT"}
+    assert line == {"model": "default", "api": "predict", "entrypoint": "REST", "status": "INVALID_ARGUMENT"}
 
 
 def test_a_model_that_is_broken_at_the_start_does_not_keep_the_server_from_starting(tmp_path):

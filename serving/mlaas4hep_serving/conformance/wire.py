@@ -52,7 +52,10 @@ def run_rest(case: Case, server: Endpoint, folder: Path) -> None:
         ("http", "json", "error_equals", "error_contains", "body_contains", "body_equals", "headers"),
         "expect",
     )
-    known(case["request"], ("body", "headers"), "request", ("method", "path"))
+    for request in (*case.get("before", []), case["request"]):
+        known(request, ("body", "headers"), "request", ("method", "path"))
+    for request in case.get("before", []):
+        _http(request, server)
     status, headers, content = _http(case["request"], server)
     check(status == expect.get("http", status), f"http: expected {expect.get('http')}, got {status}: {content!r}")
     text = content.decode()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,10 +23,10 @@ from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataReque
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
-from mlaas4hep_serving.errors import ServingError, deadline_exceeded, invalid_argument
+from mlaas4hep_serving.errors import ServingError, deadline_exceeded, failed_precondition, invalid_argument
 from mlaas4hep_serving.frontends.budget import Budget
 from mlaas4hep_serving.frontends.http import JSON, Admit, Answer, Application, Reply, Request, Route, failure
-from mlaas4hep_serving.models.model import LATE
+from mlaas4hep_serving.models.model import LATE, late
 from mlaas4hep_serving.prediction import Claim, Handlers, Started
 from mlaas4hep_serving.wire import apart, json_requests, json_responses, paths
 from mlaas4hep_serving.wire.apart import Body, Readers
@@ -45,6 +46,7 @@ _CORS = (
     ("Access-Control-Allow-Methods", "POST, GET"),
     ("Access-Control-Allow-Headers", "Content-Type"),
 )
+_ORIGIN = re.compile("https?://")
 _NOT_FOUND = Reply(404, b"<html><head><title>404 Not Found</title></head></html>\n", (("Content-Type", "text/html"),))
 T = TypeVar("T")
 
@@ -130,7 +132,7 @@ class Rest:
         if not claim.batches:
             answer = partial(self._predict, target, request, claim)
             return await self._in_thread(answer, request, request.deadline, claim.release)
-        with claim, self._handlers.measured(target.name, "Predict", "REST"):
+        with claim, self._handlers.measured(target.name, target.method, "REST"):
             parsed = self._parsed(request, claim)
             started = self._handlers.start_predict_arrays(
                 claim.version, parsed.signature_name, parsed.inputs, request.deadline
@@ -152,7 +154,9 @@ class Rest:
             return Reply(200, self._handlers.metrics.text().encode(), (("Content-Type", "text/plain"),))
         if not paths.API.fullmatch(request.path):
             return _NOT_FOUND
-        if request.method == "OPTIONS" and self._options.cors:
+        if request.method == "OPTIONS":
+            if not _ORIGIN.search(request.headers.get("origin", "")):
+                raise failed_precondition("Origin header is missing in CORS preflight")
             return Reply(200, b"")
         target = paths.parse(request.method, request.path)
         if target is None:
@@ -168,11 +172,11 @@ class Rest:
         if target.method == "predict":
             return self._predict(target, request, self._handlers.claim(target.spec()))
         answer = self._classify if target.method == "classify" else self._regress
-        with self._handlers.measured(target.name, target.method.capitalize(), "REST"):
+        with self._handlers.measured(target.name, target.method, "REST"):
             return answer(target, request)
 
     def _predict(self, target: paths.Target, request: Request, claim: Claim) -> Reply:
-        with claim, self._handlers.measured(target.name, "Predict", "REST"):
+        with claim, self._handlers.measured(target.name, target.method, "REST"):
             parsed = self._parsed(request, claim)
             started = self._handlers.start_predict_arrays(
                 claim.version, parsed.signature_name, parsed.inputs, request.deadline
@@ -261,7 +265,7 @@ async def _arrived(started: Started[T], deadline: float | None) -> T:
         async with _until(deadline):
             await arrived  # not the batch's own future, which must not be cancelled
     except TimeoutError:
-        raise deadline_exceeded(LATE) from None
+        raise late(started.running) from None
     return started.result()
 
 

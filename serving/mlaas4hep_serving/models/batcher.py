@@ -19,10 +19,10 @@ import numpy as np
 
 from mlaas4hep_serving.errors import (
     ServingError,
-    deadline_exceeded,
     failed_precondition,
     internal,
     invalid_argument,
+    resource_exhausted,
     unavailable,
 )
 from mlaas4hep_serving.metrics import Registry
@@ -30,6 +30,7 @@ from mlaas4hep_serving.wire.tensors import Array
 
 Key = tuple[tuple[str, ...], tuple[str, ...]]
 RunBatch = Callable[[Sequence[str], Sequence[Array], Sequence[str], float | None], Sequence[Array]]
+QUEUED = "Run() timeout exceeded while waiting in batching queue"
 _LATER = threading.TIMEOUT_MAX
 
 
@@ -243,9 +244,11 @@ class Batcher:
         now = time.monotonic()
         tasks = [task for task in batch.tasks if task.deadline is None or task.deadline > now]
         late = [task for task in batch.tasks if task.deadline is not None and task.deadline <= now]
-        _fail(late, deadline_exceeded("Run() timeout exceeded while waiting in batching queue"))
+        _fail(late, resource_exhausted(QUEUED))
         if not tasks:
             return
+        for task in tasks:
+            task.done.set_running_or_notify_cancel()
         rows = sum(task.rows for task in tasks)
         size = self.options.padded(rows)
         self._record(tasks, now, size, size - rows)
@@ -337,6 +340,7 @@ def _fail(tasks: Sequence[_Task], error: ServingError) -> None:
 
 def _joined(parts: list[Future[Sequence[Array]]]) -> Future[Sequence[Array]]:
     whole: Future[Sequence[Array]] = Future()
+    whole.set_running_or_notify_cancel()
     left = [len(parts)]
     lock = threading.Lock()
 

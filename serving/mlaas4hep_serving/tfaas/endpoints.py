@@ -127,7 +127,7 @@ class Tfaas:
     def _run(self, name: str, inputs_of: Any, deadline: float | None) -> tuple[Array, int]:
         """The values of the one output for one row, [n], and the version that answered."""
         spec = ModelSpec(name=name or self._only_model())
-        with self._handlers.measured(spec.name, "Predict", "REST"):
+        with self._handlers.measured(spec.name, "predict", "REST"):
             with self._handlers.repository.use(spec) as version:
                 signature = version.servable.signatures.get(DEFAULT_SIGNATURE)
                 if signature is None:

@@ -90,10 +90,10 @@ def _brackets(body: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def text(value: Any) -> str:
-    """A JSON value as an error repeats it, cut off after 256 characters."""
+    """A JSON value as an error repeats it, as rapidjson's PrettyWriter lays it out; cut off after 256 characters."""
     parts: list[str] = []
     length = 0
-    for part in _ECHO.iterencode(value):  # in parts, so that no more is written, and no deeper, than is shown
+    for part in _pretty(value, 0):  # in parts, so that no more is written, and no deeper, than is shown
         parts.append(part)
         length += len(part)
         if length > _LONGEST_ECHO:
@@ -102,7 +102,25 @@ def text(value: Any) -> str:
     return written if len(written) <= _LONGEST_ECHO else written[:_LONGEST_ECHO] + "...TRUNCATED"
 
 
+def _pretty(value: Any, level: int) -> Iterator[str]:
+    """Members of objects on lines of their own, lists on one line."""
+    if isinstance(value, dict) and value:
+        for i, (key, item) in enumerate(value.items()):
+            yield ",\n" if i else "{\n"
+            yield _INDENT * (level + 1) + _ECHO.encode(key) + ": "
+            yield from _pretty(item, level + 1)
+        yield "\n" + _INDENT * level + "}"
+    elif isinstance(value, list) and value:
+        for i, item in enumerate(value):
+            yield ", " if i else "["
+            yield from _pretty(item, level + 1)
+        yield "]"
+    else:
+        yield _ECHO.encode(value)
+
+
 _ECHO = json.JSONEncoder(ensure_ascii=False)
+_INDENT = "    "
 
 
 def _fast(body: bytes) -> Any:
