@@ -63,7 +63,7 @@ def _serve(options: Options, stop: threading.Event) -> NoReturn:
             _end()  # nothing is under way
     server = starting.result()
     gc.freeze()  # a full collection walks TensorFlow's modules for 0.4 s, and every request waits
-    print(listening(options.host, server.grpc_port, server.rest_port), flush=True)
+    print(listening(options, server.grpc_port, server.rest_port), flush=True)
     stop.wait()
     _end_after(options.drain_seconds + _MARGIN)
     server.stop()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from mlaas4hep_client import __version__
 
 from mlaas4hep_serving.errors import invalid_argument
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,21 @@ class Options:
     tensorflow_session_parallelism: int = 0
     tensorflow_intra_op_parallelism: int = 0
     tensorflow_inter_op_parallelism: int = 0
+    tensorflow_session_config_file: str = ""
+    per_process_gpu_memory_fraction: float = 0.0
+    grpc_socket_path: str = ""
+    use_alts_credentials: bool = False
+    num_load_threads: int = 0
+    num_request_iterations_for_warmup: int = 0
+    flush_filesystem_caches: bool = True
+    enable_signature_method_name_check: bool = False
+    enable_serialization_as_tensor_content: bool = False
     # not TF-Serving's
     host: str = "127.0.0.1"
     processes: int = 1
     access_log: bool = False
     drain_seconds: float = 30.0
+    load_patience_seconds: float = 60.0
     max_request_bytes: int = 256 << 20
     max_inflight_bytes: int = 0
     enable_model_list: bool = False
@@ -59,11 +72,39 @@ class Options:
     def __post_init__(self) -> None:
         if self.enable_tfaas and not self.tfaas_base_path:
             raise invalid_argument("--enable_tfaas needs --tfaas_base_path, the folder of the uploaded models")
+        if self.grpc_socket_path and self.processes > 1:
+            raise invalid_argument("--grpc_socket_path works with one process: a socket in a folder has one listener")
+        if self.use_alts_credentials and self.ssl_config_file:
+            raise invalid_argument("--use_alts_credentials and --ssl_config_file exclude each other")
         if self.enable_tfaas and self.processes > 1:
             raise invalid_argument("--enable_tfaas works with one process: others would go on with a deleted model")
 
 
+# TF-Serving's other flags: its default, and why it means nothing here
+MEANINGLESS: Mapping[str, tuple[Any, str]] = {
+    "enable_profiler": (True, "there is no profiler service"),
+    "mixed_precision": ("", "models run in the precision that they were exported with"),
+    "num_tflite_interpreters_per_pool": (0, "TensorFlow Lite models are not served"),
+    "num_tflite_pools": (0, "TensorFlow Lite models are not served"),
+    "num_unload_threads": (0, "a version is unloaded where its last request ends"),
+    "platform_config_file": ("", "there is one platform, tensorflow"),
+    "prefer_tflite_model": (False, "TensorFlow Lite models are not served"),
+    "remove_unused_fields_from_bundle_metagraph": (True, "the memory of a graph is TensorFlow's own affair"),
+    "skip_initialize_tpu": (False, "TPUs are not used"),
+    "thread_pool_factory_config_file": ("", "TensorFlow's own pools are used"),
+    "xla_cpu_compilation_enabled": (False, "models compile what was exported with jit_compile"),
+    "xla_gpu_compilation_enabled": (False, "models compile what was exported with jit_compile"),
+}
 _HELP = {
+    "tensorflow_session_config_file": "text-proto ConfigProto of TensorFlow's sessions; flags overrule it",
+    "per_process_gpu_memory_fraction": "part of a GPU's memory; 0 lets TensorFlow choose",
+    "grpc_socket_path": "listen for gRPC on a Unix socket, too",
+    "use_alts_credentials": "Google's ALTS on the gRPC port",
+    "num_load_threads": "models that are loaded at the same time; 0 is one",
+    "num_request_iterations_for_warmup": "how often each request for the warm-up is run; 0 is once",
+    "flush_filesystem_caches": "do not keep the files of a version in the system's cache when it is loaded",
+    "enable_signature_method_name_check": "refuse signatures whose method name is not that of the request",
+    "enable_serialization_as_tensor_content": "answers over gRPC carry tensor_content in place of *_val",
     "port": "gRPC port; 0 switches gRPC off, -1 takes any free one",
     "rest_api_port": "HTTP port; 0 switches HTTP off, -1 takes any free one",
     "model_name": "name of the model of --model_base_path",
@@ -86,6 +127,7 @@ _HELP = {
     "requests_per_second_per_client": "rate of one address, with bursts of twice as many; 0 is no limit",
     "enable_tfaas": "answer TFaaS's endpoints (/json, /proto, /image, /upload ...) on the HTTP port",
     "tfaas_base_path": "folder of the uploaded models; needs --enable_tfaas",
+    "load_patience_seconds": "a version folder that stays incomplete for so long is told in log and status",
     "drain_seconds": "at SIGTERM, the longest time for requests under way",
 }
 
@@ -99,20 +141,23 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     for item in fields(Options):
-        text = _HELP.get(item.name, "")
-        if item.name == "shared_folder":
-            text = argparse.SUPPRESS  # from the supervisor to its workers
-        default: Any = item.default
-        extra: dict[str, Any] = {"nargs": "?", "const": True, "type": _bool} if isinstance(default, bool) else {}
-        if not extra:
-            extra = {"type": type(default)}
-        parser.add_argument(
-            f"--{item.name}",
-            default=default,
-            help=text if text == argparse.SUPPRESS else f"{text} (default {default!r})",
-            **extra,
-        )
-    return Options(**vars(parser.parse_args(arguments)))
+        text = f"{_HELP.get(item.name, '')} (default {item.default!r})"
+        hidden = item.name == "shared_folder"  # from the supervisor to its workers
+        _add(parser, item.name, item.default, argparse.SUPPRESS if hidden else text)
+    for name, (default, why) in MEANINGLESS.items():
+        _add(parser, name, default, f"means nothing here: {why}")
+    given = vars(parser.parse_args(arguments))
+    for name, (default, why) in MEANINGLESS.items():
+        if given.pop(name) != default:
+            log.warning("--%s means nothing here: %s", name, why)
+    return Options(**given)
+
+
+def _add(parser: argparse.ArgumentParser, name: str, default: Any, text: str) -> None:
+    if isinstance(default, bool):
+        parser.add_argument(f"--{name}", default=default, help=text, nargs="?", const=True, type=_bool)
+    else:
+        parser.add_argument(f"--{name}", default=default, help=text, type=type(default))
 
 
 def _bool(text: str) -> bool:
@@ -123,9 +168,11 @@ def _bool(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"true or false, not {text!r}")
 
 
-def listening(host: str, grpc_port: int, rest_port: int) -> str:
+def listening(options: Options, grpc_port: int, rest_port: int) -> str:
     """The one line that tells where the server listens."""
+    host = options.host
     parts = [f"gRPC at {host}:{grpc_port}"] if grpc_port else []
+    parts += [f"gRPC at unix:{options.grpc_socket_path}"] if options.grpc_socket_path else []
     parts += [f"HTTP at http://{host}:{rest_port}"] if rest_port else []
     return "mlaas4hep-serve listens: " + ", ".join(parts)
 

@@ -152,11 +152,14 @@ class Handlers:
         *,
         configure: Callable[[ModelServerConfig], None] | None = None,
         access_log: bool = False,
+        check_method_names: bool = False,
+        tensor_content: bool = False,
     ) -> None:
         self.repository = repository
         self.metrics = metrics
         self._configure = configure or repository.configure
         self._access_log = access_log
+        self._check_method_names, self._tensor_content = check_method_names, tensor_content
 
     @contextmanager
     def measured(self, model: str, api: str, entrypoint: str) -> Iterator[None]:
@@ -204,14 +207,14 @@ class Handlers:
         spec = request.model_spec
         name = spec.signature_name or DEFAULT_SIGNATURE
         with self.repository.use(spec) as version:
-            signature = _predict_signature(version.servable, name)
+            signature = self._predict_signature(version.servable, name)
             outputs, *call = _call(signature, _inputs_of(request, signature), request.output_filter)
 
             def response(found: Sequence[Array]) -> PredictResponse:
                 answer = PredictResponse()
                 _fill_spec(answer.model_spec, spec.name, name, version.number)
                 for alias, array in zip(outputs, found, strict=True):
-                    tensors.to_proto(array, answer.outputs[alias])
+                    tensors.to_proto(array, answer.outputs[alias], content=self._tensor_content)
                 return answer
 
             return self._started(version, call, deadline, response, pool)
@@ -230,8 +233,16 @@ class Handlers:
             signature_name: ``""`` is the default.
         """
         name = signature_name or DEFAULT_SIGNATURE
-        outputs, *call = _call(_predict_signature(version.servable, name), inputs, ())
+        outputs, *call = _call(self._predict_signature(version.servable, name), inputs, ())
         return self._started(version, call, deadline, lambda found: (_named(outputs, found), version.number))
+
+    def _predict_signature(self, model: Model, name: str) -> SignatureDef:
+        signature = model.signatures.get(name)
+        if signature is None:
+            raise failed_precondition(f'Serving signature key "{name}" not found.')
+        if self._check_method_names:
+            examples.check_predict(signature)
+        return signature
 
     def _started(
         self,
@@ -280,6 +291,8 @@ class Handlers:
             signature = version.servable.signatures.get(name)
             if signature is None:
                 raise invalid_argument(f"No signature was found with the name: {name}")
+            if self._check_method_names:
+                examples.check_method(signature, api)
             feed, fetches = tensors_of(signature)
             rows = examples.serialized(request.input)
             tensors.check_dtypes([signature.inputs["inputs"].dtype], [rows])
@@ -361,13 +374,6 @@ def _fill_spec(spec: ModelSpec, name: str, signature: str, version: int) -> None
 
 
 # Predict
-
-
-def _predict_signature(model: Model, name: str) -> SignatureDef:
-    signature = model.signatures.get(name)
-    if signature is None:
-        raise failed_precondition(f'Serving signature key "{name}" not found.')
-    return signature
 
 
 def _inputs_of(request: PredictRequest, signature: SignatureDef) -> dict[str, Array]:

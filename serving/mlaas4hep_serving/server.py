@@ -10,9 +10,12 @@ import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import grpc
 import uvicorn
 import uvloop
+from tensorflow.core.protobuf.config_pb2 import ConfigProto
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from mlaas4hep_serving import config_files
@@ -67,10 +70,19 @@ class Server:
                 options.max_num_load_retries,
                 options.load_retry_interval_micros / 1e6,
                 options.allow_version_labels_for_unavailable_models,
+                options.load_patience_seconds,
+                max(1, options.num_load_threads),
             ),
             missing_parts,
         )
-        self.handlers = Handlers(self.repository, self.metrics, configure=self._reload, access_log=options.access_log)
+        self.handlers = Handlers(
+            self.repository,
+            self.metrics,
+            configure=self._reload,
+            access_log=options.access_log,
+            check_method_names=options.enable_signature_method_name_check,
+            tensor_content=options.enable_serialization_as_tensor_content,
+        )
         self.repository.configure(config)
         self.repository.start()
         guard, tls = _guard(options), _tls(options)
@@ -190,43 +202,75 @@ def _model_options(options: Options) -> ModelOptions:
         tuple(options.saved_model_tags.split(",")),
         options.tensorflow_intra_op_parallelism or every,
         options.tensorflow_inter_op_parallelism or every,
+        options.per_process_gpu_memory_fraction,
+        _session_config(options),
     )
-    return ModelOptions(session, batching, options.enable_per_model_batching_parameters, options.enable_model_warmup)
+    return ModelOptions(
+        session,
+        batching,
+        options.enable_per_model_batching_parameters,
+        options.enable_model_warmup,
+        max(1, options.num_request_iterations_for_warmup),
+        options.flush_filesystem_caches,
+    )
+
+
+def _session_config(options: Options) -> bytes:
+    if not options.tensorflow_session_config_file:
+        return b""
+    return bytes(config_files.read(options.tensorflow_session_config_file, ConfigProto).SerializeToString())
 
 
 def _load(name: str, number: int, folder: Path, options: ModelOptions, metrics: Registry) -> Model:
     model = Model(name, number, folder, options, metrics)
     try:
         if options.warmup:
-            _warm_up(model, metrics)
+            _warm_up(model, metrics, options.warmup_iterations)
     except BaseException:
         model.close()
         raise
+    if options.flush_caches:
+        _flush_caches(folder)
     return model
 
 
-def _warm_up(model: Model, metrics: Registry) -> None:
-    """Answer the recorded requests before the version is available."""
+def _flush_caches(folder: Path) -> None:
+    """Tell the system that the files are not read again soon."""
+    for path in filter(Path.is_file, folder.rglob("*")):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _warm_up(model: Model, metrics: Registry, iterations: int) -> None:
+    """Answer the recorded requests, each so many times, before the version is available."""
     requests = warmup_requests(model.folder, model.name, model.number)
     if not requests:
         return
     alone = Handlers(Repository.of(Version(model.name, model.number, model.folder, servable=model)), metrics)
     for operation, request in requests:
-        getattr(alone, operation)(request)
+        for _ in range(iterations):
+            getattr(alone, operation)(request)
 
 
 def _grpc_options(options: Options, guard: Guard, tls: Tls | None, budget: Budget) -> GrpcOptions:
     return GrpcOptions(
-        f"{options.host}:{max(options.port, 0)}",
+        f"{options.host}:{max(options.port, 0)}" if options.port else "",
         options.grpc_max_threads,
         bool(options.shared_folder),
         options.enable_grpc_healthcheck_service,
         grpc_server.channel_arguments(options.grpc_channel_arguments),
-        tls.grpc_credentials() if tls else None,
+        _credentials(options, tls),
         [GrpcGuard(guard)] if guard.active else [],
         options.max_request_bytes,
         budget,
+        options.grpc_socket_path,
     )
+
+
+def _credentials(options: Options, tls: Tls | None) -> Any:
+    if options.use_alts_credentials:
+        return grpc.alts_server_credentials()
+    return tls.grpc_credentials() if tls else None
 
 
 def _guard(options: Options) -> Guard:

@@ -22,7 +22,7 @@ def run(options: Options, stop: threading.Event) -> int:
     with tempfile.TemporaryDirectory(prefix="mlaas4hep-serving-") as folder, _Held(options) as ports:
         each = replace(options, port=ports[0], rest_api_port=ports[1], shared_folder=folder)
         workers = [_start(each) for _ in range(options.processes)]
-        threading.Thread(target=_announce, args=(workers, listening(options.host, *ports)), daemon=True).start()
+        threading.Thread(target=_announce, args=(workers, listening(options, *ports)), daemon=True).start()
         while not stop.wait(RESTART):
             failed = [worker for worker in workers if worker.poll() == 1]
             if len(failed) == len(workers):

@@ -39,7 +39,7 @@ LOOKS = 4  # threads for these
 class GrpcOptions:
     """``--port`` and its companions."""
 
-    address: str  # host:port, port 0 for any
+    address: str  # host:port, port 0 for any; "" for none
     threads: int = 128
     reuse_port: bool = False
     health: bool = False
@@ -48,6 +48,7 @@ class GrpcOptions:
     interceptors: Sequence[Any] = ()
     max_message: int = MESSAGE  # bytes of a request
     budget: Budget = field(default_factory=Budget)  # of all requests in flight
+    socket: str = ""  # path of a Unix socket to listen on as well, without credentials
 
 
 def channel_arguments(text: str) -> tuple[tuple[str, int | str], ...]:
@@ -101,11 +102,15 @@ class GrpcServer:
 
     def _bind(self, options: GrpcOptions) -> int:
         try:
+            if options.socket:
+                self._server.add_insecure_port(f"unix:{options.socket}")
+            if not options.address:
+                return 0
             if options.credentials is not None:
                 return int(self._server.add_secure_port(options.address, options.credentials))
             return int(self._server.add_insecure_port(options.address))
         except RuntimeError as error:
-            raise invalid_argument(f"gRPC cannot listen on {options.address}: {error}") from None
+            raise invalid_argument(f"gRPC cannot listen on {options.address or options.socket}: {error}") from None
 
     def drain(self, grace: float) -> Any:
         """Take no new requests, answer those under way for at most ``grace`` seconds; returns an event to wait for."""

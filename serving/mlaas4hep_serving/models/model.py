@@ -44,6 +44,8 @@ class ModelOptions:
     batching: BatchingOptions | None = None
     per_model_batching: bool = False
     warmup: bool = True
+    warmup_iterations: int = 1  # of each request
+    flush_caches: bool = True  # of the files, when they are loaded
 
 
 class Model:

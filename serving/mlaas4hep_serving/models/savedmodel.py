@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 _PRIVATE = "_make_callable_from_options"
 _TESTED = ("2.21",)
 # ops whose state comes from the variables folder
+_SAVED_MODEL_TAGS = (0x08, 0x12)  # saved_model_schema_version, a number, and meta_graphs, with its length
 _VARIABLES = {"VarHandleOp", "VariableV2", "Variable"}
 Run = Callable[..., Sequence[Any]]
 
@@ -37,6 +38,19 @@ class SessionOptions:
     tags: tuple[str, ...] = ("serve",)
     intra_op: int = 0
     inter_op: int = 0
+    gpu_memory: float = 0.0  # part of it
+    config: bytes = b""  # a ConfigProto, overruled by what is set above
+
+    def proto(self) -> config_pb2.ConfigProto:
+        """As TensorFlow takes it."""
+        config = config_pb2.ConfigProto.FromString(self.config)
+        if self.intra_op:
+            config.intra_op_parallelism_threads = self.intra_op
+        if self.inter_op:
+            config.inter_op_parallelism_threads = self.inter_op
+        if self.gpu_memory:
+            config.gpu_options.per_process_gpu_memory_fraction = self.gpu_memory
+        return config
 
 
 class SavedModel:
@@ -53,11 +67,8 @@ class SavedModel:
         self._calls: dict[tuple[Any, ...], Run] = {}
         self._lock = threading.Lock()
         graph = tf.Graph()
-        config = config_pb2.ConfigProto(
-            intra_op_parallelism_threads=options.intra_op, inter_op_parallelism_threads=options.inter_op
-        )
         with graph.as_default():
-            self._session = tf.compat.v1.Session(graph=graph, config=config)
+            self._session = tf.compat.v1.Session(graph=graph, config=options.proto())
             try:
                 self.meta_graph = self._load(folder, options)
             except BaseException:
@@ -75,6 +86,7 @@ class SavedModel:
         except tf.errors.OpError as error:
             raise _translated(error) from None
         except (OSError, RuntimeError, ValueError) as error:
+            read_proto(folder)  # raises what it is, if it is that
             raise ServingError(Code.INVALID_ARGUMENT, f"{folder} cannot be loaded: {error}") from error
 
     def run(
@@ -207,14 +219,38 @@ def read_proto(folder: Path) -> saved_model_pb2.SavedModel:
     return proto
 
 
+def is_cut_off(data: bytes) -> bool:
+    """Whether data that is no SavedModel may be the beginning of one: it ends within one of the message's fields."""
+    at = 0
+    while at < len(data):
+        tag, (field, at) = data[at], _varint(data, at + 1)
+        if tag not in _SAVED_MODEL_TAGS:
+            return False
+        at += field if tag == _SAVED_MODEL_TAGS[1] else 0
+    return at > len(data)
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """The number at a place, and the place behind it: beyond the data, where they end within the number."""
+    number = shift = 0
+    while at < len(data):
+        number |= (data[at] & 127) << shift
+        shift += 7
+        at += 1
+        if data[at - 1] < 128:
+            return number, at
+    return number, at + 1
+
+
 def missing_parts(folder: Path) -> str | None:
     """What a version folder still lacks, or None when it is complete: a copy may be under way."""
     if not (folder / "saved_model.pb").is_file():
         return None if (folder / "saved_model.pbtxt").is_file() else "no saved_model.pb"
     try:
         proto = read_proto(folder)
-    except ServingError as error:
-        return error.message
+    except ServingError:
+        cut_off = is_cut_off((folder / "saved_model.pb").read_bytes())
+        return "saved_model.pb is cut off" if cut_off else None  # what is garbage fails to load, and is told
     if not proto.meta_graphs:
         return "saved_model.pb has no graph"
     if any(_has_variables(graph.graph_def) for graph in proto.meta_graphs):

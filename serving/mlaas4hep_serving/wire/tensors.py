@@ -111,14 +111,16 @@ def _filled(values: Any, kind: Any, shape: tuple[int, ...]) -> Array:
     return array.reshape(shape)
 
 
-def to_proto(array: Array, out: TensorProto) -> None:
-    """Write an array into typed ``*_val`` fields, as TF-Serving answers (no ``tensor_content``)."""
+def to_proto(array: Array, out: TensorProto, *, content: bool = False) -> None:
+    """Write an array into typed ``*_val`` fields, as TF-Serving answers, or into ``tensor_content`` if so told."""
     enum = enum_of(array)
     out.dtype = enum
     for size in array.shape:
         out.tensor_shape.dim.add().size = size
     field = _FIELDS.get(enum)
-    if field is None:
+    if content and enum != types_pb2.DT_STRING:
+        out.tensor_content = array.tobytes()
+    elif field is None:
         out.CopyFrom(_tensorflow().make_tensor_proto(array))
     elif enum == types_pb2.DT_STRING:
         out.string_val.extend(v if isinstance(v, bytes) else str(v).encode() for v in array.ravel())
