@@ -34,7 +34,7 @@ from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.models.batcher import BatchingOptions
 from mlaas4hep_serving.models.model import Model, ModelOptions, warmup_requests
 from mlaas4hep_serving.models.repository import Repository, RepositoryOptions
-from mlaas4hep_serving.models.savedmodel import SessionOptions, missing_parts
+from mlaas4hep_serving.models.savedmodel import SessionOptions, to_wait_for
 from mlaas4hep_serving.models.versions import Version
 from mlaas4hep_serving.options import Options
 from mlaas4hep_serving.prediction import Handlers
@@ -73,7 +73,7 @@ class Server:
                 options.load_patience_seconds,
                 max(1, options.num_load_threads),
             ),
-            missing_parts,
+            to_wait_for,
         )
         self.handlers = Handlers(
             self.repository,

@@ -19,7 +19,7 @@ from tensorflow.core.framework import graph_pb2
 from tensorflow.core.protobuf import config_pb2, saved_model_pb2
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef, SignatureDef
 
-from mlaas4hep_serving.errors import Code, ServingError, deadline_exceeded
+from mlaas4hep_serving.errors import Code, ServingError, deadline_exceeded, not_found
 from mlaas4hep_serving.wire.tensors import Array
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,8 @@ class SavedModel:
         except tf.errors.OpError as error:
             raise _translated(error) from None
         except (OSError, RuntimeError, ValueError) as error:
-            read_proto(folder)  # raises what it is, if it is that
+            if (folder / "saved_model.pb").is_file():
+                read_proto(folder)  # raises DATA_LOSS, if it is that
             raise ServingError(Code.INVALID_ARGUMENT, f"{folder} cannot be loaded: {error}") from error
 
     def run(
@@ -209,14 +210,31 @@ def read_proto(folder: Path) -> saved_model_pb2.SavedModel:
     """``saved_model.pb``.
 
     Raises:
-        ServingError: DATA_LOSS, no such message.
+        ServingError: DATA_LOSS, no such message; NOT_FOUND.
     """
     proto = saved_model_pb2.SavedModel()
     try:
         proto.ParseFromString((folder / "saved_model.pb").read_bytes())
+    except OSError as error:
+        raise not_found(f"{folder}/saved_model.pb cannot be read: {error.strerror}") from None
     except Exception as error:  # noqa: BLE001  # protobuf's DecodeError is not public under one name in all its versions
         raise ServingError(Code.DATA_LOSS, f"{folder}/saved_model.pb is not a SavedModel: {error}") from None
     return proto
+
+
+def to_wait_for(folder: Path) -> str | None:
+    """`missing_parts` that may still come; None where there is garbage: it fails to load, and that is told."""
+    lacking = missing_parts(folder)
+    path = folder / "saved_model.pb"
+    return None if lacking and path.is_file() and _is_garbage(path.read_bytes()) else lacking
+
+
+def _is_garbage(data: bytes) -> bool:
+    try:
+        saved_model_pb2.SavedModel().ParseFromString(data)
+    except Exception:  # noqa: BLE001  # as in `read_proto`
+        return not is_cut_off(data)
+    return False
 
 
 def is_cut_off(data: bytes) -> bool:
@@ -248,9 +266,8 @@ def missing_parts(folder: Path) -> str | None:
         return None if (folder / "saved_model.pbtxt").is_file() else "no saved_model.pb"
     try:
         proto = read_proto(folder)
-    except ServingError:
-        cut_off = is_cut_off((folder / "saved_model.pb").read_bytes())
-        return "saved_model.pb is cut off" if cut_off else None  # what is garbage fails to load, and is told
+    except ServingError as error:
+        return error.message
     if not proto.meta_graphs:
         return "saved_model.pb has no graph"
     if any(_has_variables(graph.graph_def) for graph in proto.meta_graphs):
