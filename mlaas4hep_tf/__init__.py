@@ -19,9 +19,12 @@ _HOME = {
     "RootDataset": "dataset",
     "Specs": "specs",
     "export": "exporter",
+    "models": "models",
     "scan": "scanner",
     "train": "train",
 }
+
+_MODULES = ("models", "train")  # public as they are
 
 __all__ = [
     "Cache",
@@ -32,12 +35,13 @@ __all__ = [
     "RootDataset",
     "Specs",
     "export",
+    "models",
     "scan",
     "train",
 ]
 
 if TYPE_CHECKING:
-    from mlaas4hep_tf import train
+    from mlaas4hep_tf import models, train
     from mlaas4hep_tf.dataset import RootDataset
     from mlaas4hep_tf.errors import DataWarning, MlaasError
     from mlaas4hep_tf.exporter import export
@@ -52,7 +56,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = import_module(f"{__name__}.{_HOME[name]}")
-    value = module if name == "train" else getattr(module, name)
+    value = module if name in _MODULES else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,22 +13,29 @@ from typing import Any, Literal, get_args
 
 import tensorflow as tf
 
-from mlaas4hep_tf.errors import LabelError, PlanError
+from mlaas4hep_tf.errors import DataWarning, LabelError, PlanError, shorten
+from mlaas4hep_tf.htmltable import table
 from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.io.workers import WorkerPool
-from mlaas4hep_tf.specs import Specs
+from mlaas4hep_tf.scanner import scan_targets
+from mlaas4hep_tf.specs import Specs, TargetSpec
 from mlaas4hep_tf.streaming.chunks import Stream
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
+from mlaas4hep_tf.streaming.forks import check_process
 from mlaas4hep_tf.streaming.open_files import inspect_files
-from mlaas4hep_tf.streaming.pipeline import DataLayout, PipelineOptions, build_pipeline
+from mlaas4hep_tf.streaming.pipeline import MASK_SUFFIX, DataLayout, PipelineOptions, build_pipeline
 from mlaas4hep_tf.streaming.plan import EntryRange, make_plan, partition, split_sizes
 from mlaas4hep_tf.streaming.skipped import Skipped, account
-from mlaas4hep_tf.streaming.targets import PerFile, Target, label_of, resolve_target
+from mlaas4hep_tf.streaming.targets import LabelDtype, PerFile, Target, check_law, label_of, resolve_target
+from mlaas4hep_tf.streaming.targets import label_dtype as default_label_dtype
 from mlaas4hep_tf.transforms.image import EtaPhiImage
 from mlaas4hep_tf.transforms.normalize import Normalize
 from mlaas4hep_tf.transforms.vector import Preprocessor
+
+# Keras says it of every tf.data.Dataset; the seed of a RootDataset shuffles it
+warnings.filterwarnings("ignore", "`shuffle=True` was passed, but will be ignored .* tf.data.Dataset", UserWarning)
 
 Mixing = Literal["proportional", "equal"] | Mapping[str, float] | Sequence[float]
 
@@ -66,20 +74,24 @@ class _Targets:
 
     labels: PerFile | None
     weights: PerFile | None
+    dtype: LabelDtype | None
 
     @property
     def branches(self) -> tuple[str, ...]:
         return tuple(given for given in (self.labels, self.weights) if isinstance(given, str))
 
     def check(self, specs: Specs) -> None:
-        """Raise LabelError unless they go with these features."""
+        """Raise an error unless there is such a type, and they go with these features."""
+        if self.dtype is not None and self.dtype not in get_args(LabelDtype):
+            raise PlanError(f"label_dtype must be one of {', '.join(get_args(LabelDtype))}, not {self.dtype!r}")
         if self.weights is not None and self.labels is None:
             raise LabelError("weights go to the loss together with labels: give labels= as well")
         features = {b.name for b in specs.branches}
         for name in self.branches:
             if name in features:
                 raise LabelError(
-                    f"branch {name!r} cannot be label or weight and a feature too: exclude it when scanning"
+                    f"branch {name!r} cannot be label or weight and a feature too: scan with labels= or weights=, "
+                    "or exclude it"
                 )
 
     def resolve(self, files: Sequence[RootFile], skipped: Skipped | None) -> tuple[Target | None, Target | None]:
@@ -89,9 +101,29 @@ class _Targets:
             resolve_target("weights", self.weights, files, failed),
         )
 
+    def typed(self, labels: Target | None, known: Sequence[TargetSpec]) -> Target | None:
+        """The labels with the dtype in which they are delivered."""
+        return None if labels is None else replace(labels, dtype=self.dtype or _label_dtype(labels, known))
 
-def _check_form(layout: DataLayout, mask: bool, image: EtaPhiImage | None) -> None:
+
+def _label_dtype(labels: Target, known: Sequence[TargetSpec]) -> LabelDtype:
+    if not labels.branch:
+        return default_label_dtype(set(labels.per_file), min(labels.per_file), max(labels.per_file))
+    spec = next(target for target in known if target.name == labels.branch)
+    if spec.dtype.startswith("float"):
+        return "float32"
+    return default_label_dtype([value for value, _ in spec.found], spec.min, spec.max)
+
+
+def _check_form(layout: DataLayout, mask: bool, image: EtaPhiImage | None, specs: Specs) -> None:
     """Raise PlanError for a form of the elements that there is not."""
+    names = {b.name for b in specs.branches}
+    masks = sorted(name for name in names if name + MASK_SUFFIX in names) if mask and layout == "columns" else []
+    if masks:
+        raise PlanError(
+            f"layout='columns' with a mask has {masks[0] + MASK_SUFFIX!r} for the mask of {masks[0]!r}, but there is a "
+            "branch of that name too: exclude one of the two when scanning, or take mask=False"
+        )
     if layout not in get_args(DataLayout):
         raise PlanError(f"layout must be one of {', '.join(map(repr, get_args(DataLayout)))}, not {layout!r}")
     if (layout == "image") != (image is not None):
@@ -111,15 +143,30 @@ def _open(
     return inspect_files(expand(files, specs.tree or None), wanted, worker_pool, skipped=skipped, known=known)
 
 
+def _with_targets(
+    specs: Specs, names: Sequence[str], files: Sequence[RootFile], worker_pool: WorkerPool, skipped: Skipped | None
+) -> Specs:
+    """The specs with what there is to know of these label and weight branches, which is read where they lack it."""
+    lacking = [name for name in dict.fromkeys(names) if name not in {target.name for target in specs.targets}]
+    if not lacking:
+        return specs
+    warnings.warn(
+        f"the specs do not know {shorten(lacking)}: read now for this alone; scan(..., labels=, weights=) saves it",
+        DataWarning, stacklevel=3,
+    )  # fmt: skip
+    found = scan_targets(files, lacking, worker_pool, skipped)
+    return replace(specs, targets=tuple(sorted((*specs.targets, *found), key=lambda target: target.name)))
+
+
 class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no type information
     """Events of ROOT files as a `tf.data.Dataset` of batches, ready for `model.fit` (pass 2 of the paper).
 
-    Elements are `x`, `(x, y)` or `(x, y, weight)`, with `y` and `weight` float32 [B]:
+    Elements are `x`, `(x, y)` or `(x, y, weight)`, with `y` [B] (see `label_dtype`) and `weight` float32 [B]:
 
     - ``layout="vector"``: x is float32 [B, D] (columns `specs.vector_names`), or with ``mask=True`` a dict
       ``{"vector": [B, D], "mask": bool [B, D]}``, True = real value;
     - ``layout="columns"``: a dict, flat branches [B], jagged ones [B, L], with ``mask=True`` also
-      ``<branch>_mask``;
+      ``<branch>_mask``; normalised, counts too, unless `normalize` leaves them in their unit;
     - ``layout="ragged"``: a dict, flat branches [B], jagged ones `tf.RaggedTensor` [B, None];
     - ``layout="image"``: x is float32 [B, rows, columns, channels] (`transforms.image.EtaPhiImage`).
 
@@ -147,6 +194,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         *,
         labels: PerFile | None = None,
         weights: PerFile | None = None,
+        label_dtype: LabelDtype | None = None,
         batch_size: int = BATCH_SIZE,
         chunk_size: int = CHUNK_SIZE,
         shuffle: bool = True,
@@ -159,21 +207,25 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
     ) -> None:
         """Open the files and plan the reading; no event is read.
 
-        The options, in groups: what is read and what it is worth (`files` to `weights`), order and size of the
-        batches (`batch_size` to `seed`), what the model is given (`normalize` to `image`), and how files are read.
+        The options, in groups: what is read and what it is worth (`files` to `label_dtype`), order and size of
+        the batches (`batch_size` to `seed`), what the model is given (`normalize` to `image`), and how files are read.
 
         Args:
             files: paths, patterns, folders, lists, URLs (`files.expand`).
             specs: from `scan`; they must belong to these files unless they are `unbound`.
             labels: a number per file, by pattern (first match counts) or as a list, or the name of a branch.
             weights: like `labels`; given to the loss by Keras.
+            label_dtype: ``float32``, ``int32`` or ``int64``.  By default float32 for two classes and for regression,
+                int32 for more classes (0 to K - 1), int64 for integers beyond 2^24, which float32 does not hold.
 
             batch_size: events per batch; the last batch of an epoch may be smaller.
             chunk_size: events mixed at a time; rounded down to whole batches.
             shuffle: mix files and shuffle events.
             seed: of the order.
 
-            normalize: ``minmax``, ``standard`` or None (`transforms.normalize`).
+            normalize: ``minmax``, ``standard`` or None, for all branches or by name and pattern
+                (`transforms.normalize`).  Counts are normalised like all others: who cuts on them in a ``map`` or
+                ``filter`` keeps their unit, ``{"nMuon": None, "*": "minmax"}``.
             layout: form of the elements.
             mask: deliver the mask.
             image: bins, branches and rule of ``layout="image"``.
@@ -184,8 +236,9 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         Raises:
             MlaasError: see `errors`; everything that can be known before the first event.
         """
-        _check_form(layout, mask, image)
-        given = _Targets(labels, weights)
+        check_process()
+        _check_form(layout, mask, image, specs)
+        given = _Targets(labels, weights, label_dtype)
         given.check(specs)
         skipped, worker_pool = account(read), WorkerPool(read)
         opened = _open(files, specs, given.branches, worker_pool, skipped)
@@ -193,10 +246,13 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             skipped.label(partial(label_of, labels))
         specs = specs.resolve(opened[0])
         specs.check(opened)
+        label_target, weight_target = given.resolve(opened, skipped)
+        specs = _with_targets(specs, given.branches, opened, worker_pool, skipped)
         preprocessor = Preprocessor(specs, normalize, image)
         stream = Stream(
             opened, preprocessor.layout, {group: members[0].length for group, members in specs.groups.items()},
-            *given.resolve(opened, skipped), worker_pool, skipped=skipped, entries=sum(f.num_entries for f in opened),
+            given.typed(label_target, specs.targets), weight_target, worker_pool, skipped=skipped,
+            entries=sum(f.num_entries for f in opened),
         )  # fmt: skip
         options = PipelineOptions(batch_size, chunk_size, shuffle, seed, layout, mask)
         self._build(stream, preprocessor, options, [(EntryRange(n, 0, f.num_entries),) for n, f in enumerate(opened)])
@@ -219,6 +275,26 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
 
     def _inputs(self) -> list[tf.data.Dataset]:  # abstract in tf.data.Dataset, so every subclass has it
         return [self._pipeline]
+
+    def __repr__(self) -> str:
+        shapes = shorten((f"{name} {shape} {dtype}" for name, shape, dtype in self._elements()), 4)
+        return f"<RootDataset {self._summary()}: {shapes}>"
+
+    def _summary(self) -> str:
+        return f"{self.entries:,} events of {len(self.files)} files in batches of {self._settings.batch_size}"
+
+    def _repr_html_(self) -> str:
+        files = ((file.url, events, label) for file, events, label in self.files_and_labels())
+        elements = table("An element:", ("name", "shape", "type"), self._elements())
+        return table(f"RootDataset, {self._summary()}", ("file", "events", "label"), files) + elements
+
+    def _elements(self) -> list[tuple[str, str, str]]:
+        """Name, shape and type of each tensor of an element."""
+        spec = self.element_spec if isinstance(self.element_spec, tuple) else (self.element_spec,)
+        x, *others = spec
+        parts = x if isinstance(x, dict) else {self._settings.layout: x}
+        parts = parts | dict(zip(("label", "weight"), others, strict=False))
+        return [(name, str(tuple(part.shape)).replace("None", "any"), part.dtype.name) for name, part in parts.items()]
 
     @property
     def element_spec(self) -> Any:
@@ -266,11 +342,26 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         return failures
 
     def __iter__(self) -> Any:
+        check_process()
         iterator = super().__iter__()
         kind: Any = type(iterator)
         iterator.__class__ = _with_original_errors(kind)  # still TensorFlow's own, as Keras and tf.function need
         iterator.root_dataset = self
         return iterator
+
+    def skip(self, count: Any, name: str | None = None) -> tf.data.Dataset:
+        """All but the first `count` batches of each iteration, as in tf.data: of another order in each.
+
+        Warns:
+            DataWarning: the dataset is shuffled, so that what it skips is not what `take` takes.
+        """
+        if self._settings.shuffle:
+            warnings.warn(
+                "take and skip of a shuffled dataset overlap, since each iteration has an order of its own, so events "
+                "of the training come into the validation: ds.split(0.8, 0.2) gives parts that are disjoint",
+                DataWarning, stacklevel=2,
+            )  # fmt: skip
+        return super().skip(count, name)
 
     def _part(self, parts: Sequence[Sequence[EntryRange]], **changes: Any) -> RootDataset:
         part = RootDataset.__new__(RootDataset)
@@ -341,10 +432,9 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             PlanError: shares that are not positive, ``shuffle=False``, or more than 64 files.
             LabelError: patterns that do not fit the files.
         """
+        check_law(law)
         if law == "proportional":
             return self._part(self._parts, shares=None)
-        if isinstance(law, str) and law != "equal":
-            raise PlanError(f"a mixing law must be 'proportional', 'equal' or shares of the files, not {law!r}")
         shares = [1.0] * len(self.files) if isinstance(law, str) else law
         target = resolve_target("mixing shares", shares, self.files) or Target()
         return self._part(self._parts, shares=target.per_file)

@@ -5,10 +5,11 @@
     │   └── LostDataError    more of the data is lost than the user allowed
     ├── TreeError            a tree that is not in the file, or one of several that was not named
     ├── BranchError          a branch that is missing, not numeric, or of another type than expected
+    ├── ExpressionError      text that is no expression of branches, or means nothing for these
     ├── SpecsError           a specs file that cannot be read, or specs that belong to other data
     ├── LabelError           labels or weights that match no file, or leave a file without one
     ├── PlanError            a batch, chunk, split or selection of events that makes no sense
-    ├── ReaderError          reader processes that die again and again
+    ├── ReaderError          reader processes that die again and again, or a process that cannot read
     ├── ModelError           a model that cannot be loaded, or does not fit the data
     ├── MissingExtra         a part that an extra installs (`mlaas4hep_tf[report]`) and that is not there
     └── ConfigError          a parameter file or command line that cannot be understood
@@ -30,9 +31,10 @@ class MlaasError(Exception):
 
 
 class InputFileError(MlaasError):
-    """A file that cannot be read; `passing` if another try, or another replica, may help."""
+    """A file that cannot be read; `passing` if another try, or another replica, may help, after so many seconds."""
 
     passing = False
+    after_s = 0.0
 
 
 class LostDataError(InputFileError): ...
@@ -42,6 +44,16 @@ class TreeError(MlaasError): ...
 
 
 class BranchError(MlaasError): ...
+
+
+class ExpressionError(MlaasError):
+    """What is wrong with an expression, and where in it."""
+
+    def __init__(self, why: str, text: str, at: int) -> None:
+        before, behind = text[max(at - 40, 0) : at], text[at : at + 40]
+        super().__init__(
+            f"{why}; at the mark in: {'...' * (at > 40)}{before} --> {behind}{'...' * (len(text) > at + 40)}"
+        )
 
 
 class SpecsError(MlaasError): ...

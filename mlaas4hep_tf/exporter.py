@@ -72,7 +72,12 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
             b.name: tf.TensorSpec([None] if b.kind == "flat" else [None, None], tf.float32) for b in specs.branches
         }
         ragged = {b.name: tf.TensorSpec([None], tf.float32) for b in specs.branches}
-        ragged |= {group + SPLITS: tf.TensorSpec([None], tf.int64) for group, _ in layout.groups}
+        for group, _ in layout.groups:
+            if group + SPLITS in ragged:
+                raise ModelError(
+                    f"branch {group + SPLITS!r} has the name of the input for the row splits of {group!r}; exclude it"
+                )
+            ragged[group + SPLITS] = tf.TensorSpec([None], tf.int64)
         ready = self._preprocessor.input_specs(mask=self._masked)
         signatures = {
             "serving_default": (self.padded, padded),
@@ -80,15 +85,17 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
             next(iter(ready)): (self.ready, ready),
         }
         return {
-            name: tf.function(method).get_concrete_function(**_named(spec)) for name, (method, spec) in signatures.items()
+            name: tf.function(method).get_concrete_function(**_named(spec))
+            for name, (method, spec) in signatures.items()
         }
 
 
 def _named(spec: Mapping[str, tf.TensorSpec]) -> dict[str, tf.TensorSpec]:
     named = {input_name(name): tf.TensorSpec(s.shape, s.dtype, name=input_name(name)) for name, s in spec.items()}
     if len(named) < len(spec):
-        twice = [name for name, count in Counter(map(input_name, spec)).items() if count > 1]
-        raise ModelError(f"several branches would have the same input name {shorten(twice)}; exclude all but one")
+        twice = next(name for name, count in Counter(map(input_name, spec)).items() if count > 1)
+        branches = shorten(repr(branch) for branch in spec if input_name(branch) == twice)
+        raise ModelError(f"several branches would have the same input name {twice}: {branches}; exclude all but one")
     return named
 
 

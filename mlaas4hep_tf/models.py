@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import keras
 import numpy as np
 
 from mlaas4hep_tf.errors import ModelError
+from mlaas4hep_tf.model_names import check_model, there
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.transforms.image import EtaPhiImage
 
@@ -39,13 +43,14 @@ def set_model(specs: Specs) -> keras.Model:
     vector = keras.Input((width,), name=VECTOR)
     mask = keras.Input((width,), name=MASK, dtype="bool")
     columns = {name: number for number, name in enumerate(specs.vector_names)}
+    own = specs.columns
     parts = []
     if specs.flat:
         parts.append(TakeColumns([columns[b.name] for b in specs.flat], name="flat")(vector))
     for number, members in enumerate(specs.groups.values()):
         if members[0].length == 0:
             continue
-        place = [[columns[name] for name in names] for names in zip(*(b.columns for b in members), strict=True)]
+        place = [[columns[name] for name in names] for names in zip(*(own[b.name] for b in members), strict=True)]
         objects = TakeColumns(place, name=f"objects_{number}")(vector)  # [B, L, F]
         real = TakeColumns(place, name=f"real_{number}")(mask)  # [B, L, F]
         x = keras.layers.Dense(64, activation="relu")(objects)
@@ -148,7 +153,7 @@ class MaskedPool(keras.layers.Layer):  # type: ignore[misc]  # keras has no type
         return keras.KerasTensor((shape[0], 2 * shape[2]), inputs[0].dtype)
 
 
-BUILT_IN: dict[str, Callable[[Specs], keras.Model]] = {"mlp": mlp, "set": set_model}
+_BUILDERS: dict[str, Callable[[Specs], keras.Model]] = {"mlp": mlp, "set": set_model}
 
 
 def build(name: str, specs: Specs, learning_rate: float = 1e-3, *, image: EtaPhiImage | None = None) -> keras.Model:
@@ -166,10 +171,10 @@ def build(name: str, specs: Specs, learning_rate: float = 1e-3, *, image: EtaPhi
     Raises:
         ModelError: no such model, or one that does not fit the data.
     """
-    if (name == "cnn" and image is None) or (name in BUILT_IN and image is not None):
+    if (name == "cnn" and image is None) or (name in _BUILDERS and image is not None):
         raise ModelError(f"model {name!r} takes {'an image: give image=' if name == 'cnn' else 'no image'}")
-    if name in BUILT_IN:
-        model = BUILT_IN[name](specs)
+    if name in _BUILDERS:
+        model = _BUILDERS[name](specs)
     elif name == "cnn" and image is not None:
         model = cnn(image)
     else:
@@ -214,31 +219,63 @@ def wants_mask(model: keras.Model) -> bool:
     return len(model.inputs) > 1
 
 
+def definitions(name: str, *, beside: str | None = None) -> dict[str, Any]:
+    """Classes and functions that the user's own model may consist of, by name.
+
+    There are none for a model of ours, nor where the module is gone: one of Keras's layers alone needs none.
+
+    Args:
+        name: as for `build`.
+        beside: folder of modules that a ``model.py`` imports, if that is not its own.
+
+    Raises:
+        ModelError: a module that fails.
+    """
+    if name in _BUILDERS or name == "cnn" or not there(name):
+        return {}
+    with _importing_from(beside or os.getcwd()):
+        module = _user_module(name)
+    return {
+        value.__name__: value for value in vars(module).values() if inspect.isclass(value) or inspect.isfunction(value)
+    }
+
+
 def _user_function(name: str) -> Callable[[Any], Any]:
-    if name.endswith(".py"):
-        path = Path(name)
-        if not path.is_file():
-            raise ModelError(f"no such model file: {name}")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None and spec.loader is not None  # a .py file always has a loader
-        module = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(module)
-        except Exception as error:
-            raise ModelError(f"the model file {name} fails: {type(error).__name__}: {error}") from error
-        function = "model"
-    elif ":" in name:
-        module_name, function = name.split(":", 1)
-        sys.path.insert(0, os.getcwd())
-        try:
-            module = importlib.import_module(module_name)
-        except ImportError as error:
-            raise ModelError(f"cannot import the model {name!r}: {error}") from error
-        finally:
-            sys.path.remove(os.getcwd())
-    else:
-        raise ModelError(f"no model {name!r}: it must be {', '.join(BUILT_IN)}, cnn, module:function or a model.py")
-    found: Callable[[Any], Any] | None = getattr(module, function, None)
+    function = "model" if name.endswith(".py") else name.partition(":")[2]
+    found: Callable[[Any], Any] | None = getattr(_user_module(name), function, None)
     if not callable(found):
         raise ModelError(f"{name} defines no function {function!r} (def {function}(idim))")
     return found
+
+
+def _user_module(name: str) -> ModuleType:
+    """The module of ``module:function``, or that of a file."""
+    check_model(name)
+    if name.endswith(".py"):
+        return _run_file(Path(name))
+    try:
+        with _importing_from(os.getcwd()):
+            return importlib.import_module(name.partition(":")[0])
+    except ImportError as error:
+        raise ModelError(f"cannot import the model {name!r}: {error}") from error
+
+
+def _run_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None  # a .py file always has a loader
+    module = importlib.util.module_from_spec(spec)
+    try:
+        with _importing_from(str(path.absolute().parent)):
+            spec.loader.exec_module(module)
+    except Exception as error:
+        raise ModelError(f"the model file {path} fails: {type(error).__name__}: {error}") from error
+    return module
+
+
+@contextmanager
+def _importing_from(folder: str) -> Iterator[None]:
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)

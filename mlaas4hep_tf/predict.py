@@ -1,19 +1,21 @@
-"""`predict_files`: scores and identifiers of every event of some files, as a ROOT file."""
+"""`predict_files`: scores and identifiers of every event of some files, as a ROOT, CSV or Parquet file."""
 
 from __future__ import annotations
 
 import os
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import keras
 import numpy as np
 
 from mlaas4hep_tf.dataset import RootDataset
-from mlaas4hep_tf.errors import ConfigError, DataWarning
+from mlaas4hep_tf.errors import BranchError, ConfigError, DataWarning
 from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import FileArgument, RootFile
+from mlaas4hep_tf.io.formats import check_format, row_writer
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.models import wants_mask
@@ -40,14 +42,14 @@ def predict_files(
 ) -> int:
     """Apply a model to every event of some files, which need not be those it was trained on.
 
-    The tree has the name of the input's and a row per event, in the order of files and entries: ``file``
-    (number of the input file), ``entry`` (in that file), the identifiers that the input has, and ``score``
-    (``score_0``, ``score_1`` ... for a model with several outputs).
+    The output (of a ROOT file a tree with the name of the input's) has a row per event, in the order of files and
+    entries: ``file`` (number of the input file), ``entry`` (in that file), the identifiers that the input has, and
+    ``score`` (``score_0``, ``score_1`` ... for a model with several outputs).
 
     Args:
         trained: what the model was trained with: the `RootDataset`, the `runs.Run`, or a `Preprocessor`.  `Specs`
             are not enough: they do not know the normalisation.
-        out: the ROOT file to write.
+        out: the file to write; its ending says how: ``.root``, ``.csv`` or ``.parquet``.
         read: how to read.  Every event gets a row, so nothing can be skipped.
         progress: show a progress bar on a terminal.
 
@@ -56,16 +58,18 @@ def predict_files(
 
     Raises:
         ModelError: specs alone.
-        ConfigError: ``on_bad_file="skip"``.
+        BranchError: an identifier with the name of a branch of the output.
+        ConfigError: ``on_bad_file="skip"``, or an ending that says no format.
         MlaasError: files that lack a branch of the specs, or cannot be read.
     """
-    from mlaas4hep_tf.io.writer import tree_writer  # here: uproot is needed for writing only
-
+    check_format(out)
     if read.on_bad_file == "skip":
         raise ConfigError("prediction gives every event a row, so on_bad_file='skip' has no place there; take 'raise'")
-    ds = _in_order(files, preprocessor_of(trained), masked=wants_mask(model), read=read)
+    preprocessor = preprocessor_of(trained)
+    _check_names(preprocessor.specs.identifiers)
+    ds = _in_order(files, preprocessor, masked=wants_mask(model), read=read)
     scores = _Scores(predict_batch(model, x) for x in ds)
-    with tree_writer(out, ds.files[0].tree) as tree, progress_bar("predict", ds.entries, "events", progress) as advance:
+    with row_writer(out, ds.files[0].tree) as tree, progress_bar("predict", ds.entries, "events", progress) as advance:
         for block, identifiers in _identifiers(ds.files, ds.specs, WorkerPool(read)):
             tree.extend(_rows(block, identifiers, scores.take(len(block))))
             advance(len(block))
@@ -81,6 +85,16 @@ def _in_order(files: FileArgument, preprocessor: Preprocessor, *, masked: bool, 
         files, preprocessor.specs.unbound(), batch_size=STEP_EVENTS, shuffle=False, normalize=preprocessor.normalize,
         mask=masked, layout="vector" if preprocessor.image is None else "image", image=preprocessor.image, read=read,
     )  # fmt: skip
+
+
+def _check_names(identifiers: Sequence[str]) -> None:
+    """Raise BranchError for an identifier with the name of a branch of the output."""
+    met = [name for name in identifiers if name in ("file", "entry") or re.fullmatch(r"score(_\d+)?", name)]
+    if met:
+        raise BranchError(
+            f"predictions have branches file, entry and score beside the identifiers, of which {met[0]!r} is called so "
+            "too: name other identifiers when scanning"
+        )
 
 
 def _rows(block: EntryRange, identifiers: dict[str, np.ndarray], scores: FloatArray) -> dict[str, np.ndarray]:

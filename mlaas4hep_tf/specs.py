@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from mlaas4hep_tf.errors import PlanError, SpecsError, shorten
+from mlaas4hep_tf.errors import BranchError, PlanError, SpecsError, near_misses, shorten
+from mlaas4hep_tf.htmltable import table, text
 from mlaas4hep_tf.io.branches import IDENTIFIERS, BranchInfo, Kind, Selection, check_schema
 from mlaas4hep_tf.io.files import RootFile
 
 VERSION = 1
+_HEADER = ("version", "fingerprint", "checksum")  # of the file, beside the content
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BranchSpec:
     """One feature branch over the whole dataset.
 
@@ -49,6 +53,11 @@ class BranchSpec:
     mean: float | None
     variance: float | None
 
+    def __repr__(self) -> str:
+        lists = "" if self.kind == "flat" else f" of {self.group}, {self.length} of up to {self.largest} values kept"
+        span = "no finite value" if self.empty else f"{text(self.min)} to {text(self.max)}"
+        return f"BranchSpec({self.name}: {self.kind} {self.dtype}{lists}, {span})"
+
     @property
     def largest(self) -> int:
         """Largest multiplicity seen; 1 for flat branches."""
@@ -76,6 +85,30 @@ class BranchSpec:
 
 
 @dataclass(frozen=True)
+class TargetSpec:
+    """A branch of labels or weights over the whole dataset: what training must know of it, and no feature.
+
+    Attributes:
+        name, dtype: as in `BranchInfo`; there is a number per event.
+        values: number of events.
+        not_finite: how many of them are NaN or infinite.
+        min, max: of the finite values, integers exactly; None without any.
+        found: each finite value and how often it comes, by value; empty where there are more than `FOUND`.
+    """
+
+    name: str
+    dtype: str
+    values: int
+    not_finite: int
+    min: float | None
+    max: float | None
+    found: tuple[tuple[float, int], ...]
+
+
+FOUND = 256  # values of a target that are kept apart: classes, not measurements
+
+
+@dataclass(frozen=True)
 class FileSpec:
     """One file of the dataset: its path or URL when it was scanned, its uuid, and its entries."""
 
@@ -84,9 +117,11 @@ class FileSpec:
     entries: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Specs:
     """Everything that padding, normalisation and the model's shape need, from one pass over the data.
+
+    ``specs["Jet_pt"]`` is one branch; notebooks show all of them as a table.
 
     Attributes:
         tree: name of the tree.
@@ -96,6 +131,8 @@ class Specs:
         identifiers: identifier branches that the tree has.
         left_out: branch -> why it could not become a feature.
         bound: whether these specs hold for `files` only (`unbound` lifts that).
+        targets: branches of labels and weights, by name.
+        stored_groups: branches that scan joined in a group -> their group in the files.
     """
 
     tree: str
@@ -105,10 +142,49 @@ class Specs:
     identifiers: tuple[str, ...]
     left_out: Mapping[str, str]
     bound: bool = True
+    targets: tuple[TargetSpec, ...] = ()
+    stored_groups: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.branches:
             raise SpecsError("specs need at least one branch")
+        met = next((name for name, times in Counter(self.vector_names).items() if times > 1), None)
+        if met is not None:
+            owners = [repr(branch) for branch, own in self.columns.items() if met in own]
+            raise SpecsError(f"column {met!r} of the vector would be of branches {' and '.join(owners)}; exclude one")
+
+    def __getitem__(self, name: str) -> BranchSpec:
+        """The branch of this name.
+
+        Raises:
+            BranchError: no such feature branch.
+        """
+        found = next((branch for branch in self.branches if branch.name == name), None)
+        if found is None:
+            why = f": it was left out, {self.left_out[name]}" if name in self.left_out else near_misses(str(name), self)
+            raise BranchError(f"the specs have no feature branch {name!r}{why}")
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return any(branch.name == name for branch in self.branches)
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of the feature branches."""
+        return (branch.name for branch in self.branches)
+
+    def __repr__(self) -> str:
+        return f"Specs({self._summary()})"
+
+    def _summary(self) -> str:
+        return (
+            f"tree {self.tree!r}, {self.entries:,} events of {len(self.files)} files: {len(self.flat)} flat branches "
+            f"and {len(self.jagged)} in {len(self.groups)} groups, {len(self.vector_names)} columns, "
+            f"fingerprint {self.fingerprint}"
+        )
+
+    def _repr_html_(self) -> str:
+        head = ("branch", "kind", "type", "group", "kept", "largest", "min", "max", "mean", "std", "missing")
+        return table(f"Specs of {self._summary()}", head, map(_row, self.branches))
 
     @property
     def entries(self) -> int:
@@ -132,9 +208,18 @@ class Specs:
         return found
 
     @property
+    def columns(self) -> dict[str, tuple[str, ...]]:
+        """Branch -> names of its columns, `<branch>_<i>` for lists, `<branch>[<i>]` where a flat one has that name."""
+        flat = {b.name for b in self.flat}
+        return {
+            b.name: tuple(f"{b.name}[{i}]" for i in range(b.length)) if flat & {*b.columns} - {b.name} else b.columns
+            for b in self.branches
+        }
+
+    @property
     def vector_names(self) -> tuple[str, ...]:
-        """Columns of the vector (paper, figure 3): sorted flat branches, then sorted jagged ones as `<branch>_<i>`."""
-        return tuple(column for branch in self.branches for column in branch.columns)
+        """Columns of the vector (paper, figure 3): sorted flat branches, then sorted jagged ones."""
+        return tuple(itertools.chain(*self.columns.values()))
 
     @property
     def fingerprint(self) -> str:
@@ -159,7 +244,21 @@ class Specs:
             raise SpecsError(
                 f"these specs do not say how multiplicities are distributed ({shorten(unknown)}); scan again"
             )
-        return replace(self, branches=tuple(replace(b, length=_quantile(b, quantile)) for b in self.branches))
+        return replace(self, branches=tuple(replace(b, length=at_quantile(b, quantile)) for b in self.branches))
+
+    def without_constant(self) -> Specs:
+        """Leave out the branches that tell nothing: those with one value, or none.
+
+        Raises:
+            SpecsError: there is no other.
+        """
+        told = tuple(b for b in self.branches if not (b.constant or b.empty))
+        if not told:
+            raise SpecsError(
+                f"all branches have one value or none, so there is nothing to learn: {shorten(self.columns)}"
+            )
+        left_out = {b.name: "one value" if b.constant else "no finite value" for b in self.branches if b not in told}
+        return replace(self, branches=told, left_out={**self.left_out, **left_out})
 
     def unbound(self) -> Specs:
         """The same specs for any files of the same schema: new data to predict, or more of the same simulation."""
@@ -182,7 +281,8 @@ class Specs:
             SpecsError: files that were not scanned, or that changed since.
             BranchError: a branch that is missing or of another type.
         """
-        expected = [BranchInfo(b.name, "", b.kind, b.dtype, *_counter(b)) for b in self.branches]
+        own = [replace(b, group=self.stored_groups.get(b.name, b.group)) for b in self.branches]
+        expected = [BranchInfo(b.name, "", b.kind, b.dtype, *_counter(b)) for b in own]
         for file in files:
             check_schema(expected, file.branches, file.where, "the specs")
         if not self.bound:
@@ -235,6 +335,13 @@ class Specs:
         return _from_json(content, os.fspath(path))
 
 
+def _row(b: BranchSpec) -> tuple[object, ...]:
+    """A branch in the table of a notebook."""
+    lists = (None, None, None) if b.kind == "flat" else (b.group, b.length, b.largest)
+    std = None if b.variance is None else b.variance**0.5
+    return b.name, b.kind, b.dtype, *lists, b.min, b.max, b.mean, std, b.nan + b.posinf + b.neginf or None
+
+
 def check_quantile(quantile: float) -> None:
     """Raise PlanError unless the quantile lies in (0, 1]."""
     if not 0 < quantile <= 1:
@@ -246,7 +353,8 @@ def _counter(branch: BranchSpec) -> tuple[str | None, int]:
     return shared, branch.largest if branch.kind == "array" else 0
 
 
-def _quantile(branch: BranchSpec, quantile: float) -> int:
+def at_quantile(branch: BranchSpec, quantile: float) -> int:
+    """The smallest length that holds the multiplicity of at least this fraction of the events."""
     if branch.kind != "jagged":
         return branch.length
     needed = quantile * sum(branch.multiplicities)
@@ -272,10 +380,12 @@ def _from_json(content: dict[str, Any], path: str) -> Specs:
             identifiers=tuple(content["identifiers"]),
             left_out=content["left_out"],
             bound=content["bound"],
+            targets=tuple(_target(t) for t in content.get("targets", ())),
+            stored_groups=content.get("stored_groups", {}),
         )
     except (KeyError, TypeError) as error:
         raise SpecsError(f"the specs {path} are damaged ({type(error).__name__}: {error}); scan again") from error
-    if _checksum(asdict(specs)) != content.get("checksum"):
+    if _checksum({name: value for name, value in content.items() if name not in _HEADER}) != content.get("checksum"):
         raise SpecsError(f"the specs {path} were changed by hand: their checksum does not fit; scan again")
     return specs
 
@@ -285,8 +395,12 @@ def _checksum(content: Mapping[str, Any]) -> str:
 
 
 def _branch(content: dict[str, Any]) -> BranchSpec:
-    known: dict[str, Any] = {f.name: content[f.name] for f in fields(BranchSpec)}
+    known: dict[str, Any] = {f.name: content[f.name] for f in fields(BranchSpec) if f.name in content}
     return BranchSpec(**known | {"multiplicities": tuple(known["multiplicities"])})
+
+
+def _target(content: dict[str, Any]) -> TargetSpec:
+    return TargetSpec(**content | {"found": tuple((value, count) for value, count in content["found"])})
 
 
 def from_paper(content: Mapping[str, Any]) -> Specs:

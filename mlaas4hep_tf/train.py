@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from mlaas4hep_tf.dataset import RootDataset, original_errors
 from mlaas4hep_tf.errors import LabelError, ModelError, need
+from mlaas4hep_tf.streaming.targets import check_binary
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -33,8 +34,9 @@ class Fit:
         history: per epoch, name of a loss or metric -> values; `INPUT_WAIT` is the share of the time that the
             trainer waited for its next batch.
         seconds: wall time of the training.
-        events_per_s: events trained on per second, reading included.
-        composition: per epoch, URL of a file -> events of it that were trained on.
+        events_per_s: events trained on per second of training, reading included and validation not.
+        composition: per epoch, URL of a file -> events of it that were trained on; empty for a dataset that was derived
+            from a `RootDataset` (``ds.map(...)``), which does not know its files.
     """
 
     history: dict[str, list[float]]
@@ -148,18 +150,24 @@ class InputWait(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no
 
     A batch is stamped with the time when it is ready; what lies between the end of the step before and that time
     was waiting.  It holds for every backend of Keras.  Validation does not count.
+
+    Attributes:
+        events, seconds: trained on so far, and the time of that.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._ready = tf.queue.FIFOQueue(-1, [tf.float64], shapes=[()])  # no limit
+        self.events, self.seconds = 0, 0.0
+        self._ready = tf.queue.FIFOQueue(-1, [tf.float64, tf.int64], shapes=[(), ()])  # no limit; time and events
         self._free: list[tuple[int, float]] = []  # which batch the trainer could have taken, and when
 
     def watch(self, ds: tf.data.Dataset) -> tf.data.Dataset:
-        """The same batches, stamped on their way."""
+        """The same batches, stamped and counted on their way."""
 
         def stamp(*batch: Any) -> Any:
-            with tf.control_dependencies([self._ready.enqueue(tf.timestamp())]):
+            last = tf.nest.flatten(batch)[-1]  # the labels or weights, where there are any
+            rows = last.nrows(tf.int64) if isinstance(last, tf.RaggedTensor) else tf.shape(last, tf.int64)[0]
+            with tf.control_dependencies([self._ready.enqueue((tf.timestamp(), rows))]):
                 return tf.nest.map_structure(tf.identity, batch if len(batch) > 1 else batch[0])
 
         return ds.map(stamp).prefetch(2)
@@ -173,11 +181,13 @@ class InputWait(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:  # noqa: ARG002
         numbers, free = zip(*self._free, strict=True)
-        waited = np.maximum(self._stamps()[list(numbers[:-1])] - free[:-1], 0).sum()
-        logs[INPUT_WAIT] = float(waited / (free[-1] - free[0]))
+        ready, rows = (column[list(numbers[:-1])] for column in self._stamps())
+        seconds = free[-1] - free[0]
+        logs[INPUT_WAIT] = float(np.maximum(ready - free[:-1], 0).sum() / seconds)
+        self.events, self.seconds = self.events + int(rows.sum()), self.seconds + seconds
 
-    def _stamps(self) -> FloatArray:
-        return np.asarray(self._ready.dequeue_many(self._ready.size()), np.float64)
+    def _stamps(self) -> list[Any]:
+        return [column.numpy() for column in self._ready.dequeue_many(self._ready.size())]
 
 
 class _Composition(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no type information
@@ -202,7 +212,7 @@ def balanced_weights(composition: Mapping[float, int]) -> dict[float, float]:
     return {label: total / (classes * events) for label, events in composition.items() if events}
 
 
-def weigh_classes(ds: RootDataset, weights: ClassWeights) -> tf.data.Dataset:
+def weigh_classes(ds: tf.data.Dataset, weights: ClassWeights) -> tf.data.Dataset:
     """The same batches, in which the weight of each event is multiplied by that of its class.
 
     Args:
@@ -211,8 +221,13 @@ def weigh_classes(ds: RootDataset, weights: ClassWeights) -> tf.data.Dataset:
             own weights).
 
     Raises:
-        LabelError: a dataset without labels, weights that are not finite, or a class without a weight.
+        LabelError: another dataset than a `RootDataset`, one without labels, weights that are not finite, or a class
+            without a weight.
     """
+    if not isinstance(ds, RootDataset):
+        raise LabelError(
+            "class weights need a RootDataset, which knows its classes: weigh_classes(ds, ...) before .map"
+        )
     composition = ds.composition()
     if not isinstance(ds.element_spec, tuple):
         raise LabelError("class weights need labels: give the dataset labels=")
@@ -224,7 +239,8 @@ def weigh_classes(ds: RootDataset, weights: ClassWeights) -> tf.data.Dataset:
     missing = sorted(set(composition) - set(known))
     if missing or not np.isfinite(list(known.values())).all():
         raise LabelError(f"class weights must be a finite number per label; {known} is not for labels {[*composition]}")
-    labels, factors = (tf.constant(list(part), tf.float32) for part in (known.keys(), known.values()))
+    labels = tf.constant(np.array(list(known), ds.element_spec[1].dtype.as_numpy_dtype))
+    factors = tf.constant(list(known.values()), tf.float32)
 
     def weigh(x: Any, y: tf.Tensor, weight: tf.Tensor | None = None) -> Any:
         same = tf.cast(y[:, tf.newaxis] == labels, tf.float32)  # [B, classes]
@@ -238,8 +254,8 @@ def weigh_classes(ds: RootDataset, weights: ClassWeights) -> tf.data.Dataset:
 
 def fit(
     model: keras.Model,
-    train: RootDataset,
-    valid: RootDataset | None = None,
+    train: tf.data.Dataset,
+    valid: tf.data.Dataset | None = None,
     *,
     epochs: int = 5,
     out: str | os.PathLike[str] | None = None,
@@ -249,6 +265,8 @@ def fit(
     verbose: int = 0,
 ) -> Fit:
     """Train over the whole data in every epoch and keep the best model.
+
+    Datasets are `RootDataset`, or what was made of one: ``train.map(...)``.
 
     With validation data the weights of the epoch with the lowest validation loss are restored at the end, and
     training stops early after `patience` epochs without a better one (None: never).  With `out` it leaves
@@ -262,11 +280,12 @@ def fit(
 
     Raises:
         MlaasError: reading errors, as they are.
+        LabelError: class weights for another dataset than a `RootDataset`: they go before its ``map``.
     """
     monitor = "val_loss" if valid is not None else "loss"
-    wait, composition = InputWait(), _Composition(train)
     batches = train if class_weights is None else weigh_classes(train, class_weights)
-    extra: list[keras.callbacks.Callback] = [*callbacks, wait, composition]
+    wait, composition = InputWait(), [_Composition(ds) for ds in _root(train)]
+    extra: list[keras.callbacks.Callback] = [*callbacks, wait, *composition]
     if valid is not None:
         extra.append(
             keras.callbacks.EarlyStopping(monitor, patience=patience or epochs, restore_best_weights=True)
@@ -281,25 +300,30 @@ def fit(
         if find_spec("tensorboard") is not None:  # an extra
             extra.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
     start = perf_counter()
-    with original_errors(*(ds for ds in (train, valid) if ds is not None)):
+    with original_errors(*_root(train, valid)):
         history = model.fit(
             wait.watch(batches), validation_data=valid, epochs=epochs, callbacks=extra, verbose=verbose, shuffle=False
         )
     seconds = perf_counter() - start
     done = {name: [float(v) for v in values] for name, values in history.history.items()}
-    read = train.entries + (valid.entries if valid is not None else 0)
-    return Fit(done, seconds, read * len(history.epoch) / seconds, tuple(composition.epochs))
+    epochs_of_files = tuple(epoch for one in composition for epoch in one.epochs)
+    return Fit(done, seconds, wait.events / wait.seconds, epochs_of_files)
 
 
-def evaluate(model: keras.Model, ds: RootDataset) -> Evaluation:
-    """Scores of a labelled dataset, in the order of its files.
+def _root(*datasets: tf.data.Dataset | None) -> list[RootDataset]:
+    """Those that know their files."""
+    return [ds for ds in datasets if isinstance(ds, RootDataset)]
+
+
+def evaluate(model: keras.Model, ds: tf.data.Dataset) -> Evaluation:
+    """Scores of a labelled dataset, in the order of its files; of one that was derived (``ds.take(3)``) in its own.
 
     Raises:
         LabelError: a dataset without labels, or with others than 0 and 1.
         ModelError: a model with several outputs, or scores that are not finite.
     """
     labels, scores, weights = [], [], []
-    for element in ds.in_order():
+    for element in ds.in_order() if isinstance(ds, RootDataset) else ds:
         if not isinstance(element, tuple):
             raise LabelError("evaluation needs labels: give the dataset labels=")
         x, y, *w = element
@@ -321,11 +345,3 @@ def predict_batch(model: keras.Model, x: Any) -> FloatArray:
     """Outputs of one batch, float64 [B, outputs]."""
     scores = np.asarray(keras.ops.convert_to_numpy(model(x, training=False)), np.float64)
     return scores.reshape(len(scores), -1)
-
-
-def check_binary(labels: Sequence[float]) -> None:
-    """Raise LabelError unless all labels are 0 or 1."""
-    if not set(labels) <= {0.0, 1.0}:
-        raise LabelError(
-            f"two classes are expected, label 0 for background and 1 for signal; there are {sorted(set(labels))}"
-        )

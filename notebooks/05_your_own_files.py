@@ -48,7 +48,7 @@ for number in range(4):
 # Identifiers such as `event` are never features; the truth has to be left out by name.
 
 # %%
-specs = scan(f"{folder}/*.root", exclude=["truth"], progress=False)
+specs = scan(f"{folder}/*.root", labels="truth", progress=False)
 for b in specs.branches:
     print(
         f"{b.name:9} {b.kind:6} {b.dtype:7} {b.min:8.2f} to {b.max:8.2f}  missing {b.nan}, at most {b.largest} an event"

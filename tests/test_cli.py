@@ -1,6 +1,7 @@
 """The command line as a person uses it: what it prints, leaves behind and says when something is wrong."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import uproot
 import mlaas4hep_tf
 from mlaas4hep_tf.cli import main
 
-COMMANDS = ["scan", "train", "evaluate", "predict", "export", "bench"]
+COMMANDS = ["scan", "train", "evaluate", "predict", "export", "bench", "models"]
 PROGRAM = str(Path(sys.executable).with_name("mlaas4hep-tf"))
 
 
@@ -183,6 +184,8 @@ LABELS = ("--label", "*signal*=1", "--label", "*=0")
         (("scan", "data/*.root", "--branches", "jet_pt"), "no branch matches 'jet_pt' (did you mean 'Jet_pt' or"),
         (("scan", "params_none.txt"), "no such file"),
         (("scan", "data/*.root", "--quantile", "2"), "must lie in (0, 1]"),
+        (("scan", "data/*.root", "--group", "jet"), "--group needs NAME=PATTERN"),
+        (("scan", "data/*.root", "--group", "jet=fatjet_*"), "no list branch matches 'fatjet_*' of group 'jet'"),
         (("train", "data/*.root", "--specs", "nope.json", *LABELS), "no specs file nope.json"),
         (("train", "data/*.root", "--specs", "specs.json"), "labels are needed once"),
         (("train", "data/*.root", "--specs", "specs.json", "--label", "x"), "--label must be PATTERN=NUMBER"),
@@ -203,7 +206,7 @@ LABELS = ("--label", "*signal*=1", "--label", "*=0")
         (("train", "data/*.root", "--specs", "specs.json", *LABELS, "--seed", "-1"), "seed must not be negative"),
         (("train", "data/*.root", "--specs", "specs.json", *LABELS, "--patience", "0"), "patience must be at least 1"),
         (("train", "data/*.root", "--specs", "specs.json", "--labels", "ht"), "cannot be label or weight and a feature"),
-        (("scan", "data/*.root", "--exclude", "genWeight", "-o", "/proc/nope/specs.json"), "FileNotFoundError"),
+        (("scan", "data/*.root", "--exclude", "genWeight,isSignal", "-o", "/proc/nope/specs.json"), "FileNotFoundError"),
         (("predict", "data/*.root", "--run", "runs/none"), "runs/none holds no complete run"),
         (("export", "--run", "runs/none", "--to", "m"), "runs/none holds no complete run"),
     ],
@@ -263,6 +266,103 @@ def test_help_and_version_import_nothing_heavy(args):
 
 def test_version():
     assert cli("--version").stdout == f"mlaas4hep-tf {mlaas4hep_tf.__version__}\n"
+
+
+EARLY = """
+import io, sys
+from contextlib import redirect_stderr
+from mlaas4hep_tf.cli import main
+for args, says in {cases!r}:
+    sys.argv = ["mlaas4hep-tf", *args]
+    try:
+        main()
+    except SystemExit as end:
+        assert end.code == 1, args
+    else:
+        raise AssertionError(args)
+    assert "tensorflow" not in sys.modules, args
+"""
+TRAIN = ("train", "data/*.root", "--specs", "specs.json")
+
+
+def test_mistakes_are_told_before_tensorflow_is_imported(work):
+    cases = [
+        ((*TRAIN, *LABELS, "--model", "mpl"), "no model 'mpl' (did you mean 'mlp'?); there are mlp, set, module:"),
+        ((*TRAIN, *LABELS, "--model", "cnn"), "no model 'cnn' for the shell; in Python it is build"),
+        ((*TRAIN, *LABELS, "--model", "none.py"), "no such model file: none.py"),
+        ((*TRAIN, *LABELS, "--model", "nowhere:f"), "there is no module 'nowhere'"),
+        ((*TRAIN, "--label", "*signal*=1"), "no pattern of labels matches file"),
+        ((*TRAIN, "--label", "*signal*=2", "--label", "*=0"), "two classes are expected"),
+        ((*TRAIN, *LABELS, "--normalize", "max"), "normalize must be"),
+        ((*TRAIN, *LABELS, "--normalize", "njet=none", "--normalize", "*=minmax"), "'njet' matches no branch"),
+        ((*TRAIN, *LABELS, "--mix", "fair"), "a mixing law must be"),
+        ((*TRAIN, *LABELS, "--batch-size", "0"), "batch_size must be at least 1"),
+        ((*TRAIN, *LABELS, "--out", "runs/tth"), "holds a run already"),
+        (("train", "data/none.root", "--specs", "specs.json", *LABELS), "no such file: data/none.root"),
+        (("predict", "data/*.root", "--run", "runs/none"), "runs/none holds no complete run"),
+        (("predict", "data/none.root", "--run", "runs/tth"), "no such file: data/none.root"),
+        (("predict", "data/*.root", "--run", "runs/tth", "-o", "scores.txt"), "scores.txt has '.txt'"),
+        (("evaluate", "data/none.root", "--run", "runs/tth"), "no such file: data/none.root"),
+        (("export", "--run", "runs/none", "--to", "m"), "runs/none holds no complete run"),
+        (("bench", "data/none.root"), "no such file: data/none.root"),
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", EARLY.format(cases=cases)], cwd=work, capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(cases)
+    for line, (_, says) in zip(lines, cases, strict=True):
+        assert line.startswith("error: ")
+        assert says in line
+
+
+@pytest.mark.slow
+def test_json_is_one_object_on_stdout_and_quiet_is_nothing(work):
+    scanned = json.loads(cli("scan", "data/*.root", "--exclude", "isSignal", "--json", "-o", "s.json", cwd=work).stdout)
+    assert (scanned["events"], scanned["branches"], scanned["columns"]) == (8522, 70, 508)
+    assert scanned["groups"]["nJet"] == {"branches": 17, "largest": 14, "kept": 14}
+    train = (
+        "train",
+        "data/*.root",
+        "--specs",
+        "specs.json",
+        *LABELS,
+        "--epochs",
+        "1",
+        "--overwrite",
+        "--out",
+        "runs/j",
+    )
+    trained = json.loads(cli(*train, "--json", cwd=work).stdout)
+    assert trained["run"] == "runs/j"
+    assert trained["parts"] == json.loads((work / "runs/j/metrics.json").read_text())["parts"]
+    evaluated = json.loads(cli("evaluate", "--run", "runs/j", "--json", cwd=work).stdout)
+    assert evaluated["test"]["auc"] == pytest.approx(trained["parts"]["test"]["auc"], abs=1e-6)
+    predict = ("predict", "data/signal_ttH.root", "--run", "runs/j", "-o", "out/s.csv")
+    predicted = json.loads(cli(*predict, "--json", cwd=work).stdout)
+    assert (predicted["events"], predicted["scores"]) == (900, "out/s.csv")
+    for args in (("scan", "data/*.root", "-o", "s.json", "--quiet"), ("--quiet", *predict)):
+        done = cli(*args, cwd=work)
+        assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_help_errors_and_the_list_name_the_same_models():
+    listed = cli("models").stdout
+    assert [line.split()[0] for line in listed.splitlines()[1:5]] == ["mlp", "set", "cnn", "autoencoder"]
+    assert "mlp, set, module:function" in cli("train", "--help").stdout
+
+
+def test_the_shell_completes_commands_and_options():
+    environment = os.environ | {"_MLAAS4HEP_TF_COMPLETE": "complete_bash"}
+    for words, word, wanted in (("mlaas4hep-tf ev", 1, "evaluate"), ("mlaas4hep-tf train --bal", 2, "--balanced")):
+        done = subprocess.run(
+            [PROGRAM], env=environment | {"COMP_WORDS": words, "COMP_CWORD": str(word)}, capture_output=True, text=True,
+            timeout=60, check=True,
+        )  # fmt: skip
+        assert done.stdout.split() == [wanted]
+    assert "--install-completion" in cli("--help").stdout
 
 
 def test_options_stand_in_groups():

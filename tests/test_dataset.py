@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 import warnings
+import xml.etree.ElementTree as ET
 from collections import Counter
 from typing import Any
 
@@ -32,6 +33,7 @@ from mlaas4hep_tf.errors import (
     SpecsError,
 )
 from mlaas4hep_tf.io.workers import WorkerPool
+from mlaas4hep_tf.models import build
 from mlaas4hep_tf.specs import from_paper
 from mlaas4hep_tf.testing import make_events, write_files, write_tree
 
@@ -114,8 +116,8 @@ def test_the_order_depends_on_the_seed_and_not_on_the_workers(tmp_path):
 def test_chunks_mix_the_files_in_proportion(tmp_path):
     files = write_files(tmp_path, [600, 300, 100], basket=50)
     ds = plain(files, quiet(files), chunk_size=100, batch_size=100)
-    for batch in range(10):
-        numbers = _batch_ids(ds, batch)
+    for batch in ds:
+        numbers = batch[:, ds.specs.vector_names.index("id")].numpy()
         counts = [((numbers >= lo) & (numbers < hi)).sum() for lo, hi in ((0, 600), (600, 900), (900, 1000))]
         assert counts == [60, 30, 10]
 
@@ -165,11 +167,6 @@ def test_mixing_laws_that_make_no_sense(tmp_path, law, error, says):
         plain(files, quiet(files)).mixed(law)
 
 
-def _batch_ids(ds, number):
-    column = ds.specs.vector_names.index("id")
-    return next(iter(ds.skip(number)))[:, column].numpy().astype(int)
-
-
 def test_split_is_disjoint_and_complete_and_stable(tmp_path):
     files = write_files(tmp_path, [640, 160, 200], basket=20)
     ds = plain(files, quiet(files), batch_size=50)
@@ -180,6 +177,20 @@ def test_split_is_disjoint_and_complete_and_stable(tmp_path):
     assert set(ids(ds.split(0.5, seed=9)[0])) != set(ids(ds.split(0.5, seed=8)[0]))
     for part, fraction in zip(parts, (0.64, 0.16, 0.20), strict=True):
         assert abs(sum(i < 640 for i in part) - 640 * fraction) < 2
+
+
+def test_take_and_skip_of_a_shuffled_dataset_name_split(tmp_path):
+    files = write_files(tmp_path, [200], basket=20)
+    ds = plain(files, quiet(files), batch_size=50)
+    with pytest.warns(DataWarning, match=r"take and skip of a shuffled dataset overlap.*ds\.split") as caught:
+        train, rest = ds.take(3), ds.skip(3)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert [len(list(part)) for part in (train, rest)] == [3, 1]
+    in_order = ds.in_order()
+    events = [part.unbatch().batch(200).get_single_element().numpy() for part in (in_order.take(3), in_order.skip(3))]
+    column = ds.specs.vector_names.index("id")
+    assert np.concatenate(events)[:, column].tolist() == list(range(200))
 
 
 def test_shards_read_disjoint_parts(tmp_path):
@@ -278,6 +289,30 @@ def test_layouts_hold_the_same_values(tmp_path):
             assert np.array_equal(r[name].to_tensor(shape=(None, length)), c[name])
 
 
+def test_columns_of_one_name_are_kept_apart(tmp_path):
+    lists = ak.values_astype(ak.Array([[1, 2], [], [3]]), "float32")
+    flat = {"J_0": np.array([7, 8, 9], "f4"), "J_1": np.array([4, 5, 6], "f4")}
+    path = write_tree(tmp_path / "t.root", {"J": lists, **flat})
+    specs = quiet(path)
+    assert specs.vector_names == ("J_0", "J_1", "nJ", "J[0]", "J[1]")
+    (batch,) = RootDataset(path, specs, mask=True, shuffle=False, normalize=None)
+    events = dict(zip(specs.vector_names, batch["vector"].numpy().T.tolist(), strict=True))
+    assert events == {"J_0": [7, 8, 9], "J_1": [4, 5, 6], "nJ": [2, 0, 1], "J[0]": [1, 0, 3], "J[1]": [2, 0, 0]}
+    assert build("set", specs).get_layer("objects_0").columns.tolist() == [[3], [4]]
+    path = write_tree(tmp_path / "u.root", {"J": lists, "J[0]": np.zeros(3, "f4"), **flat})
+    with pytest.raises(SpecsError, match=r"column 'J\[0\]' of the vector would be of branches 'J\[0\]' and 'J'"):
+        quiet(path)
+
+
+def test_a_branch_that_is_called_like_a_mask(tmp_path):
+    path = write_tree(tmp_path / "t.root", {"x": np.arange(3, dtype="f4"), "x_mask": np.arange(3, dtype="f4")})
+    specs = quiet(path)
+    with pytest.raises(PlanError, match="'x_mask' for the mask of 'x', but there is a branch of that name too"):
+        RootDataset(path, specs, mask=True, layout="columns")
+    (batch,) = RootDataset(path, specs, layout="columns", shuffle=False, normalize=None)
+    assert batch["x_mask"].numpy().tolist() == [0, 1, 2]
+
+
 def test_fixed_size_arrays_are_lists_that_never_end_early(tmp_path):
     values = np.arange(12, dtype="f4").reshape(4, 3)
     path = write_tree(tmp_path / "t.root", {"a": values, "b": np.arange(4, dtype="f4")})
@@ -321,10 +356,94 @@ def test_labels_and_weights(tmp_path):
 
     per_file = [[1.0] * 30 + [0.0] * 20 + [0.0] * 10]
     assert targets(labels={"*f000*": 1, "*": 0}) == targets(labels=[1, 0, 0]) == per_file
-    specs = quiet(files, exclude="id")
+    specs = quiet(files, labels="id")
     assert targets(labels="id") == [list(map(float, range(60)))]
     assert targets(labels=[1, 0, 0], weights="id") == [*per_file, list(map(float, range(60)))]
     assert targets(labels=[1, 0, 0], weights={"*f002*": 2.5, "*": 1})[1] == [1.0] * 50 + [2.5] * 10
+
+
+LABELS = {
+    "event": np.array([2**31 + 1, 2**53 + 1, 7, 2**63 - 1], "i8"),
+    "wide": np.array([2**63 + 5, 0, 1, 2], "u8"),
+    "kind": np.array([2, 0, 1, 2], "i4"),
+    "truth": np.array([True, False, False, True]),
+    "side": np.array([-1, 1, 1, -1], "i2"),
+    "mass": np.array([125.1, 0.1, 1e-3, 3.25], "f8"),
+    "huge": np.array([1e300, 0, 0, 0], "f8"),
+    "void": np.array([1, np.nan, 0, 0], "f4"),
+}
+
+
+def labels_of(tmp_path, name, **options):
+    path = write_tree(tmp_path / "t.root", {"x": np.arange(4.0), **LABELS})
+    specs = quiet(path, branches="x", labels=name)
+    ds = RootDataset(path, specs, labels=name, shuffle=False, batch_size=4, **options)
+    ((_, y),) = ds
+    return y.numpy()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "dtype"),
+    [
+        ("event", {}, "int64"),  # float32 would round it, and its parity with it
+        ("kind", {}, "int32"),  # three classes
+        ("truth", {}, "float32"),
+        ("side", {}, "float32"),
+        ("mass", {}, "float32"),
+        ("kind", {"label_dtype": "float32"}, "float32"),
+        ("truth", {"label_dtype": "int64"}, "int64"),
+    ],
+)
+def test_labels_come_in_a_dtype_that_holds_them(tmp_path, name, options, dtype):
+    got = labels_of(tmp_path, name, **options)
+    assert got.dtype == dtype
+    assert got.tolist() == LABELS[name].astype(dtype).tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        (
+            "event",
+            {"label_dtype": "float32"},
+            "'event' .*2147483649 does not fit in file .*entries 0 to 4.*label_dtype",
+        ),
+        ("event", {"label_dtype": "int32"}, "must keep its values in int32"),
+        ("wide", {}, "must keep its values in int64: 9223372036854775813 does not fit"),
+        ("mass", {"label_dtype": "int32"}, "must keep its values in int32: 125.1"),
+        ("huge", {}, "'huge' must be finite in every event"),
+        ("void", {}, "'void' must be finite in every event"),
+    ],
+)
+def test_a_label_that_its_dtype_does_not_hold_is_an_error(tmp_path, name, options, says):
+    with pytest.raises(LabelError, match=says):
+        labels_of(tmp_path, name, **options)
+
+
+def test_an_integer_weight_that_float32_rounds_is_an_error(tmp_path):
+    path = write_tree(tmp_path / "t.root", {"x": np.arange(4.0), **LABELS})
+    specs = quiet(path, branches="x", labels="kind", weights="event")
+    assert [target.name for target in specs.targets] == ["kind", "event"]
+    with pytest.raises(LabelError, match="'event' as label or weight must keep its values in float32"):
+        list(RootDataset(path, specs, labels="kind", weights="event"))
+
+
+def test_several_classes_by_file_are_integers(tmp_path):
+    files = write_files(tmp_path, [3, 3, 3])
+    ds = RootDataset(files, quiet(files), labels=[2, 0, 1], shuffle=False, batch_size=9)
+    assert ds.element_spec[1].dtype == tf.int32
+    assert next(iter(ds))[1].numpy().tolist() == [2, 2, 2, 0, 0, 0, 1, 1, 1]
+
+
+def test_a_label_branch_that_the_specs_lack_is_scanned_alone_and_told(tmp_path):
+    files = write_files(tmp_path, [30, 20])
+    specs = quiet(files, exclude="id")
+    with pytest.warns(DataWarning, match=r"the specs do not know id: read now .*scan\(\.\.\., labels="):
+        ds = RootDataset(files, specs, labels="id")
+    (target,) = ds.specs.targets
+    assert (target.name, target.dtype, target.values, target.min, target.max) == ("id", "int32", 50, 0, 49)
+    assert target.found == tuple((n, 1) for n in range(50))
+    assert ds.element_spec[1].dtype == tf.int32  # 0 to 49, each
 
 
 @pytest.mark.parametrize(
@@ -374,7 +493,7 @@ def test_a_file_replaced_after_opening(tmp_path):
     (path,) = write_files(tmp_path, [30])
     ds = plain(path, quiet(path))
     write_tree(path, make_events(40, seed=3))
-    with pytest.raises(InputFileError, match="was replaced since it was first opened"):
+    with pytest.raises(InputFileError, match="was replaced, or written to, since it was first opened"):
         list(ds)
 
 
@@ -598,3 +717,45 @@ def test_a_process_of_multiprocessing_ends_with_its_work(tmp_path):
     process.start()
     process.join(60)  # readers are kept for two minutes of idleness
     assert process.exitcode == 0
+
+
+def test_a_dataset_introduces_itself_in_one_line_and_in_a_table(demo_files, demo_specs):
+    ds = RootDataset(demo_files, demo_specs, labels={"*signal*": 1, "*": 0}, batch_size=100)
+    train, _ = ds.split(0.5, 0.5)
+    assert repr(ds) == (
+        "<RootDataset 8,522 events of 9 files in batches of 100: vector (any, 508) float32, label (any,) float32>"
+    )
+    assert "4,261 events" in repr(train)
+    assert "and 67 more" in repr(RootDataset(demo_files, demo_specs, labels=[0] * 9, layout="columns"))
+    table = ET.fromstring(f"<body>{train._repr_html_()}</body>")  # well-formed
+    rows = [["".join(cell.itertext()) for cell in row] for row in table.iter("tr")]
+    of_files = {row[0]: row[1:] for row in rows if row[0].endswith(".root")}
+    assert list(of_files) == demo_files
+    assert sum(int(events.replace(",", "")) for events, _ in of_files.values()) == 4261
+    assert of_files[next(f for f in demo_files if "signal" in f)][1] == "1"
+    assert ["vector", "(any, 508)", "float32"] in rows
+
+
+def test_a_cut_on_a_count_in_its_own_unit(demo_files, demo_specs):
+    counts = np.concatenate([uproot.open(f"{file}:events")["nLepton"].array(library="np") for file in demo_files])
+    ds = RootDataset(
+        demo_files, demo_specs, labels=[0] * 9, layout="columns", normalize={"nLepton": None, "*": "minmax"},
+    )  # fmt: skip
+    chosen = [float(x["ht"]) for x, _ in ds.unbatch().filter(lambda x, y: x["nLepton"] >= 2)]
+    assert len(chosen) == (counts >= 2).sum() > 0
+    assert 0 <= min(chosen) < max(chosen) <= 1
+
+
+def test_keras_does_not_complain_of_shuffle(tmp_path):
+    code = """
+        import sys, warnings
+        import keras
+        from mlaas4hep_tf import RootDataset, models, scan
+
+        specs = scan(sys.argv[1], progress=False)
+        with warnings.catch_warnings(record=True) as said:
+            models.build("mlp", specs).fit(RootDataset(sys.argv[1], specs, labels=[1]), verbose=0)
+        assert not [str(one.message) for one in said if "shuffle" in str(one.message)]
+    """
+    (file,) = write_files(tmp_path, [64])
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code), file], check=True, timeout=120)

@@ -163,7 +163,15 @@ def test_missing_values_and_odd_names(tmp_path):
 def test_input_names_that_collide(tmp_path):
     path = write_tree(tmp_path / "t.root", {"a.b": np.arange(4, dtype="f4"), "a_b": np.arange(4, dtype="f4")})
     specs = scan(path, progress=False)
-    with pytest.raises(ModelError, match="several branches would have the same input name a_b"):
+    with pytest.raises(ModelError, match="several branches would have the same input name a_b: 'a.b', 'a_b'"):
+        export(build("mlp", specs), Preprocessor(specs, None), tmp_path / "m" / "1")
+
+
+def test_a_branch_with_the_name_of_row_splits(tmp_path):
+    jets = ak.zip({"pt": ak.values_astype(ak.Array([[1], [2, 3]]), "float32")})
+    path = write_tree(tmp_path / "t.root", {"Jet": jets, "nJet_row_splits": np.arange(2, dtype="f4")})
+    specs = scan(path, progress=False)
+    with pytest.raises(ModelError, match="'nJet_row_splits' has the name of the input for the row splits of 'nJet'"):
         export(build("mlp", specs), Preprocessor(specs, None), tmp_path / "m" / "1")
 
 

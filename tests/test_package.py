@@ -83,6 +83,7 @@ def test_the_public_names_are_there():
         assert getattr(mlaas4hep_tf, name) is not None
     assert callable(mlaas4hep_tf.scan)
     assert callable(mlaas4hep_tf.export)
+    assert callable(mlaas4hep_tf.models.build)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         mlaas4hep_tf.nothing
 

@@ -1,7 +1,11 @@
 """Statistics that merge, and Specs of known data."""
 
+import hashlib
 import json
+import re
 import warnings
+import xml.etree.ElementTree as ET
+from collections import Counter
 
 import awkward as ak
 import numpy as np
@@ -12,7 +16,9 @@ from hypothesis import strategies as st
 
 from mlaas4hep_tf import MlaasError, ReadOptions, Specs, scan
 from mlaas4hep_tf.errors import BranchError, DataWarning, InputFileError, PlanError, SpecsError
-from mlaas4hep_tf.scanner import NOTHING, statistics
+from mlaas4hep_tf.scanner import is_truth
+from mlaas4hep_tf.specs import TargetSpec
+from mlaas4hep_tf.statistics import NOTHING, statistics, target_statistics
 from mlaas4hep_tf.testing import make_events, write_files, write_tree
 
 FLOATS = st.lists(st.floats(width=32, allow_nan=True, allow_infinity=True), max_size=30)
@@ -74,6 +80,29 @@ def test_specs_of_the_demo_files_equal_awkward(demo_specs, demo_files):
             assert branch.length == counts.max()
 
 
+def test_a_branch_by_its_name(demo_specs):
+    assert demo_specs["Jet_pt"] == next(b for b in demo_specs.branches if b.name == "Jet_pt")
+    assert "Jet_pt" in demo_specs
+    assert "isSignal" not in demo_specs
+    assert list(demo_specs) == [b.name for b in demo_specs.branches]
+    with pytest.raises(BranchError, match=r"no feature branch 'jet_pt' \(did you mean 'Jet_pt'"):
+        demo_specs["jet_pt"]
+
+
+def test_specs_introduce_themselves_in_one_line_and_in_a_table(demo_specs):
+    assert re.fullmatch(
+        r"Specs\(tree 'events', 8,522 events of 9 files: 18 flat branches and 52 in 4 groups, 508 columns, .*\)",
+        repr(demo_specs),
+    )
+    assert len(repr(demo_specs["Jet_pt"])) < 100
+    table = ET.fromstring(f"<body>{demo_specs._repr_html_()}</body>")  # well-formed
+    rows = [["".join(cell.itertext()) for cell in row] for row in table.iter("tr")]
+    assert [row[0] for row in rows[1:]] == list(demo_specs)
+    row = dict(zip(rows[0], rows[1 + list(demo_specs).index("Jet_pt")], strict=True))
+    assert (row["type"], row["group"], row["largest"]) == ("float32", "nJet", "14")
+    assert float(row["max"]) == pytest.approx(demo_specs["Jet_pt"].max, rel=1e-3)
+
+
 def test_column_names_as_in_the_paper(demo_specs):
     columns = demo_specs.vector_names
     flat = [b.name for b in demo_specs.flat]
@@ -125,10 +154,94 @@ def test_lengths_at_a_quantile(tmp_path):
         specs.with_lengths(quantile=1.5)
 
 
+def test_a_group_that_few_events_make_wide_is_told_with_the_quantile_that_would_do(tmp_path):
+    counts = [5] * 4000 + [3000]
+    path = write_tree(tmp_path / "t.root", {"Hit": ak.zip({"e": ak.unflatten(np.arange(23000, dtype="f4"), counts)})})
+    says = r"3000 objects of 'nHit', .*; 5 hold 99.9% of the events: .*with_lengths\(quantile=0.999\)"
+    with pytest.warns(DataWarning, match=says):
+        specs = scan(path, progress=False)
+    assert specs.with_lengths(quantile=0.999).vector_names == ("nHit", *(f"Hit_e_{i}" for i in range(5)))
+
+
+@pytest.mark.parametrize(
+    ("name", "truth"),
+    [
+        ("MCParticles/MCParticles.PDG", True), ("GenJet_pt", True), ("nGenPart", True), ("genWeight", True),
+        ("truth_pt", True), ("isSignal", True), ("mcEventWeight", True), ("Jet_pt", False), ("nMuon", False),
+        ("Emc_energy", False), ("hits/hits.e", False),
+    ],
+)  # fmt: skip
+def test_names_of_truth(name, truth):
+    assert is_truth(name) == truth
+
+
+def test_truth_is_pointed_out_unless_it_is_asked_for(tmp_path):
+    x = np.arange(3, dtype="f4")
+    path = write_tree(tmp_path / "t.root", {"x": x, "isSignal": x, "genWeight": x})
+    with pytest.warns(DataWarning, match="named like truth or weights, and yet to learn from: genWeight, isSignal;"):
+        scan(path, progress=False)
+    scan(path, branches=["x", "isSignal", "genWeight"], progress=False)
+    scan(path, labels="isSignal", weights="genWeight", progress=False)
+
+
+def test_what_tells_nothing_can_be_left_out(tmp_path):
+    n = np.full(3, np.nan, "f4")
+    path = write_tree(tmp_path / "t.root", {"x": np.arange(3, dtype="f4"), "one": np.ones(3, "f4"), "none": n})
+    specs = quiet(path).without_constant()
+    assert specs.vector_names == ("x",)
+    assert specs.left_out == {"none": "no finite value", "one": "one value"}
+    with pytest.raises(SpecsError, match="all branches have one value or none"):
+        quiet(path, branches=["one", "none"]).without_constant()
+
+
+def test_identifiers_that_are_not_there_are_told(tmp_path):
+    path = write_tree(tmp_path / "t.root", {"x": np.arange(3, dtype="f4"), "evt": np.arange(3)})
+    with pytest.warns(DataWarning, match="no branch is called 'evnt', which should identify events"):
+        assert scan(path, identifiers=["evt", "evnt"], progress=False).identifiers == ("evt",)
+
+
 def test_save_and_load(demo_specs, tmp_path):
     demo_specs.save(tmp_path / "deep" / "specs.json")
     assert Specs.load(tmp_path / "deep" / "specs.json") == demo_specs
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["specs.json"]
+
+
+@given(st.lists(st.lists(st.integers(-(2**63), 2**63 - 1)), max_size=4))
+def test_statistics_of_targets_keep_integers_exactly(pieces):
+    together = [value for piece in pieces for value in piece]
+    got = target_statistics([np.array(piece, np.int64) for piece in pieces])
+    assert (got.values, got.not_finite, got.found) == (len(together), 0, Counter(together))
+    if together:
+        assert (got.min, got.max) == (min(together), max(together))
+
+
+def test_labels_and_weights_are_described_and_are_no_features(tmp_path):
+    events = make_events(600) | {
+        "truth.kind": (np.arange(600) % 3).astype("u1"),
+        "w": np.array([np.nan, np.inf] + [2] * 598, np.float32),
+    }
+    path = write_tree(tmp_path / "t.root", events)
+    specs = scan(path, exclude="truth*", labels="truth.kind", weights="w", progress=False)
+    assert {"truth.kind", "w"}.isdisjoint(b.name for b in specs.branches)
+    kind, weight = specs.targets
+    assert kind == TargetSpec("truth.kind", "uint8", 600, 0, 0, 2, ((0, 200), (1, 200), (2, 200)))
+    assert weight == TargetSpec("w", "float32", 600, 2, 2.0, 2.0, ((2.0, 598),))
+    many = scan(path, exclude=["truth*", "w"], labels="id", progress=False).targets[0]
+    assert (many.min, many.max, many.found) == (0, 599, ())  # too many values to keep
+    specs.save(tmp_path / "s.json")
+    assert Specs.load(tmp_path / "s.json") == specs
+    with pytest.raises(BranchError, match=r"no branch matches 'truth.kin' \(did you mean 'truth.kind'"):
+        scan(path, labels="truth.kin", progress=False)
+    with pytest.raises(BranchError, match="need one number per event: 'Jet_0' is jagged"):
+        scan(path, labels="Jet_0", progress=False)
+
+
+def test_fields_that_came_later_do_not_shut_out_older_specs(demo_specs, tmp_path):
+    old = demo_specs.to_json()
+    del old["targets"], old["checksum"], old["version"], old["fingerprint"]
+    checksum = hashlib.sha256(json.dumps(old, sort_keys=True).encode()).hexdigest()[:16]
+    (tmp_path / "s.json").write_text(json.dumps({"version": 1, "fingerprint": "", "checksum": checksum, **old}))
+    assert Specs.load(tmp_path / "s.json") == demo_specs
 
 
 def test_damaged_specs_say_so(demo_specs, tmp_path):

@@ -52,6 +52,23 @@ def test_class_weights_reach_the_loss(data):
     assert next(entropy) == pytest.approx(next(entropy), rel=1e-6)
 
 
+def test_derived_datasets_are_trained_on_and_evaluated(data):
+    files, specs = data
+    ds = RootDataset(files, specs, labels=[1, 0], batch_size=50)
+    model = build("mlp", specs)
+    derived = ds.map(lambda x, y: (x * 2, y))
+    done = fit(model, derived, derived.take(2), epochs=2)
+    assert len(done.history["val_loss"]) == 2
+    assert done.composition == ()
+    assert done.events_per_s > 0
+    some = evaluate(model, ds.take(3))
+    assert len(some.labels) == 150
+    whole = evaluate(model, ds)
+    assert np.isin(some.scores.round(4), whole.scores.round(4)).mean() > 0.9  # up to rounding: other neighbours
+    with pytest.raises(LabelError, match="class weights need a RootDataset"):
+        fit(model, derived, class_weights="balanced")
+
+
 @given(st.dictionaries(st.integers(0, 5).map(float), st.integers(1, 10**6), min_size=1))
 def test_balanced_classes_have_the_same_total_weight(composition):
     weights = balanced_weights(composition)
@@ -80,14 +97,14 @@ def test_balanced_weights_follow_the_mixing_law(data):
 )
 def test_class_weights_that_make_no_sense(tmp_path, options, weights, says):
     files = write_files(tmp_path, [30, 20])
-    specs = scan(files, exclude="x", progress=False)
+    specs = scan(files, labels="x", progress=False)
     with pytest.raises(LabelError, match=says):
         weigh_classes(RootDataset(files, specs, **options), weights)
 
 
 def test_a_label_of_an_event_without_a_class_weight_ends_the_training(tmp_path):
     path = write_tree(tmp_path / "t.root", make_events(40) | {"kind": np.arange(40, dtype="i4") % 3})
-    ds = RootDataset(path, scan(path, exclude="kind", progress=False), labels="kind")
+    ds = RootDataset(path, scan(path, labels="kind", progress=False), labels="kind")
     with pytest.raises(tf.errors.InvalidArgumentError, match="a label has no class weight"):
         list(weigh_classes(ds, {0: 1, 1: 2}))
 
@@ -104,7 +121,7 @@ def test_the_composition_of_every_epoch_is_told(data):
 def test_the_best_epoch_is_kept_and_training_stops(tmp_path):
     coin = np.random.default_rng(0).integers(0, 2, 400).astype("f4")  # labels that nothing can predict
     path = write_tree(tmp_path / "t.root", make_events(400) | {"coin": coin})
-    specs = scan(path, exclude="coin", progress=False)
+    specs = scan(path, labels="coin", progress=False)
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((len(specs.vector_names),)), keras.layers.Dense(1, activation="sigmoid")])
     model.compile(loss="binary_crossentropy", optimizer=keras.optimizers.SGD(50.0))  # a rate that must diverge

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from mlaas4hep_tf.io.files import FileArgument, RootFile
+from mlaas4hep_tf.io.page_index import PageIndex
 from mlaas4hep_tf.io.policy import ReadPolicy
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.io.workers import WorkerPool, default_workers
@@ -91,7 +92,7 @@ def run_bench(
     tell("dataset_1024, once more for its memory")  # not while the clock runs: looking takes time
     with PeakMemory() as memory:
         _drain(datasets[LARGE])
-    size = sum(int(f.index.sizes.sum()) for f in opened) / specs.entries
+    size = sum(f.index.nbytes for f in opened) / specs.entries
     return Bench(rates, size, memory.peak / 1e6)
 
 
@@ -180,10 +181,14 @@ def decompress_all(files: Sequence[RootFile], names: Sequence[str], worker_pool:
 def decompress_block(task: tuple[RootFile, EntryRange]) -> int:
     """Runs in a reader process: fetch and decompress the baskets of a block, and nothing else."""
     from mlaas4hep_tf.io.baskets import raw_baskets, unpack
+    from mlaas4hep_tf.io.pages import decompress_all
     from mlaas4hep_tf.io.reader import fetch
 
     file, block = task
     index = file.index
+    if isinstance(index, PageIndex):
+        decompress_all(partial(fetch, file), index)
+        return len(block)
     raw = raw_baskets(partial(fetch, file), index)
     for basket, entries in zip(raw, (index.stops - index.starts).tolist(), strict=True):
         unpack(basket, entries)

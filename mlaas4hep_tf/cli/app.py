@@ -1,13 +1,16 @@
-"""The commands: each says what it does, and leaves options, parsing and printing to the modules above."""
+"""The commands: each says what it does, and leaves options, parsing and printing to the modules above.
+
+What can be wrong is looked for before `import_tensorflow`, which takes seconds.
+"""
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +19,7 @@ from mlaas4hep_tf.cli.grouped import grouped
 from mlaas4hep_tf.cli.options import (
     Choice,
     Files,
+    Json,
     KnownOrChosen,
     Labels,
     OptionalFiles,
@@ -27,26 +31,33 @@ from mlaas4hep_tf.cli.options import (
     output,
 )
 from mlaas4hep_tf.cli.output import (
+    be_quiet,
     err,
     import_tensorflow,
+    note,
     out,
     print_bench,
     print_error,
+    print_json,
+    print_models,
     print_parts,
     print_rate,
     print_run,
     print_specs,
     show_warning,
+    specs_figures,
+    talks,
 )
-from mlaas4hep_tf.cli.parsing import patterns
+from mlaas4hep_tf.cli.parsing import groups, patterns
 from mlaas4hep_tf.errors import ConfigError
 from mlaas4hep_tf.io.branches import IDENTIFIERS
+from mlaas4hep_tf.io.formats import FORMATS, check_format
 
 if TYPE_CHECKING:
     from mlaas4hep_tf.runs.params import PaperParams
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
+    no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False,
     help="Train TensorFlow models on ROOT files and export them for serving.",
 )  # fmt: skip
 
@@ -63,8 +74,9 @@ def _main(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
-    """Options in front of the command."""
+    """Options of every command; they may stand anywhere."""
 
 
 @app.command(epilog="Example: mlaas4hep-tf scan data/*.root --tree events --exclude isSignal -o specs.json")
@@ -77,11 +89,20 @@ def scan(
         list[str] | None,
         data("--identifier", help=f"Branches that identify an event; default {','.join(IDENTIFIERS)}."),
     ] = None,
+    labels: Annotated[str | None, data("--labels", help="Branch of labels: described, and no feature.")] = None,
+    weights: Annotated[str | None, data("--weights", help="Branch of event weights: like --labels.")] = None,
+    group: Annotated[
+        list[str] | None, data("--group", help="List branches that are one group: NAME=PATTERN,PATTERN.")
+    ] = None,
     quantile: Annotated[
         float | None, data("--quantile", help="Cut multiplicities at this quantile, such as 0.999.")
     ] = None,
+    drop_constant: Annotated[
+        bool, data("--drop-constant", help="Leave out branches with one value, or none: they tell nothing.")
+    ] = False,
     reading: TolerantReading,
     to: Annotated[Path, output("-o", "--output", help="Where the specs go.")] = Path("specs.json"),
+    as_json: Json = False,
 ) -> None:
     """Pass 1: read all files once and write the specs."""
     from mlaas4hep_tf.scanner import scan as scan_files
@@ -92,14 +113,24 @@ def scan(
     start = perf_counter()
     specs = scan_files(
         reading.locate(files), choice.tree, branches=patterns(choice.branches), exclude=patterns(choice.exclude),
-        identifiers=tuple(patterns(identifier)) or IDENTIFIERS, read=reading.options(),
+        identifiers=tuple(patterns(identifier)) or IDENTIFIERS, labels=labels, weights=weights, groups=groups(group),
+        read=reading.options(), progress=talks(),
     )  # fmt: skip
     if quantile is not None:
         specs = specs.with_lengths(quantile=quantile)
+    if drop_constant:
+        specs = specs.without_constant()
     specs.save(to)
     seconds = perf_counter() - start
+    if as_json:
+        print_json({**specs_figures(specs), **_rate(specs.entries, seconds), "specs": str(to)})
+        return
     print_specs(specs)
     print_rate(specs.entries, seconds, to)
+
+
+def _rate(events: int, seconds: float) -> dict[str, Any]:
+    return {"events": events, "seconds": seconds, "events_per_s": events / seconds}
 
 
 @app.command(epilog="Example: mlaas4hep-tf train data/*.root --specs specs.json --labels labels.txt --out runs/tth")
@@ -113,23 +144,36 @@ def train(
     files: OptionalFiles = None,
     folder: Annotated[Path, output("--out", help="Run folder to make.")] = Path("runs/latest"),
     overwrite: Annotated[bool, output("--overwrite", help="Replace a run that is there.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Pass 2: train a model and leave a run folder with metrics, plots and report."""
+    from mlaas4hep_tf.runs.config import check_new
+
     paper = _paper(training.params)
     named = reading.locate(files, paper.redirector)
     if not named:
         raise ConfigError("no input files: name at least one, for example mlaas4hep-tf train data/*.root ...")
     read = reading.options()
-    targets = [name for name in (labels.branch(), training.weights) if name]
-    specs = choice.load(choice.specs) if choice.specs else choice.scan(named, paper, targets, read)
+    config = training.config(named, labels.values(), paper, read)
+    check_new(folder, overwrite=overwrite)
+    config.check()
+    specs = (
+        choice.load(choice.specs)
+        if choice.specs
+        else choice.scan(named, paper, labels.branch(), training.weights, read)
+    )
+    config.check(specs)
     import_tensorflow()
     from mlaas4hep_tf.runs.run import train_run
 
-    config = training.config(named, labels.values(), paper, read)
-    run = train_run(config, specs, folder, overwrite=overwrite, verbose=1 if out.is_terminal else 2)
+    verbose = 0 if as_json or not talks() else 1 if out.is_terminal else 2
+    run = train_run(config, specs, folder, overwrite=overwrite, verbose=verbose)
+    if as_json:
+        print_json({**run.metrics, "run": str(folder)})
+        return
     print_run(run.metrics)
     report = folder / "report.html"
-    out.print(f"report: {report}" if report.exists() else f"run folder: {folder}")
+    out.print(f"report: {report}" if report.exists() else f"run folder: {folder}", soft_wrap=True)
 
 
 def _paper(params: Path | None) -> PaperParams:
@@ -140,21 +184,27 @@ def _paper(params: Path | None) -> PaperParams:
         return PaperParams()
     paper = PaperParams.load(params)
     for key, why in paper.dead.items():
-        err.print(f"note: {params}: {key!r} has no effect: {why}")
+        note(f"{params}: {key!r} has no effect: {why}")
     return paper
 
 
 @app.command(epilog="Example: mlaas4hep-tf evaluate --run runs/tth")
 @grouped
-def evaluate(run: RunFolder, labels: Labels, reading: Reading, files: OptionalFiles = None) -> None:
+def evaluate(
+    run: RunFolder, labels: Labels, reading: Reading, files: OptionalFiles = None, as_json: Json = False
+) -> None:
     """Evaluate a run on its own three parts, or on all events of other files."""
+    from mlaas4hep_tf.runs.config import describe
+
+    read, given, named = reading.options(describe(run).config.read), labels.if_given(), reading.found(files)
     import_tensorflow()
     from mlaas4hep_tf.runs.run import Run, evaluate_run
 
-    given = labels.if_given()
-    trained = Run.load(run)
-    results = evaluate_run(trained, reading.locate(files), given, read=reading.options(trained.config.read))
-    print_parts({name: result.summary() for name, result in results.items()})
+    parts = {name: one.summary() for name, one in evaluate_run(Run.load(run), named, given, read=read).items()}
+    if as_json:
+        print_json(parts)
+    else:
+        print_parts(parts)
 
 
 @app.command(epilog="Example: mlaas4hep-tf predict data/*.root --run runs/tth -o scores.root")
@@ -163,17 +213,27 @@ def predict(
     files: Files,
     run: RunFolder,
     reading: Reading,
-    to: Annotated[Path, output("-o", "--output", help="ROOT file for the scores.")] = Path("scores.root"),
+    to: Annotated[Path, output("-o", "--output", help=f"File for the scores: {FORMATS}.")] = Path("scores.root"),
+    as_json: Json = False,
 ) -> None:
-    """Write scores and identifiers of every event as a ROOT file, in the order of the input."""
+    """Write scores and identifiers of every event, in the order of the input, as ROOT, CSV or Parquet."""
+    from mlaas4hep_tf.runs.config import describe
+
+    check_format(to)
+    describe(run)
+    named = reading.found(files)
     import_tensorflow()
     from mlaas4hep_tf.predict import predict_files
     from mlaas4hep_tf.runs.run import Run
 
     trained = Run.load(run)
     start = perf_counter()
-    events = predict_files(trained.model, reading.locate(files), trained, to, read=reading.options(), progress=True)
-    print_rate(events, perf_counter() - start, to)
+    events = predict_files(trained.model, named, trained, to, read=reading.options(), progress=talks())
+    seconds = perf_counter() - start
+    if as_json:
+        print_json({**_rate(events, seconds), "scores": str(to)})
+    else:
+        print_rate(events, seconds, to)
 
 
 @app.command(epilog="Example: mlaas4hep-tf export --run runs/tth --to models/tth")
@@ -182,6 +242,9 @@ def export(
     to: Annotated[Path, output("--to", help="Model folder; the next free version is made in it.")],
 ) -> None:
     """Export a run as a SavedModel for TF-Serving: raw branches in, score out."""
+    from mlaas4hep_tf.runs.config import describe
+
+    describe(run)
     import_tensorflow()
     from mlaas4hep_tf.exporter import export as export_model
     from mlaas4hep_tf.exporter import next_version
@@ -201,28 +264,37 @@ def bench(
     exclude: Annotated[list[str] | None, data("--exclude", help="As for scan.")] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds after the warm-up.")] = 3,
     reading: Reading,
-    as_json: Annotated[bool, output("--json", help="Print one JSON object instead of a table.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Time the stream on your files against what you would use instead, all in one run."""
+    named = reading.found(files)
     import_tensorflow()
     from mlaas4hep_tf.bench.compare import environment, run_bench
 
     with err.status("starting") as status:
         result = run_bench(
-            reading.locate(files), tree, exclude=patterns(exclude), rounds=rounds, tell=status.update,
+            named, tree, exclude=patterns(exclude), rounds=rounds, tell=status.update,
             read=reading.options(),
         )  # fmt: skip
     if as_json:
-        print(json.dumps(result.to_json()))
+        print_json(result.to_json())
     else:
         print_bench(result, rounds, environment())
 
 
+@app.command(epilog="Example: mlaas4hep-tf models")
+def models() -> None:
+    """List the models that are built in."""
+    print_models()
+
+
 def main() -> None:
     """Entry point: 0, or 1 and one line for what can go wrong (``--debug``: the traceback as well)."""
-    warnings.showwarning = show_warning  # type: ignore[assignment]  # the other arguments are not used
-    debug = "--debug" in sys.argv
-    sys.argv = [arg for arg in sys.argv if arg != "--debug"]  # it may stand anywhere
+    debug, quiet = "--debug" in sys.argv, "--quiet" in sys.argv
+    warnings.showwarning = partial(show_warning, debug)
+    sys.argv = [arg for arg in sys.argv if arg not in ("--debug", "--quiet")]  # they may stand anywhere
+    if quiet:
+        be_quiet()
     if debug:
         app()
     try:

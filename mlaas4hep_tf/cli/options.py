@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from mlaas4hep_tf.cli.parsing import branch_name, fractions, label_values, mixing_law, patterns, replicas
+from mlaas4hep_tf.cli.output import talks
+from mlaas4hep_tf.cli.parsing import branch_name, fractions, label_values, mixing_law, normalization, patterns, replicas
 from mlaas4hep_tf.errors import ConfigError
 from mlaas4hep_tf.io.policy import DEFAULT_POLICY, ReadPolicy
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, OnBadFile, ReadOptions
+from mlaas4hep_tf.model_names import KNOWN
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
 
 if TYPE_CHECKING:
+    from mlaas4hep_tf.runs.config import RunConfig
     from mlaas4hep_tf.runs.params import PaperParams
-    from mlaas4hep_tf.runs.run import RunConfig
     from mlaas4hep_tf.specs import Specs
 
 data, reading, training, output = (
@@ -27,6 +29,7 @@ data, reading, training, output = (
 
 Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Paths, patterns, folders, lists (.txt), URLs.")]
 OptionalFiles = Annotated[list[str] | None, typer.Argument(metavar="[FILE]...", help="As for scan.")]
+Json = Annotated[bool, output("--json", help="Print one JSON object instead of tables.")]
 RunFolder = Annotated[Path, typer.Option("--run", help="Run folder that `train` left.")]
 
 
@@ -61,13 +64,16 @@ class KnownOrChosen(Choice):
             raise ConfigError(f"{given[0]} chooses what is scanned, and {specs} has chosen already; use one of the two")
         return Specs.load(specs)
 
-    def scan(self, files: tuple[str, ...], paper: PaperParams, targets: list[str], read: ReadOptions) -> Specs:
-        """Scan; options count before the paper's keys, and labels and weights are never features."""
+    def scan(
+        self, files: tuple[str, ...], paper: PaperParams, labels: str | None, weights: str | None, read: ReadOptions
+    ) -> Specs:
+        """Scan; options count before the paper's keys."""
         from mlaas4hep_tf.scanner import scan
 
         return scan(
             files, self.tree or paper.tree, branches=patterns(self.branches) or paper.branches,
-            exclude=[*(patterns(self.exclude) or paper.exclude), *targets], identifiers=paper.identifiers, read=read,
+            exclude=patterns(self.exclude) or paper.exclude, identifiers=paper.identifiers,
+            labels=labels, weights=weights, read=read, progress=talks(),
         )  # fmt: skip
 
 
@@ -102,9 +108,7 @@ class Labels:
 class Training:
     """The model and how it is trained."""
 
-    model: Annotated[
-        str, training("--model", help="mlp, set, module:function, or a model.py with def model(idim).")
-    ] = "mlp"
+    model: Annotated[str, training("--model", help=f"{KNOWN} with def model(idim); see mlaas4hep-tf models.")] = "mlp"
     epochs: Annotated[int | None, training("--epochs", help="Passes over the whole data [default: 5].")] = None
     batch_size: Annotated[int | None, training("--batch-size", help=f"Events per batch [default: {BATCH_SIZE}].")] = (
         None
@@ -114,7 +118,15 @@ class Training:
     ] = None
     split: Annotated[str, training("--split", help="Fractions for training, validation and test.")] = "0.64,0.16,0.20"
     seed: Annotated[int, training("--seed", help="Of weights, split and order.")] = 0
-    normalize: Annotated[str, training("--normalize", help="minmax, standard or none.")] = "minmax"
+    normalize: Annotated[
+        list[str] | None,
+        training(
+            "--normalize",
+            metavar="[BRANCH=]METHOD",
+            help="minmax, standard or none, of all branches or, "
+            "repeated, by name and pattern: 'nJet=none' '*=minmax' [default: minmax].",
+        ),
+    ] = None
     weights: Annotated[str | None, training("--weights", help="Branch of event weights for the loss.")] = None
     mix: Annotated[
         list[str] | None,
@@ -130,12 +142,12 @@ class Training:
 
     def config(self, files: tuple[str, ...], labels: Any, paper: PaperParams, read: ReadOptions) -> RunConfig:
         """The run that is asked for; options count before the paper's keys."""
-        from mlaas4hep_tf.runs.run import RunConfig
+        from mlaas4hep_tf.runs.config import RunConfig
 
         return RunConfig(
             files=files, labels=labels, model=self.model, epochs=_first(self.epochs, paper.epochs),
             batch_size=_first(self.batch_size, paper.batch_size), split=fractions(self.split), seed=self.seed,
-            normalize=cast("Any", None if self.normalize == "none" else self.normalize),
+            normalize=normalization(self.normalize),
             chunk_size=_first(self.chunk_size, paper.chunk_size), weights=self.weights, patience=self.patience,
             max_events=paper.events, mixing=mixing_law(self.mix), balanced=self.balanced, read=read,
         )  # fmt: skip
@@ -172,6 +184,15 @@ class Reading:
         from mlaas4hep_tf.io.files import locate
 
         return tuple(locate(files or (), self.redirector or redirector))
+
+    def found(self, files: Iterable[str] | None) -> tuple[str, ...]:
+        """As `locate`; local files must be there, so that a wrong name is told at once."""
+        from mlaas4hep_tf.io.files import expand
+
+        located = self.locate(files)
+        if located:
+            expand(located)
+        return located
 
     def options(self, base: ReadOptions = DEFAULT_READ) -> ReadOptions:
         """What the shell says, and where it says nothing of workers and cache, what `base` does."""

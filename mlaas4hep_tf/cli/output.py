@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlaas4hep_tf.errors import DataWarning, MissingExtraWarning, MlaasError
+from mlaas4hep_tf.model_names import BUILT_IN, OWN
 
 if TYPE_CHECKING:
     from mlaas4hep_tf.bench.compare import Bench
@@ -20,6 +21,42 @@ if TYPE_CHECKING:
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 MOST_GROUPS = 12  # that a table of specs has
+MOST_VALUES = 8  # of a label that are listed
+
+
+def be_quiet() -> None:
+    """From now on print errors alone, and what `print_json` prints."""
+    out.quiet = True
+
+
+def talks() -> bool:
+    """Whether notes and progress are wanted."""
+    return not out.quiet
+
+
+def print_json(content: Mapping[str, Any]) -> None:
+    """One object on stdout, and nothing else there."""
+    print(json.dumps(content))
+
+
+def print_models() -> None:
+    table = _table("model", "takes", "from", "what it is")
+    for one in BUILT_IN:
+        table.add_row(one.name, one.inputs, "shell" if one.shell else "Python", _escape(one.what))
+    out.print(table)
+    out.print(f"or {OWN}: it takes the length of the vector and returns a Keras model", soft_wrap=True)
+
+
+def specs_figures(specs: Specs) -> dict[str, Any]:
+    """What `print_specs` prints."""
+    groups = {
+        name: {"branches": len(members), "largest": members[0].largest, "kept": members[0].length}
+        for name, members in specs.groups.items()
+    }
+    return {
+        "events": specs.entries, "files": len(specs.files), "branches": len(specs.branches), "flat": len(specs.flat),
+        "groups": groups, "columns": len(specs.vector_names), "fingerprint": specs.fingerprint,
+    }  # fmt: skip
 
 
 def print_specs(specs: Specs) -> None:
@@ -31,6 +68,10 @@ def print_specs(specs: Specs) -> None:
         table.add_row(group, str(len(members)), str(first.largest), str(first.length), f"{mean:.2f}")
     short = f"{len(specs.flat)} flat branches, {len(specs.groups)} groups"
     out.print(table if len(specs.groups) <= MOST_GROUPS else short)
+    for target in specs.targets:
+        held = ", ".join(f"{value:g} in {count:,}" for value, count in target.found[:MOST_VALUES])
+        more = ", ..." if len(target.found) > MOST_VALUES else ""
+        out.print(f"label or weight {target.name} ({target.dtype}): {held + more or f'{target.min} to {target.max}'}")
     out.print(f"{len(specs.branches)} branches, {len(specs.vector_names)} columns, fingerprint {specs.fingerprint}")
 
 
@@ -40,10 +81,11 @@ def print_run(metrics: Mapping[str, Any]) -> None:
         print_composition(metrics["composition"])
     print_parts(metrics["parts"])
     for line in metrics["loss_report"]:
-        err.print(_escape(line))
+        note(line)
     out.print(
         f"trained at {metrics['events_per_s']:,.0f} events/s, reading included; "
-        f"the trainer waited for input {metrics['input_wait']:.0%} of the time"
+        f"the trainer waited for input {metrics['input_wait']:.0%} of the time",
+        soft_wrap=True,
     )
 
 
@@ -77,7 +119,7 @@ def print_bench(result: Bench, rounds: int, environment: str) -> None:
 
 
 def print_rate(events: int, seconds: float, target: object) -> None:
-    out.print(f"{events:,} events in {seconds:.1f} s ({events / seconds:,.0f} events/s) -> {target}")
+    out.print(f"{events:,} events in {seconds:.1f} s ({events / seconds:,.0f} events/s) -> {target}", soft_wrap=True)
 
 
 def _table(*columns: str) -> Table:
@@ -91,11 +133,17 @@ def print_error(error: Exception) -> None:
     err.print(f"[red]error:[/red] {_escape(text)}", soft_wrap=True)
 
 
-def show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+def note(text: str) -> None:
+    """Something to know, unless quiet is wanted."""
+    if talks():
+        err.print(f"[yellow]note:[/yellow] {_escape(text)}", soft_wrap=True)
+
+
+def show_warning(debug: bool, message: Warning | str, category: type[Warning], *_: Any) -> None:
     """Print a note for the package's own warnings; others are for developers (``--debug``)."""
     if issubclass(category, DataWarning | MissingExtraWarning):
-        err.print(f"[yellow]note:[/yellow] {_escape(str(message))}", soft_wrap=True)
-    elif "--debug" in sys.argv:
+        note(str(message))
+    elif debug:
         err.print(f"{category.__name__}: {message}", markup=False, soft_wrap=True)
 
 

@@ -14,6 +14,17 @@ def patterns(given: list[str] | None) -> list[str]:
     return [p.strip() for text in given or () for p in text.split(",") if p.strip()]
 
 
+def groups(given: list[str] | None) -> dict[str, list[str]]:
+    """``NAME=PATTERN,PATTERN``: name of a group -> patterns of its branches."""
+    found: dict[str, list[str]] = {}
+    for text in given or ():
+        name, _, listed = text.partition("=")
+        if not name or not patterns([listed]):
+            raise ConfigError(f"--group needs NAME=PATTERN,PATTERN, such as jet=jet_*, not {text!r}")
+        found[name] = found.get(name, []) + patterns([listed])
+    return found
+
+
 def replicas(given: list[str] | None) -> dict[str, list[str]]:
     """``URL=URL``: start of a URL -> what may stand there."""
     found: dict[str, list[str]] = {}
@@ -37,6 +48,15 @@ def mixing_law(given: list[str] | None) -> Any:
     if not given:
         return "proportional"
     return given[0] if len(given) == 1 and "=" not in given[0] else dict(_pattern_number("--mix", g) for g in given)
+
+
+def normalization(given: list[str] | None) -> Any:
+    """A normalisation as for `RootDataset`: one for all, or by pattern."""
+    parts = [text.rpartition("=") for text in given or ["minmax"]]
+    methods = {pattern: None if method == "none" else method for pattern, _, method in parts}
+    if "" in methods and len(parts) > 1:
+        raise ConfigError(f"--normalize is one method, or PATTERN=METHOD each time, such as '*=minmax', not {given}")
+    return methods.get("", methods)
 
 
 def label_values(by_pattern: list[str] | None, labels: str | None) -> Any:

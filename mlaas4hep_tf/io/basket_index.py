@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mlaas4hep_tf.io.reals import Reals
+
 Array = npt.NDArray[Any]
 
 
@@ -22,6 +24,10 @@ class BranchIndex:
         jagged: whether entries differ in length.
         header: bytes in front of each entry's values (10 for a std::vector, else 0).
         length: values per entry of a branch that is not jagged.
+        counter: branch with the multiplicities, where the baskets of a jagged one have no entry offsets.
+        stride: bytes from one object to the next, if a branch of objects holds the values; else 0.
+        offset: bytes of an object before the value.
+        reals: how Double32_t and Float16_t are stored; else None.
     """
 
     name: str
@@ -29,6 +35,20 @@ class BranchIndex:
     jagged: bool
     header: int = 0
     length: int = 1
+    counter: str = ""
+    stride: int = 0
+    offset: int = 0
+    reals: Reals | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of a number."""
+        return np.dtype(self.dtype).itemsize if self.reals is None else self.reals.size
+
+    @property
+    def step(self) -> int:
+        """Bytes from one value to the next, or from one fixed-size array to the next."""
+        return self.stride or self.length * self.size
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,19 +94,34 @@ class FileIndex:
     def names(self) -> frozenset[str]:
         return frozenset(branch.name for branch in self.branches)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all baskets."""
+        return int(self.sizes.sum())
+
     def part(self, names: Iterable[str], start: int, stop: int) -> FileIndex:
-        """The baskets of these branches (those that are indexed) with entries in [start, stop)."""
+        """The baskets of these branches (those that are indexed) with entries in [start, stop).
+
+        Where theirs have no entry offsets, those of their counter with any entry of these baskets come along.
+        """
         wanted = set(names)
         chosen = np.array([branch.name in wanted for branch in self.branches], np.bool_)
         owner = np.repeat(np.arange(len(self.branches)), np.diff(self.first))
         keep = chosen[owner] & (self.stops > start) & (self.starts < stop)
+        for number, branch in enumerate(self.branches):
+            if branch.counter and branch.name in wanted:
+                own = keep & (owner == number)
+                at = [other.name for other in self.branches].index(branch.counter)
+                first, last = self.starts[own].min(initial=stop), self.stops[own].max(initial=start)
+                keep |= (owner == at) & (self.stops > first) & (self.starts < last)
+                chosen[at] = True
         counts = np.bincount(owner[keep], minlength=len(self.branches))[chosen]
         seeks = self.seeks[keep]
         inline = np.flatnonzero(seeks < 0)
         taken = tuple(self.inline[-1 - seek] for seek in seeks[inline].tolist())
         seeks[inline] = -1 - np.arange(len(inline))
         return FileIndex(
-            tuple(branch for branch in self.branches if branch.name in wanted),
+            tuple(branch for branch, kept in zip(self.branches, chosen, strict=True) if kept),
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             seeks, self.sizes[keep], self.starts[keep], self.stops[keep], taken,
         )  # fmt: skip

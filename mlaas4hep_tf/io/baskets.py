@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import lzma
 import struct
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import cramjam
 import numpy as np
@@ -31,49 +31,162 @@ _MAX_GAP = 1 << 16  # bytes between two baskets up to which one request covers b
 _MAX_REQUEST = 1 << 26  # bytes of a request of several baskets
 
 
-@dataclass(frozen=True)
-class Column:
-    """One branch over an entry range: value pieces in order, and counts per entry where they were needed.
+Pieces = tuple[Array, ...]  # 1-D arrays (any byte order) that together are a column
+_Basket = tuple[memoryview, int, int]  # its bytes, its first entry, the one behind its last
+
+
+class _Unpacked(NamedTuple):
+    """A basket of lists: the number of its first entry, how many it has, and what `unpack` gives."""
+
+    at: int
+    entries: int
+    data: Array
+    border: int
+    keylen: int
+
+    @property
+    def offsets(self) -> memoryview:
+        """The entry offsets as they are stored, 4 bytes each."""
+        return self.data.data[self.border + 4 : self.border + 4 + 4 * self.entries]
+
+
+class Multiplicities:
+    """How many values each entry of a group has, to which all of its branches are held.
 
     Attributes:
-        pieces: 1-D arrays (any byte order); together they are the column.
-        counts: values per entry, int64 [entries]; None for flat branches and where nobody asked.
+        source: the branch that says so.
+        counts: values per entry, int64 [entries].
     """
 
-    pieces: tuple[Array, ...]
-    counts: Array | None = None
+    def __init__(self, source: str, counts: Array) -> None:
+        self.source, self.counts = source, counts
+        self._starts = np.concatenate([[0], np.cumsum(counts)])
+        self._positions: dict[tuple[tuple[int, ...], int], tuple[list[int], Array]] = {}
+        self._stored: dict[tuple[tuple[int, ...], int, int], bytes] = {}
+
+    def fits(self, baskets: Sequence[_Unpacked], itemsize: int) -> bool:
+        """Whether baskets of whole entries that follow each other have the sizes and entry offsets of these counts.
+
+        Offsets count from the start of a basket's key, so branches of one item size and length of key have the same.
+        """
+        edges = (baskets[0].at, *(basket.at + basket.entries for basket in baskets))
+        sizes, positions = self._expected(edges, itemsize)
+        keylens = {basket.keylen for basket in baskets}
+        if len(keylens) > 1 or sizes != [basket.border for basket in baskets]:
+            return False
+        key = (edges, itemsize, baskets[0].keylen)
+        if key not in self._stored:
+            stored = positions + np.int32(baskets[0].keylen)
+            self._stored[key] = stored.byteswap(inplace=True).tobytes()
+        return self._stored[key] == b"".join(basket.offsets for basket in baskets)
+
+    def _expected(self, edges: tuple[int, ...], itemsize: int) -> tuple[list[int], Array]:
+        """The bytes of values in each basket, and the position of each entry in them, int32."""
+        if (edges, itemsize) not in self._positions:
+            at = self._starts[list(edges)]
+            positions = (self._starts[edges[0] : edges[-1]] - at[0]).astype(np.int32)
+            for begin, end, first in zip(edges, edges[1:], (at - at[0]).tolist(), strict=False):
+                positions[begin - edges[0] : end - edges[0]] -= first
+            positions *= itemsize
+            self._positions[edges, itemsize] = (np.diff(at) * itemsize).tolist(), positions
+        return self._positions[edges, itemsize]
+
+    def hold(self, at: int, counts: Array) -> None:
+        """Raise ValueError unless the entries from `at` on have these counts."""
+        wrong = np.flatnonzero(self.counts[at : at + len(counts)] != counts)
+        if len(wrong):
+            first = int(wrong[0])
+            raise ValueError(
+                f"it has {counts[first]} values in an event where {self.source!r} says {self.counts[at + first]}: "
+                "branches with a common counter must agree in every event; exclude the branch"
+            )
 
 
-def read_columns(fetch: Fetch, index: FileIndex, start: int, stop: int, counted: frozenset[str]) -> dict[str, Column]:
-    """Decode entries [start, stop) of some branches.
+def read_columns(
+    fetch: Fetch, index: FileIndex, start: int, stop: int, groups: Mapping[str, str]
+) -> tuple[dict[str, Pieces], dict[str, Multiplicities]]:
+    """Decode entries [start, stop) of some branches, and hold the jagged ones to the multiplicities of their group.
 
     Args:
         fetch: (seek, size) pairs -> their bytes, in few large requests.
         index: the baskets that hold these entries (`FileIndex.part`).
-        counted: jagged branches whose counts are wanted (one per group is enough).
+        groups: jagged branch -> its group.  An indexed branch of the group's name has the multiplicities; without it
+            the first branch of the group has.
+
+    Returns:
+        The values of each branch, and the multiplicities of each group.
 
     Raises:
         ValueError, OSError, struct.error, lzma.LZMAError, isal_zlib.error, cramjam.DecompressionError:
             bytes that are no such basket; the branch is in the note of the exception.
     """
     raw = raw_baskets(fetch, index)
-    columns = {}
-    for number, branch in enumerate(index.branches):
-        own = slice(*index.first[number : number + 2].tolist())
-        baskets = zip(raw[own], index.starts[own].tolist(), index.stops[own].tolist(), strict=True)
+    if any(branch.stride for branch in index.branches):
+        raw = _plain_where_shared(raw)
+    counters = set(groups.values())
+    columns: dict[str, Pieces] = {}
+    known: dict[str, Multiplicities] = {}
+    for number in sorted(range(len(index.branches)), key=lambda number: index.branches[number].jagged):
+        branch = index.branches[number]
+        name, baskets = branch.name, _baskets(index, number, raw)
         try:
-            columns[branch.name] = _column(branch, branch.name in counted, start, stop, baskets)
+            if branch.counter:
+                columns[name] = _counted_column(branch, _all_counts(index, branch, raw), start, stop, baskets)
+            elif branch.jagged:
+                group = groups[name]
+                columns[name], counts = _jagged_column(branch, known.get(group), start, stop, baskets)
+                if counts is not None:
+                    known[group] = Multiplicities(name, counts)
+            else:
+                columns[name] = _flat_column(branch, start, stop, baskets)
+                if name in counters:
+                    known[name] = Multiplicities(name, joined(columns[name]))
         except Exception as error:
-            error.add_note(f"branch {branch.name!r}")
+            error.add_note(f"branch {name!r}")
             raise
-    return columns
+    return columns, known
+
+
+def _baskets(index: FileIndex, number: int, raw: Sequence[memoryview]) -> list[_Basket]:
+    """The baskets of one branch."""
+    own = slice(*index.first[number : number + 2].tolist())
+    return list(zip(raw[own], index.starts[own].tolist(), index.stops[own].tolist(), strict=True))
+
+
+def _all_counts(index: FileIndex, branch: BranchIndex, raw: Sequence[memoryview]) -> Array:
+    """What its counter says of all entries in the baskets of a branch."""
+    names = [other.name for other in index.branches]
+    own, counter = (_baskets(index, names.index(name), raw) for name in (branch.name, branch.counter))
+    if not own:
+        return np.empty(0, np.int64)
+    return joined(_flat_column(index.branches[names.index(branch.counter)], own[0][1], own[-1][2], counter))
+
+
+def joined(pieces: Pieces) -> Array:
+    """A column of integers as int64."""
+    return np.concatenate([np.empty(0, np.int64), *pieces], dtype=np.int64, casting="unsafe")
 
 
 def raw_baskets(fetch: Fetch, index: FileIndex) -> list[memoryview]:
-    """The bytes of every basket of an index, as they lie in the file."""
+    """The bytes of every basket of an index, as they lie in the file; one that several branches share is one object."""
     spans = list(zip(index.seeks.tolist(), index.sizes.tolist(), strict=True))
-    fetched = iter(fetch([span for span in spans if span[0] >= 0]))
-    return [next(fetched) if seek >= 0 else memoryview(index.inline[-1 - seek]) for seek, _ in spans]
+    needed = list(dict.fromkeys(span for span in spans if span[0] >= 0))
+    fetched = dict(zip(needed, fetch(needed), strict=True))
+    return [fetched[span] if span[0] >= 0 else memoryview(index.inline[-1 - span[0]]) for span in spans]
+
+
+def _plain_where_shared(baskets: Sequence[memoryview]) -> list[memoryview]:
+    """The same baskets, those that several branches share without compression, so that they are decompressed once."""
+    use = Counter(map(id, baskets))
+    plain = {id(raw): _decompressed(raw) for raw in baskets if use[id(raw)] > 1}
+    return [plain.get(id(raw), raw) for raw in baskets]
+
+
+def _decompressed(raw: memoryview) -> memoryview:
+    _, version, objlen, time, keylen, cycle = _KEY.unpack_from(raw)
+    body = raw[keylen:]
+    key = _KEY.pack(keylen + objlen, version, objlen, time, keylen, cycle) + bytes(raw[_KEY.size : keylen])
+    return memoryview(key + bytes(body if len(body) == objlen else decompress(body, objlen)))
 
 
 def plain_basket(data: Array, offsets: Array | None, entries: int) -> bytes:
@@ -89,42 +202,80 @@ def plain_basket(data: Array, offsets: Array | None, entries: int) -> bytes:
     return key + _TAIL.pack(0, 0, 0, entries, _PLAIN_KEY + len(data)) + b"\0" + data.tobytes() + tail
 
 
-def _column(
-    branch: BranchIndex, counted: bool, start: int, stop: int, baskets: Iterable[tuple[memoryview, int, int]]
-) -> Column:
-    dtype = np.dtype(branch.dtype)
+def _flat_column(branch: BranchIndex, start: int, stop: int, baskets: Iterable[_Basket]) -> Pieces:
+    length = branch.length
+    pieces = []
+    for raw, first, last in baskets:
+        lo, hi = max(start, first) - first, min(stop, last) - first
+        data, border, _ = unpack(raw, last - first)  # entry offsets may follow, and say nothing new
+        if border != (last - first) * branch.step:
+            raise ValueError(
+                f"a basket of {last - first} entries holds {border} bytes, not {(last - first) * branch.step}"
+            )
+        pieces.append(_values(data[:border], branch)[lo * length : max(lo, hi) * length])
+    return tuple(pieces)
+
+
+def _values(data: Array, branch: BranchIndex) -> Array:
+    """The numbers in bytes of values that lie side by side, or of objects that each have one of them."""
+    if branch.stride:
+        own = data.reshape(-1, branch.stride)[:, branch.offset : branch.offset + branch.length * branch.size]
+        data = np.ascontiguousarray(own).reshape(-1)
+    return data.view(branch.dtype) if branch.reals is None else branch.reals.decode(data)
+
+
+def _jagged_column(
+    branch: BranchIndex, known: Multiplicities | None, start: int, stop: int, baskets: Iterable[_Basket]
+) -> tuple[Pieces, Array | None]:
+    """Values, and counts per entry unless those of the group are known."""
     pieces, counts = [], [np.empty(0, np.int64)]
+    unread: list[_Unpacked] = []
     for raw, first, last in baskets:
         lo, hi = max(start, first) - first, min(stop, last) - first
         data, border, keylen = unpack(raw, last - first)
-        if not branch.jagged:
-            pieces.append(_flat(data, dtype, branch.length, last - first)[lo * branch.length : hi * branch.length])
-            continue
         if border == len(data):
             raise ValueError("a basket of a jagged branch has no entry offsets")
         whole = (lo, hi) == (0, last - first)
-        if whole and not counted and not branch.header:
-            pieces.append(data[:border].view(dtype))
+        if whole and known is not None and not branch.header:
+            pieces.append(_values(data[:border], branch))
+            unread.append(_Unpacked(first - start, hi, data, border, keylen))
             continue
         ends = _entry_ends(data, border, keylen, last - first)
-        values, per_entry = _jagged(data[:border], ends, dtype, branch.header)
-        counts.append(per_entry[lo:hi])
+        values, per_entry = _jagged(data[:border], ends, branch)
+        if known is None:
+            counts.append(per_entry[lo:hi])
+        else:
+            known.hold(first + lo - start, per_entry[lo:hi])
         if not whole:
             at = int(per_entry[:lo].sum())
             values = values[at : at + int(per_entry[lo:hi].sum())]
         pieces.append(values)
-    return Column(tuple(pieces), np.concatenate(counts) if counted else None)
+    if known is not None and unread and not known.fits(unread, branch.step):
+        for basket in unread:
+            ends = _entry_ends(basket.data, basket.border, basket.keylen, basket.entries)
+            known.hold(basket.at, _jagged(basket.data[: basket.border], ends, branch)[1])
+    return tuple(pieces), np.concatenate(counts) if known is None else None
 
 
-def _flat(data: Array, dtype: np.dtype[Any], length: int, entries: int) -> Array:
-    expected = entries * length * dtype.itemsize
-    if len(data) != expected:
-        raise ValueError(f"a basket of {entries} entries holds {len(data)} bytes, not {expected}")
-    return data.view(dtype)
+def _counted_column(branch: BranchIndex, counts: Array, start: int, stop: int, baskets: Iterable[_Basket]) -> Pieces:
+    """Values of baskets without entry offsets (``kGenerateOffsetMap``), from the counts of all entries in them."""
+    pieces = []
+    for raw, first, last in baskets:
+        lo, hi = max(start, first) - first, min(stop, last) - first
+        data, border, _ = unpack(raw, last - first)
+        starts = np.concatenate([[0], np.cumsum(counts[: last - first])])
+        counts = counts[last - first :]
+        if border != starts[-1] * branch.step:
+            raise ValueError(
+                f"a basket holds {border} bytes, where {branch.counter!r} says {starts[-1]} values of {branch.step}"
+            )
+        pieces.append(_values(data[:border], branch)[starts[lo] : starts[hi]])
+    return tuple(pieces)
 
 
-def _jagged(data: Array, ends: Array, dtype: np.dtype[Any], header: int) -> tuple[Array, Array]:
+def _jagged(data: Array, ends: Array, branch: BranchIndex) -> tuple[Array, Array]:
     """Values without headers, and how many each entry has."""
+    header = branch.header
     sizes = np.diff(ends) - header
     if len(sizes) and (sizes.min() < 0 or ends[0] != 0):
         raise ValueError("the entry offsets of a basket are not in order")
@@ -132,10 +283,10 @@ def _jagged(data: Array, ends: Array, dtype: np.dtype[Any], header: int) -> tupl
         keep = np.ones(len(data), np.bool_)
         keep[(ends[:-1, None] + np.arange(header)).ravel()] = False
         data = data[keep]
-    counts, rest = np.divmod(sizes, dtype.itemsize)
+    counts, rest = np.divmod(sizes, branch.step)
     if rest.any():
-        raise ValueError(f"an entry of a basket is no multiple of {dtype.itemsize} bytes")
-    return data.view(dtype), counts
+        raise ValueError(f"an entry of a basket is no multiple of {branch.step} bytes")
+    return _values(data, branch), counts
 
 
 def unpack(raw: memoryview, entries: int) -> tuple[Array, int, int]:

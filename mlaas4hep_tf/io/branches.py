@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -11,6 +12,8 @@ from mlaas4hep_tf.errors import BranchError, near_misses, shorten
 
 Kind = Literal["flat", "jagged", "array", "other"]
 
+_WILD = re.compile(r"[*?[]")
+_BOOKKEEPING = re.compile(r"(^|[./*])f(Bits|UniqueID|Name|Title)$")  # of TObject and TNamed: no physics
 IDENTIFIERS = ("run", "event", "luminosityBlock", "lumi")
 
 
@@ -24,7 +27,7 @@ class BranchInfo:
         kind: ``flat`` (a number per event), ``jagged`` (a list per event), ``array`` (a list of constant
             length) or ``other`` (nothing that becomes numbers).
         dtype: NumPy dtype of the values in native byte order, empty for ``other``.
-        counter: branch that holds the multiplicity, if the branch shares one.
+        counter: whole path of the leaf that holds the multiplicity, if the branch shares one.
         length: number of values per event of an ``array``, else 0.
         reason: why a branch is ``other``.
     """
@@ -45,7 +48,7 @@ class BranchInfo:
 
 @dataclass(frozen=True)
 class Selection:
-    """Patterns that choose feature branches (``fnmatch`` rules, case-sensitive).
+    """Patterns that choose feature branches (``fnmatch`` rules, case-sensitive); a name in full is just that branch.
 
     Attributes:
         branches: patterns of branches to take; empty takes all that are numeric.
@@ -57,11 +60,28 @@ class Selection:
     exclude: tuple[str, ...] = ()
     identifiers: tuple[str, ...] = IDENTIFIERS
 
-    def wants(self, name: str) -> bool:
-        """Whether a branch of this name is a feature, if it can become one."""
-        if name in self.identifiers or any(fnmatchcase(name, p) for p in self.exclude):
-            return False
-        return not self.branches or name in self.branches or any(fnmatchcase(name, p) for p in self.branches)
+    def may_mean(self, name: str, also: Iterable[str] = ()) -> bool:
+        """Whether a branch of this name, or a member of its objects, may be among the features or those in `also`."""
+        begins = [*(_WILD.split(pattern)[0] for pattern in self.branches or ("*",)), *also]
+        stem = name.partition("[")[0]
+        return any(name.startswith(text) or text.startswith(stem) for text in begins)
+
+    def among(self, names: Iterable[str]) -> frozenset[str]:
+        """Those of a tree's branches that are features, if they can become one."""
+        every = frozenset(names)
+        taken = frozenset[str]().union(*(_asked_for(p, every) for p in self.branches or ("*",)))
+        return taken.difference(self.identifiers, *(meant(p, every) for p in self.exclude))
+
+
+def _asked_for(pattern: str, names: frozenset[str]) -> frozenset[str]:
+    """What a pattern means, without the bookkeeping of ROOT's objects unless the pattern names it."""
+    found = meant(pattern, names)
+    return found if _BOOKKEEPING.search(pattern) else frozenset(n for n in found if not _BOOKKEEPING.search(n))
+
+
+def meant(pattern: str, names: Collection[str]) -> frozenset[str]:
+    """The name that a pattern is, if there is one, although it may look like a pattern; else all that it matches."""
+    return frozenset({pattern} if pattern in names else (name for name in names if fnmatchcase(name, pattern)))
 
 
 @dataclass(frozen=True)
@@ -86,14 +106,21 @@ class Layout:
     Attributes:
         flat: flat branches, columns of one matrix.
         groups: names of the groups and of their branches, a matrix each.
+        targets: flat branches of labels and weights, an array each, and the dtypes in which they are delivered.
     """
 
     flat: tuple[str, ...]
     groups: tuple[tuple[str, tuple[str, ...]], ...]
+    targets: tuple[tuple[str, str], ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
-        return self.flat + tuple(name for _, names in self.groups for name in names)
+        listed = [
+            *self.flat,
+            *(name for _, names in self.groups for name in names),
+            *(name for name, _ in self.targets),
+        ]
+        return tuple(dict.fromkeys(listed))
 
 
 def select(infos: Sequence[BranchInfo], selection: Selection, where: str) -> Selected:
@@ -104,10 +131,12 @@ def select(infos: Sequence[BranchInfo], selection: Selection, where: str) -> Sel
             or no numeric branch at all.
     """
     names = [info.name for info in infos]
+    every = frozenset(names)
     for pattern in (*selection.branches, *selection.exclude):
-        if pattern not in names and not any(fnmatchcase(name, pattern) for name in names):
+        if not meant(pattern, every):
             raise BranchError(f"no branch matches {pattern!r}{near_misses(pattern, names)} in {where}")
-    wanted = [info for info in infos if selection.wants(info.name)]
+    chosen = selection.among(names)
+    wanted = [info for info in infos if info.name in chosen]
     for info in wanted:
         if info.kind == "other" and info.name in selection.branches:
             raise BranchError(

@@ -6,11 +6,15 @@ folder at a time without a lock.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +29,27 @@ _FORGOTTEN_S = 3600.0  # age of a half-written block whose writer is dead
 _log = logging.getLogger(__name__)
 _numbers = itertools.count()
 _written: dict[str, int] = {}  # bytes that this process wrote since it last checked the size of a folder
+_told: dict[str, socket.socket] = {}  # folders of whose faults this process has told, or leaves it to another one
+_used: ContextVar[list[Path] | None] = ContextVar("_used", default=None)
+
+
+@contextmanager
+def removed_on_error() -> Iterator[None]:
+    """Remove the blocks that are used inside if it raises.
+
+    What is wrong with them may have come over the line, before their checksum was taken; the next try, or the next
+    run, asks the server for them.
+    """
+    used: list[Path] = []
+    before = _used.set(used)
+    try:
+        yield
+    except BaseException:
+        for path in used:
+            _remove(path)
+        raise
+    finally:
+        _used.reset(before)
 
 
 @dataclass(frozen=True)
@@ -50,7 +75,7 @@ class Cache:
 
     def get(self, key: str) -> bytes | None:
         """The block of a key, or None where there is none, or one that is not what was written."""
-        path = self._path(key)
+        path = self._use(key)
         try:
             content = path.read_bytes()
             digest, block = content[:_DIGEST], content[_DIGEST:]
@@ -62,26 +87,37 @@ class Cache:
         except FileNotFoundError:
             return None
         except OSError as error:
-            _log.warning("cannot read from the cache: %s", error)
+            self._tell(error)
             return None
         return block
 
     def put(self, key: str, block: bytes) -> None:
-        """Keep a block; a disk that is full gives a warning."""
-        path = self._path(key)
+        """Keep a block; a disk that is full gives one warning."""
+        path = self._use(key)
         beside = path.with_name(f".{os.getpid()}-{next(_numbers)}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             beside.write_bytes(xxhash.xxh3_128_digest(block) + block)
             beside.replace(path)
         except OSError as error:
-            _log.warning("cannot write to the cache, so these bytes are read from the server each time: %s", error)
+            self._tell(error)
             _remove(beside)
         self._count(len(block))
+
+    def _use(self, key: str) -> Path:
+        path = self._path(key)
+        if (used := _used.get()) is not None:
+            used.append(path)
+        return path
 
     def _path(self, key: str) -> Path:
         name = xxhash.xxh3_128_hexdigest(key.encode())
         return Path(self.folder, name[:2], name)
+
+    def _tell(self, error: OSError) -> None:
+        """Log a fault of the folder, such as a full disk: one line, however often and in however many processes."""
+        if _first_to_tell(self.folder):
+            _log.warning("cannot use the cache, so what it lacks is read from the server each time: %s", error)
 
     def _count(self, size: int) -> None:
         """Check the folder's size at the first block and after every 1/32 of the limit that this process writes."""
@@ -103,6 +139,19 @@ class Cache:
                 total -= size
 
 
+def _first_to_tell(folder: str) -> bool:
+    """Whether nobody told of the faults of a folder: neither this process nor another one that still runs."""
+    if folder in _told:
+        return False
+    teller = _told[folder] = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)  # open until this process ends
+    name = f"\0mlaas4hep-cache-{os.getuid()}-{xxhash.xxh3_128_hexdigest(os.fsencode(folder))}"
+    try:
+        teller.bind(name)  # a name that is no file, and that one process has at a time
+    except OSError as error:
+        return error.errno != errno.EADDRINUSE
+    return True
+
+
 def _blocks(folder: str) -> Iterator[tuple[float, int, Path]]:
     """Time of last use, size and path of every block."""
     for path in Path(folder).glob("??/*"):
@@ -121,7 +170,7 @@ def _remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        _log.warning("cannot remove a block of the cache: %s", error)
+        _log.info("cannot remove a block of the cache: %s", error)
 
 
 CacheFolder = Cache | str | os.PathLike[str] | None

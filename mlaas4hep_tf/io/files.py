@@ -5,20 +5,26 @@ from __future__ import annotations
 import glob
 import os
 import re
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mlaas4hep_tf.errors import InputFileError, near_misses
 from mlaas4hep_tf.io.basket_index import NO_INDEX, FileIndex
 from mlaas4hep_tf.io.branches import BranchInfo
+from mlaas4hep_tf.io.page_index import PageIndex
 
 FileArgument = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 _LISTS = (".txt", ".list")
 _URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_WITH_TREE = re.compile(r"^(?P<path>.*\.root(?:\.\d+)?):(?P<tree>[^/\\].*)$", re.IGNORECASE)
+_WITH_TREE = re.compile(r"^(?P<path>.*\.root(?:\.\d+)?):/?(?P<tree>[^/\\].*)$", re.IGNORECASE)
+_NO_FILES = {
+    stat.S_ISFIFO: "FIFO", stat.S_ISDIR: "folder", stat.S_ISSOCK: "socket", stat.S_ISCHR: "device",
+    stat.S_ISBLK: "device",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,8 @@ class Source:
     @property
     def listing(self) -> bool:
         """Whether a server has to say which files it stands for: a URL with a pattern, or of a folder (``.../``)."""
-        return self.remote and (self.url.endswith("/") or any(c in self.url for c in "*["))
+        path = self.url.partition("?")[0]
+        return self.remote and (path.endswith("/") or any(c in path for c in "*["))
 
     @property
     def location(self) -> str:
@@ -60,8 +67,10 @@ class RootFile:
         entry_offsets: entries at which all branches, or else most, start a new basket: the bounds of the clusters,
             from 0 to `num_entries`.
         branches: every branch with its kind; those that were not selected are of kind ``other``.
-        index: where the baskets of the selected branches lie.
+        index: where the baskets or pages of the selected branches lie.
         stamp: size, and modification time or first bytes, to notice that it was replaced (`inspection.file_stamp`).
+        notes: what a user should be told of the file.
+        friends: trees that may have what was asked for and is not in this one.
     """
 
     source: Source
@@ -70,8 +79,10 @@ class RootFile:
     num_entries: int
     entry_offsets: tuple[int, ...]
     branches: tuple[BranchInfo, ...]
-    index: FileIndex = NO_INDEX
+    index: FileIndex | PageIndex = NO_INDEX
     stamp: tuple[int, object] = (0, None)
+    notes: tuple[str, ...] = ()
+    friends: tuple[str, ...] = ()
 
     @property
     def url(self) -> str:
@@ -80,7 +91,8 @@ class RootFile:
 
     @property
     def where(self) -> str:
-        return f"file {self.url}, tree {self.tree}"
+        friends = f" (its friends are not read: {', '.join(self.friends)})" if self.friends else ""
+        return f"file {self.url}, tree {self.tree}{friends}"
 
     def part(self, names: Iterable[str], start: int, stop: int) -> RootFile:
         """What a reader process needs to be told to read these branches and entries."""
@@ -109,7 +121,7 @@ def expand(files: FileArgument, tree: str | None = None) -> tuple[Source, ...]:
     sources = []
     for text in [os.fspath(path) for path in given]:
         for source in _expand_one(text):
-            source = replace(source, tree=source.tree or tree)
+            source = replace(source, tree=source.tree or (tree and tree.lstrip("/")))
             identity = source.url if source.remote else os.path.realpath(source.url)
             identity += f":{source.tree}"
             if identity in origin:
@@ -123,20 +135,64 @@ def expand(files: FileArgument, tree: str | None = None) -> tuple[Source, ...]:
 
 
 def _expand_one(text: str) -> list[Source]:
-    path, tree = _split_tree(text)
+    path, tree = (text, None) if os.path.exists(os.path.expanduser(text)) else _split_tree(text)
     if _URL.match(path):
         return [Source(path, tree)]
     path = os.path.expanduser(path)
     if os.path.isdir(path):
+        _check_listing(path)
         found = sorted(glob.glob(os.path.join(glob.escape(path), "*.root")))
         return _found(found, tree, f"folder {path} holds no *.root file")
     if Path(path).suffix in _LISTS and os.path.isfile(path):
         return _from_list(path)
-    if os.path.exists(path):
+    if _is_there(path):
         return [Source(path, tree)]
     if glob.has_magic(path):
+        _check_listing(os.path.dirname(path.partition("*")[0].partition("?")[0].partition("[")[0]))
         return _found(sorted(glob.glob(path, recursive=True)), tree, f"pattern {path!r} matches no file")
     raise InputFileError(f"no such file: {path}{_similar_files(path)}; check the path")
+
+
+def _check_listing(folder: str) -> None:
+    """Raise InputFileError if there is no permission to list a folder: `glob` would say that nothing is in there."""
+    try:
+        os.scandir(folder or ".").close()
+    except PermissionError as error:
+        raise InputFileError(f"no permission to list folder {folder} ({error.strerror}); ask its owner") from error
+    except OSError:
+        return  # nothing matches, which the caller says
+
+
+def _is_there(path: str) -> bool:
+    """Whether there is such a file; raises InputFileError for what cannot be one, or cannot be looked for."""
+    try:
+        file_status(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise InputFileError(f"cannot look for file {path}: {error.strerror}; check the path") from error
+    return True
+
+
+def file_status(path: str) -> os.stat_result:
+    """What the system says of a file on this machine.
+
+    Raises:
+        InputFileError: it is a FIFO, a device or a folder, from which nobody reads parts, or a link to nothing.
+        OSError: there is none, or no permission to look for it.
+    """
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        if not os.path.islink(path):
+            raise
+        raise InputFileError(
+            f"{path} is a symbolic link to {os.readlink(path)}, which is not there; restore that or remove the link"
+        ) from None
+    if not stat.S_ISREG(status.st_mode):
+        kind = next(kind for is_kind, kind in _NO_FILES.items() if is_kind(status.st_mode))
+        raise InputFileError(f"a ROOT file is an ordinary file, from which parts can be read; {path} is a {kind}")
+    return status
 
 
 def _found(paths: Sequence[str], tree: str | None, nothing: str) -> list[Source]:
@@ -189,6 +245,17 @@ def _similar_files(path: str) -> str:
     return near_misses(os.path.basename(path), os.listdir(folder))
 
 
-def matches(url: str, pattern: str) -> bool:
-    """True if a file pattern (as in ``labels={"*signal*": 1}``) matches the whole path or its last part."""
-    return fnmatch(url, pattern) or fnmatch(url.rsplit("/", 1)[-1], pattern)
+def names_of(url: str, tree: str | None = None) -> tuple[str, ...]:
+    """What a file may be called (as in ``labels={"*signal*": 1}``), each with and without ``:tree``.
+
+    These are its path or URL, the same without a query, and the last part of that.
+    """
+    plain = url.partition("?")[0] if _URL.match(url) else url
+    names = tuple(dict.fromkeys([url, plain, plain.rsplit("/", 1)[-1]]))
+    return names + (tuple(f"{name}:{tree}" for name in names) if tree else ())
+
+
+def meant_files(pattern: str, names: Sequence[tuple[str, ...]]) -> frozenset[int]:
+    """Which files a pattern means, given the `names_of` each: those called so, or else those it matches."""
+    called = frozenset(number for number, own in enumerate(names) if pattern in own)
+    return called or frozenset(n for n, own in enumerate(names) if any(fnmatchcase(name, pattern) for name in own))

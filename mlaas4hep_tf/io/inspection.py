@@ -6,46 +6,54 @@ It runs in reader processes, which never import TensorFlow: XRootD and TensorFlo
 
 from __future__ import annotations
 
+import itertools
 import logging
-import os
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import uproot
 
 from mlaas4hep_tf.errors import InputFileError, MlaasError, TreeError, near_misses, shorten
+from mlaas4hep_tf.io import fields
 from mlaas4hep_tf.io.basket_index import BranchBaskets, BranchIndex, FileIndex, build_index
 from mlaas4hep_tf.io.baskets import plain_basket
-from mlaas4hep_tf.io.branches import BranchInfo, Kind, Selection
-from mlaas4hep_tf.io.files import RootFile, Source
+from mlaas4hep_tf.io.branches import BranchInfo, Selection, meant
+from mlaas4hep_tf.io.files import RootFile, Source, file_status
+from mlaas4hep_tf.io.http import Busy
+from mlaas4hep_tf.io.interpretations import Described, describe
+from mlaas4hep_tf.io.page_index import PageIndex
 from mlaas4hep_tf.io.policy import conditions
-from mlaas4hep_tf.io.remote import RemoteSource, identity, place
+from mlaas4hep_tf.io.remote import identity, place
+from mlaas4hep_tf.io.sources import LocalSource, RemoteSource
 
 _FINAL = re.compile("no such file|not found|permission denied|not authorized", re.IGNORECASE)  # no use to try again
 _log = logging.getLogger(__name__)
 
-_RNTUPLE_NUMBERS = {
-    "bool": "bool", "float": "float32", "double": "float64", "char": "int8",
-    **{f"std::{u}int{bits}_t": f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)},
-}  # fmt: skip
-_RNTUPLE_LISTS = ("std::vector<", "ROOT::VecOps::RVec<")
+_COUNTERS = {"TLeafB": ">i1", "TLeafS": ">i2", "TLeafI": ">i4", "TLeafL": ">i8"}
+_CLONES, _COLLECTION = 3, 4  # fType of a TBranchElement: a TClonesArray, an STL container
+_INTS = (3, 6)  # fStreamerType: an int, and one that counts another member
+_GENERATE_OFFSET_MAP = 1  # of TIOFeatures
 _MAX_DESCRIBED = 10_000
+_NOT_CLOSED = "the job that wrote the file ended before it closed it: recover it with ROOT, which opens and mends it"
 
 
 class OpenTree:
     """A tree opened by uproot."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, **options: Any) -> None:
         with blame(source.url):
-            handler = {"handler": RemoteSource} if source.remote else {}
-            self._file = uproot.open(source.location, object_cache=None, array_cache=None, **handler)
+            handler = RemoteSource if source.remote else LocalSource
+            options = {"object_cache": None, "array_cache": None, "handler": handler, **options}
+            self._file = uproot.open({source.location: None}, **options)  # no part of its name is a tree's
             self.name = _find_tree(self._file, source)
             self.tree = self._file[self.name]
         self.uuid = str(self._file.file.uuid)
+        self.closed = _was_closed(self._file)
         self.num_entries = int(self.tree.num_entries)
         self.is_rntuple = not isinstance(self.tree, uproot.TTree)
 
@@ -53,8 +61,11 @@ class OpenTree:
         self._file.close()
 
 
-def inspect(source: Source, selection: Selection) -> RootFile:
+def inspect(source: Source, selection: Selection, also: tuple[str, ...] = ()) -> RootFile:
     """Open a file once: entries, schema, cluster entry offsets, uuid, and where the baskets of selected branches lie.
+
+    Args:
+        also: branches to describe although they are not selected.
 
     The log says which branches our decoder does not read, and why.
 
@@ -66,16 +77,38 @@ def inspect(source: Source, selection: Selection) -> RootFile:
     opened = OpenTree(source)
     try:
         with blame(source.url, opened.name):
-            survey = _survey_rntuple if opened.is_rntuple else _survey_ttree
-            infos, entry_offsets, index, by_uproot = survey(opened.tree, selection)
+            by_uproot: dict[str, str] = {}
+            notes: tuple[str, ...] = ()
+            index: FileIndex | PageIndex
+            if opened.is_rntuple:
+                infos, entry_offsets, index = fields.survey(opened.tree, selection, also)
+            else:
+                infos, entry_offsets, index, by_uproot, notes = _survey_ttree(opened.tree, selection, also)
     finally:
         opened.close()
     for name, why in by_uproot.items():
         _log.info("branch %r of %s is read by uproot: %s", name, source.url, why)
-    return RootFile(source, opened.name, opened.uuid, opened.num_entries, entry_offsets, infos, index, stamp)
+    names = {info.name for info in infos}
+    missing = [given for given in (*selection.branches, *selection.exclude, *also) if not meant(given, names)]
+    if not opened.closed:
+        notes += (f"{_NOT_CLOSED}; what was saved last is read",)
+    return RootFile(
+        source, opened.name, opened.uuid, opened.num_entries, entry_offsets, infos, index, stamp, notes,
+        _friends(source) if missing else (),
+    )  # fmt: skip
 
 
-_Survey = tuple[tuple[BranchInfo, ...], tuple[int, ...], FileIndex, dict[str, str]]
+_Survey = tuple[tuple[BranchInfo, ...], tuple[int, ...], FileIndex, dict[str, str], tuple[str, ...]]
+
+
+def _friends(source: Source) -> tuple[str, ...]:
+    """The friends of a tree, which uproot reads only with all that describes it."""
+    opened = OpenTree(source, minimal_ttree_metadata=False)
+    try:
+        friends = opened.tree.member("fFriends", none_if_missing=True) or ()
+        return tuple(f"tree {friend.member('fTreeName')} in file {friend.member('fTitle')}" for friend in friends)
+    finally:
+        opened.close()
 
 
 def file_stamp(source: Source) -> tuple[int, object]:
@@ -84,7 +117,7 @@ def file_stamp(source: Source) -> tuple[int, object]:
         if source.remote:
             there = identity(source.url)
             return there.size, there.header
-        status = os.stat(source.location)
+        status = file_status(source.location)
         return status.st_size, status.st_mtime_ns
 
 
@@ -105,6 +138,7 @@ def blame(url: str, tree: str | None = None, what: str = "") -> Iterator[None]:
             f"cannot read {where}{notes}: {_first_line(error)}; check that it is a complete ROOT file"
         )
         raised.passing = _may_pass(url, error)
+        raised.after_s = _wait_asked_for(url, error)
         raise raised from error
 
 
@@ -117,16 +151,28 @@ def _may_pass(url: str, error: Exception) -> bool:
     return "://" in url or (isinstance(error, OSError) and error.errno is not None)
 
 
+def _wait_asked_for(url: str, error: Exception) -> float:
+    """Seconds after which a server wants to be asked again, unless the next try goes to a replica."""
+    return error.after_s if isinstance(error, Busy) and len(conditions.get().policy.places(url)) == 1 else 0.0
+
+
 def _first_line(error: Exception) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def _was_closed(file: Any) -> bool:
+    """Whether the list of free space is there, which ROOT writes at the very end."""
+    return int(file.file.fSeekFree) > int(file.file.fBEGIN)
 
 
 def _find_tree(file: Any, source: Source) -> str:
     wanted = ("TTree", "TNtuple", "TNtupleD", "ROOT::RNTuple")
     classes = file.classnames(recursive=True)
     trees = sorted({key.split(";")[0] for key, name in classes.items() if name in wanted})
-    if source.tree in trees:
+    if not trees and not _was_closed(file):
+        raise InputFileError(f"file {source.url} has no tree: {_NOT_CLOSED}, or leave the file out")
+    if source.tree in trees or classes.get(source.tree) in wanted:  # the newest cycle, or the one named
         return str(source.tree)
     if source.tree is not None:
         raise TreeError(
@@ -139,73 +185,154 @@ def _find_tree(file: Any, source: Source) -> str:
     return str(trees[0])
 
 
-def _survey_ttree(tree: Any, selection: Selection) -> _Survey:
-    """Schema, cluster entry offsets, baskets, and why uproot has to read a branch."""
-    infos, entry_offsets, parts, by_uproot = [], [], [], {}
-    for name, branch in tree.iteritems(recursive=True):
-        if len(branch.branches):
+def _survey_ttree(tree: Any, selection: Selection, also: tuple[str, ...]) -> _Survey:
+    """Schema, cluster entry offsets, baskets, why uproot has to read a branch, and what to tell of them."""
+    entries = int(tree.num_entries)
+    infos, entry_offsets, by_uproot = [], [], {}
+    parts: dict[str, BranchBaskets] = {}
+    branches = list(tree.iteritems(recursive=True))
+    first = dict(reversed(branches))  # of several branches of one name ROOT gives the first
+    leaves = _counting_leaves(branches)
+    described = {
+        name: _describe(name, branch, _counter(branch, leaves))
+        for name, branch in first.items()
+        if not len(branch.branches) and selection.may_mean(name, also)
+    }
+    every = [info.name for held in described.values() for info, _ in held]
+    wanted = selection.among([*every, *(first.keys() - described.keys())]).union(also)
+    for name, branch in branches:
+        if len(branch.branches) or branch is not first[name]:
             continue
-        if not selection.wants(name):
-            infos.append(BranchInfo(name, "", "other", reason="not selected"))
-            continue
-        info, how = _describe(name, branch)
-        infos.append(info)
-        if info.kind == "other":
-            continue
-        entry_offsets.append(tuple(branch.entry_offsets))
-        if isinstance(how, str):
-            by_uproot[name] = how
-        else:
-            parts.append(_baskets(how, branch, entry_offsets[-1], int(tree.num_entries)))
-    return tuple(infos), _common_offsets(entry_offsets, int(tree.num_entries)), build_index(parts), by_uproot
+        for info, how in described.get(name, [(BranchInfo(name, "", "other"), "")]):
+            if info.name not in wanted or name not in described:
+                infos.append(BranchInfo(info.name, "", "other", reason="not selected"))
+                continue
+            if info.kind != "other" and branch.num_entries != entries:
+                why = f"filled {branch.num_entries} times in a tree of {entries} entries"
+                info = BranchInfo(info.name, info.typename, "other", reason=why)
+            infos.append(info)
+            if info.kind == "other":
+                continue
+            entry_offsets.append(tuple(branch.entry_offsets))
+            if isinstance(how, str):
+                by_uproot[info.name] = how
+            else:
+                parts[info.name] = _baskets(how, branch, entry_offsets[-1], entries)
+    parts |= _counters(leaves, {info.counter for info in infos if info.counter} - parts.keys(), entries)
+    twice = [name for name, n in Counter(name for name, _ in branches).items() if n > 1 and name in wanted]
+    notes = tuple(f"several branches are named {name!r}, of which the first is read, as in ROOT" for name in twice)
+    return tuple(infos), _common_offsets(entry_offsets, entries), build_index(list(parts.values())), by_uproot, notes
 
 
-_described: dict[Hashable, tuple[BranchInfo, BranchIndex | str]] = {}
+class _Leaf(NamedTuple):
+    """A leaf that counts lists: its path, which no other has, its branch, and their dtype if the branch has no more."""
+
+    path: str
+    branch: Any
+    dtype: str
 
 
-def _describe(name: str, branch: Any) -> tuple[BranchInfo, BranchIndex | str]:
-    """What a TBranch is, and how our decoder reads it or why it does not.
+class _Counter(NamedTuple):
+    """What counts the lists of a branch.
+
+    Attributes:
+        path: of the leaf.
+        readable: whether it is alone in its branch, as an integer.
+        alone: whether baskets of the lists may be without entry offsets, since the counter says the same.
+    """
+
+    path: str
+    readable: bool
+    alone: bool
+
+
+def _counting_leaves(branches: Sequence[tuple[str, Any]]) -> dict[int, _Leaf]:
+    """The leaves that count lists, by their identity in memory: that is what the lists' own leaves point to."""
+    counting = {id(leaf.member("fLeafCount")) for _, branch in branches for leaf in branch.member("fLeaves")}
+    names, found = {name for name, _ in branches}, dict[int, _Leaf]()
+    used = set[str]()
+    for name, branch in branches:
+        for leaf in branch.member("fLeaves"):
+            if id(leaf) in counting:
+                plain = name.removesuffix(branch.name) + str(leaf.member("fName"))
+                paths = itertools.chain([plain], (f"{plain};{n}" for n in itertools.count(2)))
+                path = next(p for p in paths if p not in used and (p == name or p not in names))
+                used.add(path)
+                found[id(leaf)] = _Leaf(path, branch, _counter_dtype(branch))
+    return found
+
+
+def _counter(branch: Any, leaves: Mapping[int, _Leaf]) -> _Counter | None:
+    """What counts the lists of a branch, if the tree has it."""
+    own = branch.member("fLeaves")
+    leaf = leaves.get(id(own[0].member("fLeafCount"))) if len(own) == 1 else None
+    if leaf is None:
+        return None
+    features = branch.member("fIOFeatures", none_if_missing=True)
+    alone = features is not None and bool(features.member("fIOBits") & _GENERATE_OFFSET_MAP)
+    return _Counter(leaf.path, bool(leaf.dtype), alone)
+
+
+def _counters(leaves: Mapping[int, _Leaf], paths: Collection[str], entries: int) -> dict[str, BranchBaskets]:
+    """The baskets of counters that are no branch of their own name, or none that is selected."""
+    return {
+        path: _baskets(BranchIndex(path, dtype, jagged=False), branch, tuple(branch.entry_offsets), entries)
+        for path, branch, dtype in leaves.values()
+        if dtype and path in paths and branch.num_entries == entries
+    }
+
+
+def _counter_dtype(branch: Any) -> str:
+    """The dtype of a branch that has a counter and nothing else; empty if it has more, or no integer."""
+    leaves = branch.member("fLeaves")
+    if len(leaves) != 1 or branch.classname not in ("TBranch", "TBranchElement"):
+        return ""
+    if branch.classname == "TBranch":
+        dtype = _COUNTERS.get(leaves[0].classname, "")
+        return dtype.replace("i", "u") if leaves[0].member("fIsUnsigned") else dtype
+    kind = branch.member("fType")
+    if kind in (_CLONES, _COLLECTION):  # its baskets hold the number of objects
+        return ">i4"
+    return ">i4" if kind == 0 and branch.member("fStreamerType") in _INTS else ""
+
+
+_described: dict[Hashable, tuple[Described, ...]] = {}
+
+
+def _describe(name: str, branch: Any, counter: _Counter | None) -> tuple[Described, ...]:
+    """The branches of numbers that a TBranch holds, and how our decoder reads each or why it does not.
 
     Descriptions of branches with one leaf are kept and used again for the same branch of other files: uproot's
     interpretation takes a third of the time of opening a file, and the files of a dataset are alike.
     """
     leaves = branch.member("fLeaves")
     if branch.classname != "TBranch" or len(leaves) != 1:
-        return _describe_anew(name, branch)
+        return _describe_anew(name, branch, counter)
     leaf = leaves[0]
-    counter = leaf.member("fLeafCount")
-    count = None if counter is None else str(counter.member("fName"))
     facts = (leaf.member(m) for m in ("fTitle", "fLen", "fLenType", "fIsUnsigned"))
-    key = (name, leaf.classname, str(branch.member("fTitle")), count, *map(str, facts))
+    key = (name, leaf.classname, str(branch.member("fTitle")), counter, *map(str, facts))
     if key not in _described:
         if len(_described) > _MAX_DESCRIBED:
             _described.clear()
-        _described[key] = _describe_anew(name, branch)
+        _described[key] = _describe_anew(name, branch, counter)
     return _described[key]
 
 
-def _describe_anew(name: str, branch: Any) -> tuple[BranchInfo, BranchIndex | str]:
-    try:
-        interpretation = branch.interpretation
-        typename = branch.typename
-    except Exception as error:  # noqa: BLE001 (uproot raises many kinds for types that it cannot interpret)
-        why = f"not interpretable: {_first_line(error)}"
-        return BranchInfo(name, "unknown", "other", reason=why), why
-    kind, dtype, length, reason = _classify(interpretation)
-    leaf = branch.member("fLeaves")[0].member("fLeafCount") if kind == "jagged" else None
-    counter = None if leaf is None else str(leaf.member("fName"))
-    return BranchInfo(name, typename, kind, dtype, counter, length, reason), _decoding(name, interpretation)
+def _describe_anew(name: str, branch: Any, counter: _Counter | None) -> tuple[Described, ...]:
+    return tuple(_counted(described, counter) for described in describe(name, branch))
 
 
-def _decoding(name: str, interpretation: Any) -> BranchIndex | str:
-    header, content = 0, interpretation
-    jagged = isinstance(interpretation, uproot.interpretation.jagged.AsJagged)
-    if jagged:
-        header, content = interpretation.header_bytes, interpretation.content
-    if type(content) is not uproot.interpretation.numerical.AsDtype or (jagged and header not in (0, 10)):
-        return f"its interpretation is {interpretation}"
-    base, shape = content.from_dtype.subdtype or (content.from_dtype, ())
-    return BranchIndex(name, base.str, jagged, header, int(np.prod(shape, dtype=np.int64)))
+def _counted(described: Described, counter: _Counter | None) -> Described:
+    """A branch with its counter, which also says where entries begin if its baskets do not."""
+    info, how = described
+    if counter is None or info.kind != "jagged":
+        return described
+    if not counter.alone:
+        return replace(info, counter=counter.path), how
+    if isinstance(how, str) or not counter.readable:
+        why = "lists without entry offsets (kGenerateOffsetMap) whose counter is no branch of integers"
+        return BranchInfo(info.name, info.typename, "other", reason=why), why
+    return replace(info, counter=counter.path), replace(how, counter=counter.path)
 
 
 def _baskets(how: BranchIndex, branch: Any, entry_offsets: Sequence[int], entries: int) -> BranchBaskets:
@@ -228,29 +355,6 @@ def _baskets(how: BranchIndex, branch: Any, entry_offsets: Sequence[int], entrie
     )
 
 
-def _classify(interpretation: Any) -> tuple[Kind, str, int, str]:
-    """Kind, dtype, length and reason of what uproot makes of a TBranch."""
-    numerical = uproot.interpretation.numerical
-    if isinstance(interpretation, uproot.interpretation.jagged.AsJagged):
-        kind, dtype, _, reason = _classify(interpretation.content)
-        return ("jagged", dtype, 0, "") if kind == "flat" else ("other", "", 0, reason or "lists of arrays")
-    if isinstance(interpretation, numerical.TruncatedNumerical):  # Double32_t, Float16_t
-        dtype = "float64" if isinstance(interpretation, numerical.AsDouble32) else "float32"
-        return (*_dimensions(interpretation.to_dims, dtype), "")
-    if type(interpretation) is numerical.AsDtype and interpretation.to_dtype.fields is None:
-        base, shape = interpretation.to_dtype.subdtype or (interpretation.to_dtype, ())
-        if base.kind in "biuf":
-            return (*_dimensions(shape, base.newbyteorder("=").name), "")
-    if isinstance(interpretation, uproot.interpretation.strings.AsStrings):
-        return "other", "", 0, "text"
-    lists = isinstance(interpretation, uproot.interpretation.objects.AsObjects)
-    return "other", "", 0, "objects or lists of lists" if lists else "objects"
-
-
-def _dimensions(shape: tuple[int, ...], dtype: str) -> tuple[Kind, str, int]:
-    return ("array", dtype, int(np.prod(shape, dtype=np.int64))) if shape else ("flat", dtype, 0)
-
-
 def _common_offsets(per_branch: Iterable[tuple[int, ...]], entries: int) -> tuple[int, ...]:
     """Entries at which all numeric branches start a basket; if they share only the ends, the most frequent offsets."""
     use = Counter(per_branch)
@@ -259,48 +363,3 @@ def _common_offsets(per_branch: Iterable[tuple[int, ...]], entries: int) -> tupl
         most_frequent = max(use, key=lambda offsets: (use[offsets] * (len(offsets) > 2), len(offsets), offsets))
         common = set(most_frequent)
     return tuple(sorted(common | {0, entries}))
-
-
-def _survey_rntuple(ntuple: Any, _: Selection) -> _Survey:
-    infos = tuple(_rntuple_infos(ntuple))
-    starts = {int(c.num_first_entry) for c in ntuple.cluster_summaries}
-    entry_offsets = tuple(sorted(starts | {0, int(ntuple.num_entries)}))
-    return infos, entry_offsets, build_index([]), {i.name: "it is in an RNTuple" for i in infos if i.kind != "other"}
-
-
-def _rntuple_infos(ntuple: Any) -> Iterator[BranchInfo]:
-    """Fields of an RNTuple; members of a collection of records are jagged branches ``Jet.pt`` of the group ``Jet``."""
-    fields = {name: ntuple[name].typename for name in ntuple.keys(recursive=True) if not name.startswith("_")}
-    counters = {name for name, typename in fields.items() if "RNTupleCardinality" in typename}
-    for name, typename in fields.items():
-        kind, dtype, length = _rntuple_kind(typename)
-        owner, _, _ = name.rpartition(".")
-        if owner:
-            jagged = kind == "flat" and fields.get(owner) == ""
-            kind, dtype, length = ("jagged" if jagged else "other", dtype if jagged else "", 0)
-            counter = owner
-        elif typename == "":
-            continue  # the collection itself: its members follow
-        else:
-            counter = f"n{name.split('_')[0]}"
-            counter = counter if counter in counters else name
-        reason = "" if kind != "other" else "text, objects, optional values or lists of lists"
-        yield BranchInfo(
-            name, typename, kind, dtype, counter if kind == "jagged" and counter != name else None, length, reason
-        )
-
-
-def _rntuple_kind(typename: str) -> tuple[Kind, str, int]:
-    typename = typename.replace(" ", "")
-    if typename in _RNTUPLE_NUMBERS:
-        return "flat", _RNTUPLE_NUMBERS[typename], 0
-    if typename.startswith("ROOT::RNTupleCardinality<"):
-        return "flat", "int64", 0
-    for prefix in _RNTUPLE_LISTS:
-        if typename.startswith(prefix) and typename[len(prefix) : -1] in _RNTUPLE_NUMBERS:
-            return "jagged", _RNTUPLE_NUMBERS[typename[len(prefix) : -1]], 0
-    if typename.startswith("std::array<"):
-        inner, _, size = typename[len("std::array<") : -1].rpartition(",")
-        if inner in _RNTUPLE_NUMBERS and size.isdigit():
-            return "array", _RNTUPLE_NUMBERS[inner], int(size)
-    return "other", "", 0

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from mlaas4hep_tf.errors import ConfigError
-from mlaas4hep_tf.io.cache import Cache
+from mlaas4hep_tf.io.cache import Cache, removed_on_error
 
 R = TypeVar("R")
 
@@ -106,7 +106,8 @@ def perform(given: Conditions, function: Callable[..., R], *args: object) -> R:
     os.environ.update({**xrootd_settings(given.policy), **given.environment})
     token = conditions.set(given)
     try:
-        return function(*args)
+        with removed_on_error():
+            return function(*args)
     finally:
         conditions.reset(token)
 

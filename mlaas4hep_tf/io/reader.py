@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import awkward as ak
 import numpy as np
 
-from mlaas4hep_tf.errors import BranchError, InputFileError, near_misses
-from mlaas4hep_tf.io import baskets
-from mlaas4hep_tf.io.basket_index import Array
+from mlaas4hep_tf.errors import BranchError, InputFileError, LabelError, near_misses
+from mlaas4hep_tf.io import baskets, pages
+from mlaas4hep_tf.io.basket_index import Array, FileIndex
+from mlaas4hep_tf.io.baskets import Multiplicities, Pieces
 from mlaas4hep_tf.io.branches import BranchInfo, Layout
 from mlaas4hep_tf.io.buffers import ArraySpec, BufferRef, allocate
 from mlaas4hep_tf.io.files import RootFile
 from mlaas4hep_tf.io.inspection import OpenTree, blame, file_stamp
+from mlaas4hep_tf.io.page_index import PageIndex
 from mlaas4hep_tf.io.remote import place, read_ranges
+
+_PAGE_CACHE = 1 << 27  # bytes of decoded pages that a process keeps
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class Columns:
 class Packed:
     """Shapes and dtypes of packed arrays, and the arrays themselves unless they lie in a shared buffer.
 
-    The arrays in order: flat float32 [n, flat]; for each group values float32 [m, branches] and counts int32 [n].
+    The arrays in order: flat float32 [n, flat]; for each group values float32 [m, branches] and counts int32 [n];
+    for each target its values [n].
     """
 
     specs: tuple[ArraySpec, ...]
@@ -90,7 +95,7 @@ def _opened(file: RootFile) -> OpenTree:
 
 
 def _replaced(file: RootFile) -> InputFileError:
-    return InputFileError(f"{file.where} was replaced since it was first opened; start again")
+    return InputFileError(f"{file.where} was replaced, or written to, since it was first opened; start again")
 
 
 def fetch(file: RootFile, spans: Sequence[tuple[int, int]]) -> list[memoryview]:
@@ -125,11 +130,12 @@ def _fetch_local(path: str, requests: Sequence[baskets.Request]) -> list[bytes]:
         os.close(fd)
 
 
-def read(file: RootFile, start: int, stop: int, names: Sequence[str]) -> Columns:
-    """Read entries [start, stop) of some branches of one file.
+def read(file: RootFile, start: int, stop: int, names: Sequence[str], *, counters: Iterable[str] = ()) -> Columns:
+    """Read entries [start, stop) of some branches of one file, and hold those of a group to one multiplicity per event.
 
     Args:
         file: what `inspect` said of the file, at least of these branches and entries (`RootFile.part`).
+        counters: counters to which groups are held too, where their branch can be read.
 
     Raises:
         InputFileError: bytes that cannot be read or decoded; names file, tree, branch and entries.
@@ -141,18 +147,53 @@ def read(file: RootFile, start: int, stop: int, names: Sequence[str]) -> Columns
         raise BranchError(f"no branch {missing[0]!r}{near_misses(missing[0], known)} in {file.where}")
     infos = [known[name] for name in names]
     with blame(file.url, file.tree, f"entries {start} to {stop}"):
-        index = file.index.part(names, start, stop)
-        fast_names = index.names
-        first = {info.group: info.name for info in reversed(infos) if info.kind == "jagged" and info.name in fast_names}
-        fast = baskets.read_columns(partial(fetch, file), index, start, stop, frozenset(first.values()))
-        counts = {group: counts for group, name in first.items() if (counts := fast[name].counts) is not None}
-        slow, slow_counts = _read_by_uproot(file, [i for i in infos if i.name not in fast_names], start, stop)
-        for name, found in slow_counts.items():
-            if not np.array_equal(counts.setdefault(known[name].group, found), found):
-                raise ValueError(f"branch {name!r} differs in multiplicity from its group")
-        columns = Columns(stop - start, {name: column.pieces for name, column in fast.items()} | slow, counts)
+        index = file.index.part((*names, *counters), start, stop)
+        groups = {info.name: info.group for info in infos if info.kind == "jagged"}
+        values, held = _decode(file, index, start, stop, groups)
+        slow_infos = [info for info in (*infos, *_flat(known, counters)) if info.name not in values]
+        slow, slow_counts = _read_by_uproot(file, slow_infos, start, stop)
+        values |= slow
+        counted = {name: baskets.joined(slow[name]) for name in groups.values() if name in slow and name not in groups}
+        _hold(held, counted | slow_counts, groups)
+        columns = Columns(
+            stop - start, {name: values[name] for name in names}, {group: held[group].counts for group in held}
+        )
         _check_lengths(columns, infos)
     return columns
+
+
+def _flat(known: Mapping[str, BranchInfo], names: Iterable[str]) -> list[BranchInfo]:
+    return [known[name] for name in names if name in known and known[name].kind == "flat"]
+
+
+def _hold(held: dict[str, Multiplicities], found: Mapping[str, Array], groups: Mapping[str, str]) -> None:
+    """Hold branches that uproot read to the multiplicities of their group, as `read_columns` does."""
+    for name, counts in found.items():
+        try:
+            held.setdefault(groups.get(name, name), Multiplicities(name, counts)).hold(0, counts)
+        except ValueError as error:
+            error.add_note(f"branch {name!r}")
+            raise
+
+
+_page_caches: dict[object, pages.PageCache] = {}
+
+
+def _page_cache(file: RootFile) -> pages.PageCache:
+    """What this process keeps of the pages of the file that it read last."""
+    key = (file.source.location, file.stamp)
+    if key not in _page_caches:
+        _page_caches.clear()
+        _page_caches[key] = pages.PageCache(_PAGE_CACHE)
+    return _page_caches[key]
+
+
+def _decode(
+    file: RootFile, index: FileIndex | PageIndex, start: int, stop: int, groups: Mapping[str, str]
+) -> tuple[dict[str, Pieces], dict[str, Multiplicities]]:
+    if isinstance(index, PageIndex):
+        return pages.read_columns(partial(fetch, file), index, start, stop, groups, _page_cache(file))
+    return baskets.read_columns(partial(fetch, file), index, start, stop, groups)
 
 
 def _check_lengths(columns: Columns, infos: Sequence[BranchInfo]) -> None:
@@ -162,7 +203,7 @@ def _check_lengths(columns: Columns, infos: Sequence[BranchInfo]) -> None:
         expected = columns.num_entries if info.kind == "flat" else int(columns.counts[info.group].sum())
         have = sum(map(len, columns.values[info.name]))
         if have != expected:
-            raise ValueError(f"branch {info.name!r} has {have} values where its counter says {expected}")
+            raise ValueError(f"branch {info.name!r} has {have} values in {columns.num_entries} events, not {expected}")
 
 
 def _read_by_uproot(
@@ -176,28 +217,34 @@ def _read_by_uproot(
     counts = {}
     for info in infos:
         array = record[info.name] if info.name in record.fields else record[tuple(info.name.split("."))]
-        values[info.name] = (np.asarray(ak.to_numpy(ak.flatten(array, axis=None))).reshape(-1),)
+        numbers = np.asarray(ak.to_numpy(ak.flatten(array, axis=None))).reshape(-1)
+        if numbers.dtype != info.dtype:
+            raise ValueError(f"branch {info.name!r} is {numbers.dtype} where its type says {info.dtype}; exclude it")
+        values[info.name] = (numbers,)
         if info.kind == "jagged":
             counts[info.name] = np.asarray(ak.to_numpy(ak.num(array)), np.int64)
     return values, counts
 
 
 def pack(columns: Columns, layout: Layout, ref: BufferRef | None = None) -> Packed:
-    """Copy columns into float32 matrices, one for the flat branches and one per group.
+    """Copy columns into float32 matrices, one for the flat branches and one per group, and targets beside them.
 
-    float64 and integers are rounded to the nearest float32; what lies beyond its range becomes infinite.
+    Features of float64 and integers are rounded to the nearest float32; what lies beyond its range becomes infinite.
     """
     n = columns.num_entries
     specs = [ArraySpec((n, len(layout.flat)), "float32")]
     for group, names in layout.groups:
         specs.append(ArraySpec((int(columns.counts[group].sum()), len(names)), "float32"))
         specs.append(ArraySpec((n,), "int32"))
+    specs += [ArraySpec((n,), dtype) for _, dtype in layout.targets]
     arrays = allocate(ref, specs)
     with np.errstate(over="ignore"):
         _fill(arrays[0], layout.flat, columns)
         for number, (group, names) in enumerate(layout.groups):
             _fill(arrays[1 + 2 * number], names, columns)
             arrays[2 + 2 * number][:] = columns.counts[group]
+        for (name, _), array in zip(layout.targets, arrays[1 + 2 * len(layout.groups) :], strict=True):
+            _fill(array[:, np.newaxis], [name], columns)
     return Packed(tuple(specs), tuple(arrays) if ref is None else None)
 
 
@@ -210,5 +257,49 @@ def _fill(matrix: Array, names: Sequence[str], columns: Columns) -> None:
 
 
 def read_packed(file: RootFile, start: int, stop: int, layout: Layout, ref: BufferRef | None = None) -> Packed:
-    """`read` and `pack` in one call, for reader processes."""
-    return pack(read(file, start, stop, layout.names), layout, ref)
+    """`read` and `pack` in one call, for reader processes.
+
+    Raises:
+        InputFileError: also where branches that are one group by the layout differ in multiplicity.
+        LabelError: a target that is not finite, or that its delivered dtype does not hold.
+    """
+    columns = read(file, start, stop, layout.names)
+    with blame(file.url, file.tree, f"entries {start} to {stop}"):
+        columns = _joined(columns, layout, {info.name: info.group for info in file.branches})
+    for name, dtype in layout.targets:
+        for piece in columns.values[name]:
+            check_target(name, piece, dtype, f"{file.where}, entries {start} to {stop}")
+    return pack(columns, layout, ref)
+
+
+def _joined(columns: Columns, layout: Layout, own: Mapping[str, str]) -> Columns:
+    """Columns with the counts of the layout's groups; those that several of the file's groups make up must agree."""
+    counts = dict(columns.counts)
+    for group, names in layout.groups:
+        first, *others = dict.fromkeys(own[name] for name in names)
+        for other in others:
+            differing = int(np.count_nonzero(columns.counts[first] != columns.counts[other]))
+            if differing:
+                raise ValueError(
+                    f"{first!r} and {other!r} differ in multiplicity in {differing} events, but group {group!r} "
+                    "joins them: scan these files too"
+                )
+        counts[group] = columns.counts[first]
+    return replace(columns, counts=counts)
+
+
+def check_target(name: str, values: Array, dtype: str, where: str) -> None:
+    """Raise LabelError for values that are not finite, or integers that the delivered dtype does not hold exactly.
+
+    Floats become float32 by rounding, which is no fault.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        delivered = values.astype(dtype)
+        lost = (delivered.astype(values.dtype) != values) | ((delivered < 0) != (values < 0))
+    if not (np.isfinite(values) & np.isfinite(delivered)).all():
+        raise LabelError(f"branch {name!r} must be finite in every event to be label or weight; it is not in {where}")
+    if lost.any() and not (values.dtype.kind == "f" and dtype == "float32"):
+        raise LabelError(
+            f"branch {name!r} as label or weight must keep its values in {dtype}: {values[lost][0]} does not fit in "
+            f"{where}; choose the type of labels with label_dtype, for example 'int64'"
+        )

@@ -6,9 +6,8 @@ It runs in reader processes.  Deadlines, replicas, credentials and the cache com
 from __future__ import annotations
 
 import os
-import queue
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,9 +16,10 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import fsspec
-import uproot
 
+from mlaas4hep_tf.errors import InputFileError
 from mlaas4hep_tf.io.cache import Cache
+from mlaas4hep_tf.io.http import HttpFiles
 from mlaas4hep_tf.io.policy import conditions
 
 Range = tuple[int, int]  # seek, size
@@ -27,6 +27,7 @@ Range = tuple[int, int]  # seek, size
 BLOCK = 1 << 18  # bytes of a block of the cache
 TRUST_S = 10.0  # seconds until it is asked again whether a file is still the same
 _HEADER = 100  # bytes at the start of a ROOT file, its uuid among them
+_LARGE = 1_000_000  # is added to the version in the header where positions have 8 bytes
 _AT_A_TIME = 16  # requests under way to a server that takes one range per request
 
 
@@ -43,6 +44,12 @@ class Identity:
     size: int
     version: str
     header: bytes
+
+    @property
+    def name(self) -> str:
+        """The same for all copies of a file and no other; empty where it has no uuid, as reproducible ones."""
+        start = 59 if int.from_bytes(self.header[4:8]) >= _LARGE else 47  # positions of 8 or 4 bytes lie before it
+        return f"{self.size} {self.header.hex()}" if any(self.header[start : start + 16]) else ""
 
 
 _filesystems: dict[tuple[str, ...], Any] = {}
@@ -67,6 +74,10 @@ def filesystem(url: str) -> tuple[Any, str]:
     timeout = conditions.get().policy.request_timeout_s
     options, token = _options(url, timeout)
     key = (_server(url), str(timeout), token)
+    if url.startswith("http"):
+        if key not in _filesystems:
+            _filesystems[key] = HttpFiles(skip_instance_cache=True, **options)
+        return _filesystems[key], url
     if key not in _filesystems:
         _filesystems[key] = fsspec.core.url_to_fs(url, skip_instance_cache=True, **options)[0]
     return _filesystems[key], str(fsspec.core.strip_protocol(url))
@@ -100,6 +111,7 @@ def identity(url: str) -> Identity:
 
     Raises:
         OSError: there is none, or the server does not answer.
+        InputFileError: it is a folder or the like, or its server gives no parts of it.
     """
     known = _identities.get(place(url))
     if known is None or time.monotonic() - known[0] > TRUST_S:
@@ -113,13 +125,22 @@ def identity(url: str) -> Identity:
 
 def _ask_identity(address: str) -> Identity:
     fs, path = filesystem(address)
+    seconds = 2 * conditions.get().policy.request_timeout_s
+    if isinstance(fs, HttpFiles):
+        start = fs.part(path, 0, _HEADER, seconds)
+        return Identity(_known(start.size), start.version, start.content)
     fs.invalidate_cache()
-    info = _info(fs, path)
-    if info.get("size") is None:
+    info = fs.info(path, timeout=seconds)
+    if info.get("type", "file") != "file":  # XRootD's word for FIFOs and devices is "other"
+        raise InputFileError(f"a ROOT file is an ordinary file, which {address} is not, but a {info['type']}")
+    size = _known(info.get("size"))
+    return Identity(size, str(info.get("mtime") or ""), _request(address, [(0, min(_HEADER, size))])[0])
+
+
+def _known(size: int | None) -> int:
+    if size is None:
         raise OSError("the server does not tell the size of the file, so parts of it cannot be read")
-    size = int(info["size"])
-    version = next((str(info[key]) for key in ("mtime", "ETag", "Last-Modified") if info.get(key)), "")
-    return Identity(size, version, _request(address, [(0, min(_HEADER, size))])[0])
+    return int(size)
 
 
 def read_ranges(url: str, ranges: Sequence[Range]) -> list[bytes]:
@@ -138,17 +159,6 @@ def read_ranges(url: str, ranges: Sequence[Range]) -> list[bytes]:
         raise
 
 
-def _info(fs: Any, path: str) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = fs.info(path, timeout=2 * conditions.get().policy.request_timeout_s)
-    except FileNotFoundError as error:
-        cause = error.__cause__  # fsspec raises FileNotFoundError for every fault of an HTTP server
-        if cause is not None and not isinstance(cause, FileNotFoundError):
-            raise OSError(f"{type(cause).__name__}: {cause}") from error
-        raise
-    return found
-
-
 def list_files(url: str) -> list[str]:
     """URLs of the files behind a URL with a pattern, or of the ``*.root`` files of a folder, sorted by name.
 
@@ -158,10 +168,13 @@ def list_files(url: str) -> list[str]:
     address = place(url)
     fs, path = filesystem(address)
     fs.invalidate_cache()
+    if "*" not in path and not url.endswith("/") and fs.exists(path):
+        return [url]  # a file with brackets in its name
     pattern = f"{path.rstrip('/')}/*.root" if url.endswith("/") else path
     if "://" not in pattern:
         pattern = f"//{pattern.lstrip('/')}"  # an XRootD server's top folder is listed as "//" only
-    found = sorted(fs.glob(pattern, timeout=conditions.get().policy.work_timeout_s))
+    seconds = conditions.get().policy.work_timeout_s
+    found = sorted(fs.glob(pattern, on_error="raise", timeout=seconds))
     return [name if "://" in name else f"{_server(address)}//{name.lstrip('/')}" for name in found]
 
 
@@ -179,16 +192,16 @@ def _request(address: str, ranges: Sequence[Range]) -> list[bytes]:
 def _through_cache(cache: Cache, url: str, ranges: Sequence[Range]) -> list[bytes]:
     """As `read_ranges`: in whole blocks, from the cache or else from the server."""
     file = identity(url)
-    stem = f"{url}\n{file.size}\n{file.version}\n{file.header.hex()}\n"
+    stem = file.name or f"{url} {file.size} {file.version} {file.header.hex()}"
     wanted = sorted({n for seek, size in ranges for n in range(seek // BLOCK, -(-(seek + size) // BLOCK))})
-    blocks = {n: block for n in wanted if (block := cache.get(f"{stem}{n}")) is not None}
+    blocks = {n: block for n in wanted if (block := cache.get(f"{stem} {n}")) is not None}
     missing = [n for n in wanted if n not in blocks]
     runs = [(run[0] * BLOCK, min((run[-1] + 1) * BLOCK, file.size)) for run in _runs(missing)]
     fetched = _request(place(url), [(start, stop - start) for start, stop in runs]) if runs else []
     for (start, stop), raw in zip(runs, fetched, strict=True):
         for seek in range(start, stop, BLOCK):
             block = raw[seek - start : seek - start + BLOCK]
-            cache.put(f"{stem}{seek // BLOCK}", block)
+            cache.put(f"{stem} {seek // BLOCK}", block)
             blocks[seek // BLOCK] = block
     return [_assemble(blocks, seek, size) for seek, size in ranges]
 
@@ -206,40 +219,3 @@ def _assemble(blocks: dict[int, bytes], seek: int, size: int) -> bytes:
     if len(part) != size:
         raise OSError(f"{len(part)} bytes instead of {size} are at position {seek}: the file is cut short")
     return part
-
-
-class RemoteSource(uproot.source.chunk.Source):  # type: ignore[misc]  # uproot has no type information
-    """A remote file for uproot, read by `read_ranges`."""
-
-    def __init__(self, file_path: str, **_: Any) -> None:
-        super().__init__()
-        self._file_path = file_path
-        self._num_bytes = identity(file_path).size
-        self._closed = False
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
-
-    def __enter__(self) -> RemoteSource:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closed = True
-
-    def chunk(self, start: int, stop: int) -> Any:
-        return self._chunks([(start, stop)])[0]
-
-    def chunks(self, ranges: Iterable[tuple[int, int]], notifications: queue.Queue[Any]) -> list[Any]:
-        chunks = self._chunks(list(ranges))
-        for chunk in chunks:
-            notifications.put(chunk)
-        return chunks
-
-    def _chunks(self, ranges: Sequence[tuple[int, int]]) -> list[Any]:
-        ends = [min(stop, self._num_bytes) for _, stop in ranges]
-        spans = [(start, end - start) for (start, _), end in zip(ranges, ends, strict=True)]
-        return [
-            uproot.source.chunk.Chunk.wrap(self, raw, start)
-            for (start, _), raw in zip(spans, read_ranges(self._file_path, spans), strict=True)
-        ]

@@ -20,6 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing import current_process
 from multiprocessing.util import Finalize
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -39,6 +40,10 @@ MAX_DEATHS = 12  # of reader processes over one piece of work
 MAX_OPEN_FILES = 64  # of all reader processes together
 START_S = 60.0  # for a reader process to start; not part of the time for its work
 IDLE_S = 120.0  # after which a reader process without work ends
+_NEEDS = (
+    "it needs semaphores, which lie in /dev/shm, so that must be writable and not full, "
+    "descriptors (ulimit -n) and processes (ulimit -u)"
+)
 _ELSEWHERE = 64  # pieces of work under way at most in the user's executor
 _log = logging.getLogger(__name__)
 
@@ -178,7 +183,7 @@ class _Dispatcher:
             reader.kill()
 
     def _work(self, given: Conditions, work: Callable[[], R]) -> R:
-        deaths = 0
+        deaths, waited = 0, 0.0
         while True:
             try:
                 return self._try(given, work)
@@ -190,13 +195,15 @@ class _Dispatcher:
                         "memory: lower workers= or chunk_size="
                     ) from error
             except (_Stalled, InputFileError) as error:
-                if not getattr(error, "passing", True) or given.attempt >= given.policy.retries:
+                asked = getattr(error, "after_s", 0.0)
+                waited += asked
+                if not _may_try_again(error, given, waited):
                     raise
-                pause = given.policy.pause_s(given.attempt, random.random())
+                pause = asked + given.policy.pause_s(given.attempt, random.random())
                 _log.warning("%s; once more in %.1f s", error, pause)
                 if self._closing.wait(pause):
                     raise
-                given = replace(given, attempt=given.attempt + 1)
+                given = replace(given, attempt=given.attempt + (asked == 0))
 
     def _try(self, given: Conditions, work: Callable[[], R]) -> R:
         seconds = given.policy.work_timeout_s
@@ -213,6 +220,13 @@ class _Dispatcher:
         reader: _Reader = self._own.reader
         result: R = reader.call(seconds, perform, given, work)
         return result
+
+
+def _may_try_again(error: Exception, given: Conditions, waited: float) -> bool:
+    """Whether a piece of work is tried again; `waited` seconds of waiting were asked for by its server."""
+    if getattr(error, "after_s", 0.0):
+        return waited <= given.policy.work_timeout_s
+    return getattr(error, "passing", True) and given.attempt < given.policy.retries
 
 
 class _Died(Exception):
@@ -262,12 +276,13 @@ class _Reader:
 
     def _start(self) -> ProcessPoolExecutor:
         """A process that answers; one that dies before that is replaced and not counted as a death over work."""
+        _allow_children()
         end = time.monotonic() + START_S
         while True:
-            process = self._process = ProcessPoolExecutor(
-                1, timeout=IDLE_S, initializer=start_reader, initargs=(os.getpid(), self._files)
-            )
             try:
+                process = self._process = ProcessPoolExecutor(
+                    1, timeout=IDLE_S, initializer=start_reader, initargs=(os.getpid(), self._files)
+                )
                 process.submit(os.getpid).result(max(0.0, end - time.monotonic()))
                 return process
             except (TimeoutError, RuntimeError) as error:
@@ -276,6 +291,9 @@ class _Reader:
                 self.kill()
                 if time.monotonic() > end or self._closing.is_set():
                     raise ReaderError(f"no reader process came up in {START_S:g} s; see the output above") from error
+            except OSError as error:
+                self.kill()
+                raise ReaderError(f"no reader process can be started: {error}; {_NEEDS}") from error
 
     def kill(self) -> None:
         process, self._process = self._process, None
@@ -283,19 +301,37 @@ class _Reader:
             process.shutdown(kill_workers=True)
 
 
+def _allow_children() -> None:
+    """Let a daemon of multiprocessing (a worker of its Pool, of PyTorch's DataLoader) have reader processes.
+
+    They are forbidden there as they might outlive it, which `end_with_parent` rules out.
+    """
+    if current_process().daemon:
+        current_process().daemon = False
+
+
 class _Dispatchers:
-    """The dispatchers of this interpreter, one for each number of workers, executor and time limit of a request."""
+    """The dispatchers of this process, one for each number of workers, executor and time limit of a request."""
 
     def __init__(self) -> None:
+        self._inherited: list[dict[tuple[object, ...], _Dispatcher]] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """Have none yet, as in a forked child, which gets its parent's dispatchers but not their threads.
+
+        The parent's are kept, since to drop them would be to talk to its reader processes.
+        """
         self._lock = threading.Lock()
         self._dispatchers: dict[tuple[object, ...], _Dispatcher] = {}
-        # runs at exit, in processes of multiprocessing too, before they wait for their children
-        Finalize(self, self.close, exitpriority=100)
+        self._inherited.append(self._dispatchers)
 
     def get(self, worker_pool: WorkerPool) -> _Dispatcher:
         # a process keeps the time limit with which it used XRootD first
         key = (worker_pool.workers, worker_pool.read.executor, worker_pool.read.policy.request_timeout_s)
         with self._lock:
+            if not self._dispatchers:  # here, since multiprocessing forgets what a parent has registered
+                Finalize(self, self.close, exitpriority=100)  # before a process waits for its children
             if key not in self._dispatchers:
                 self._dispatchers[key] = _Dispatcher(worker_pool.workers, worker_pool.read.executor)
             return self._dispatchers[key]
@@ -335,3 +371,4 @@ def end_with_parent(parent: int) -> None:
 
 
 _dispatchers = _Dispatchers()
+os.register_at_fork(after_in_child=_dispatchers.begin)

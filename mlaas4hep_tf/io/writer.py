@@ -13,17 +13,23 @@ import uproot
 
 
 @contextmanager
-def tree_writer(path: str | os.PathLike[str], tree: str) -> Iterator[TreeWriter]:
-    """Write a tree; the file appears under its name only when it is complete."""
+def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A name to write to; the file appears under `path` only when it is complete."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.part")
     try:
-        with uproot.recreate(partial) as file:
-            yield TreeWriter(file, tree)
+        yield partial
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def tree_writer(path: str | os.PathLike[str], tree: str) -> Iterator[TreeWriter]:
+    """Write a tree; the file appears under its name only when it is complete."""
+    with whole_file(path) as partial, uproot.recreate(partial) as file:
+        yield TreeWriter(file, tree)
 
 
 class TreeWriter:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from time import strftime
@@ -14,90 +15,16 @@ from typing import Any
 
 import keras
 
-from mlaas4hep_tf.dataset import Mixing, RootDataset
-from mlaas4hep_tf.errors import ConfigError, DataWarning, LabelError, MissingExtra, MissingExtraWarning, need
-from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
-from mlaas4hep_tf.models import build, wants_mask
+from mlaas4hep_tf.dataset import RootDataset
+from mlaas4hep_tf.errors import ConfigError, LabelError, MissingExtra, MissingExtraWarning, need
+from mlaas4hep_tf.io.read_options import ReadOptions
+from mlaas4hep_tf.models import build, definitions, wants_mask
+from mlaas4hep_tf.runs.config import MODEL, MODEL_SOURCE, PARTS, Described, RunConfig, check_new, describe
 from mlaas4hep_tf.runs.importance import permutation_importance
-from mlaas4hep_tf.scanner import scan
-from mlaas4hep_tf.specs import Specs
-from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
-from mlaas4hep_tf.streaming.targets import PerFile
-from mlaas4hep_tf.train import Evaluation, Fit, check_binary, evaluate, fit, over_training
-from mlaas4hep_tf.transforms.normalize import Normalize
+from mlaas4hep_tf.specs import Specs, TargetSpec
+from mlaas4hep_tf.streaming.targets import PerFile, check_binary
+from mlaas4hep_tf.train import Evaluation, Fit, evaluate, fit, over_training
 from mlaas4hep_tf.transforms.vector import Preprocessor
-
-PARTS = ("train", "validation", "test")
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """What defines a run, besides files and specs; defaults are the paper's (section 4.2) where it has one.
-
-    Attributes:
-        files: input files as the user named them.
-        labels, weights: as for `RootDataset`.
-        model: as for `models.build`.
-        epochs, split: as in the paper: 5, and 64/16/20 %.
-        seed: of weights, split and order.
-        batch_size, normalize, chunk_size, read: as for `RootDataset`; the executor is not kept in the run folder.
-        patience: epochs without a better validation loss after which training stops; None: never.
-        max_events: use so many events of the data; None: all.
-        mixing: law by which the training part is mixed (`RootDataset.mixed`).
-        balanced: weigh classes in training so that each has the same total weight.
-    """
-
-    files: tuple[str, ...]
-    labels: PerFile
-    model: str = "mlp"
-    epochs: int = 5
-    batch_size: int = BATCH_SIZE
-    split: tuple[float, ...] = (0.64, 0.16, 0.20)
-    seed: int = 0
-    normalize: Normalize | None = "minmax"
-    chunk_size: int = CHUNK_SIZE
-    weights: PerFile | None = None
-    patience: int | None = None
-    max_events: int | None = None
-    mixing: Mixing = "proportional"
-    balanced: bool = False
-    read: ReadOptions = DEFAULT_READ
-
-    def __post_init__(self) -> None:
-        if len(self.split) != len(PARTS):
-            raise ConfigError(f"a run is split in three, {', '.join(PARTS)}: {self.split} has {len(self.split)} parts")
-        if abs(sum(self.split) - 1) > 1e-6:
-            raise ConfigError(f"the fractions of a run must sum to 1, so that no event is left out, not {self.split}")
-        if self.seed < 0:
-            raise ConfigError(f"a seed must not be negative: {self.seed}")
-        if self.patience is not None and self.patience < 1:
-            raise ConfigError(f"patience must be at least 1 epoch, not {self.patience}")
-        if self.epochs < 1:
-            raise ConfigError(f"epochs must be at least 1, not {self.epochs}")
-
-    def dataset(self, specs: Specs, *, mask: bool) -> RootDataset:
-        ds = RootDataset(
-            self.files, specs, labels=self.labels, weights=self.weights, batch_size=self.batch_size,
-            chunk_size=self.chunk_size, seed=self.seed, normalize=self.normalize, mask=mask, read=self.read,
-        )  # fmt: skip
-        return ds.sample(self.max_events) if self.max_events and self.max_events < ds.entries else ds
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of ``config.json``, where the options of reading stand beside the others."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "read"}
-        return own | self.read.to_json()
-
-    @staticmethod
-    def from_json(content: Mapping[str, Any]) -> RunConfig:
-        """What `to_json` wrote.
-
-        Raises:
-            TypeError: keys that are missing or unknown.
-        """
-        reading = {f.name for f in fields(ReadOptions)} & set(content)
-        own: dict[str, Any] = {name: value for name, value in content.items() if name not in reading}
-        own |= {name: tuple(own[name]) for name in ("files", "split") if name in own}
-        return RunConfig(**own, read=ReadOptions.from_json({name: content[name] for name in reading}))
 
 
 @dataclass(frozen=True)
@@ -117,19 +44,36 @@ class Run:
 
     @staticmethod
     def load(folder: str | os.PathLike[str]) -> Run:
-        """Read a run folder.
+        """Read a run folder.  The user's ``model.py``, of which a copy lies there, is run for the layers it defines.
 
         Raises:
-            ConfigError: a folder that holds no complete run.
+            ConfigError: a folder that holds no complete run, or a model that cannot be loaded.
         """
-        path = Path(folder)
-        try:
-            config = RunConfig.from_json(json.loads((path / "config.json").read_text()))
-            metrics = json.loads((path / "metrics.json").read_text())
-            model = keras.models.load_model(path / "model.keras")
-        except (OSError, ValueError, TypeError) as error:
-            raise ConfigError(f"{path} holds no complete run: {error}; make one with `mlaas4hep-tf train`") from error
-        return Run(path, model, Specs.load(path / "specs.json"), config, metrics)
+        found = describe(folder)
+        return Run(found.folder, _load_model(found), found.specs, found.config, found.metrics)
+
+
+def _load_model(run: Described) -> keras.Model:
+    own = _definitions(run)
+    try:
+        # who runs the user's own file for its layers may as well load its lambdas
+        return keras.models.load_model(run.folder / MODEL, custom_objects=own, safe_mode=not own)
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"the model of {run.folder} cannot be loaded: {_cause(error)}") from error
+
+
+def _cause(error: Exception) -> str:
+    """The one line that matters of what Keras says, which has the whole configuration of the model around it."""
+    said = str(error).rpartition("Exception encountered: ")[2].partition(" Full object config")[0]
+    return next(iter(said.strip().splitlines()), type(error).__name__)
+
+
+def _definitions(run: Described) -> dict[str, Any]:
+    """What the user's model may consist of; what their file imports is looked for beside the original."""
+    copy = run.folder / MODEL_SOURCE
+    if copy.is_file():
+        return definitions(str(copy), beside=os.path.dirname(run.config.model))
+    return definitions(run.config.model)
 
 
 def train_run(
@@ -144,10 +88,10 @@ def train_run(
         MlaasError: whatever is wrong with the data, before training where that can be known.
     """
     folder = Path(out)
-    if (folder / "metrics.json").exists() and not overwrite:
-        raise ConfigError(f"{folder} holds a run already; choose another folder, or overwrite it (--overwrite)")
+    check_new(folder, overwrite=overwrite)
+    config.check(specs)
     reports = _can_report()
-    config = replace(config, files=tuple(_absolute(name) for name in config.files))
+    config = replace(config, files=tuple(_absolute(name) for name in config.files), model=_own_file(config.model))
     keras.utils.set_random_seed(config.seed)
     model = build(config.model, specs)
     ds = config.dataset(specs, mask=wants_mask(model))
@@ -159,7 +103,7 @@ def train_run(
         model, mixed, parts["validation"], epochs=config.epochs, out=folder,
         patience=config.patience, class_weights="balanced" if config.balanced else None, verbose=verbose,
     )  # fmt: skip
-    model.save(folder / "model.keras")
+    model.save(folder / MODEL)
     results = {name: evaluate(model, part) for name, part in parts.items()}
     metrics = _metrics(config, ds, parts, done, results, model)
     if reports:
@@ -177,8 +121,17 @@ def _begin(folder: Path, config: RunConfig, specs: Specs) -> None:
     """Write what is known before training; without metrics a run is not complete."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").unlink(missing_ok=True)
+    _keep_source(config.model, folder / MODEL_SOURCE)
     specs.save(folder / "specs.json")
     (folder / "config.json").write_text(json.dumps(config.to_json(), indent=1) + "\n")
+
+
+def _keep_source(model: str, kept: Path) -> None:
+    """Copy the user's model.py, whose layers the saved model consists of."""
+    if not model.endswith(".py"):
+        kept.unlink(missing_ok=True)
+    elif not (kept.exists() and kept.samefile(model)):
+        shutil.copy(model, kept)
 
 
 def _can_report() -> bool:
@@ -224,6 +177,10 @@ def _absolute(name: str) -> str:
     return name if "://" in name else os.path.abspath(os.path.expanduser(name))
 
 
+def _own_file(model: str) -> str:
+    return os.path.abspath(model) if model.endswith(".py") else model
+
+
 def _identity(ds: RootDataset) -> list[list[Any]]:
     return [[file.uuid, file.num_entries] for file in ds.files]
 
@@ -233,25 +190,17 @@ def _check_labels(config: RunConfig, ds: RootDataset) -> None:
     composition = ds.composition()
     check_binary(list(composition))
     if isinstance(config.labels, str):
-        _check_label_branch(config, ds.specs.tree)
+        _check_label_branch(next(target for target in ds.specs.targets if target.name == config.labels))
     if len(composition) == 1:
         raise LabelError(
             f"training needs events of two classes; all {ds.entries} events have label {next(iter(composition)):g}"
         )
 
 
-def _check_label_branch(config: RunConfig, tree: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DataWarning)
-        scanned = scan(
-            config.files, tree, branches=[str(config.labels)], identifiers=(), read=config.read, progress=False
-        )
-    (label,) = scanned.branches
-    if (label.min, label.max) != (0, 1) or label.nan:
-        raise LabelError(
-            f"label branch {label.name!r} must hold 0 for background and 1 for signal; it holds "
-            f"{label.min} to {label.max}"
-        )
+def _check_label_branch(label: TargetSpec) -> None:
+    if [value for value, _ in label.found] != [0, 1] or label.not_finite:
+        held = ", ".join(f"{value:g}" for value, _ in label.found) or f"{label.min} to {label.max}"
+        raise LabelError(f"label branch {label.name!r} must hold 0 for background and 1 for signal; it holds {held}")
 
 
 def _metrics(
@@ -279,7 +228,10 @@ def _metrics(
             group: dict(zip(("events", "objects"), members[0].truncated, strict=True))
             for group, members in ds.specs.groups.items() if members[0].truncated[0]
         },
-        "model": {"name": config.model, "parameters": model.count_params(), "backend": keras.backend.backend()},
+        "model": {
+            "name": os.path.basename(config.model), "parameters": model.count_params(),
+            "backend": keras.backend.backend(),
+        },
         "seed": config.seed,
         "fingerprint": ds.specs.fingerprint,
         "date": strftime("%Y-%m-%d %H:%M"),

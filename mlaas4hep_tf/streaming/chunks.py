@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlaas4hep_tf.errors import InputFileError, LabelError, ReaderError
+from mlaas4hep_tf.errors import InputFileError, ReaderError
 from mlaas4hep_tf.io.branches import Layout
 from mlaas4hep_tf.io.buffers import ArrayPool, ArraySpec, BufferPool, BufferRef, keep_freed_memory
 from mlaas4hep_tf.io.files import RootFile
@@ -31,7 +31,7 @@ class Stream:
 
     Attributes:
         files: all files.
-        layout: branches of the packed matrices; label and weight branches are the last flat ones.
+        layout: feature branches of the packed matrices.
         lengths: group -> objects kept per event, to count what is truncated.
         labels, weights: where the numbers come from.
         worker_pool, pool: where reading runs, and the memory that it fills.
@@ -70,7 +70,7 @@ class Stream:
 
     @property
     def read_layout(self) -> Layout:
-        return replace(self.layout, flat=self.layout.flat + tuple(t.branch for t in self.targets if t.branch))
+        return replace(self.layout, targets=tuple((t.branch, t.dtype) for t in self.targets if t.branch))
 
     def chunks(self, plan: Plan, epoch: int) -> Iterator[tuple[Array, ...]]:
         """The chunks of an epoch, packed; each takes its share of every file group.
@@ -78,9 +78,9 @@ class Stream:
         The blocks of a whole chunk are asked for at once, so that the reader processes never wait for one of them.
 
         Yields:
-            order of the rows int32 [n]; flat branches, labels and weights float32 [n, F + T]; of each group the
-            row of each event's first object and how many it has, int32 [n, 2 G]; and per group a row of NaN and
-            the values, float32 [1 + m, F].
+            order of the rows int32 [n]; flat branches float32 [n, F]; of each group the row of each event's first
+            object and how many it has, int32 [n, 2 G]; per group a row of NaN and the values, float32 [1 + m, F];
+            and labels and weights [n], each in its own dtype.
         """
         file_groups: list[_FileGroup] = []
         self.truncated.clear()
@@ -104,9 +104,9 @@ class Stream:
         groups = self.layout.groups
         events = sum(len(piece[0]) for piece in pieces)
         objects = [sum(len(piece[1 + 2 * g]) for piece in pieces) for g in range(len(groups))]
-        width = len(self.layout.flat) + len(self.targets)
-        specs = [ArraySpec((events, width), "float32"), ArraySpec((events, 2 * len(groups)), "int32")]
+        specs = [ArraySpec((events, len(self.layout.flat)), "float32"), ArraySpec((events, 2 * len(groups)), "int32")]
         specs += [ArraySpec((1 + m, len(names)), "float32") for m, (_, names) in zip(objects, groups, strict=True)]
+        specs += [ArraySpec((events,), target.dtype) for target in self.targets]
         flat, bounds, *values = chunk = self.chunk_pool.take(specs)
         _join(flat, [piece[0] for piece in pieces])
         for g, (group, _) in enumerate(groups):
@@ -116,6 +116,8 @@ class Stream:
             bounds[:, 2 * g] = 1 + np.cumsum(counts) - counts
             bounds[:, 2 * g + 1] = counts
             self._count(group, counts)
+        for number, target in enumerate(values[len(groups) :], 1 + 2 * len(groups)):
+            _join(target, [piece[number] for piece in pieces])
         return tuple(chunk)
 
     def _count(self, group: str, counts: Array) -> None:
@@ -136,7 +138,7 @@ class Stream:
             raise
 
     def result(self, reading: _Reading) -> tuple[Array, ...] | None:
-        """Wait for a block: flat with targets; per group values and counts; None if it is lost."""
+        """Wait for a block: flat; per group values and counts; targets; None if it is lost."""
         try:
             packed = reading.future.result()
         except (InputFileError, ReaderError) as error:
@@ -149,7 +151,7 @@ class Stream:
             self.cancel(reading)
             raise
         arrays = packed.arrays if reading.ref is None else self.pool.arrays(reading.ref, packed.specs)
-        return self._with_targets(arrays, self.files[reading.block.file], reading.block.file)
+        return self._with_targets(arrays, reading.block.file)
 
     def _lost(self, block: EntryRange, error: Exception) -> SkippedRange:
         per_file = self.labels.per_file if self.labels is not None else ()
@@ -170,22 +172,12 @@ class Stream:
             self.read_layout, ref,
         )  # fmt: skip
 
-    def _with_targets(self, arrays: Sequence[Array], file: RootFile, number: int) -> tuple[Array, ...]:
-        """The arrays of a block, with labels and weights as the last columns of the flat ones."""
-        flat, rest = arrays[0], arrays[1:]
-        column = len(self.layout.flat)
-        columns = [flat[:, :column]]
-        for target in self.targets:
-            if target.branch:
-                columns.append(flat[:, column : column + 1])
-                column += 1
-                if not np.isfinite(columns[-1]).all():
-                    raise LabelError(
-                        f"branch {target.branch!r} must be finite in every event; it is not in {file.where}"
-                    )
-            else:
-                columns.append(np.full((len(flat), 1), target.per_file[number], np.float32))
-        return (np.hstack(columns) if len(columns) > 1 else flat, *rest)
+    def _with_targets(self, arrays: Sequence[Array], file: int) -> tuple[Array, ...]:
+        """The arrays of a block, with the labels and weights that are numbers of its file in their place."""
+        features = 1 + 2 * len(self.layout.groups)
+        read = iter(arrays[features:])
+        targets = (next(read) if t.branch else np.full(len(arrays[0]), t.per_file[file], t.dtype) for t in self.targets)
+        return (*arrays[:features], *targets)
 
 
 @dataclass(frozen=True)
@@ -311,4 +303,7 @@ def _cut(events: tuple[Array, ...], at: int, groups: int) -> tuple[tuple[Array, 
         objects = int(counts[:at].sum())
         head += [values[:objects], counts[:at]]
         tail += [values[objects:], counts[at:]]
+    for target in events[1 + 2 * groups :]:
+        head.append(target[:at])
+        tail.append(target[at:])
     return tuple(head), tuple(tail)

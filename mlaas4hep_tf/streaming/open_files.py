@@ -8,35 +8,38 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from mlaas4hep_tf.errors import DataWarning, InputFileError, ReaderError, TreeError
+from mlaas4hep_tf.errors import DataWarning, InputFileError, ReaderError, TreeError, shorten
 from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import RootFile, Source
+from mlaas4hep_tf.io.policy import ReadPolicy
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.progress import progress_bar
 from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange, expected_entries
 
 
-def inspect_source(selection: Selection, source: Source) -> RootFile:
+def inspect_source(selection: Selection, also: tuple[str, ...], source: Source) -> RootFile:
     """Runs in a reader process: one opening of a file."""
     from mlaas4hep_tf.io.inspection import inspect
 
-    return inspect(source, selection)
+    return inspect(source, selection, also)
 
 
 def inspect_files(
     sources: Sequence[Source], selection: Selection, worker_pool: WorkerPool, progress: bool = False,
-    skipped: Skipped | None = None, known: Mapping[str, int] | None = None,
+    skipped: Skipped | None = None, known: Mapping[str, int] | None = None, also: tuple[str, ...] = (),
 ) -> tuple[RootFile, ...]:  # fmt: skip
     """Open all files, several at a time, in the order given; what servers have to list is listed first.
 
     Args:
         skipped: where files that cannot be opened are accounted for; None: they are errors.
         known: entries of files, by URL, as the specs have them.
+        also: branches to describe although they are no features: labels and weights.
     """
     sources = [source for given in sources for source in _listed(given, worker_pool)]
+    _tell_idle_replicas(sources, worker_pool.read.policy)
     found: list[RootFile] = []
     failed: list[SkippedRange] = []
-    outcomes = worker_pool.outcomes(partial(inspect_source, selection), sources)
+    outcomes = worker_pool.outcomes(partial(inspect_source, selection, also), sources)
     with progress_bar("open", len(sources), "files", progress) as advance:
         for number, (source, outcome) in enumerate(zip(sources, outcomes, strict=True)):
             try:
@@ -44,7 +47,7 @@ def inspect_files(
             except (InputFileError, ReaderError) as error:
                 if skipped is None:
                     raise
-                failed.append(SkippedRange(source.url, number, 0, 0, str(error), opened=False))
+                failed.append(SkippedRange(source.url, number, 0, 0, str(error), opened=False, tree=source.tree))
             advance(1)
     if skipped is not None:
         _account_for(failed, [file.num_entries for file in found], known or {}, skipped)
@@ -52,6 +55,7 @@ def inspect_files(
         raise InputFileError(f"none of the {len(sources)} files can be opened: {failed[0]}")
     check_distinct(found)
     check_one_tree(found)
+    _tell_notes(found)
     return tuple(found)
 
 
@@ -97,6 +101,22 @@ def check_distinct(files: Sequence[RootFile]) -> None:
                 f"{file.where} seems to be a copy of {seen[content].url}: same uuid", DataWarning, stacklevel=3
             )
         seen[place, file.tree] = seen[content] = file
+
+
+def _tell_idle_replicas(sources: Sequence[Source], policy: ReadPolicy) -> None:
+    idle = [start for start in policy.replicas if not any(source.url.startswith(start) for source in sources)]
+    if idle:
+        warnings.warn(
+            f"replicas are for URLs that begin alike, and none of the {len(sources)} files begins with "
+            f"{shorten(map(repr, idle))}: correct it or take it out",
+            DataWarning, stacklevel=4,
+        )  # fmt: skip
+
+
+def _tell_notes(files: Sequence[RootFile]) -> None:
+    for note in dict.fromkeys(note for file in files for note in file.notes):
+        where = [file.url for file in files if note in file.notes]
+        warnings.warn(f"{note}: file {shorten(where, 3)}", DataWarning, stacklevel=4)
 
 
 def check_one_tree(files: Sequence[RootFile]) -> None:

@@ -63,7 +63,7 @@ def build_pipeline(stream: Stream, preprocessor: Preprocessor, options: Pipeline
     batch = options.batch_size
     step = batch * -(-STEP_ENTRIES // batch) if options.layout != "ragged" else batch  # rebatch is slow for ragged
     batches = _steps(stream, plan, step).map(
-        partial(_finish, preprocessor, options, len(stream.targets)),
+        partial(_finish, preprocessor, options),
         num_parallel_calls=default_workers(),
         deterministic=True,
     )
@@ -86,7 +86,7 @@ def _settings() -> tf.data.Options:
 
 
 def _steps(stream: Stream, plan: Plan, step: int) -> tf.data.Dataset:
-    """Steps (rows, flat, bounds, groups): numbers of the rows of a step, and the whole packed chunk they lie in.
+    """Steps (rows, flat, bounds, groups, targets): the rows of a step, and the whole packed chunk they lie in.
 
     TensorFlow never forgets a Python function that a graph has called, so the one here holds the stream and the plan
     weakly; the RootDataset holds both, and every dataset and iterator made from it holds the RootDataset.
@@ -98,8 +98,8 @@ def _steps(stream: Stream, plan: Plan, step: int) -> tf.data.Dataset:
         alive, its_plan = weak_stream(), weak_plan()
         if alive is None or its_plan is None:
             raise ReferenceError("the RootDataset that this iterator reads from is gone; keep a reference to it")
-        for order, flat, bounds, *groups in alive.chunks(its_plan, epochs()):
-            yield order, flat, bounds, tuple(groups)
+        for order, flat, bounds, *rest in alive.chunks(its_plan, epochs()):
+            yield order, flat, bounds, tuple(rest[: len(groups)]), tuple(rest[len(groups) :])
 
     def cut(order: tf.Tensor, *chunk: Any) -> tf.data.Dataset:
         starts = tf.data.Dataset.range(0, tf.shape(order, tf.int64)[0], step)
@@ -110,25 +110,26 @@ def _steps(stream: Stream, plan: Plan, step: int) -> tf.data.Dataset:
 
     groups = stream.layout.groups
     signature = (
-        tf.TensorSpec((None,), tf.int32), matrix(len(stream.layout.flat) + len(stream.targets)),
+        tf.TensorSpec((None,), tf.int32), matrix(len(stream.layout.flat)),
         matrix(2 * len(groups), tf.int32), tuple(matrix(len(names)) for _, names in groups),
+        tuple(tf.TensorSpec((None,), tf.as_dtype(target.dtype)) for target in stream.targets),
     )  # fmt: skip
     return tf.data.Dataset.from_generator(read, output_signature=signature).prefetch(1).flat_map(cut)
 
 
 def _finish(
-    preprocessor: Preprocessor, options: PipelineOptions, targets: int, rows: tf.Tensor, flat: tf.Tensor,
-    bounds: tf.Tensor, groups: tuple[tf.Tensor, ...],
+    preprocessor: Preprocessor, options: PipelineOptions, rows: tf.Tensor, flat: tf.Tensor,
+    bounds: tf.Tensor, groups: tuple[tf.Tensor, ...], targets: tuple[tf.Tensor, ...],
 ) -> Any:  # fmt: skip
     """The rows of one step in the form that the user asked for."""
-    flat, *y = tf.split(tf.gather(flat, rows), [flat.shape[1] - targets] + [1] * targets, axis=1)
+    flat = tf.gather(flat, rows)
     starts_and_counts = tf.unstack(tf.gather(bounds, rows), axis=1)
     packed = [(g, *starts_and_counts[2 * n : 2 * n + 2]) for n, g in enumerate(groups)]
     if options.layout == "ragged":
         x = preprocessor.ragged(flat, packed)
     else:
         x = _dense(preprocessor, options, preprocessor.from_packed(flat, packed))
-    return (x, *(tf.reshape(target, [-1]) for target in y)) if y else x
+    return (x, *(tf.gather(target, rows) for target in targets)) if targets else x
 
 
 def _dense(preprocessor: Preprocessor, options: PipelineOptions, raw: tf.Tensor) -> Any:

@@ -24,6 +24,7 @@ class SkippedRange:
         label: of the file, where labels are given per file.
         times: in how many epochs.
         opened: False if the file could not be opened, so that `stop` is an estimate.
+        tree: that was named with the file.
     """
 
     file: str
@@ -34,6 +35,7 @@ class SkippedRange:
     label: float | None = None
     times: int = 1
     opened: bool = True
+    tree: str | None = None
 
     @property
     def events(self) -> int:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from mlaas4hep_tf.errors import BranchError, LabelError, near_misses, shorten
-from mlaas4hep_tf.io.files import RootFile, matches
+from mlaas4hep_tf.errors import BranchError, LabelError, PlanError, near_misses, shorten
+from mlaas4hep_tf.io.branches import BranchInfo, describe
+from mlaas4hep_tf.io.files import RootFile, meant_files, names_of
 from mlaas4hep_tf.streaming.skipped import SkippedRange
 
 PerFile = Mapping[str, float] | Sequence[float] | str
+
+
+LabelDtype = Literal["float32", "int32", "int64"]
+FLOAT32_INTEGERS = 2**24  # up to it float32 holds every integer
 
 
 @dataclass(frozen=True)
@@ -20,10 +25,12 @@ class Target:
     Attributes:
         per_file: a number for each file, or empty.
         branch: name of the branch that has it per event, or empty.
+        dtype: in which it is delivered.
     """
 
     per_file: tuple[float, ...] = ()
     branch: str = ""
+    dtype: str = "float32"
 
 
 def resolve_target(
@@ -41,52 +48,97 @@ def resolve_target(
     if given is None:
         return None
     if isinstance(given, str):
-        return Target(branch=_flat_branch(what, given, files))
+        return Target(branch=flat_branch(what, given, files).name)
+    return Target(per_file(what, given, [names_of(file.url, file.tree) for file in files], failed))
+
+
+def per_file(
+    what: str, given: Mapping[str, float] | Sequence[float], files: Sequence[tuple[str, ...]],
+    failed: Sequence[SkippedRange] = (),
+) -> tuple[float, ...]:  # fmt: skip
+    """The number of each file, from patterns or a list; see `resolve_target`.
+
+    Args:
+        files: the names of each (`names_of`).
+
+    Raises:
+        LabelError: patterns that match no file, files that no pattern matches, or a list of another length.
+    """
     if isinstance(given, Mapping):
-        return Target(tuple(_by_pattern(what, given, files, failed)))
+        return tuple(_by_pattern(what, given, files, failed))
     values = [float(v) for v in given]
     count = len(files) + len(failed)
     if len(values) != count:
         raise LabelError(f"a list of {what} needs one number per file: {len(values)} for {count} files")
     gone = {lost.number for lost in failed}
-    return Target(tuple(value for number, value in enumerate(values) if number not in gone))
+    return tuple(value for number, value in enumerate(values) if number not in gone)
+
+
+def check_binary(labels: Sequence[float]) -> None:
+    """Raise LabelError unless all labels are 0 or 1."""
+    if not set(labels) <= {0.0, 1.0}:
+        raise LabelError(
+            f"two classes are expected, label 0 for background and 1 for signal; there are {sorted(set(labels))}"
+        )
+
+
+def check_law(law: object) -> None:
+    """Raise PlanError for a word that is no mixing law."""
+    if isinstance(law, str) and law not in ("proportional", "equal"):
+        raise PlanError(f"a mixing law must be 'proportional', 'equal' or shares of the files, not {law!r}")
+
+
+def label_dtype(values: Collection[float], low: float | None, high: float | None) -> LabelDtype:
+    """In which dtype labels are delivered: int32 for K > 2 classes 0 to K - 1, int64 for large integers, else float32.
+
+    Args:
+        values: the distinct labels, where they are few enough to be known; of floats none.
+        low, high: the smallest and the largest label.
+    """
+    whole = all(isinstance(value, int) or value.is_integer() for value in values)
+    if whole and max(abs(low or 0), abs(high or 0)) > FLOAT32_INTEGERS:
+        return "int64"
+    if len(values) > 2 and sorted(values) == list(range(len(values))):
+        return "int32"
+    return "float32"
 
 
 def label_of(labels: PerFile | None, lost: SkippedRange) -> float | None:
     """The label of a file that could not be opened, where labels are given per file."""
     if isinstance(labels, Mapping):
-        return next((float(value) for pattern, value in labels.items() if matches(lost.file, pattern)), None)
+        own = [names_of(lost.file, lost.tree)]
+        return next((float(value) for pattern, value in labels.items() if meant_files(pattern, own)), None)
     return None if labels is None or isinstance(labels, str) else float(labels[lost.number])
 
 
 def _by_pattern(
-    what: str, patterns: Mapping[str, float], files: Sequence[RootFile], failed: Sequence[SkippedRange]
+    what: str, patterns: Mapping[str, float], opened: Sequence[tuple[str, ...]], failed: Sequence[SkippedRange]
 ) -> Iterator[float]:
-    used = Counter[str]()
-    for file in files:
-        pattern = next((p for p in patterns if matches(file.url, p)), None)
+    names = [*opened, *(names_of(lost.file, lost.tree) for lost in failed)]
+    meant = {pattern: meant_files(pattern, names) for pattern in patterns}
+    for number, (file, *_) in enumerate(opened):
+        pattern = next((p for p in patterns if number in meant[p]), None)
         if pattern is None:
             raise LabelError(
-                f"no pattern of {what} matches file {file.url}: there are {shorten(map(repr, patterns))}; "
+                f"no pattern of {what} matches file {file}: there are {shorten(map(repr, patterns))}; "
                 "add one, for example '*'"
             )
-        used[pattern] += 1
         yield float(patterns[pattern])
-    urls = [*(f.url for f in files), *(lost.file for lost in failed)]
-    idle = [p for p in patterns if not used[p] and not any(matches(url, p) for url in urls)]
+    idle = [pattern for pattern in patterns if not meant[pattern]]
     if idle:
         raise LabelError(
-            f"pattern {idle[0]!r} of {what} matches none of the {len(files)} files "
-            f"({shorten((f.url for f in files), 3)}); correct it or take it out"
+            f"pattern {idle[0]!r} of {what} matches none of the {len(opened)} files "
+            f"({shorten((file for file, *_ in opened), 3)}); correct it or take it out"
         )
 
 
-def _flat_branch(what: str, name: str, files: Sequence[RootFile]) -> str:
+def flat_branch(what: str, name: str, files: Sequence[RootFile]) -> BranchInfo:
+    """The branch of labels or weights, which every file must have with a number per event."""
     for file in files:
         info = next((b for b in file.branches if b.name == name), None)
         if info is None:
             close = near_misses(name, [b.name for b in file.branches])
             raise BranchError(f"no branch {name!r}{close} for the {what} in {file.where}")
         if info.kind != "flat":
-            raise BranchError(f"{what} need one number per event: {name!r} is {info.kind} in {file.where}")
-    return name
+            raise BranchError(f"{what} need one number per event: {name!r} is {describe(info)} in {file.where}")
+    return next(b for b in files[0].branches if b.name == name)

@@ -93,10 +93,12 @@ def tree_of(events: ak.Array, specs: Specs) -> dict[str, Any]:
     """The branches of a ROOT tree for `writer.TreeWriter`, whose counters come from the lists.
 
     Branches ``Jet_*`` counted by ``nJet`` become one record ``Jet``, so that they share that counter again; it takes
-    the place of a flat branch of the same name.  Other lists get a counter of their own.
+    the place of a flat branch of the same name.  Other lists, and those of which a branch ``Jet`` has the name, get a
+    counter of their own.
     """
     together = {group[1:]: _shared(group, members) for group, members in specs.groups.items()}
-    records = {name: short for name, short in together.items() if short}
+    names = {b.name for b in specs.branches}
+    records = {name: short for name, short in together.items() if short and name not in names}
     grouped = {branch for short in records.values() for branch in short.values()}
     counters = {f"n{name}" for name in records}
     alone = [b.name for b in specs.branches if b.name not in grouped | counters]

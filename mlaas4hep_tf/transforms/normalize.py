@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
-from mlaas4hep_tf.errors import PlanError, SpecsError, shorten
+from mlaas4hep_tf.errors import PlanError, SpecsError, near_misses, shorten
 from mlaas4hep_tf.specs import BranchSpec, Specs
 
-Normalize = Literal["minmax", "standard"]
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+Method = Literal["minmax", "standard"]
+Normalize = Method | Mapping[str, Method | None]
 
 
-def check_normalize(normalize: str | None) -> None:
-    if normalize not in (None, *get_args(Normalize)):
-        raise PlanError(f"normalize must be 'minmax', 'standard' or None, not {normalize!r}")
+def check_normalize(normalize: Normalize | None) -> None:
+    """Raise PlanError unless each method is one that there is."""
+    methods = list(normalize.values()) if isinstance(normalize, Mapping) else [normalize]
+    for method in methods:
+        if method not in (None, *get_args(Method)):
+            raise PlanError(f"normalize must be 'minmax', 'standard' or None, or those by branch, not {method!r}")
+
+
+def by_branch(specs: Specs, normalize: Normalize | None) -> tuple[Method | None, ...]:
+    """The method of each branch of the specs: that of its name, else of the first pattern that matches it.
+
+    Raises:
+        PlanError: a branch that no pattern matches, or a pattern that matches no branch.
+    """
+    if not isinstance(normalize, Mapping):
+        return (normalize,) * len(specs.branches)
+    for pattern in normalize:
+        if pattern not in specs and not any(fnmatchcase(name, pattern) for name in specs):
+            raise PlanError(f"normalize: {pattern!r} matches no branch of the specs{near_misses(pattern, specs)}")
+    chosen = {name: _pattern_of(name, normalize) for name in specs}
+    missing = [name for name, pattern in chosen.items() if pattern is None]
+    if missing:
+        raise PlanError(f"normalize says nothing of {shorten(missing)}; add a pattern for all others, '*': 'minmax'")
+    return tuple(normalize[pattern] for pattern in chosen.values() if pattern is not None)
+
+
+def _pattern_of(name: str, patterns: Mapping[str, object]) -> str | None:
+    return name if name in patterns else next((p for p in patterns if fnmatchcase(name, p)), None)
 
 
 def constants(specs: Specs, normalize: Normalize | None) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -24,14 +54,17 @@ def constants(specs: Specs, normalize: Normalize | None) -> tuple[npt.NDArray[np
 
     - ``minmax``: (x - min) / (max - min), in [0, 1] (paper, section 3.2);
     - ``standard``: (x - mean) / standard deviation;
-    - None: x.
+    - None: x;
+    - by branch: ``{"nMuon": None, "*": "minmax"}``, a name before a pattern, and the first pattern that matches.
 
     A constant branch has scale 1, so that it becomes 0.  An empty one stays as it is.
 
     Raises:
         SpecsError: specs that lack the numbers (those of the paper have no mean).
+        PlanError: patterns that do not fit the branches.
     """
-    pairs = [(_pair(branch, normalize), len(branch.columns)) for branch in specs.branches]
+    methods = by_branch(specs, normalize)
+    pairs = [(_pair(b, method), len(b.columns)) for b, method in zip(specs.branches, methods, strict=True)]
     unknown = [b.name for b, (pair, _) in zip(specs.branches, pairs, strict=True) if pair is None]
     if unknown:
         raise SpecsError(
@@ -43,11 +76,11 @@ def constants(specs: Specs, normalize: Normalize | None) -> tuple[npt.NDArray[np
     return table[:, 0], scale
 
 
-def _pair(branch: BranchSpec, normalize: Normalize | None) -> tuple[float, float] | None:
-    if normalize is None or branch.empty:
+def _pair(branch: BranchSpec, method: Method | None) -> tuple[float, float] | None:
+    if method is None or branch.empty:
         return 0.0, 1.0
     assert branch.min is not None and branch.max is not None  # not empty
-    if normalize == "minmax":
+    if method == "minmax":
         return branch.min, branch.max - branch.min
     if branch.mean is None or branch.variance is None:
         return None

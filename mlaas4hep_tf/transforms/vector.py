@@ -15,7 +15,7 @@ from mlaas4hep_tf.io.branches import Layout
 from mlaas4hep_tf.specs import BranchSpec, Specs
 from mlaas4hep_tf.transforms.image import EtaPhiImage, to_image
 from mlaas4hep_tf.transforms.mask import mask_missing
-from mlaas4hep_tf.transforms.normalize import Normalize, check_normalize, constants, normalize_columns
+from mlaas4hep_tf.transforms.normalize import Normalize, by_branch, check_normalize, constants, normalize_columns
 from mlaas4hep_tf.transforms.pad import pad, resize
 
 
@@ -25,7 +25,7 @@ class Preprocessor:
 
     Attributes:
         specs: lengths, order and constants of the branches.
-        normalize: which constants (see `normalize.constants`).
+        normalize: which constants, for all branches or by branch (see `normalize.constants`).
         image: the model takes this image rather than the vector.
     """
 
@@ -35,6 +35,7 @@ class Preprocessor:
 
     def __post_init__(self) -> None:
         check_normalize(self.normalize)
+        by_branch(self.specs, self.normalize)
         if self.image is not None:
             self.image.check(self.specs)
 

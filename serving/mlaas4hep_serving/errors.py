@@ -16,10 +16,14 @@ __all__ = [
     "invalid_argument",
     "not_found",
     "resource_exhausted",
+    "shown",
     "unavailable",
     "unimplemented",
     "unknown",
 ]
+
+
+LONGEST_ECHO = 256  # characters of what a client sent that an error repeats
 
 
 def _of(code: Code) -> Callable[[str], ServingError]:
@@ -36,6 +40,11 @@ unknown = _of(Code.UNKNOWN)
 internal = _of(Code.INTERNAL)
 
 
+def shown(text: str) -> str:
+    """A text of a client's as an error repeats it, cut off after 256 characters."""
+    return text if len(text) <= LONGEST_ECHO else text[:LONGEST_ECHO] + "...TRUNCATED"
+
+
 def as_serving_error(error: BaseException) -> ServingError:
     """The error itself, or INTERNAL for one that nobody foresaw."""
-    return error if isinstance(error, ServingError) else internal(f"{type(error).__name__}: {error}")
+    return error if isinstance(error, ServingError) else internal(f"{type(error).__name__}: {shown(str(error))}")

@@ -61,15 +61,20 @@ class Options:
     drain_seconds: float = 30.0
     load_patience_seconds: float = 60.0
     max_request_bytes: int = 256 << 20
+    max_tensor_bytes: int = 0
     max_inflight_bytes: int = 0
     enable_model_list: bool = False
     auth_config_file: str = ""
     requests_per_second_per_client: float = 0
     enable_tfaas: bool = False
     tfaas_base_path: str = ""
+    max_upload_processes: int = 4
+    trust_uploads: bool = False
     shared_folder: str = ""
 
     def __post_init__(self) -> None:
+        if self.max_upload_processes < 1:
+            raise invalid_argument(f"--max_upload_processes is at least 1; was {self.max_upload_processes}")
         if self.enable_tfaas and not self.tfaas_base_path:
             raise invalid_argument("--enable_tfaas needs --tfaas_base_path, the folder of the uploaded models")
         if self.grpc_socket_path and self.processes > 1:
@@ -121,12 +126,15 @@ _HELP = {
     "access_log": "one line of JSON on stderr for each request",
     "processes": "server processes that share the ports",
     "max_request_bytes": "largest body of an HTTP request and largest gRPC message",
+    "max_tensor_bytes": "most bytes of the tensors of a request, or of its answer; 0 is --max_request_bytes",
     "max_inflight_bytes": "bytes of all bodies in flight, inflated ones included; 0 is an eighth of the memory",
     "enable_model_list": "GET /v1/models lists the models, which TF-Serving refuses",
     "auth_config_file": "TOML file of the tokens and their scopes; without it everybody may predict and read",
     "requests_per_second_per_client": "rate of one address, with bursts of twice as many; 0 is no limit",
     "enable_tfaas": "answer TFaaS's endpoints (/json, /proto, /image, /upload ...) on the HTTP port",
     "tfaas_base_path": "folder of the uploaded models; needs --enable_tfaas",
+    "max_upload_processes": "processes that uploaded models run in, one for each model in use",
+    "trust_uploads": "run uploaded models in the server itself",
     "load_patience_seconds": "a version folder that stays incomplete for so long is told in log and status",
     "drain_seconds": "at SIGTERM, the longest time for requests under way",
 }

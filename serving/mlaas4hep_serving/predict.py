@@ -2,7 +2,8 @@
 
 import sys
 
-from mlaas4hep_client.predict import lines, main, read_events
+from mlaas4hep_client.files import read_events
+from mlaas4hep_client.predict import lines, main
 
 __all__ = ["lines", "main", "read_events"]
 

@@ -38,12 +38,13 @@ from mlaas4hep_serving.errors import (
     as_serving_error,
     failed_precondition,
     invalid_argument,
+    shown,
 )
 from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.models.model import Model, late
 from mlaas4hep_serving.models.repository import Repository
 from mlaas4hep_serving.models.versions import Version
-from mlaas4hep_serving.wire import examples, tensors
+from mlaas4hep_serving.wire import examples, sizes, tensors
 from mlaas4hep_serving.wire.apart import Signatures
 from mlaas4hep_serving.wire.ragged import RowShape
 from mlaas4hep_serving.wire.tensors import DEFAULT_SIGNATURE, Array
@@ -119,18 +120,17 @@ class Claim:
         """Whether the ``start_`` operations return before the run has ended; False where there is no version."""
         return isinstance(self._found, Version) and bool(self._found.servable.batches)
 
-    @property
-    def signatures(self) -> Signatures:
+    def signatures(self, most: int) -> Signatures:
         """What the codec asks about the version, all at once, for a body that is read elsewhere."""
         servable = self.version.servable
-        return Signatures(servable.input_dtypes, servable.open_inputs, DEFAULT_SIGNATURE)
+        return Signatures(servable.input_dtypes, servable.open_inputs, DEFAULT_SIGNATURE, most)
 
     def input_dtypes(self, signature_name: str) -> dict[str, int]:
         """Input alias -> DataType of a signature, as the JSON codec asks for it."""
         name = signature_name or DEFAULT_SIGNATURE
         dtypes: dict[str, int] | None = self.version.servable.input_dtypes.get(name)
         if dtypes is None:
-            raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')
+            raise invalid_argument(f'Serving signature name: "{shown(name)}" not found in signature def')
         return dtypes
 
     def open_inputs(self, signature_name: str) -> Mapping[str, RowShape]:
@@ -152,11 +152,13 @@ class Handlers:
         *,
         configure: Callable[[ModelServerConfig], None] | None = None,
         access_log: bool = False,
+        max_tensor_bytes: int = sizes.NO_LIMIT,
         check_method_names: bool = False,
         tensor_content: bool = False,
     ) -> None:
         self.repository = repository
         self.metrics = metrics
+        self.max_tensor_bytes = max_tensor_bytes
         self._configure = configure or repository.configure
         self._access_log = access_log
         self._check_method_names, self._tensor_content = check_method_names, tensor_content
@@ -183,7 +185,7 @@ class Handlers:
             self.metrics.add("/tensorflow/serving/request_count", {"model_name": known, "status": code.name})
             elapsed = time.perf_counter() - start
             if self._access_log:
-                line = {"model": model, "api": api, "entrypoint": entrypoint, "status": code.name}
+                line = {"model": shown(model), "api": api, "entrypoint": entrypoint, "status": code.name}
                 access.info(json.dumps({**line, "ms": round(elapsed * 1e3, 3)}))
             if code is Code.OK:
                 labels = {"model_name": known, "API": api, "entrypoint": entrypoint}
@@ -208,7 +210,7 @@ class Handlers:
         name = spec.signature_name or DEFAULT_SIGNATURE
         with self.repository.use(spec) as version:
             signature = self._predict_signature(version.servable, name)
-            outputs, *call = _call(signature, _inputs_of(request, signature), request.output_filter)
+            outputs, *call = self._call(signature, self._inputs_of(request, signature), request.output_filter)
 
             def response(found: Sequence[Array]) -> PredictResponse:
                 answer = PredictResponse()
@@ -218,6 +220,25 @@ class Handlers:
                 return answer
 
             return self._started(version, call, deadline, response, pool)
+
+    def _inputs_of(self, request: PredictRequest, signature: SignatureDef) -> dict[str, Array]:
+        _check_aliases(signature, request.inputs)
+        given = {alias: _given(signature, request, alias) for alias in sorted(signature.inputs)}
+        sizes.check(sum(map(sizes.of_proto, given.values())), self.max_tensor_bytes)
+        return {alias: tensors.from_proto(proto, alias) for alias, proto in given.items()}
+
+    def _call(
+        self, signature: SignatureDef, inputs: Mapping[str, Array], output_filter: Sequence[str]
+    ) -> tuple[list[str], list[str], list[Array], list[str]]:
+        """Output aliases, names of the tensors to feed, their values, names of those to fetch."""
+        _check_filter(signature, output_filter)
+        sizes.check(sizes.of_splits(inputs), self.max_tensor_bytes)
+        aliases = sorted(inputs)
+        outputs = list(output_filter) or sorted(signature.outputs)
+        values = [inputs[alias] for alias in aliases]
+        tensors.check_dtypes([signature.inputs[alias].dtype for alias in aliases], values)
+        feeds = [signature.inputs[alias].name for alias in aliases]
+        return outputs, feeds, values, [signature.outputs[alias].name for alias in outputs]
 
     def claim(self, spec: ModelSpec) -> Claim:
         """The version that a request means, resolved now and kept until the end of the request."""
@@ -233,13 +254,13 @@ class Handlers:
             signature_name: ``""`` is the default.
         """
         name = signature_name or DEFAULT_SIGNATURE
-        outputs, *call = _call(self._predict_signature(version.servable, name), inputs, ())
+        outputs, *call = self._call(self._predict_signature(version.servable, name), inputs, ())
         return self._started(version, call, deadline, lambda found: (_named(outputs, found), version.number))
 
     def _predict_signature(self, model: Model, name: str) -> SignatureDef:
         signature = model.signatures.get(name)
         if signature is None:
-            raise failed_precondition(f'Serving signature key "{name}" not found.')
+            raise failed_precondition(f'Serving signature key "{shown(name)}" not found.')
         if self._check_method_names:
             examples.check_predict(signature)
         return signature
@@ -290,11 +311,11 @@ class Handlers:
             name = request.model_spec.signature_name or DEFAULT_SIGNATURE
             signature = version.servable.signatures.get(name)
             if signature is None:
-                raise invalid_argument(f"No signature was found with the name: {name}")
+                raise invalid_argument(f"No signature was found with the name: {shown(name)}")
             if self._check_method_names:
                 examples.check_method(signature, api)
             feed, fetches = tensors_of(signature)
-            rows = examples.serialized(request.input)
+            rows = examples.serialized(request.input, self.max_tensor_bytes)
             tensors.check_dtypes([signature.inputs["inputs"].dtype], [rows])
             values = version.servable.run([feed], [rows], fetches, deadline, api)
             _fill_spec(response.model_spec, request.model_spec.name, name, version.number)
@@ -307,7 +328,7 @@ class Handlers:
         response = MultiInferenceResponse()
         with self.repository.use(request.tasks[0].model_spec) as version:
             feed, fetches = examples.plan(request, version.servable.signatures)
-            rows = examples.serialized(request.input)
+            rows = examples.serialized(request.input, self.max_tensor_bytes)
             values = version.servable.run([feed], [rows], fetches, deadline, "MultiInference")
             outputs = _named(fetches, values)
             for task in request.tasks:
@@ -327,7 +348,7 @@ class Handlers:
             raise invalid_argument("GetModelMetadataRequest must specify at least one metadata_field")
         for field in request.metadata_field:
             if field != "signature_def":
-                raise invalid_argument(f"Metadata field {field} is not supported")
+                raise invalid_argument(f"Metadata field {shown(field)} is not supported")
         response = GetModelMetadataResponse()
         with self.repository.use(request.model_spec) as version:
             definitions = SignatureDefMap()
@@ -376,11 +397,6 @@ def _fill_spec(spec: ModelSpec, name: str, signature: str, version: int) -> None
 # Predict
 
 
-def _inputs_of(request: PredictRequest, signature: SignatureDef) -> dict[str, Array]:
-    _check_aliases(signature, request.inputs)
-    return {alias: tensors.from_proto(_given(signature, request, alias), alias) for alias in sorted(signature.inputs)}
-
-
 def _given(signature: SignatureDef, request: PredictRequest, alias: str) -> Any:
     return request.inputs[alias] if alias in request.inputs else signature.defaults[alias]
 
@@ -409,24 +425,11 @@ def _check_aliases(signature: SignatureDef, inputs: Mapping[str, Any]) -> None:
 
 
 def _names(names: Any) -> str:
-    return ",".join(sorted(names))
+    return shown(",".join(sorted(names)))
 
 
 def _named(aliases: Sequence[str], found: Sequence[Array]) -> dict[str, Array]:
     return dict(zip(aliases, found, strict=True))
-
-
-def _call(
-    signature: SignatureDef, inputs: Mapping[str, Array], output_filter: Sequence[str]
-) -> tuple[list[str], list[str], list[Array], list[str]]:
-    """Output aliases, names of the tensors to feed, their values, names of those to fetch."""
-    _check_filter(signature, output_filter)
-    aliases = sorted(inputs)
-    outputs = list(output_filter) or sorted(signature.outputs)
-    values = [inputs[alias] for alias in aliases]
-    tensors.check_dtypes([signature.inputs[alias].dtype for alias in aliases], values)
-    feeds = [signature.inputs[alias].name for alias in aliases]
-    return outputs, feeds, values, [signature.outputs[alias].name for alias in outputs]
 
 
 def _check_filter(signature: SignatureDef, output_filter: Sequence[str]) -> None:
@@ -434,7 +437,7 @@ def _check_filter(signature: SignatureDef, output_filter: Sequence[str]) -> None
     for alias in output_filter:
         if alias not in signature.outputs:
             raise invalid_argument(
-                f"output tensor alias not found in signature: {alias} Outputs expected to be in the set "
+                f"output tensor alias not found in signature: {shown(alias)} Outputs expected to be in the set "
                 f"{{{_names(signature.outputs)}}}."
             )
         if alias in seen:

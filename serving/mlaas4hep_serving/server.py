@@ -32,7 +32,7 @@ from mlaas4hep_serving.frontends.tls import Tls
 from mlaas4hep_serving.frontends.tokens import Tokens
 from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.models.batcher import BatchingOptions
-from mlaas4hep_serving.models.model import Model, ModelOptions, warmup_requests
+from mlaas4hep_serving.models.model import Model, ModelOptions, Runs, warmup_requests
 from mlaas4hep_serving.models.repository import Repository, RepositoryOptions
 from mlaas4hep_serving.models.savedmodel import SessionOptions, to_wait_for
 from mlaas4hep_serving.models.versions import Version
@@ -63,8 +63,9 @@ class Server:
         config = self._shared.news() or config_files.model_server_config(options)
         self.metrics = Registry(folder)
         model_options = _model_options(options)
+        apart = _apart(options, model_options)
         self.repository = Repository(
-            lambda name, number, path: _load(name, number, path, model_options, self.metrics),
+            lambda name, number, path: _load(name, number, path, model_options, self.metrics, apart(path)),
             RepositoryOptions(
                 options.file_system_poll_wait_seconds,
                 options.max_num_load_retries,
@@ -73,13 +74,14 @@ class Server:
                 options.load_patience_seconds,
                 max(1, options.num_load_threads),
             ),
-            to_wait_for,
+            lambda path: None if _uploaded(options, path) else to_wait_for(path),  # uploads are moved in place whole
         )
         self.handlers = Handlers(
             self.repository,
             self.metrics,
             configure=self._reload,
             access_log=options.access_log,
+            max_tensor_bytes=model_options.max_tensor_bytes,
             check_method_names=options.enable_signature_method_name_check,
             tensor_content=options.enable_serialization_as_tensor_content,
         )
@@ -110,13 +112,13 @@ class Server:
             drained.wait()
         self.repository.close()
 
-    def _tfaas(self) -> list[Route]:
+    def _tfaas(self, guard: Guard) -> list[Route]:
         if not self._options.enable_tfaas:
             return []
         from mlaas4hep_serving.tfaas.endpoints import Tfaas  # an extra
         from mlaas4hep_serving.tfaas.uploads import Uploads
 
-        return [Tfaas(self.handlers, Uploads(Path(self._options.tfaas_base_path), self.repository))]
+        return [Tfaas(self.handlers, Uploads(Path(self._options.tfaas_base_path), self.repository), guard.permit)]
 
     def _rest_options(self, guard: Guard) -> RestOptions:
         options = self._options
@@ -131,7 +133,7 @@ class Server:
             options.rest_api_enable_cors_support,
             _metrics_path(options),
             options.rest_api_num_threads,
-            routes=[pages, *self._tfaas()],
+            routes=[guard.count, pages, *self._tfaas(guard)],
             admit=guard.http,
             max_body=options.max_request_bytes,
             budget=self._budget,
@@ -210,6 +212,7 @@ def _model_options(options: Options) -> ModelOptions:
         batching,
         options.enable_per_model_batching_parameters,
         options.enable_model_warmup,
+        options.max_tensor_bytes or options.max_request_bytes,
         max(1, options.num_request_iterations_for_warmup),
         options.flush_filesystem_caches,
     )
@@ -221,8 +224,24 @@ def _session_config(options: Options) -> bytes:
     return bytes(config_files.read(options.tensorflow_session_config_file, ConfigProto).SerializeToString())
 
 
-def _load(name: str, number: int, folder: Path, options: ModelOptions, metrics: Registry) -> Model:
-    model = Model(name, number, folder, options, metrics)
+def _uploaded(options: Options, folder: Path) -> bool:
+    return options.enable_tfaas and folder.is_relative_to(Path(options.tfaas_base_path).resolve())
+
+
+def _apart(options: Options, model_options: ModelOptions) -> Callable[[Path], Runs | None]:
+    """What runs the version in a folder: a process of its own for an upload, None for all others."""
+    if not options.enable_tfaas or options.trust_uploads:
+        return lambda _: None
+    from mlaas4hep_serving.tfaas.apart import Apart, ApartOptions, Processes  # an extra
+
+    processes = Processes(ApartOptions(options.max_upload_processes, model_options.max_tensor_bytes))
+    return lambda folder: Apart(folder, processes) if _uploaded(options, folder) else None
+
+
+def _load(
+    name: str, number: int, folder: Path, options: ModelOptions, metrics: Registry, runs: Runs | None = None
+) -> Model:
+    model = Model(name, number, folder, options, metrics, runs)
     try:
         if options.warmup:
             _warm_up(model, metrics, options.warmup_iterations)

@@ -131,6 +131,27 @@ def test_64_descriptors_are_enough(tmp_path):
     assert done.stdout.split() == ["3000", "3000"], done.stderr
 
 
+@pytest.mark.parametrize(
+    ("mount", "says"),
+    [("mount -t tmpfs -o ro tmpfs", "Read-only file system"),
+     ("mount -t tmpfs -o size=4k,nr_inodes=1 tmpfs", "No space left on device")],
+)  # fmt: skip
+def test_a_closed_dev_shm_is_told_in_one_line(tmp_path, mount, says):
+    """loky's semaphores lie there."""
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no right to mount a file system here")
+    (path,) = write_files(tmp_path, [30])
+    script = f"{mount} /dev/shm && exec {sys.executable} -m mlaas4hep_tf.cli scan {path} -o {tmp_path}/specs.json"
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: no reader process can be started: ")
+    assert says in line
+    assert "/dev/shm" in line
+
+
 @pytest.fixture
 def full_disk(tmp_path):
     place = tmp_path / "full"

@@ -66,6 +66,14 @@ def test_a_name_is_itself_though_it_looks_like_a_pattern():
     assert names(select(tree, Selection(("x[0]",)), "here")) == ["x[0]"]
 
 
+def test_the_bookkeeping_of_objects_is_a_feature_only_if_named():
+    tree = [BranchInfo(f"Jet/Jet.{name}", "uint32_t[]", "jagged", "uint32", "Jet_") for name in ("fBits", "PT")]
+    assert (
+        names(select(tree, Selection(), "here")) == names(select(tree, Selection(("Jet/*",)), "here")) == ["Jet/Jet.PT"]
+    )
+    assert names(select(tree, Selection(("*.fBits",)), "here")) == ["Jet/Jet.fBits"]
+
+
 def test_text_is_left_out_by_pattern_but_refused_by_name():
     assert names(select(TREE, Selection(("*e*",)), "here")) == ["met", "Jet_eta", "Jet_pt"]
 
@@ -99,7 +107,7 @@ def test_kinds_of_real_branches(real_files):
     assert hzz["NJet"] == ("flat", "int32", 0, "NJet")
     objects = kinds("uproot-HZZ-objects.root")
     assert objects["jetbtag"] == ("jagged", "float32", 0, "jetbtag")
-    assert objects["jetp4"][0] == "other"
+    assert objects["jetp4.fP.fX"] == ("jagged", "float64", 0, "jetp4")
     double = kinds("uproot-double32-float16.root")
     assert double["double32_32"] == ("flat", "float64", 0, "double32_32")
     assert double["float16_16"] == ("flat", "float32", 0, "float16_16")
@@ -131,6 +139,11 @@ def test_the_tree_may_be_left_out_if_there_is_one(tmp_path):
     assert inspect(Source(str(path)), Selection()).tree == "only"
     with pytest.raises(TreeError, match=r"no tree 'onyl' \(did you mean 'only'\?\) in file .*one.root"):
         inspect(Source(str(path), "onyl"), Selection())
+    with uproot.recreate(tmp_path / "cycles.root") as file:
+        for length in (2, 5):
+            file["tree"] = {"x": np.zeros(length, "f4")}
+    for tree, length in ((None, 5), ("tree", 5), ("tree;1", 2), ("tree;2", 5)):
+        assert inspect(Source(str(tmp_path / "cycles.root"), tree), Selection()).num_entries == length
     with uproot.recreate(tmp_path / "two.root") as file:
         for name in ("a", "b"):
             file.mktree(name, {"x": "f4"}).extend({"x": np.zeros(2, "f4")})

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mlaas4hep_tf.errors import InputFileError
-from mlaas4hep_tf.io.files import Source, expand, locate, matches
+from mlaas4hep_tf.io.files import Source, expand, locate, meant_files, names_of
 
 
 @pytest.fixture
@@ -25,6 +25,7 @@ def folder(tmp_path, monkeypatch):
         ("*.root", [Source("a.root"), Source("b.root")]),
         (["b.root", "a.root"], [Source("b.root"), Source("a.root")]),
         ("a.root:Events", [Source("a.root", "Events")]),
+        ("a.root:/nominal/Events", [Source("a.root", "nominal/Events")]),
         ("*.root:dir/Events", [Source("a.root", "dir/Events"), Source("b.root", "dir/Events")]),
         ("other.txt", [Source("a.root"), Source("b.root", "tree")]),
         ("root://host//store/x.root", [Source("root://host//store/x.root")]),
@@ -33,6 +34,27 @@ def folder(tmp_path, monkeypatch):
 )
 def test_names_of_files(folder, files, found):
     assert list(expand(files)) == found
+
+
+@pytest.mark.parametrize("name", ["run:1.root:2.root", "root:::host:1094::a.root.1", "run[1].root"])
+def test_a_name_that_a_file_has_is_that_file(folder, name):
+    Path(name).touch()
+    assert list(expand(name)) == [Source(name)]
+    assert list(expand(f"{name}:t")) == [Source(name, "t")]
+
+
+@pytest.mark.parametrize(
+    ("url", "listing"),
+    [
+        ("https://host/a.root?token=x*[1]/", False),
+        ("https://host/*.root?token=x", True),
+        ("https://host/run[12].root", True),
+        ("root://host//data/", True),
+        ("root://host//data/a.root", False),
+    ],
+)
+def test_patterns_are_in_the_path_of_a_url_not_in_its_query(url, listing):
+    assert Source(url).listing == listing
 
 
 def test_a_folder_stands_for_its_root_files(folder):
@@ -67,10 +89,29 @@ def test_an_empty_folder_and_an_empty_list(tmp_path):
         expand(tmp_path / "none.txt")
 
 
-def test_label_patterns_match_the_name_or_the_whole_path():
-    assert matches("/data/signal_1.root", "*signal*")
-    assert matches("/data/signal_1.root", "signal_?.root")
-    assert not matches("/data/bkg.root", "*signal*")
+URLS = ["/data/signal_1.root", "https://host/run[1].root?token=a*", "https://host/run1.root", "/data/two.root"]
+TREES = ["t", "t", "t", "a"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "files"),
+    [
+        ("*signal*", [0]),
+        ("signal_?.root", [0]),
+        ("/data/*", [0, 3]),
+        ("run[1].root", [1]),  # a file is called so, and it is not run1.root
+        ("run?.root", [2]),
+        ("https://host/run[1].root?token=a*", [1]),
+        ("*.root", [0, 1, 2, 3]),
+        ("two.root:a", [3]),
+        ("/data/two.root:b", []),
+        ("*:t", [0, 1, 2]),
+        ("*bkg*", []),
+    ],
+)
+def test_a_file_is_meant_by_its_name_or_by_a_pattern(pattern, files):
+    named = [names_of(url, tree) for url, tree in zip(URLS, TREES, strict=True)]
+    assert sorted(meant_files(pattern, named)) == files
 
 
 def test_a_redirector_goes_in_front_of_logical_names_only(folder):

@@ -15,7 +15,7 @@ from mlaas4hep_tf.train import Evaluation, over_training
 def test_the_branch_that_decides_is_the_most_important(tmp_path, mask):
     events = make_events(400)
     path = write_tree(tmp_path / "a.root", events | {"label": (events["x"] > 0).astype("f4")})
-    specs = scan(path, exclude=["label", "id"], progress=False)
+    specs = scan(path, exclude="id", labels="label", progress=False)
     ds = RootDataset(path, specs, labels="label", mask=mask, batch_size=64)
     width, place = len(specs.vector_names), specs.vector_names.index("x")
     vector = keras.Input((width,), name="vector")

@@ -1,7 +1,10 @@
 """Run folders: what version 1 wrote is read, what is asked for reaches every reading, other trees stay out of it."""
 
+import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +74,7 @@ def test_a_config_with_unknown_keys_is_no_run(tmp_path):
 
 def test_labels_come_from_the_tree_of_the_specs(tmp_path):
     path = two_trees(tmp_path / "two.root")
-    specs = scan(path, "wanted", exclude="y", progress=False)
+    specs = scan(path, "wanted", labels="y", progress=False)
     run = train_run(RunConfig((path,), "y", epochs=1, batch_size=20), specs, tmp_path / "run")
     assert run.metrics["parts"]["train"]["events"] == 128
     assert Run.load(tmp_path / "run").specs.tree == "wanted"
@@ -79,7 +82,7 @@ def test_labels_come_from_the_tree_of_the_specs(tmp_path):
 
 def test_checking_a_label_branch_skips_what_reading_skips(tmp_path):
     files = [two_trees(tmp_path / f"{n}.root") for n in range(3)]
-    specs = scan(files, "wanted", exclude="y", progress=False)
+    specs = scan(files, "wanted", labels="y", progress=False)
     Path(files[2]).write_bytes(Path(files[2]).read_bytes()[:500])
     config = RunConfig(tuple(files), "y", epochs=1, batch_size=20)
     with pytest.raises(InputFileError, match=r"2\.root"):
@@ -123,6 +126,118 @@ def test_a_run_is_applied_as_it_was_trained(standard, tmp_path):
     predict_files(run.model, files, run, tmp_path / "scores.root", read=ReadOptions(workers=1))
     got = uproot.open(tmp_path / "scores.root")["events"]["score"].array(library="np")
     assert np.abs(got - scores_of(run, files, "standard")).max() < 1e-6
+
+
+def read_rows(path):
+    if path.suffix == ".csv":
+        with path.open(newline="") as file:
+            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    if path.suffix == ".parquet":
+        return pytest.importorskip("pyarrow.parquet").read_table(path).to_pylist()
+    return uproot.open(path)["events"].arrays(library="ak").to_list()
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_the_ending_of_a_name_says_how_scores_are_written(standard, tmp_path, ending):
+    if ending == ".parquet":
+        pytest.importorskip("pyarrow", reason="pyarrow is not installed (pip install 'mlaas4hep_tf[parquet]')")
+    run, files = standard
+    for name in ("scores.root", f"scores{ending}"):
+        predict_files(run.model, files, run, tmp_path / name, read=ReadOptions(workers=1))
+    rows = read_rows(tmp_path / f"scores{ending}")
+    assert len(rows) == 600
+    assert [*rows[0]] == ["file", "entry", "score"]
+    for row, wanted in zip(rows, read_rows(tmp_path / "scores.root"), strict=True):
+        assert np.float32(row.pop("score")) == np.float32(wanted.pop("score"))
+        assert row == wanted
+
+
+def test_an_ending_that_says_no_format(standard, tmp_path):
+    run, files = standard
+    with pytest.raises(ConfigError, match=r"\.root, \.csv or \.parquet: .*scores\.txt has '\.txt'"):
+        predict_files(run.model, files, run, tmp_path / "scores.txt")
+
+
+OWN_MODEL = """
+import keras
+import own_layers
+from own_layers import Half
+
+class Scale(keras.layers.Layer):
+    def __init__(self, factor=2.0, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def call(self, x):
+        return x * self.factor
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor}
+
+def squash(x):
+    return x / (1 + keras.ops.abs(x))
+
+def model(idim):
+    return keras.Sequential([
+        keras.Input((idim,)), Scale(3.0), Half(), own_layers.Registered(), keras.layers.Lambda(lambda x: x + 1),
+        keras.layers.Dense(4, activation=squash), keras.layers.Dense(1, activation="sigmoid"),
+    ])
+"""
+OWN_LAYERS = """
+import keras
+
+class Half(keras.layers.Layer):
+    def call(self, x):
+        return x / 2
+
+@keras.saving.register_keras_serializable()
+class Registered(keras.layers.Layer):
+    def call(self, x):
+        return x - 1
+"""
+LOAD = """
+import sys
+import numpy as np
+from mlaas4hep_tf.runs import Run
+run = Run.load(sys.argv[1])
+print(float(np.asarray(run.model(np.full((1, 1), 0.25, "f4")))[0, 0]))
+"""
+
+
+@pytest.mark.parametrize("name", ["model.py", "model:model"])
+def test_a_model_of_ones_own_layers_is_loaded_by_later_commands(tmp_path, monkeypatch, name):
+    (tmp_path / "model.py").write_text(OWN_MODEL)
+    (tmp_path / "own_layers.py").write_text(OWN_LAYERS)
+    monkeypatch.chdir(tmp_path)
+    files = write_files(tmp_path, [60, 60], groups={})
+    specs = scan(files, exclude="id", progress=False)
+    run = train_run(RunConfig(tuple(files), [1, 0], model=name, epochs=1, batch_size=20), specs, tmp_path / "run")
+    score = float(np.asarray(run.model(np.full((1, 1), 0.25, "f4")))[0, 0])
+    where = tmp_path if ":" in name else "/"  # a file is found again from anywhere, a module where it can be imported
+    if ":" not in name:
+        (tmp_path / "model.py").write_text("raise RuntimeError('the copy in the run folder is meant')")
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, tmp_path / "run"], cwd=where, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(score, rel=1e-6)
+    assert run.metrics["model"]["name"] == name
+
+
+def test_a_model_that_cannot_be_loaded_is_told_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / "model.py").write_text(OWN_MODEL)
+    (tmp_path / "own_layers.py").write_text(OWN_LAYERS)
+    monkeypatch.chdir(tmp_path)
+    files = write_files(tmp_path, [60, 60], groups={})
+    specs = scan(files, exclude="id", progress=False)
+    train_run(RunConfig(tuple(files), [1, 0], model="model.py", epochs=1, batch_size=20), specs, "run")
+    Path("run/model.py").write_text("import keras\n\ndef model(idim):\n    pass\n")
+    with pytest.raises(
+        ConfigError, match="^the model of run cannot be loaded: Could not locate class 'Scale'"
+    ) as error:
+        Run.load("run")
+    assert len(str(error.value)) < 500
+    assert "\n" not in str(error.value)
 
 
 def test_prediction_takes_no_specs_and_skips_nothing(standard, tmp_path):

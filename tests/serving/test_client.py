@@ -13,6 +13,7 @@ import mlaas4hep_client
 import numpy as np
 import pytest
 import tensorflow as tf
+import uproot
 from google.protobuf import descriptor_pb2
 from mlaas4hep_client import messages, tensors
 from mlaas4hep_client.events import column
@@ -329,8 +330,16 @@ def test_gaps_of_ragged_lists_are_filled_at_every_depth():
         json.dumps(EVENTS),
         "\n".join(map(json.dumps, EVENTS)),
         json.dumps({k: [e[k] for e in EVENTS] for k in EVENTS[0]}, indent=1),
+        json.dumps({"instances": EVENTS}),
+        json.dumps(
+            {
+                "signature_name": "serving_default",
+                "inputs": {k: [e[k] for e in EVENTS] for k in ("met", "n")}
+                | {"pt": [[1, 2, 0], [0, 0, 0], [10, 20, 30]]},
+            }
+        ),
     ],
-    ids=["list", "lines", "columns"],
+    ids=["list", "lines", "columns", "body of rows", "body of columns"],
 )
 def test_predict_from_the_shell(url, text, tmp_path, capsys, monkeypatch):
     file = tmp_path / "events.json"
@@ -344,6 +353,82 @@ def test_predict_from_the_shell(url, text, tmp_path, capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out) == {"ht": 4.5, "twice": 6}
 
 
+def write_table(path):
+    """The events, and a column that the model does not take."""
+    events = ak.Array([{**event, "weight": 0.5} for event in EVENTS])
+    if path.suffix == ".root":
+        with uproot.recreate(path) as file:
+            for name, rows in (("events", events), ("other/runs", ak.Array([{"run": 1}]))):
+                tree = file.mktree(name, {field: rows[field].type.content for field in rows.fields})
+                tree.extend({field: rows[field] for field in rows.fields})
+    elif path.suffix == ".csv":
+        lines = ["weight,met,n,pt", *(f'0.5,{e["met"]},{e["n"]},"{e["pt"]}"' for e in EVENTS)]
+        path.write_text("\n".join(lines) + "\n")
+    else:
+        pytest.importorskip("pyarrow", reason="pyarrow is not installed (pip install 'mlaas4hep_tf[parquet]')")
+        ak.to_parquet(events, path)
+
+
+@pytest.mark.parametrize("ending", ["root", "csv", "parquet"])
+def test_tables_go_in_step_by_step(url, ending, tmp_path, capsys, monkeypatch):
+    path = tmp_path / f"events.{ending}"
+    write_table(path)
+    monkeypatch.setattr("mlaas4hep_client.files.STEP", 2)  # so that there are two requests
+    name = f"{path}:events" if ending == "root" else str(path)
+    assert predict.main([url, "--model", "sums", name]) == 0  # options may stand between the two
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        {"ht": ht, "twice": twice} for ht, twice in zip(HT, TWICE, strict=True)
+    ]
+
+
+def test_a_root_file_of_two_trees_and_one_that_is_none(served, tmp_path, capsys):
+    write_table(tmp_path / "events.root")
+    (tmp_path / "text.root").write_text("not ROOT")
+    for name, says in [
+        ("events.root", f"has the trees events, other/runs: say which, {tmp_path}/events.root:events"),
+        ("events.root:other/runs", "tree runs lacks 3 of the 3 inputs: met, n, pt"),
+        ("text.root", "text.root cannot be read"),
+        ("none.root", "none.root cannot be read"),
+    ]:
+        assert predict.main([served["http"], f"{tmp_path}/{name}", "--model", "sums"]) == 1
+        said = capsys.readouterr().err
+        assert says in said
+        assert len(said.splitlines()) == 1
+
+
+def test_a_cell_that_is_no_number(served, tmp_path, capsys):
+    (tmp_path / "bad.csv").write_text("met,n,pt\n1,2,[3]\n1,two,[3]\n")
+    assert predict.main([served["http"], str(tmp_path / "bad.csv"), "--model", "sums"]) == 1
+    assert "bad.csv, line 3, n: 'two' is neither a number nor a list" in capsys.readouterr().err
+
+
+def test_an_empty_cell_is_nan(served, tmp_path, capsys):
+    (tmp_path / "gap.csv").write_text("met,n,pt\n,2,[3]\n")
+    assert predict.main([served["http"], str(tmp_path / "gap.csv"), "--model", "sums"]) == 0
+    assert np.isnan(json.loads(capsys.readouterr().out)["ht"])
+
+
+def test_all_inputs_that_are_missing_or_unknown_are_named(url):
+    with Client(url, "sums") as client:
+        assert client.inputs() == ["met", "n", "pt"]
+        with pytest.raises(
+            ServingError, match="takes 3 inputs, and the events lack n, pt and have mass, which"
+        ) as caught:
+            client.predict([{"met": 1.0, "mass": 2.0}])
+        assert caught.value.code is Code.INVALID_ARGUMENT
+        with pytest.raises(ServingError, match="none"):
+            client.inputs(signature="none")
+
+
+def test_a_client_of_one_model_says_what_it_is(url):
+    with Client(url, "sums") as client:
+        assert repr(client) == f"<Client of {url}, model 'sums'>"
+        assert client.predict(EVENTS)["ht"].tolist() == HT
+        with pytest.raises(ServingError) as caught:
+            client.predict(EVENTS, "other")
+        assert caught.value.code is Code.NOT_FOUND
+
+
 @pytest.mark.parametrize("flag", ["--model-version", "--version"])
 def test_a_version_of_the_model_from_the_shell(url, flag, monkeypatch, capsys):
     for version, status in [("5", 0), ("6", 1)]:
@@ -355,12 +440,12 @@ def test_a_version_of_the_model_from_the_shell(url, flag, monkeypatch, capsys):
 def test_mistakes_on_the_shell(served, tmp_path, capsys):
     (tmp_path / "bad").write_text('{"a": 1}\n{"a": \n')
     for arguments, rule in [
-        (["127.0.0.1:80", "x"], "none cannot be read|x cannot be read"),
+        (["127.0.0.1:80", "x"], "a server is http://"),
         ([served["http"], str(tmp_path / "none")], "none cannot be read"),
         ([served["http"], str(tmp_path / "bad")], "line 2 of the events is no JSON"),
         ([served["http"], "/dev/null"], "has no events"),
     ]:
         assert predict.main(arguments) == 1
         error = capsys.readouterr().err
-        assert any(part in error for part in rule.split("|")) and error.startswith("mlaas4hep-predict: ")
+        assert rule in error and error.startswith("mlaas4hep-predict: ")
         assert len(error.splitlines()) == 1

@@ -46,12 +46,12 @@ def predict(port, body='{"instances": [2.0]}'):
 
 
 def test_sigterm_answers_what_is_under_way(environment, tmp_path):
-    fixtures.slow(tmp_path / "1", steps=200_000_000)
+    fixtures.slow(tmp_path / "1", steps=3_000_000_000)
     with served(environment, f"--model_base_path={tmp_path}") as (process, port, _):
         answers = []
         client = threading.Thread(target=lambda: answers.append(predict(port)))
         client.start()
-        time.sleep(0.3)
+        time.sleep(1)  # until the server has the request
         assert client.is_alive()
         process.send_signal(signal.SIGTERM)
         client.join(60)

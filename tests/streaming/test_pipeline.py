@@ -2,10 +2,13 @@
 
 import gc
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.soak import cases
 from helpers.streams import quiet_scan
 
 from mlaas4hep_tf import RootDataset
@@ -50,3 +53,26 @@ def test_an_iterator_and_a_derived_dataset_outlive_the_name_of_their_dataset(dat
     gc.collect()
     assert np.isfinite(next(iter(ones)).numpy()).all()
     assert isinstance(ones, tf.data.Dataset)
+
+
+MANY = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+from mlaas4hep_tf import RootDataset, scan
+specs = scan(sys.argv[1], progress=False)
+for _ in range(int(sys.argv[2])):
+    parts = RootDataset(sys.argv[1], specs, batch_size=100).split(0.8, 0.2)
+    assert sum(len(x) for part in parts for x in part) == 200
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+def test_any_number_of_datasets_fits_into_256_descriptors(tmp_path):
+    """A hundred that keep three descriptors each are too many."""
+    write_files(tmp_path, [200])
+    done = subprocess.run(
+        [sys.executable, "-c", MANY, str(tmp_path), str(cases(100, 500))],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

@@ -6,8 +6,9 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlaas4hep_tf.errors import PlanError
 from mlaas4hep_tf.transforms.mask import mask_missing
-from mlaas4hep_tf.transforms.normalize import normalize_columns
+from mlaas4hep_tf.transforms.normalize import Normalize, by_branch, check_normalize, constants, normalize_columns
 from mlaas4hep_tf.transforms.pad import pad, resize, sentinel
 
 NAN = float("nan")
@@ -63,3 +64,37 @@ def test_normalisation_is_offset_and_scale():
     ).numpy()
     assert got[0, 0] == 0.5
     assert np.isnan(got[0, 1])
+
+
+def test_a_method_for_each_branch(demo_specs):
+    given: Normalize = {"*": "minmax", "n*": None, "Jet_pt": "standard"}  # a name before a pattern, else the first
+    assert dict(zip(demo_specs, by_branch(demo_specs, given), strict=True)) == {
+        name: "standard" if name == "Jet_pt" else "minmax" for name in demo_specs
+    }
+    methods = dict(zip(demo_specs, by_branch(demo_specs, {"n*": None, "*": "minmax"}), strict=True))
+    assert {name for name, method in methods.items() if method is None} == {
+        "nBJet", "nFatJet", "nJet", "nLepton", "nPair"
+    }  # fmt: skip
+    offset, scale = constants(demo_specs, given)
+    first = demo_specs.vector_names.index("Jet_pt_0")
+    pt = demo_specs["Jet_pt"]
+    assert (offset[first], scale[first]) == pytest.approx((pt.mean, pt.variance**0.5))
+    assert (offset[0], scale[0]) == pytest.approx((demo_specs["btag1"].min, 0.5), rel=1e-3)  # of 0.5 to 1
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"nJet": None}, "says nothing of btag1"),
+        ({"njet": None, "*": "minmax"}, r"'njet' matches no branch of the specs \(did you mean 'nJet'"),
+    ],
+)
+def test_methods_fit_the_branches(demo_specs, given, says):
+    with pytest.raises(PlanError, match=says):
+        by_branch(demo_specs, given)
+
+
+@pytest.mark.parametrize("given", ["max", {"*": "max"}])
+def test_methods_are_known(given):
+    with pytest.raises(PlanError, match="'minmax', 'standard' or None"):
+        check_normalize(given)

@@ -8,6 +8,7 @@
     over_http    Http: requests to the REST interface
     over_grpc    Grpc: requests to the gRPC interface
     client       Client
+    files        read_events: events from JSON, CSV, Parquet and ROOT files
     predict      mlaas4hep-predict
 
 Each module imports only from those above it; `client` imports `over_http` or `over_grpc` when it needs one.

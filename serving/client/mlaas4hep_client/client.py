@@ -1,16 +1,17 @@
 """A client of mlaas4hep-serve and of TF-Serving: events in, arrays out, over HTTP or gRPC.
 
-client = Client("http://127.0.0.1:8501")  # or "grpc://127.0.0.1:8500", "https://...", "grpcs://..."
-scores = client.predict([{"Jet_pt": [45.1, 32.0], "met": 17.0}, {"Jet_pt": [61.0], "met": 30.0}], model="tth")
+client = Client("http://127.0.0.1:8501", "tth")  # or "grpc://127.0.0.1:8500", "https://...", "grpcs://..."
+scores = client.predict([{"Jet_pt": [45.1, 32.0], "met": 17.0}, {"Jet_pt": [61.0], "met": 30.0}])
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from mlaas4hep_client.arrays import Array
-from mlaas4hep_client.errors import invalid_argument
+from mlaas4hep_client.errors import Code, ServingError, invalid_argument
 from mlaas4hep_client.events import Column, columns
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ class _Transport(Protocol):
         self, inputs: dict[str, Column] | Column, model: str, version: int | None, label: str | None, signature: str
     ) -> dict[str, Array]: ...
 
+    def inputs(self, model: str, version: int | None, label: str | None, signature: str) -> list[str]: ...
+
     def close(self) -> None: ...
 
 
@@ -35,6 +38,7 @@ class Client:
 
     Args:
         url: ``http://host:port``, ``https://``, ``grpc://host:port`` or ``grpcs://``.
+        model: name of the model that `predict` asks where it is given no other.
         token: sent as ``Authorization: Bearer``.
         timeout: seconds for one request.
         ca: PEM file of the authority that signed the server's certificate; by default those of the system.
@@ -43,13 +47,25 @@ class Client:
         ServingError: INVALID_ARGUMENT, another kind of URL.
     """
 
-    def __init__(self, url: str, *, token: str | None = None, timeout: float = 30.0, ca: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        model: str = "default",
+        *,
+        token: str | None = None,
+        timeout: float = 30.0,
+        ca: str | None = None,
+    ) -> None:
+        self._url, self._model = url, model
         self._transport = _transport(url, token, timeout, ca)
+
+    def __repr__(self) -> str:
+        return f"<Client of {self._url}, model {self._model!r}>"
 
     def predict(
         self,
         events: Any,
-        model: str = "default",
+        model: str | None = None,
         *,
         version: int | None = None,
         label: str | None = None,
@@ -61,7 +77,7 @@ class Client:
             events: a list of dicts, one for each event; or a dict of columns, or one array, whose first dimension is
                 the events.  Values are numbers, numpy arrays or (nested) lists, also such as awkward arrays give; lists
                 of different lengths are padded with NaN.
-            model: name of the model.
+            model: name of the model; by default that of the client.
             version: of the model; by default the newest.
             label: of a version, such as ``stable``.
             signature: by default ``serving_default``.
@@ -72,10 +88,28 @@ class Client:
 
         Raises:
             ServingError: what the server answers; UNAVAILABLE, no server; INVALID_ARGUMENT, events of different forms,
-                values that the model's dtype cannot hold.
+                values that the model's dtype cannot hold, inputs that the model lacks: all of them.
         """
-        outputs = self._transport.predict(columns(events), model, version, label, signature)
+        given, which = columns(events), (model or self._model, version, label, signature)
+        try:
+            outputs = self._transport.predict(given, *which)
+        except ServingError as error:
+            if error.code is Code.INVALID_ARGUMENT and isinstance(given, dict):
+                _check_names(given, self._known_inputs(*which) or given, which[0])
+            raise
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+    def inputs(
+        self, model: str | None = None, *, version: int | None = None, label: str | None = None, signature: str = ""
+    ) -> list[str]:
+        """Names of what a model takes, sorted; arguments and errors as of `predict`."""
+        return self._transport.inputs(model or self._model, version, label, signature)
+
+    def _known_inputs(self, model: str, version: int | None, label: str | None, signature: str) -> list[str]:
+        try:
+            return self._transport.inputs(model, version, label, signature)
+        except ServingError:  # then what the server said first is all there is to say
+            return []
 
     def close(self) -> None:
         """Close the connections."""
@@ -88,6 +122,15 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check_names(given: Collection[str], wanted: Collection[str], model: str) -> None:
+    """Raise INVALID_ARGUMENT that names every input that is missing, and all that the model does not know."""
+    missing, unknown = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
+    told = [f"lack {', '.join(missing)}"] if missing else []
+    told += [f"have {', '.join(unknown)}, which it does not take"] if unknown else []
+    if told:
+        raise invalid_argument(f"model {model!r} takes {len(wanted)} inputs, and the events {' and '.join(told)}")
 
 
 def _transport(url: str, token: str | None, timeout: float, ca: str | None) -> _Transport:

@@ -42,17 +42,22 @@ class Grpc:
     ) -> dict[str, Array]:
         """Outputs by name."""
         request = messages.PredictRequest()
-        request.model_spec.name, request.model_spec.signature_name = model, signature
-        if version is not None:
-            request.model_spec.version.value = version
-        elif label:
-            request.model_spec.version_label = label
+        _name(request.model_spec, model, version, label, signature)
         known = self._known(request.model_spec)
         named = inputs if isinstance(inputs, dict) else {next(iter(known), "input"): inputs}
         for name, column in named.items():
             tensors.fill(request.inputs[name], column, name, known.get(name))
         response = self._call(self._predict, request)
         return {name: tensors.read(tensor, name) for name, tensor in response.outputs.items()}
+
+    def inputs(self, model: str, version: int | None, label: str | None, signature: str) -> list[str]:
+        """Names of what a signature takes."""
+        spec = messages.PredictRequest().model_spec
+        _name(spec, model, version, label, signature)
+        known = self._known(spec)
+        if not known:
+            raise ServingError(Code.NOT_FOUND, f"model {model!r} has no signature {signature or 'serving_default'!r}")
+        return sorted(known)
 
     def _known(self, spec: Any) -> dict[str, int]:
         """DataType of each input, asked once for each model: numbers are sent as what the model takes."""
@@ -74,6 +79,14 @@ class Grpc:
     def close(self) -> None:
         """Close the channel."""
         self._channel.close()
+
+
+def _name(spec: Any, model: str, version: int | None, label: str | None, signature: str) -> None:
+    spec.name, spec.signature_name = model, signature
+    if version is not None:
+        spec.version.value = version
+    elif label:
+        spec.version_label = label
 
 
 def _channel(url: str, ca: str | None) -> Any:

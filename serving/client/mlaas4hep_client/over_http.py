@@ -29,18 +29,25 @@ class Http:
         self, inputs: dict[str, Column] | Column, model: str, version: int | None, label: str | None, signature: str
     ) -> dict[str, Array]:
         """Outputs by name."""
-        which = f"/versions/{version}" if version is not None else f"/labels/{quote(label, '')}" if label else ""
         body: dict[str, Any] = {"signature_name": signature} if signature else {}
         body["inputs"] = (
             {name: c.nested() for name, c in inputs.items()} if isinstance(inputs, dict) else inputs.nested()
         )
-        outputs = self._post(f"/v1/models/{quote(model, '')}{which}:predict", _written(body))["outputs"]
+        outputs = self._ask("POST", f"{_path(model, version, label)}:predict", _written(body))["outputs"]
         named = outputs if isinstance(outputs, dict) else {"output": outputs}
         return {name: from_nested(values) for name, values in named.items()}
 
-    def _post(self, path: str, body: bytes) -> Any:
+    def inputs(self, model: str, version: int | None, label: str | None, signature: str) -> list[str]:
+        """Names of what a signature takes."""
+        answer = self._ask("GET", f"{_path(model, version, label)}/metadata")
+        found = answer["metadata"]["signature_def"]["signature_def"].get(signature or "serving_default")
+        if found is None:
+            raise ServingError(Code.NOT_FOUND, f"model {model!r} has no signature {signature or 'serving_default'!r}")
+        return sorted(found["inputs"])
+
+    def _ask(self, method: str, path: str, body: bytes | None = None) -> Any:
         try:
-            reply = self._pool.request("POST", self._url + path, body=body, headers=self._headers)
+            reply = self._pool.request(method, self._url + path, body=body, headers=self._headers)
         except urllib3.exceptions.HTTPError as error:
             raise ServingError(Code.UNAVAILABLE, f"{self._url} does not answer: {error}") from None
         try:
@@ -55,6 +62,11 @@ class Http:
     def close(self) -> None:
         """Close the connections."""
         self._pool.clear()
+
+
+def _path(model: str, version: int | None, label: str | None) -> str:
+    which = f"/versions/{version}" if version is not None else f"/labels/{quote(label, '')}" if label else ""
+    return f"/v1/models/{quote(model, '')}{which}"
 
 
 def _written(body: Any) -> bytes:

@@ -7,35 +7,49 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from mlaas4hep_client import __version__
 from mlaas4hep_client.arrays import is_array
 from mlaas4hep_client.client import Answer, Client
-from mlaas4hep_client.errors import ServingError, invalid_argument
+from mlaas4hep_client.errors import ServingError
+from mlaas4hep_client.files import read_events
 
 _EPILOG = """examples:
   echo '{"Jet_pt": [45.1, 32.0], "met": 17}' | mlaas4hep-predict http://127.0.0.1:8501 --model tth
   mlaas4hep-predict grpc://127.0.0.1:8500 --model tth events.json
 
-Events are JSON: one object for each event, line by line or in one list; or a single object of columns, each a list.
+  mlaas4hep-predict http://127.0.0.1:8501 --model tth data.root:events
+
+Events are JSON: one object for each event, line by line or in one list; a single object of columns, each a list; or the
+body of a request, as curl sends it.  Or a table with more columns than the model takes: a ROOT file (.root, with :TREE
+where it has several; needs uproot), .csv with a line of names, or .parquet (needs pyarrow).
 The token, if the server needs one, comes from the environment variable MLAAS4HEP_TOKEN."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the answer, one line of JSON for each event.  Returns the exit status."""
-    given = _parser().parse_args(arguments)
+    given = _parser().parse_intermixed_args(arguments)  # options may stand between server and events
     try:
-        events = read_events(given.events)
         token = os.environ.get("MLAAS4HEP_TOKEN")
-        with Client(given.server, token=token, timeout=given.timeout, ca=given.ca) as client:
-            answer = client.predict(events, given.model, version=given.model_version, signature=given.signature)
+        with Client(given.server, given.model, token=token, timeout=given.timeout, ca=given.ca) as client:
+            _predict(client, given)
     except ServingError as error:
         print(f"mlaas4hep-predict: {error}", file=sys.stderr)
         return 1
-    for line in lines(answer):
-        print(line)
+    except BrokenPipeError:  # of `| head`, which has seen enough; Python would complain once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _predict(client: Client, given: argparse.Namespace) -> None:
+    which = {"version": given.model_version, "signature": given.signature}
+    events = read_events(given.events, partial(client.inputs, **which))
+    which["signature"] = given.signature or events.signature
+    for step in events.steps:
+        for line in lines(client.predict(step, **which)):
+            print(line)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,7 +60,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("server", help="http://HOST:PORT, https://, grpc:// or grpcs://")
-    parser.add_argument("events", nargs="?", default="-", help="file of events; - (the default) is standard input")
+    parser.add_argument(
+        "events", nargs="?", default="-", help="file of events (see below); - (the default) is standard input"
+    )
     parser.add_argument("--model", default="default", help="name of the model (default: default)")
     parser.add_argument("--model-version", type=int, metavar="N", help="version of the model; the newest without it")
     parser.add_argument("--signature", default="", help="signature; serving_default without it")
@@ -71,38 +87,6 @@ class _Version(argparse.Action):
             print(f"{parser.prog} {__version__}")
             parser.exit()
         namespace.model_version = number
-
-
-def read_events(path: str) -> Any:
-    """Events from a file of JSON or JSON lines.
-
-    Raises:
-        ServingError: INVALID_ARGUMENT, a file that cannot be read, what is wrong where.
-    """
-    try:
-        text = sys.stdin.read() if path == "-" else open(path, encoding="utf-8").read()  # noqa: SIM115
-    except (OSError, UnicodeDecodeError) as error:
-        raise invalid_argument(f"{path} cannot be read: {error}") from None
-    if not text.strip():
-        raise invalid_argument(f"{'standard input' if path == '-' else path} has no events")
-    try:
-        whole = json.loads(text)
-    except ValueError:
-        return [_event(line, number) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    one_event = isinstance(whole, dict) and not _columnar(whole)
-    return [whole] if one_event else whole
-
-
-def _columnar(whole: dict[str, Any]) -> bool:
-    """True for an object of columns: every value is a list.  An event has a number somewhere."""
-    return bool(whole) and all(isinstance(value, list) for value in whole.values())
-
-
-def _event(line: str, number: int) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise invalid_argument(f"line {number} of the events is no JSON: {error}") from None
 
 
 def lines(answer: Answer) -> list[str]:

@@ -130,6 +130,16 @@ def scalar_out(folder: Path) -> Path:
     return _write(folder, build)
 
 
+def strings(folder: Path) -> Path:
+    """T = s, strings."""
+
+    def build() -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        s = v1.placeholder(tf.string, [None], name="s")
+        return {"s": s}, {"t": tf.identity(s, name="t")}
+
+    return _predict(folder, build)
+
+
 def product(folder: Path, factor: float = 6.0) -> Path:
     """Y = factor * x, the factor from two variables."""
 

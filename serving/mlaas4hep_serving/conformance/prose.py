@@ -212,6 +212,7 @@ _MODELS = (
     (r"y ?= ?3 ?\* ?2 ?\* ?x", "product"),
     (r"identity", "identity"),
     (r"slow", "slow"),
+    (r"string model", "strings"),
     (r"hp2|half_plus_two|^--", "half_plus_two"),
 )
 

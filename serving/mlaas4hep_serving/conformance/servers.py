@@ -28,6 +28,7 @@ MODELS: Mapping[str, Callable[..., Path]] = {
         fixtures.saved_model_counter,
         fixtures.two_inputs,
         fixtures.scalar_out,
+        fixtures.strings,
         fixtures.product,
         fixtures.identity,
         fixtures.slow,

@@ -9,28 +9,37 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-from google.protobuf import message_factory
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
+from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
+from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest
+from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
+from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest
+from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
+from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
-from mlaas4hep_serving.errors import Code, ServingError, as_serving_error, invalid_argument
+from mlaas4hep_serving.errors import Code, ServingError, as_serving_error, invalid_argument, resource_exhausted
 from mlaas4hep_serving.frontends import grpc_later
 from mlaas4hep_serving.frontends.budget import FREE, Budget, Share
 from mlaas4hep_serving.prediction import Handlers
 
 MESSAGE = (1 << 31) - 1  # bytes of a message, as in TF-Serving
 _HEALTH = ("", "ModelService", "PredictionService")
-_PREDICTION = prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"]
-_MODEL = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
-_PREDICT_METHODS = {
-    "Predict": "predict",
-    "Classify": "classify",
-    "Regress": "regress",
-    "MultiInference": "multi_inference",
-    "GetModelMetadata": "get_model_metadata",
+# service -> method -> its operation and its request
+_SERVICES: dict[str, dict[str, tuple[str, Any]]] = {
+    "tensorflow.serving.PredictionService": {
+        "Predict": ("predict", PredictRequest),
+        "Classify": ("classify", ClassificationRequest),
+        "Regress": ("regress", RegressionRequest),
+        "MultiInference": ("multi_inference", MultiInferenceRequest),
+        "GetModelMetadata": ("get_model_metadata", GetModelMetadataRequest),
+    },
+    "tensorflow.serving.ModelService": {
+        "GetModelStatus": ("get_model_status", GetModelStatusRequest),
+        "HandleReloadConfigRequest": ("reload_config", ReloadConfigRequest),
+    },
 }
-_MODEL_METHODS = {"GetModelStatus": "get_model_status", "HandleReloadConfigRequest": "reload_config"}
 _LOOKS = {"GetModelMetadata", "GetModelStatus"}  # and the health service: what runs no model does not queue behind it
 LOOKS = 4  # threads for these
 
@@ -84,14 +93,10 @@ class GrpcServer:
         pool = ThreadPoolExecutor(options.threads, thread_name_prefix="grpc")
         self._server = grpc.server(looks, options=settings, interceptors=tuple(options.interceptors))
         if grpc_later.works():
-            # before the servicer, whose Predict waits: the first of a name is taken
+            # before the service, whose Predict waits: the first of a name is taken
             self._server.add_generic_rpc_handlers((_predict_handler(handlers, pool, options.budget),))
-        self._server.add_generic_rpc_handlers(
-            [
-                _service(handlers, *each, pool, options.budget)
-                for each in ((_PREDICTION, _PREDICT_METHODS), (_MODEL, _MODEL_METHODS))
-            ]
-        )
+        for service, methods in _SERVICES.items():
+            self._server.add_generic_rpc_handlers((_service(handlers, service, methods, pool, options.budget),))
         self._health = health.HealthServicer() if options.health else None
         if self._health is not None:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -120,52 +125,65 @@ class GrpcServer:
 
 
 def _service(
-    handlers: Handlers, service: Any, methods: Mapping[str, str], pool: ThreadPoolExecutor, budget: Budget
+    handlers: Handlers,
+    service: str,
+    methods: Mapping[str, tuple[str, Any]],
+    pool: ThreadPoolExecutor,
+    budget: Budget,
 ) -> Any:
-    """The handlers of a service; those that take their time run in ``pool``."""
+    """The handlers of a service's methods, as the generated code makes them but for what `_reader` tells.
+
+    Those that take their time run in ``pool``.
+    """
     made = {}
-    for rpc, name in methods.items():
-        described = service.methods_by_name[rpc]
-        request, response = map(message_factory.GetMessageClass, (described.input_type, described.output_type))
+    for rpc, (name, message) in methods.items():
         method = _method(handlers, rpc, name)
         if rpc not in _LOOKS:
             method.experimental_thread_pool = pool  # type: ignore[attr-defined]  # grpcio looks for it
         made[rpc] = grpc.unary_unary_rpc_method_handler(
-            method, _counted(request.FromString, budget), response.SerializeToString
+            method, _reader(message, budget), lambda answer: answer.SerializeToString()
         )
-    return grpc.method_handlers_generic_handler(service.full_name, made)
+    return grpc.method_handlers_generic_handler(service, made)
 
 
 @dataclass(frozen=True)
 class _Large:
-    """A request that counts as in flight, or, with an error, for which there was no place."""
+    """A request that counts as in flight until its call ends."""
 
     message: Any
     share: Share
-    error: ServingError | None = None
-
-    def admitted(self, context: grpc.ServicerContext) -> Any:
-        """The message; it counts until the call ends."""
-        if self.error is not None:
-            raise ServingError(Code.RESOURCE_EXHAUSTED, self.error.message)
-        context.add_callback(self.share.give_back)
-        return self.message
 
 
-def _counted(deserialize: Callable[[bytes], Any], budget: Budget) -> Callable[[bytes], Any]:
-    """A deserializer that gives large messages as `_Large`."""
+def _reader(message: Any, budget: Budget) -> Callable[[bytes], Any]:
+    """Bytes -> message, large ones as `_Large`.
+
+    For bytes that are no message, or for which there is no place, the error to answer with: grpcio itself would answer
+    INTERNAL.
+    """
 
     def read(data: bytes) -> Any:
-        if len(data) <= FREE:
-            return deserialize(data)
-        share = Share(budget)
         try:
+            if len(data) <= FREE:
+                return message.FromString(data)
+            share = Share(budget)
             share.hold(len(data))
-        except ServingError as error:
-            return _Large(None, share, error)
-        return _Large(deserialize(data), share)
+            return _Large(message.FromString(data), share)
+        except DecodeError:
+            return invalid_argument(f"The request is no {message.DESCRIPTOR.full_name}")
+        except ServingError as error:  # of the share
+            return resource_exhausted(error.message)
 
     return read
+
+
+def _admitted(request: Any, context: grpc.ServicerContext) -> Any:
+    """The message of what `_reader` gave; raises the error that it gave."""
+    if isinstance(request, ServingError):
+        raise request
+    if isinstance(request, _Large):
+        context.add_callback(request.share.give_back)
+        return request.message
+    return request
 
 
 def _method(handlers: Handlers, rpc: str, name: str) -> Callable[[Any, grpc.ServicerContext], Any]:
@@ -175,8 +193,7 @@ def _method(handlers: Handlers, rpc: str, name: str) -> Callable[[Any, grpc.Serv
     def call(request: Any, context: grpc.ServicerContext) -> Any:
         deadline = _deadline(context)
         try:
-            if isinstance(request, _Large):
-                request = request.admitted(context)
+            request = _admitted(request, context)
             if not counted:
                 return operation(request, deadline)
             with handlers.measured(_model_name(request), rpc, "GRPC"):
@@ -191,12 +208,11 @@ def _predict_handler(handlers: Handlers, pool: ThreadPoolExecutor, budget: Budge
     """Predict of `PredictionService`, answered by the batcher's threads, or by the pool if the model does not batch."""
 
     def serve(request: Any, call: grpc_later.Call) -> None:
-        if isinstance(request, _Large):
-            try:
-                request = request.admitted(call.context)
-            except ServingError as error:
-                call.fail(error)
-                return
+        try:
+            request = _admitted(request, call.context)
+        except ServingError as error:
+            call.fail(error)
+            return
         count = handlers.measure(_model_name(request), "Predict", "GRPC")
 
         def fail(error: Exception) -> None:
@@ -220,7 +236,7 @@ def _predict_handler(handlers: Handlers, pool: ThreadPoolExecutor, budget: Budge
         else:
             started.then(finish)
 
-    handler = grpc_later.method_handler(serve, _counted(PredictRequest.FromString, budget))
+    handler = grpc_later.method_handler(serve, _reader(PredictRequest, budget))
     return grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", {"Predict": handler})
 
 

@@ -1,24 +1,25 @@
-"""Who may do what: scopes of requests, rates per client; one guard for HTTP and for gRPC.
+"""Who may do what: scopes of requests, rates per client and per token; one guard for HTTP and for gRPC.
 
 `Guard` decides; `Guard.http` and `GrpcGuard` carry it to the two front ends.  Without ``--auth_config_file`` everybody
-may predict and read, and nobody may upload.
+may predict and read, and nobody may upload.  The model that a request is about stands in its URL or its message; where
+it stands in the body, the endpoint asks `Guard.permit` when it knows.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import functools
 import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 
-from mlaas4hep_serving.errors import Code, ServingError
+from mlaas4hep_serving.errors import Code, ServingError, as_serving_error, shown
 from mlaas4hep_serving.frontends import pages
 from mlaas4hep_serving.frontends.http import JSON, Reply, Request
 from mlaas4hep_serving.frontends.tokens import Client, Scope, Tokens, unauthenticated
@@ -27,6 +28,8 @@ from mlaas4hep_serving.wire import json_responses
 _BUCKETS = 10_000  # clients whose rate is remembered
 _OPEN = {pages.HEALTH, pages.READY}
 _PREDICT = re.compile(r"/v1/models/.*:(classify|regress|predict)|(/predict)?/(json|proto|image)", re.IGNORECASE)
+_MODEL = re.compile(r"/v1/models/([^/:]+).*|/(?:params|delete)/([^/?]+).*", re.IGNORECASE | re.DOTALL)
+_IN_BODY = re.compile(r"(/predict)?/(json|proto|image)|/(upload|bundle|params|delete)")
 _UPLOADS = re.compile(r"/(upload|bundle|params|delete)(/.*)?")
 _RPC_SCOPES = {
     "Predict": Scope.PREDICT, "Classify": Scope.PREDICT, "Regress": Scope.PREDICT, "MultiInference": Scope.PREDICT,
@@ -42,6 +45,23 @@ def scope_of(method: str, path: str) -> Scope | None:
     return Scope.PREDICT if method == "POST" and _PREDICT.fullmatch(bare) else Scope.WRITE
 
 
+def models_of(path: str) -> Sequence[str] | None:
+    """The model that a URL is about; none of them, or None where the body says."""
+    match = _MODEL.fullmatch(path)
+    if match:
+        return [unquote(match[1], errors="replace") if match[1] else match[2]]
+    return None if _IN_BODY.fullmatch(path.partition("?")[0]) else []
+
+
+def models_of_message(message: Any) -> Sequence[str] | None:
+    """The models that a gRPC request is about; None for bytes that are no message, which nobody answers."""
+    if isinstance(message, ServingError):
+        return None
+    if hasattr(message, "tasks"):
+        return [task.model_spec.name for task in message.tasks]
+    return [message.model_spec.name] if hasattr(message, "model_spec") else []
+
+
 def scope_of_rpc(name: str) -> Scope | None:
     """The scope that a gRPC method needs, ``/package.Service/Method``; None for the health service."""
     service, _, method = name.strip("/").rpartition("/")
@@ -49,21 +69,21 @@ def scope_of_rpc(name: str) -> Scope | None:
 
 
 class Rates:
-    """A token bucket per client: ``rate`` requests a second, twice as many at once."""
+    """A token bucket per client: ``rate`` requests (or bytes) a second, twice as many at once."""
 
     def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate, self._clock = rate, clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # client -> (level, when)
         self._lock = threading.Lock()
 
-    def take(self, client: str) -> float:
-        """Take one; 0.0, or the seconds to wait until there is one."""
+    def take(self, client: str, cost: float = 1) -> float:
+        """Take one, and owe what it costs beyond; 0.0, or the seconds to wait until there is one."""
         now, most = self._clock(), max(1.0, 2 * self._rate)
         with self._lock:
             level, when = self._buckets.pop(client, (most, now))
             level = min(most, level + (now - when) * self._rate)
             wait = 0.0 if level >= 1 else (1 - level) / self._rate
-            self._buckets[client] = (level if wait else level - 1, now)
+            self._buckets[client] = (level if wait else level - cost, now)
             if len(self._buckets) > _BUCKETS:
                 self._buckets.popitem(last=False)
             return wait
@@ -80,18 +100,30 @@ class Guard:
     def __init__(self, tokens: Tokens | None, rate: float) -> None:
         self.tokens = tokens
         self._rates = Rates(rate) if rate > 0 else None
+        self._of_tokens: dict[tuple[str, float], Rates] = {}  # what is counted, how much of it -> the tokens' rates
 
     @property
     def active(self) -> bool:
         """False where everything passes that is no upload."""
         return self.tokens is not None or self._rates is not None
 
-    def check(self, scope: Scope | None, token: str | None, address: str, *, uploads: bool = False) -> None:
+    def check(
+        self,
+        scope: Scope | None,
+        token: str | None,
+        address: str,
+        *,
+        uploads: bool = False,
+        models: Collection[str] | None = (),
+        size: Callable[[], int] = lambda: 0,
+    ) -> None:
         """Pass a request that needs ``scope``.
 
         Args:
             address: of the client, whom the rate counts for where there is no token.
             uploads: the request changes models over HTTP, which needs a token even where nothing else does.
+            models: that it is about, as in `Client.may`.
+            size: bytes of its body, asked where the token has a limit of them.
 
         Raises:
             ServingError: RESOURCE_EXHAUSTED, UNAUTHENTICATED, PERMISSION_DENIED.
@@ -101,15 +133,49 @@ class Guard:
         client = Client("", frozenset(Scope))
         if self.tokens is not None:
             self._limit(address)  # before the token is looked at: guessing has a rate, too
-            if token is None:
-                raise unauthenticated("a token is needed: Authorization: Bearer TOKEN")
-            client = self.tokens.client(token)
+            client = self._client(token)
+            self._limit_token(client, size)
         elif uploads:
             raise ServingError(Code.PERMISSION_DENIED, "models are changed with a token only; see --auth_config_file")
         else:
             self._limit(address)
-        if scope not in client.scopes:
-            raise ServingError(Code.PERMISSION_DENIED, f"token of {client.name!r} has no scope {scope.value}")
+        _need(client, scope, models)
+
+    def permit(self, request: Request, scope: Scope, model: str) -> None:
+        """Pass a request that has turned out to be about a model.
+
+        Raises:
+            ServingError: UNAUTHENTICATED, PERMISSION_DENIED.
+        """
+        if self.tokens is not None:
+            _need(self._client(_http_token(request)), scope, [model])
+
+    def count(self, request: Request) -> None:
+        """A route that answers nothing, and counts the bytes of a body whose length was not told beforehand."""
+        if self.tokens is not None and "content-length" not in request.headers and request.body:
+            client = self._client(_http_token(request))
+            if client.limits.bytes_per_second:
+                self._rates_of("bytes", client.limits.bytes_per_second).take(client.name, len(request.body))
+
+    def _client(self, token: str | None) -> Client:
+        assert self.tokens is not None
+        if token is None:
+            raise unauthenticated("a token is needed: Authorization: Bearer TOKEN")
+        return self.tokens.client(token)
+
+    def _limit_token(self, client: Client, size: Callable[[], int]) -> None:
+        requests, most = client.limits.requests_per_second, client.limits.bytes_per_second
+        wait = self._rates_of("requests", requests).take(client.name) if requests else 0.0
+        if not wait and most:
+            wait = self._rates_of("bytes", most).take(client.name, size())
+        if wait:
+            name = shown(client.name)
+            raise ServingError(
+                Code.RESOURCE_EXHAUSTED, f"the token of {name!r} has reached its limit; it has more in {wait:.1f} s"
+            )
+
+    def _rates_of(self, counted: str, rate: float) -> Rates:
+        return self._of_tokens.setdefault((counted, rate), Rates(rate))
 
     def _limit(self, address: str) -> None:
         wait = self._rates.take(address) if self._rates else 0.0
@@ -121,11 +187,14 @@ class Guard:
         scope = scope_of(request.method, request.path)
         changes = scope is Scope.WRITE and bool(_UPLOADS.fullmatch(request.path.partition("?")[0]))
         try:
-            self.check(scope, _http_token(request), request.client, uploads=changes)
-        except ServingError as error:
-            return Reply(
-                error.code.http, json_responses.error_response(error.message), (JSON, *_HINTS.get(error.code, ()))
-            )
+            self.check(
+                scope, _http_token(request), request.client, uploads=changes, models=models_of(request.path),
+                size=lambda: _length(request),
+            )  # fmt: skip
+        except Exception as error:  # noqa: BLE001  # the client gets an answer, whatever it is
+            known = as_serving_error(error)
+            body = json_responses.error_response(known.message)
+            return Reply(known.code.http, body, (JSON, *_HINTS.get(known.code, ())))
         return None
 
 
@@ -136,6 +205,18 @@ _HINTS = {
 }
 
 
+def _need(client: Client, scope: Scope, models: Collection[str] | None) -> None:
+    if not client.may(scope, models):
+        of = f" of model {shown(', '.join(models))}" if models else ""
+        raise ServingError(Code.PERMISSION_DENIED, f"token of {shown(client.name)!r} has no scope {scope.value}{of}")
+
+
+def _length(request: Request) -> int:
+    """Bytes that a request says its body has; `Guard.count` counts the others."""
+    told = request.headers.get("content-length", "")
+    return int(told) if told.isdecimal() and len(told) < 20 else 0
+
+
 def _http_token(request: Request) -> str | None:
     kind, _, value = request.headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer":
@@ -143,7 +224,7 @@ def _http_token(request: Request) -> str | None:
     if kind.lower() == "basic" and request.method == "GET":
         try:
             return base64.b64decode(value, validate=True).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # no base64, no UTF-8
             return ""
     return None
 
@@ -169,9 +250,13 @@ class GrpcGuard(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no ty
         @functools.wraps(behaviour)
         def guarded(request: Any, context: grpc.ServicerContext, *send: Any) -> Any:
             try:
-                self._guard.check(scope, token, _address(context.peer()))
-            except ServingError as error:
-                context.abort(_STATUS[error.code], error.message)
+                self._guard.check(
+                    scope, token, _address(context.peer()), models=models_of_message(request),
+                    size=lambda: request.ByteSize() if hasattr(request, "ByteSize") else 0,
+                )  # fmt: skip
+            except Exception as error:  # noqa: BLE001  # as over HTTP
+                known = as_serving_error(error)
+                context.abort(_STATUS[known.code], known.message)
             return behaviour(request, context, *send)
 
         make = grpc.unary_stream_rpc_method_handler if later else grpc.unary_unary_rpc_method_handler

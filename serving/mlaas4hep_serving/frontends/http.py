@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mlaas4hep_serving.errors import Code, ServingError
+from mlaas4hep_serving.errors import Code, ServingError, shown
 from mlaas4hep_serving.frontends.budget import Budget, Share
 from mlaas4hep_serving.wire import json_responses
 
@@ -42,7 +42,7 @@ class Reply:
     """One HTTP reply."""
 
     status: int
-    body: bytes
+    body: bytes | bytearray
     headers: Headers = (JSON,)
 
 
@@ -110,7 +110,7 @@ def failure(error: Exception) -> Reply:
     if isinstance(error, ServingError):
         hint = (_RETRY,) if error.code is Code.UNAVAILABLE else ()
         return Reply(error.code.http, json_responses.error_response(error.message), (JSON, *hint))
-    return Reply(500, json_responses.error_response(f"{type(error).__name__}: {error}"))
+    return Reply(500, json_responses.error_response(f"{type(error).__name__}: {shown(str(error))}"))
 
 
 _CUT_OFF = Reply(503, json_responses.error_response("The server is shutting down"), (JSON, ("Connection", "close")))

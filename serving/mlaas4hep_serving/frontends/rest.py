@@ -23,7 +23,7 @@ from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataReque
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
-from mlaas4hep_serving.errors import ServingError, deadline_exceeded, failed_precondition, invalid_argument
+from mlaas4hep_serving.errors import ServingError, deadline_exceeded, failed_precondition, invalid_argument, shown
 from mlaas4hep_serving.frontends.budget import Budget
 from mlaas4hep_serving.frontends.http import JSON, Admit, Answer, Application, Reply, Request, Route, failure
 from mlaas4hep_serving.models.model import LATE, late
@@ -34,6 +34,7 @@ from mlaas4hep_serving.wire.tensors import Array
 
 LOOKS = 4  # threads for requests that run no model: states, metadata, metrics, pages
 SMALL = 1 << 18  # bytes of a body that is parsed in the event loop
+SMALL_ANSWER = 1 << 16  # bytes of arrays that are written there
 LARGE = 1 << 20  # bytes of a body, inflated, that is parsed in a process of its own: it would hold Python's lock
 READERS = 2  # such processes
 LARGE_THREADS = 8  # for requests with such bodies
@@ -137,7 +138,10 @@ class Rest:
             started = self._handlers.start_predict_arrays(
                 claim.version, parsed.signature_name, parsed.inputs, request.deadline
             )
-            return _predicted(parsed, *await _arrived(started, request.deadline))
+            outputs, number = await _arrived(started, request.deadline)
+            if sum(array.nbytes for array in outputs.values()) > SMALL_ANSWER:
+                return await self._in_thread(partial(_predicted, parsed, outputs, number), request, request.deadline)
+            return _predicted(parsed, outputs, number)
 
     def _with_cors(self, reply: Reply) -> Reply:
         return Reply(reply.status, reply.body, (*reply.headers, *_CORS)) if self._options.cors else reply
@@ -160,7 +164,7 @@ class Rest:
             return Reply(200, b"")
         target = paths.parse(request.method, request.path)
         if target is None:
-            raise invalid_argument(f"Malformed request: {request.method} {request.path}")
+            raise invalid_argument(f"Malformed request: {shown(request.method)} {shown(request.path)}")
         return self._post(target, request) if request.method == "POST" else self._get(target)
 
     def _get(self, target: paths.Target) -> Reply:
@@ -185,10 +189,11 @@ class Rest:
 
     def _parsed(self, request: Request, claim: Claim) -> json_requests.PredictJson:
         """The arrays of a request; a model that is not there is told after what is wrong with the JSON."""
+        most = self._handlers.max_tensor_bytes
         if _size(request) > LARGE:
-            return self._readers.predict(self._body(request), claim.signatures, request.deadline)
+            return self._readers.predict(self._body(request), claim.signatures(most), request.deadline)
         body = self._body(request).inflated()
-        return json_requests.predict_request(body, claim.input_dtypes, claim.open_inputs, DEEPEST)
+        return json_requests.predict_request(body, claim.input_dtypes, claim.open_inputs, DEEPEST, most)
 
     def _classify(self, target: paths.Target, request: Request) -> Reply:
         filled = self._filled(ClassificationRequest(model_spec=target.spec()), request)
@@ -282,7 +287,7 @@ def _predicted(parsed: json_requests.PredictJson, outputs: dict[str, Array], ver
     return _answer(json_responses.predict_response(outputs, parsed.format), version)
 
 
-def _answer(body: bytes, version: int) -> Reply:
+def _answer(body: bytes | bytearray, version: int) -> Reply:
     return Reply(200, body, (JSON, (VERSION_HEADER, str(version))))
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import math
 import re
 import threading
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -14,8 +16,9 @@ from typing import Any
 
 import jwt
 
-from mlaas4hep_serving.errors import Code, ServingError, invalid_argument
+from mlaas4hep_serving.errors import Code, ServingError, invalid_argument, shown, unavailable
 
+log = logging.getLogger(__name__)
 ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 LONGEST_TOKEN = 8192  # characters
 _LEEWAY = 30  # seconds between the clocks of this machine and the issuer
@@ -30,14 +33,48 @@ class Scope(Enum):
 
 
 Scopes = frozenset[Scope]
+_SCOPE = re.compile(r"(?:model\.)?(predict|read|write)(?::(\S+))?")
+_SCOPES = "predict, read, write or, for one model, model.predict:NAME, model.read:NAME, model.write:NAME"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Requests and bytes a second of one token; 0 is no limit."""
+
+    requests_per_second: float = 0
+    bytes_per_second: float = 0
+
+    def __post_init__(self) -> None:
+        for value in (self.requests_per_second, self.bytes_per_second):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise invalid_argument(f"auth config: requests_per_second, bytes_per_second are numbers; got {value!r}")
 
 
 @dataclass(frozen=True)
 class Client:
-    """Who asks: the name of a key or the subject of a JWT, ``""`` without a token."""
+    """Who asks: the name of a key or the subject of a JWT, ``""`` without a token.
+
+    Attributes:
+        scopes: for all models and for what belongs to none.
+        models: scopes for one model each.
+    """
 
     name: str
     scopes: Scopes
+    models: frozenset[tuple[Scope, str]] = frozenset()
+    limits: Limits = Limits()
+
+    def may(self, scope: Scope, models: Collection[str] | None) -> bool:
+        """Whether this client has a scope for all of these models.
+
+        Args:
+            models: empty for what belongs to no model; None where they are not known yet: then for any model.
+        """
+        if scope in self.scopes:
+            return True
+        if models is None:
+            return any(of is scope for of, _ in self.models)
+        return bool(models) and all((scope, model) in self.models for model in models)
 
 
 @dataclass(frozen=True)
@@ -47,6 +84,7 @@ class JwtOptions:
     issuer: str
     audience: str
     jwks_file: Path
+    limits: Limits = Limits()
 
     def __post_init__(self) -> None:
         for name in ("issuer", "audience"):
@@ -75,7 +113,7 @@ class Tokens:
         """From ``--auth_config_file``, a TOML file.
 
         ``[[key]]`` with name, sha256 (of the token) and scopes; ``[jwt]`` with issuer, audience and jwks_file
-        (relative to the file).
+        (relative to the file); both may have requests_per_second and bytes_per_second, of each token.
 
         Raises:
             ServingError: INVALID_ARGUMENT, what is wrong with it.
@@ -102,8 +140,9 @@ class Tokens:
         return self._jwt_client(token, self._options)
 
     def _jwt_client(self, token: str, options: JwtOptions) -> Client:
+        keys = self._known_keys()
         try:
-            key = self._key_set()[jwt.get_unverified_header(token).get("kid", "")]
+            key = keys[jwt.get_unverified_header(token).get("kid", "")]
             algorithms = [key.algorithm_name] if key.algorithm_name in ASYMMETRIC else []
             claims = jwt.decode(
                 token, key, algorithms, audience=options.audience, issuer=options.issuer, leeway=_LEEWAY,
@@ -111,12 +150,19 @@ class Tokens:
             )  # fmt: skip
         except KeyError:
             raise unauthenticated("JWT names a key (kid) that is not in the JWKS file") from None
-        except (jwt.PyJWTError, ValueError, TypeError) as error:
-            raise unauthenticated(f"JWT is not accepted: {error}") from None
+        except Exception as error:  # noqa: BLE001  # a claim may be of any type, and nested as deep as anybody likes
+            raise unauthenticated(f"JWT is not accepted: {shown(str(error))}") from None
         scope = claims.get("scope", "")
         words = scope.split() if isinstance(scope, str) else scope if isinstance(scope, list) else []
-        known = {item.value: item for item in Scope}
-        return Client(str(claims.get("sub", "jwt")), frozenset(known[word] for word in words if word in known))
+        scopes, models, _ = _granted(words)
+        return Client(str(claims.get("sub", "jwt")), scopes, models, options.limits)
+
+    def _known_keys(self) -> jwt.PyJWKSet:
+        try:
+            return self._key_set()
+        except ServingError as error:  # tells a path, and is no fault of the client's
+            log.error("%s", error.message)
+            raise unavailable("the keys of the tokens' issuer cannot be read") from None
 
     def _key_set(self) -> jwt.PyJWKSet:
         """The keys of the JWKS file, read again when the file has changed."""
@@ -141,7 +187,8 @@ def _entries(config: Mapping[str, Any], path: Path) -> tuple[dict[str, Client], 
         keys, given = dict(map(_key, config.get("key", []))), config.get("jwt")
         if given is None:
             return keys, None
-        return keys, JwtOptions(given["issuer"], given["audience"], path.parent / given["jwks_file"])
+        file = path.parent / given["jwks_file"]
+        return keys, JwtOptions(given["issuer"], given["audience"], file, _limits(given))
     except (KeyError, TypeError, AttributeError) as error:
         raise invalid_argument(f"--auth_config_file {path}: missing or malformed entry: {error}") from None
 
@@ -152,10 +199,28 @@ def _key(entry: Mapping[str, Any]) -> tuple[str, Client]:
         raise invalid_argument(
             f"auth config: sha256 of key {entry['name']!r} is not 64 hex digits; printf %s TOKEN | sha256sum gives them"
         )
-    wrong = sorted(set(scopes) - {item.value for item in Scope})
+    general, models, wrong = _granted(scopes)
     if wrong:
-        raise invalid_argument(f"auth config: scopes of key {entry['name']!r} are predict, read, write; got {wrong}")
-    return digest, Client(entry["name"], frozenset(map(Scope, scopes)))
+        raise invalid_argument(f"auth config: scopes of key {entry['name']!r} are {_SCOPES}; got {wrong}")
+    return digest, Client(entry["name"], general, models, _limits(entry))
+
+
+def _limits(entry: Mapping[str, Any]) -> Limits:
+    return Limits(entry.get("requests_per_second", 0), entry.get("bytes_per_second", 0))
+
+
+def _granted(words: Iterable[Any]) -> tuple[Scopes, frozenset[tuple[Scope, str]], list[Any]]:
+    """Scopes, scopes for one model each, and words that are neither."""
+    general, models, wrong = set[Scope](), set[tuple[Scope, str]](), list[Any]()
+    for word in words:
+        match = _SCOPE.fullmatch(word) if isinstance(word, str) else None
+        if match is None or word.startswith("model.") != bool(match[2]):
+            wrong.append(word)
+        elif match[2]:
+            models.add((Scope(match[1]), match[2]))
+        else:
+            general.add(Scope(match[1]))
+    return frozenset(general), frozenset(models), wrong
 
 
 def unauthenticated(message: str) -> ServingError:

@@ -6,11 +6,12 @@ Sources of the rules: TF-Serving's ``batching_session.cc`` and TensorFlow's ``sh
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,7 @@ from mlaas4hep_serving.errors import (
     unavailable,
 )
 from mlaas4hep_serving.metrics import Registry
+from mlaas4hep_serving.wire import sizes
 from mlaas4hep_serving.wire.tensors import Array
 
 Key = tuple[tuple[str, ...], tuple[str, ...]]
@@ -124,6 +126,8 @@ class Batcher:
 
     Args:
         nan_padded: feeds whose rows may differ in width between requests, as NaN means "no value" to the model.
+        most: bytes of the feeds, or of the answer, of requests that run together; beyond, each runs alone.
+        row_bytes: fetch -> bytes of a row of it, as far as the model tells.
     """
 
     def __init__(
@@ -133,10 +137,13 @@ class Batcher:
         metrics: Registry,
         model: str,
         nan_padded: frozenset[str] = frozenset(),
+        most: int = sizes.NO_LIMIT,
+        row_bytes: Mapping[str, int] | None = None,
     ) -> None:
         self.options = options
         self._run = run
         self._nan_padded = nan_padded
+        self._most, self._row_bytes = most, row_bytes or {}
         self._metrics = metrics
         self._labels = {"thread_pool_name": "model_server_batch_threads", "model_name": model}
         self._queues: dict[Key, deque[_Batch]] = {}
@@ -240,13 +247,36 @@ class Batcher:
         return (oldest[1] if oldest else None), wait
 
     def _process(self, key: Key, batch: _Batch) -> None:
-        feeds, fetches = key
         now = time.monotonic()
         tasks = [task for task in batch.tasks if task.deadline is None or task.deadline > now]
         late = [task for task in batch.tasks if task.deadline is not None and task.deadline <= now]
         _fail(late, resource_exhausted(QUEUED))
         if not tasks:
             return
+        needed = self._bytes(key, tasks)
+        if needed <= self._most:
+            self._together(key, tasks, now)
+        elif len(tasks) == 1:
+            sizes.check(needed, self._most)
+        else:
+            for task in tasks:
+                self._alone(key, task)
+
+    def _alone(self, key: Key, task: _Task) -> None:
+        try:
+            self._process(key, _Batch(task.born, [task], task.rows))
+        except ServingError as error:
+            _fail([task], error)
+
+    def _bytes(self, key: Key, tasks: Sequence[_Task]) -> int:
+        """Bytes of what a batch of these would feed, or of what it would fetch."""
+        feeds, fetches = key
+        size = self.options.padded(sum(task.rows for task in tasks))
+        fed = sum(_padded_bytes([task.values[i] for task in tasks], size) for i in range(len(feeds)))
+        return max(fed, size * sum(self._row_bytes.get(fetch, 0) for fetch in fetches))
+
+    def _together(self, key: Key, tasks: Sequence[_Task], now: float) -> None:
+        feeds, fetches = key
         for task in tasks:
             task.done.set_running_or_notify_cancel()
         rows = sum(task.rows for task in tasks)
@@ -277,6 +307,13 @@ class Batcher:
         self._metrics.observe(prefix + "processed_batch_size", self._labels, size)
         self._metrics.observe(prefix + "padding_size", self._labels, padding)
         self._metrics.observe(prefix + "queuing_latency", self._labels, (now - tasks[0].born) * 1e6)
+
+
+def _padded_bytes(arrays: Sequence[Array], rows: int) -> int:
+    """Bytes of arrays that are joined to ``rows`` rows, each dimension as large as the largest."""
+    inner: list[int] = [max(dims) for dims in zip(*(array.shape[1:] for array in arrays), strict=False)]
+    itemsize: int = arrays[0].itemsize
+    return rows * math.prod(inner) * itemsize
 
 
 def _padded_rows(arrays: list[Array], padding: int) -> list[Array]:

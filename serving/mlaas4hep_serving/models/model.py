@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from google.protobuf.message import Message
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from mlaas4hep_serving import config_files
-from mlaas4hep_serving.errors import ServingError, deadline_exceeded, resource_exhausted, unimplemented
+from mlaas4hep_serving.errors import ServingError, deadline_exceeded, resource_exhausted, unavailable, unimplemented
 from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.models import cards, warmup
 from mlaas4hep_serving.models.batcher import QUEUED, Batcher, BatchingOptions
 from mlaas4hep_serving.models.savedmodel import SavedModel, SessionOptions
-from mlaas4hep_serving.wire import ragged
+from mlaas4hep_serving.wire import ragged, sizes
 from mlaas4hep_serving.wire.tensors import Array
 
 BATCHING_FILE = "batching_params.pbtxt"
 LATE = "Run() timeout exceeded while waiting for the batch"
+MOST_WAITING = 512  # requests for a model that runs elsewhere, those under way included
 
 
 def late(running: Future[Any]) -> ServingError:
@@ -44,16 +46,42 @@ class ModelOptions:
     batching: BatchingOptions | None = None
     per_model_batching: bool = False
     warmup: bool = True
+    max_tensor_bytes: int = sizes.NO_LIMIT  # of an answer, as far as the signatures tell, and of what a batch feeds
     warmup_iterations: int = 1  # of each request
     flush_caches: bool = True  # of the files, when they are loaded
 
 
-class Model:
-    """One loaded version."""
+class Runs(Protocol):
+    """A graph that runs by tensor name, here (`SavedModel`) or elsewhere.
 
-    def __init__(self, name: str, number: int, folder: Path, options: ModelOptions, metrics: Registry) -> None:
+    Attributes:
+        at_once: runs that it does at a time, each in a thread that waits; 0 where it runs in the thread that asks.
+    """
+
+    at_once: int
+    signatures: Mapping[str, SignatureDef]
+
+    def run(
+        self, feeds: Sequence[str], values: Sequence[Array], fetches: Sequence[str], timeout: float | None = None
+    ) -> Sequence[Array]:
+        """As `SavedModel.run`."""
+
+    def close(self) -> None:
+        """Nothing runs any more."""
+
+
+class Model:
+    """One loaded version.
+
+    Args:
+        runs: what runs it; None loads the folder here.
+    """
+
+    def __init__(
+        self, name: str, number: int, folder: Path, options: ModelOptions, metrics: Registry, runs: Runs | None = None
+    ) -> None:
         self.name, self.number, self.folder = name, number, folder
-        self._saved = SavedModel(folder, options.session)
+        self._saved: Runs = runs or SavedModel(folder, options.session)
         self._metrics = metrics
         self.card = cards.read(folder)
         self.input_dtypes = {
@@ -63,7 +91,18 @@ class Model:
         self.open_inputs = {alias: ragged.open_inputs(signature) for alias, signature in self.signatures.items()}
         batching = _batching(folder, options)
         nan_padded = self._open_feeds() if cards.pads_with_nan(self.card) else frozenset()
-        self._batcher = Batcher(self._saved.run, batching, metrics, name, nan_padded) if batching else None
+        self._most = options.max_tensor_bytes
+        self._row_bytes = _row_bytes(self.signatures.values())
+        self._batcher = (
+            Batcher(self._saved.run, batching, metrics, name, nan_padded, self._most, self._row_bytes)
+            if batching
+            else None
+        )
+
+        # what runs elsewhere has threads of its own to wait in, so that it takes none that others need
+        waits = self._saved.at_once if self._batcher is None else 0
+        self._own = ThreadPoolExecutor(waits, thread_name_prefix=f"model-{name}") if waits else None
+        self._waiting = threading.BoundedSemaphore(MOST_WAITING)
 
     def _open_feeds(self) -> frozenset[str]:
         inputs = {name: signature.inputs for name, signature in self.signatures.items()}
@@ -76,7 +115,7 @@ class Model:
     @property
     def batches(self) -> bool:
         """Whether `submit` returns before the run without a pool."""
-        return self._batcher is not None
+        return self._batcher is not None or self._own is not None
 
     def submit(
         self,
@@ -94,11 +133,16 @@ class Model:
             pool: where a model that does not batch runs; None runs it here and now.
 
         Raises:
-            ServingError: UNAVAILABLE for a full queue; the model's own errors and DEADLINE_EXCEEDED, here or later.
+            ServingError: UNAVAILABLE for a full queue; INVALID_ARGUMENT, an answer that is too large; the model's own
+                errors and DEADLINE_EXCEEDED, here or later.
         """
         start = time.perf_counter()
-        if self._batcher is None or not feeds:
-            done: Future[Sequence[Array]] = Future()
+        rows = len(values[0]) if values and values[0].ndim else 1
+        sizes.check(rows * sum(self._row_bytes.get(fetch, 0) for fetch in fetches), self._most)
+        if self._own is not None:
+            done = self._later(self._own, feeds, values, fetches, deadline)
+        elif self._batcher is None or not feeds:
+            done = Future()
             if pool is None:
                 done.set_result(self._alone(feeds, values, fetches, deadline))
             else:
@@ -106,6 +150,20 @@ class Model:
         else:
             done = self._batcher.submit(feeds, values, fetches, deadline)
         done.add_done_callback(lambda _: self._observe(api, start, done))
+        return done
+
+    def _later(
+        self,
+        own: Executor,
+        feeds: Sequence[str],
+        values: Sequence[Array],
+        fetches: Sequence[str],
+        deadline: float | None,
+    ) -> Future[Sequence[Array]]:
+        if not self._waiting.acquire(blocking=False):
+            raise unavailable(f"{MOST_WAITING} requests are waiting for this model")
+        done = own.submit(self._alone, feeds, values, fetches, deadline)
+        done.add_done_callback(lambda _: self._waiting.release())
         return done
 
     def _alone(
@@ -140,10 +198,23 @@ class Model:
         if self._batcher is not None:
             self._batcher.close()
         self._saved.close()
+        if self._own is not None:
+            self._own.shutdown()
 
 
 def _left(deadline: float | None) -> float | None:
     return None if deadline is None else deadline - time.monotonic()
+
+
+def _row_bytes(signatures: Iterable[SignatureDef]) -> dict[str, int]:
+    """Tensor name -> least bytes of a row of the outputs that have a row for each row of the inputs."""
+    found = {}
+    for signature in signatures:
+        for info in signature.outputs.values():
+            first, *inner = [dim.size for dim in info.tensor_shape.dim] or [1]
+            if first < 0:
+                found[info.name] = sizes.of(info.dtype, [max(size, 1) for size in inner])
+    return found
 
 
 def _batching(folder: Path, options: ModelOptions) -> BatchingOptions | None:

@@ -27,6 +27,7 @@ from mlaas4hep_serving.errors import (
     internal,
     invalid_argument,
     not_found,
+    shown,
     unavailable,
     unknown,
 )
@@ -126,7 +127,8 @@ class Repository:
             if number is not None:
                 available = [v for v in available if v.number == number]
             if not available:
-                wanted = f"Latest({spec.name})" if number is None else f"Specific({spec.name}, {number})"
+                name = shown(spec.name)
+                wanted = f"Latest({name})" if number is None else f"Specific({name}, {number})"
                 raise not_found(f"Servable not found for request: {wanted}")
             version = max(available, key=lambda v: v.number)
             version.users += 1
@@ -144,7 +146,7 @@ class Repository:
             return None
         number = self._labels.get(spec.name, {}).get(spec.version_label)
         if number is None:
-            raise invalid_argument(f"Unrecognized servable version label: {spec.version_label}")
+            raise invalid_argument(f"Unrecognized servable version label: {shown(spec.version_label)}")
         return number
 
     def release(self, version: Version) -> None:
@@ -175,7 +177,7 @@ class Repository:
         with self._lock:
             versions = self._versions.get(name, {})
             if not versions:
-                raise not_found(f"Could not find any versions of model {name}")
+                raise not_found(f"Could not find any versions of model {shown(name)}")
             if number is not None:
                 if number not in versions:
                     raise not_found(f"Could not find version {number} of model {name}")

@@ -23,6 +23,7 @@ from mlaas4hep_serving.errors import Code, ServingError, deadline_exceeded, not_
 from mlaas4hep_serving.wire.tensors import Array
 
 log = logging.getLogger(__name__)
+_LONGEST = 2048  # characters of TensorFlow's messages
 _PRIVATE = "_make_callable_from_options"
 _TESTED = ("2.21",)
 # ops whose state comes from the variables folder
@@ -61,6 +62,8 @@ class SavedModel:
     the static shapes of the graph.  It is private, so elsewhere the graph is loaded without static shapes and run by
     ``Session.run``.
     """
+
+    at_once = 0  # it runs in the thread that asks
 
     def __init__(self, folder: Path, options: SessionOptions, *, fast: bool | None = None) -> None:
         self.fast = _has_fast_path() if fast is None else fast
@@ -285,4 +288,4 @@ def _has_variables(graph: graph_pb2.GraphDef) -> bool:
 
 
 def _translated(error: tf.errors.OpError) -> ServingError:
-    return ServingError(Code(error.error_code), str(error.message))
+    return ServingError(Code(error.error_code), str(error.message)[:_LONGEST])  # it may repeat what was fed

@@ -14,7 +14,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -27,14 +27,15 @@ from python_multipart.exceptions import FormParserError
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 
-from mlaas4hep_serving.errors import invalid_argument
+from mlaas4hep_serving.errors import invalid_argument, shown
 from mlaas4hep_serving.frontends.http import JSON, Answer, Reply, Request
 from mlaas4hep_serving.frontends.rest import DEEPEST
+from mlaas4hep_serving.frontends.tokens import Scope
 from mlaas4hep_serving.messages import Predictions, Row
 from mlaas4hep_serving.prediction import Handlers
 from mlaas4hep_serving.tfaas import netron
 from mlaas4hep_serving.tfaas.uploads import Upload, Uploads, parse_params
-from mlaas4hep_serving.wire import json_requests, json_responses, jsonreader
+from mlaas4hep_serving.wire import json_requests, json_responses, jsonreader, sizes
 from mlaas4hep_serving.wire.ragged import open_inputs
 from mlaas4hep_serving.wire.tensors import DEFAULT_SIGNATURE, Array, numpy_dtype
 
@@ -49,10 +50,16 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 class Tfaas:
-    """The endpoints as a route of `Rest`; who may use them is decided before (`security`)."""
+    """The endpoints as a route of `Rest`; who may use them is decided before (`guard`).
 
-    def __init__(self, handlers: Handlers, uploads: Uploads) -> None:
-        self._handlers, self._uploads = handlers, uploads
+    Args:
+        permit: asked when it is known which model a body is about; raises.
+    """
+
+    def __init__(
+        self, handlers: Handlers, uploads: Uploads, permit: Callable[[Request, Scope, str], None] = lambda *_: None
+    ) -> None:
+        self._handlers, self._uploads, self._permit = handlers, uploads, permit
         self._start = time.monotonic()
         self._counts = {"GET": 0, "POST": 0}
 
@@ -83,16 +90,17 @@ class Tfaas:
             case "GET", ["params", name]:
                 return lambda: _reply(self._uploads.params(name))
             case "POST", ["params"]:
-                return lambda: self._set_params(parse_params(request.body))
+                return lambda: self._set_params(request, parse_params(request.body))
             case "DELETE", ["delete"]:
-                return lambda: self._delete(_text(_form(request), "model"))
+                return lambda: self._delete(request, _text(_form(request), "model"))
             case "DELETE", ["delete", name]:
-                return lambda: self._delete(name)
+                return lambda: self._delete(request, name)
             case "GET", ["status"]:
                 return lambda: _reply(self._status())
         return None
 
-    def _set_params(self, params: dict[str, Any]) -> Reply:
+    def _set_params(self, request: Request, params: dict[str, Any]) -> Reply:
+        self._permit(request, Scope.WRITE, str(params.get("name", "")))
         self._uploads.set_params(str(params.get("name", "")), params)
         return _reply(params)
 
@@ -101,9 +109,8 @@ class Tfaas:
         keys, values = document.get("keys", []), document.get("values")
         if values is None or not _all(keys, str) or not _all(values, (int, float)):
             raise invalid_argument('a row is {"keys": [names], "values": [numbers], "model": name}')
-        scores, version = self._scores(
-            _name(document.get("model", document.get("name", ""))), keys, values, request.deadline
-        )
+        name = _name(document.get("model", document.get("name", "")))
+        scores, version = self._scores(request, name, keys, values)
         body = "[" + ",".join(map(json_responses.write_float, scores.tolist())) + "]\n"
         return Reply(200, body.encode(), (JSON, ("X-Model-Version", str(version))))
 
@@ -112,7 +119,7 @@ class Tfaas:
             row = Row.FromString(request.body)
         except DecodeError as error:
             raise invalid_argument(f"the body is no tfaaspb.Row: {error}") from None
-        scores, _ = self._scores(row.model, list(row.key), list(row.value), request.deadline)
+        scores, _ = self._scores(request, row.model, list(row.key), list(row.value))
         answer = Predictions()
         labels = self._labels(row.model, len(scores))
         for label, score in zip(labels, scores.tolist(), strict=True):
@@ -124,18 +131,20 @@ class Tfaas:
         name, image = _text(form, "model"), form.get("image")
         if image is None:
             raise invalid_argument("the form lacks image, a PNG or JPEG file")
-        scores, _ = self._run(name, lambda signature: _pixels(signature, image[1]), request.deadline)
+        most = self._handlers.max_tensor_bytes
+        scores, _ = self._run(request, name, lambda signature: _pixels(signature, image[1], most))
         named = zip(self._labels(name, len(scores)), scores.tolist(), strict=True)
         best = sorted(named, key=lambda pair: -pair[1] if pair[1] == pair[1] else math.inf)[:TOP]
         found = [{"label": label, "probability": score} for label, score in best]
         return _reply({"filename": image[0], "labels": found})
 
-    def _scores(self, name: str, keys: list[str], values: list[float], deadline: float | None) -> tuple[Array, int]:
-        return self._run(name, lambda signature: row_inputs(signature, keys, values), deadline)
+    def _scores(self, request: Request, name: str, keys: list[str], values: list[float]) -> tuple[Array, int]:
+        return self._run(request, name, lambda signature: row_inputs(signature, keys, values))
 
-    def _run(self, name: str, inputs_of: Any, deadline: float | None) -> tuple[Array, int]:
+    def _run(self, request: Request, name: str, inputs_of: Any) -> tuple[Array, int]:
         """The values of the one output for one row, [n], and the version that answered."""
-        spec = ModelSpec(name=name or self._only_model())
+        deadline, spec = request.deadline, ModelSpec(name=name or self._only_model())
+        self._permit(request, Scope.PREDICT, spec.name)
         with self._handlers.measured(spec.name, "predict", "REST"):
             with self._handlers.repository.use(spec) as version:
                 signature = version.servable.signatures.get(DEFAULT_SIGNATURE)
@@ -167,10 +176,11 @@ class Tfaas:
         return [*labels[:count], *map(str, range(len(labels), count))]
 
     def _upload(self, request: Request) -> Reply:
-        name, version = self._uploads.add(read_upload(request))
+        name, version = self._uploads.add(read_upload(request), lambda name: self._permit(request, Scope.WRITE, name))
         return _reply({"name": name, "version": version})
 
-    def _delete(self, name: str) -> Reply:
+    def _delete(self, request: Request, name: str) -> Reply:
+        self._permit(request, Scope.WRITE, name)
         self._uploads.delete(name)
         return _reply({"deleted": name})
 
@@ -255,26 +265,31 @@ def _array(alias: str, rows: Any, enum: int) -> Array:
         raise invalid_argument(f"input {alias} takes {kind.name}; a value is none") from None
 
 
-def _pixels(signature: SignatureDef, data: bytes) -> dict[str, Array]:
+def _pixels(signature: SignatureDef, data: bytes, most: int) -> dict[str, Array]:
     """An image as float [1, height, width, channels], 0 to 255, in the size that the signature has."""
     if len(signature.inputs) != 1:
         raise invalid_argument("a model of images has one input")
     ((alias, info),) = signature.inputs.items()
-    sizes = [dim.size for dim in info.tensor_shape.dim]
-    if len(sizes) != 4 or sizes[3] not in _MODES:
+    dims = [dim.size for dim in info.tensor_shape.dim]
+    if len(dims) != 4 or dims[3] not in _MODES:
         raise invalid_argument(f"input {alias} is not [batch, height, width, 1, 3 or 4 channels]")
-    try:
-        with PIL.Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise invalid_argument(f"the image has more than {MOST_PIXELS} pixels")
-            converted = image.convert(_MODES[sizes[3]])
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise invalid_argument(f"the image is no PNG or JPEG, or is damaged: {error}") from None
-    height, width = (size if size > 0 else own for size, own in zip(sizes[1:3], converted.size[::-1], strict=True))
+    converted = _decoded(data, _MODES[dims[3]])
+    height, width = (size if size > 0 else own for size, own in zip(dims[1:3], converted.size[::-1], strict=True))
     if height * width > MOST_PIXELS:
         raise invalid_argument(f"input {alias} is larger than {MOST_PIXELS} pixels")
+    sizes.check(sizes.of(info.dtype, [1, height, width, dims[3]]), most)
     resized = converted.resize((width, height), PIL.Image.Resampling.BILINEAR)
-    return {alias: np.asarray(resized, numpy_dtype(info.dtype)).reshape(1, height, width, sizes[3])}
+    return {alias: np.asarray(resized, numpy_dtype(info.dtype)).reshape(1, height, width, dims[3])}
+
+
+def _decoded(data: bytes, mode: str) -> PIL.Image.Image:
+    try:
+        with PIL.Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as image:
+            if image.width * image.height <= MOST_PIXELS:
+                return image.convert(mode)
+    except Exception as error:  # noqa: BLE001  # the readers raise whatever a damaged file leads them to
+        raise invalid_argument(f"the image is no PNG or JPEG, or is damaged: {shown(str(error))}") from None
+    raise invalid_argument(f"the image has more than {MOST_PIXELS} pixels")
 
 
 # forms
@@ -301,7 +316,7 @@ def _form(request: Request) -> dict[str, Part]:
         part.file_object.seek(0)
         content = part.file_object.read()
         kind = getattr(part, "content_type", None) or (_OCTETS if part.field_name == b"model" else "")
-        keep(part.field_name, part.file_name, _decoded(content) if encoded and kind == _OCTETS else content)
+        keep(part.field_name, part.file_name, _unbased(content) if encoded and kind == _OCTETS else content)
 
     headers = {name.title(): value.encode("latin-1") for name, value in request.headers.items()}
     if not headers.get("Content-Type", b"").lower().startswith((b"multipart/form-data", b"application/x-www-form-url")):
@@ -320,7 +335,7 @@ def _form(request: Request) -> dict[str, Part]:
     return parts
 
 
-def _decoded(content: bytes) -> bytes:
+def _unbased(content: bytes) -> bytes:
     try:
         return base64.b64decode(content)
     except binascii.Error as error:

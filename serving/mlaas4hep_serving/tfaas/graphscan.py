@@ -1,14 +1,13 @@
-"""Looks through a stranger's SavedModel, without loading it, for what may touch files, run Python or leave the process.
+"""Looks through a stranger's SavedModel, without loading it, for whatever does more than compute.
 
-Allowed are the stateless ops of TensorFlow but a few, and those stateful ones that a model needs (variables, tables,
-random numbers, control flow).  The ops of the saver are allowed in the saver only: what a request or the start can
-reach may not save, and the restore reads nothing but the file that TensorFlow names.
+Allowed are the ops of `allowed_ops`, in the graph and in every function of its library.  The ops of the saver are
+allowed in the saver only: what a request or the start can reach may not save, and the restore reads nothing but the
+file that TensorFlow names.
 """
 
 from __future__ import annotations
 
 import ctypes
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,33 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.core.framework import op_def_pb2
+from tensorflow.core.framework import op_def_pb2, types_pb2
 from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
 
 from mlaas4hep_serving.errors import Code, ServingError, internal, invalid_argument
 from mlaas4hep_serving.models.savedmodel import read_proto
+from mlaas4hep_serving.tfaas.allowed_ops import ALLOWED
 
-_STATEFUL = re.compile(
-    r"VarHandleOp|VarIsInitializedOp|VariableV2|Variable|VariableShape|(Disable)?(CopyOnRead)|ReadVariableOp|"
-    r"Assign(Add|Sub)?VariableOp|Resource(Gather|GatherNd|Scatter\w+|StridedSliceAssign|Apply\w+|SparseApply\w+)|"
-    r"StatefulPartitionedCall|If|While|Case|Assert|CheckNumerics|Empty|"
-    r"Random(Uniform|UniformInt|StandardNormal|Gamma|Poisson|PoissonV2|Shuffle|Crop)|TruncatedNormal|Multinomial|"
-    r"Stateful(Uniform\w*|StandardNormal\w*|TruncatedNormal|RandomBinomial)|Rng(Skip|ReadAndSkip)|"
-    r"StatelessRandomGetAlg|TensorArray\w*|(Mutable|Anonymous)*HashTable(V2)?|LookupTable\w+|InitializeTableV2|"
-    r"MutableDenseHashTable(V2)?|Stack\w*"
-)
-_STATELESS_REFUSED = re.compile(
-    r"ReadFile|MatchingFiles|GenerateVocabRemapping|InitializeTableFrom\w+|\w*Dataset\w*|Reader\w+|\w*Snapshot\w*|"
-    r"PyFunc\w*|Debug\w+|Copy|CopyHost|\w*Summary\w*|DecodeProtoV2|EncodeProto|Xla\w*|_?T[Pp][Uu]\w*|Remote\w*"
-)
+_HANDLES = {types_pb2.DT_RESOURCE, types_pb2.DT_VARIANT}
 _SAVE = {"SaveV2", "Save", "SaveSlices", "MergeV2Checkpoints"}
 _RESTORE = {"RestoreV2"}
 _MAIN_COLLECTIONS = ("saved_model_main_op", "legacy_init_op")
 _PASS_ON = {"Identity", "PlaceholderWithDefault"}
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _DEEPEST_TRACE = 64
+_LONGEST = 256  # characters of a name that a refusal repeats
 
 
 def check(folder: Path) -> None:
@@ -83,12 +72,15 @@ def _check_restores(graph: _Graph, filename: str) -> None:
 
 
 def _check_op(node: NodeDef) -> None:
-    definition = _ops().get(node.op)
-    if definition is None:
-        raise _refused(f"op {node.op} ({node.name})", "TensorFlow has no such op")
-    pattern = _STATEFUL if definition.is_stateful else _STATELESS_REFUSED
-    if definition.is_stateful != bool(pattern.fullmatch(node.op)):
-        raise _refused(f"op {node.op} ({node.name})", "it may touch files, run Python or leave the process")
+    if node.op not in ALLOWED:
+        known = (
+            "it is not one of the ops that uploaded models may have"
+            if node.op in _ops()
+            else "TensorFlow has no such op"
+        )
+        raise _refused(f"op {node.op} ({node.name})", known)
+    if node.op == "Const" and node.attr["dtype"].type in _HANDLES:
+        raise _refused(f"op {node.op} ({node.name})", "a constant is no handle of a resource")
 
 
 class _Buffer(ctypes.Structure):
@@ -218,6 +210,7 @@ def _is_filename(graph: _Graph, scope: _Scope, tensor: str, filename: str, depth
 
 
 def _refused(what: str, why: str) -> ServingError:
+    what = what if len(what) <= _LONGEST else what[:_LONGEST] + "..."
     return ServingError(Code.PERMISSION_DENIED, f"the model is refused: {what}: {why}")
 
 

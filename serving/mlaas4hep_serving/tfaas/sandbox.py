@@ -1,54 +1,48 @@
-"""``python -m mlaas4hep_serving.tfaas.sandbox``: a stranger's model run once, in a process that may do little.
+"""A stranger's model is looked through and run once in a confined process (`trial`).
 
-`run` starts that process: its own session, an empty environment and working folder, limits on memory, processor time,
-file sizes and real time.  What crashes, hangs or fills the memory does so there.
+What crashes, hangs or fills the memory, in the look or in the run, does so there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import resource
 import signal
 import subprocess
-import sys
 import tempfile
-from dataclasses import dataclass
+import threading
 from pathlib import Path
-from typing import Any
 
-from mlaas4hep_serving.errors import ServingError, failed_precondition
+from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
 
+from mlaas4hep_serving.errors import Code, ServingError, failed_precondition, invalid_argument
+from mlaas4hep_serving.tfaas.confine import LIMITS, Limits, command, environment
+
+_LARGEST_TOLD = 4 << 20  # bytes of signatures, which this process reads
+_PATIENCE = 5.0  # seconds to read what a process that has ended has said
 _LONGEST = 500  # characters of the reason that a client is told
-_LARGEST_FILE = 1 << 16  # bytes; some libraries write a probe into the temporary folder
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Seconds of real and of processor time, bytes of memory."""
+def run(folder: Path, limits: Limits = LIMITS) -> MetaGraphDef:
+    """Check the version in ``folder``, load it and run its default signature on one row, elsewhere.
 
-    seconds: float = 120
-    cpu_seconds: int = 120
-    memory: int = 8 << 30
-
-
-LIMITS = Limits()
-
-
-def run(folder: Path, limits: Limits) -> None:
-    """Load the version in ``folder`` and run its default signature on one row, elsewhere.
+    Returns:
+        Its signatures, and nothing else.
 
     Raises:
-        ServingError: FAILED_PRECONDITION, how it failed.
+        ServingError: PERMISSION_DENIED, INVALID_ARGUMENT, what `graphscan.check` refuses; FAILED_PRECONDITION, how the
+            run failed.
     """
-    environment = {"PATH": os.defpath, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "HOME": "/nonexistent"}
-    environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "PYTHONDONTWRITEBYTECODE": "1"}
     with tempfile.TemporaryDirectory(prefix="mlaas4hep-serving-") as scratch:
+        out, told = os.pipe()
         process = subprocess.Popen(
-            [sys.executable, "-m", "mlaas4hep_serving.tfaas.sandbox", os.fspath(folder.resolve()), *_numbers(limits)],
-            env=environment | {"TMPDIR": scratch}, cwd=scratch, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, start_new_session=True,
+            command("trial", folder, scratch, told, limits), pass_fds=[told], env=environment(scratch), cwd=scratch,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
+        os.close(told)
+        answer = _Answer(out)
         try:
             _, errors = process.communicate(timeout=limits.seconds)
         except subprocess.TimeoutExpired:
@@ -57,19 +51,35 @@ def run(folder: Path, limits: Limits) -> None:
             _end(process)
     if process.returncode:
         raise failed_precondition(f"the model cannot be loaded and run: {_reason(process.returncode, errors)}")
+    return answer.signatures()
 
 
-def _numbers(limits: Limits) -> list[str]:
-    return [str(limits.cpu_seconds), str(limits.memory)]
+class _Answer:
+    """What the process says in a pipe, read as it comes: it says no more than fits."""
 
+    def __init__(self, pipe: int) -> None:
+        self._said = b""
+        self._thread = threading.Thread(target=self._read, args=[pipe], name="trial", daemon=True)
+        self._thread.start()
 
-def limit(cpu_seconds: int, memory: int) -> None:
-    """Take from this process what the model shall not have."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_LARGEST_FILE, _LARGEST_FILE))
-    os.umask(0o077)
+    def _read(self, pipe: int) -> None:
+        with open(pipe, "rb") as file:
+            self._said = file.read(_LARGEST_TOLD + 1)
+
+    def signatures(self) -> MetaGraphDef:
+        """The signatures; or the refusal is raised."""
+        self._thread.join(_PATIENCE)
+        kind, said = self._said[:1], self._said[1:]
+        if len(self._said) > _LARGEST_TOLD:
+            raise invalid_argument(f"the model's signatures take more than {_LARGEST_TOLD} bytes")
+        try:
+            if kind == b"S":
+                return MetaGraphDef.FromString(said)
+            refusal = json.loads(said)
+            refused = ServingError(Code(refusal["code"]), str(refusal["message"])[:_LONGEST])
+        except (DecodeError, ValueError, KeyError, TypeError):  # the model has got hold of the process
+            raise failed_precondition("the model cannot be loaded and run: its trial says nothing") from None
+        raise refused
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -83,34 +93,3 @@ def _reason(status: int, errors: bytes) -> str:
         return f"it died of {signal.Signals(-status).name}"
     lines = errors.decode("utf-8", "replace").strip().splitlines()
     return lines[-1][:_LONGEST] if lines else f"exit status {status}"
-
-
-def main(folder: Path) -> int:
-    """Load and run once; the last line of stderr is the reason of a failure."""
-    from mlaas4hep_serving.models.savedmodel import SavedModel, SessionOptions
-    from mlaas4hep_serving.wire.tensors import DEFAULT_SIGNATURE, numpy_dtype
-
-    try:
-        model = SavedModel(folder, SessionOptions(intra_op=1, inter_op=1))
-        if DEFAULT_SIGNATURE not in model.signatures:
-            raise failed_precondition(f"it has no signature {DEFAULT_SIGNATURE}")
-        signature = model.signatures[DEFAULT_SIGNATURE]
-        inputs, outputs = list(signature.inputs.values()), list(signature.outputs.values())
-        values = [_zeros(info, numpy_dtype(info.dtype)) for info in inputs]
-        model.run([info.name for info in inputs], values, [info.name for info in outputs])
-    except ServingError as error:
-        print(" ".join(error.message.split()), file=sys.stderr)
-        return 1
-    return 0
-
-
-def _zeros(info: Any, kind: Any) -> Any:
-    import numpy as np  # here: `run` does without
-
-    shape = [1 if dim.size < 0 else dim.size for dim in info.tensor_shape.dim]
-    return np.full(shape, b"", object) if kind is object else np.zeros(shape, kind)
-
-
-if __name__ == "__main__":
-    limit(int(sys.argv[2]), int(sys.argv[3]))
-    sys.exit(main(Path(sys.argv[1])))

@@ -13,19 +13,21 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlaas4hep_serving.errors import Code, ServingError, failed_precondition, invalid_argument, not_found
+from mlaas4hep_serving.errors import Code, ServingError, failed_precondition, invalid_argument, not_found, shown
+from mlaas4hep_serving.models.model import BATCHING_FILE
 from mlaas4hep_serving.models.repository import Repository
-from mlaas4hep_serving.models.savedmodel import missing_parts
 from mlaas4hep_serving.models.versions import ModelConfig, versions_in
 from mlaas4hep_serving.models.warmup import FILE as WARMUP
-from mlaas4hep_serving.tfaas import archives, graphscan, sandbox
+from mlaas4hep_serving.tfaas import archives, sandbox
+from mlaas4hep_serving.tfaas.apart import SIGNATURES
 from mlaas4hep_serving.tfaas.archives import Caps
+from mlaas4hep_serving.tfaas.confine import LIMITS, Limits
 
 log = logging.getLogger(__name__)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", re.ASCII)
@@ -56,9 +58,7 @@ class Uploads:
         ServingError: INVALID_ARGUMENT, a base path that cannot be made.
     """
 
-    def __init__(
-        self, base: Path, repository: Repository, caps: Caps = CAPS, limits: sandbox.Limits = sandbox.LIMITS
-    ) -> None:
+    def __init__(self, base: Path, repository: Repository, caps: Caps = CAPS, limits: Limits = LIMITS) -> None:
         self._base, self._repository, self._caps, self._limits = base.resolve(), repository, caps, limits
         self._lock = threading.Lock()  # one upload, change or deletion at a time
         try:
@@ -100,8 +100,11 @@ class Uploads:
             scratch.write_bytes(_params_text(params, name))
             scratch.replace(folder / PARAMS)
 
-    def add(self, upload: Upload) -> tuple[str, int]:
+    def add(self, upload: Upload, permit: Callable[[str], None] = lambda _: None) -> tuple[str, int]:
         """Take a model in; returns its name and version.
+
+        Args:
+            permit: asked when its name is known; raises.
 
         Raises:
             ServingError: INVALID_ARGUMENT, a name or an archive that is refused; PERMISSION_DENIED, ops that are;
@@ -109,9 +112,11 @@ class Uploads:
                 FAILED_PRECONDITION, a model that does not run.
         """
         with self._scratch() as folder:
-            source, name = self._unpacked(upload, folder / "model")
-            graphscan.check(source)
-            sandbox.run(source, self._limits)
+            with _relative(folder / "model"):
+                source, name = self._unpacked(upload, folder / "model")
+                permit(name)
+                signatures = sandbox.run(source, self._limits)
+            (source / SIGNATURES).write_bytes(signatures.SerializeToString())
             with self._lock:
                 return name, self._move_in(name, source)
 
@@ -131,7 +136,7 @@ class Uploads:
         base = self._base / checked_name(name)
         versions = versions_in(base) if base.is_dir() else {}
         if not versions:
-            raise not_found(f"no uploaded model is named {name!r}")
+            raise not_found(f"no uploaded model is named {shown(name)!r}")
         return versions[max(versions)]
 
     @contextmanager
@@ -151,10 +156,12 @@ class Uploads:
             folder_name = "".join(folder.relative_to(unpacked).parts[:1])
         else:
             (folder / "saved_model.pb").write_bytes(upload.model)
-        lacking = missing_parts(folder)
-        if lacking:
-            raise invalid_argument(f"the upload is no SavedModel folder: {lacking}")
-        return folder, _settle_extras(folder, upload, folder_name)
+        if not (folder / "saved_model.pb").is_file():
+            raise invalid_argument("the upload is no SavedModel folder: no saved_model.pb")
+        try:
+            return folder, _settle_extras(folder, upload, folder_name)
+        except OSError as error:  # a folder where a file should be
+            raise invalid_argument(f"the upload is no SavedModel folder: {error.strerror}") from None
 
     def _numbers_seen(self, name: str) -> list[int]:
         try:
@@ -184,6 +191,16 @@ class Uploads:
             shutil.rmtree(folder)
         log.info("model %s version %d was uploaded", name, number)
         return number
+
+
+@contextmanager
+def _relative(folder: Path) -> Iterator[None]:
+    """What goes wrong is told without the places of this machine."""
+    try:
+        yield
+    except ServingError as error:
+        inside = error.message.replace(f"{folder}/", "").replace(str(folder), "the upload")
+        raise ServingError(error.code, inside.replace(f"{folder.parent.parent}/", "")) from None
 
 
 def checked_name(name: str) -> str:
@@ -219,7 +236,8 @@ def _settle_extras(folder: Path, upload: Upload, folder_name: str) -> str:
     Returns:
         The model's name.
     """
-    (folder / WARMUP).unlink(missing_ok=True)  # requests of a stranger, which were not tried
+    for extra in (WARMUP, Path(BATCHING_FILE), SIGNATURES):  # requests of a stranger, which were not tried; threads
+        (folder / extra).unlink(missing_ok=True)
     (folder / PARAMS.parent).mkdir(exist_ok=True)
     given = upload.params if upload.params is not None else _archived_params(folder)
     name = checked_name(upload.name or str((given or {}).get("name", "")) or folder_name)
@@ -261,7 +279,7 @@ def parse_params(text: bytes) -> dict[str, Any]:
 
 def _params_text(params: Mapping[str, Any], name: str) -> bytes:
     if params.get("name", name) != name:
-        raise invalid_argument(f"params.json has the name {params['name']!r}, the upload {name!r}")
+        raise invalid_argument(f"params.json has the name {shown(str(params['name']))!r}, the upload {name!r}")
     text = json.dumps({**params, "name": name}, indent=1).encode()
     if len(text) > _LARGEST_TEXT:
         raise invalid_argument(f"params.json is larger than {_LARGEST_TEXT} bytes")

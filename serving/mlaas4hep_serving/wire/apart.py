@@ -27,7 +27,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
-from mlaas4hep_serving.errors import Code, ServingError, as_serving_error, deadline_exceeded, invalid_argument
+from mlaas4hep_serving.errors import Code, ServingError, as_serving_error, deadline_exceeded, invalid_argument, shown
 
 if TYPE_CHECKING:
     from tensorflow_serving.apis.input_pb2 import Input
@@ -42,11 +42,15 @@ _LATE = "The request could not be read before its deadline"
 
 @dataclass(frozen=True)
 class Signatures:
-    """What the codec asks about a model: for each signature the dtypes of its inputs, and which may be ragged."""
+    """What the codec asks about a model: for each signature the dtypes of its inputs, and which may be ragged.
+
+    ``most`` is that of `json_requests.predict_request`.
+    """
 
     dtypes: Mapping[str, Mapping[str, int]]
     open_inputs: Mapping[str, Mapping[str, tuple[int | None, ...]]] = field(default_factory=dict)
     default: str = ""
+    most: int = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -252,7 +256,7 @@ def _read(head: Mapping[str, Any], body: Body) -> tuple[dict[str, Any], list[Any
     if head["codec"] == "examples":
         name, given = json_requests.examples_request(body.inflated(), body.deepest)
         return {"signature_name": name}, [given.SerializeToString()]
-    parsed = predict(body, Signatures(head["dtypes"], head["open_inputs"], head["default"]))
+    parsed = predict(body, Signatures(head["dtypes"], head["open_inputs"], head["default"], head["most"]))
     inputs, parts = {}, []
     for alias, array in parsed.inputs.items():
         enum, packed = _packed(array)
@@ -268,13 +272,15 @@ def predict(body: Body, signatures: Signatures) -> PredictJson:
     def dtypes(name: str) -> Mapping[str, int]:
         found = signatures.dtypes.get(name or signatures.default)
         if found is None:
-            raise invalid_argument(f'Serving signature name: "{name or signatures.default}" not found in signature def')
+            raise invalid_argument(
+                f'Serving signature name: "{shown(name or signatures.default)}" not found in signature def'
+            )
         return found
 
     def open_inputs(name: str) -> Mapping[str, tuple[int | None, ...]]:
         return signatures.open_inputs.get(name or signatures.default, {})
 
-    return json_requests.predict_request(body.inflated(), dtypes, open_inputs, body.deepest)
+    return json_requests.predict_request(body.inflated(), dtypes, open_inputs, body.deepest, signatures.most)
 
 
 def _packed(array: Array) -> tuple[int, list[Any]]:

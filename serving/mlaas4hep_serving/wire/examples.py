@@ -12,8 +12,8 @@ from tensorflow_serving.apis.inference_pb2 import InferenceTask, MultiInferenceR
 from tensorflow_serving.apis.input_pb2 import Input
 from tensorflow_serving.apis.regression_pb2 import RegressionResult
 
-from mlaas4hep_serving.errors import failed_precondition, invalid_argument, unimplemented
-from mlaas4hep_serving.wire import tensors
+from mlaas4hep_serving.errors import failed_precondition, invalid_argument, shown, unimplemented
+from mlaas4hep_serving.wire import sizes, tensors
 from mlaas4hep_serving.wire.tensors import DEFAULT_SIGNATURE, Array
 
 CLASSIFY = "tensorflow/serving/classify"
@@ -21,17 +21,19 @@ REGRESS = "tensorflow/serving/regress"
 PREDICT = "tensorflow/serving/predict"
 
 
-def serialized(given: Input) -> Array:
+def serialized(given: Input, most: int = sizes.NO_LIMIT) -> Array:
     """The tf.Examples of a request, serialized, [n] ``object``; a context comes before each of them.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, no examples.
+        ServingError: INVALID_ARGUMENT, no examples, or more than ``most`` bytes of them.
     """
     kind = given.WhichOneof("kind")
     listed = getattr(given, kind).examples if kind else ()
     if not listed:
         raise invalid_argument("Input is empty.")
     context = given.example_list_with_context.context.SerializeToString() if kind != "example_list" else b""
+    texts = given.ByteSize() + len(listed) * len(context)
+    sizes.check(sizes.of(types_pb2.DT_STRING, [len(listed)]) + texts, most)
     array = np.empty(len(listed), object)
     array[:] = [context + example.SerializeToString() for example in listed]
     return array
@@ -126,17 +128,17 @@ def _check_names(request: MultiInferenceRequest) -> None:
             raise invalid_argument("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
         name = task.model_spec.signature_name or DEFAULT_SIGNATURE
         if name in seen:
-            raise invalid_argument(f"Duplicate evaluation of signature: {name}")
+            raise invalid_argument(f"Duplicate evaluation of signature: {shown(name)}")
         seen.add(name)
 
 
 def _task_tensors(task: InferenceTask, signatures: Mapping[str, SignatureDef]) -> tuple[str, list[str]]:
     name = task.model_spec.signature_name or DEFAULT_SIGNATURE
     if name not in signatures:
-        raise invalid_argument(f"Requested signature not found in model graph: {name}")
+        raise invalid_argument(f"Requested signature not found in model graph: {shown(name)}")
     tensors_of = {CLASSIFY: classify_tensors, REGRESS: regress_tensors}.get(task.method_name)
     if tensors_of is None:
-        raise unimplemented(f"Unsupported signature method_name: {task.method_name}")
+        raise unimplemented(f"Unsupported signature method_name: {shown(task.method_name)}")
     return tensors_of(signatures[name])
 
 

@@ -18,8 +18,8 @@ from tensorflow.core.example.example_pb2 import Example
 from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis.input_pb2 import Input
 
-from mlaas4hep_serving.errors import ServingError, invalid_argument, unimplemented
-from mlaas4hep_serving.wire import jsonreader, ragged
+from mlaas4hep_serving.errors import ServingError, invalid_argument, shown, unimplemented
+from mlaas4hep_serving.wire import jsonreader, ragged, sizes
 from mlaas4hep_serving.wire.ragged import RowShape
 from mlaas4hep_serving.wire.tensors import Array, dtype_name, numpy_dtype
 
@@ -55,6 +55,7 @@ def predict_request(
     inputs_of: Callable[[str], Dtypes],
     open_inputs_of: Callable[[str], Mapping[str, RowShape]] = lambda _: {},
     deepest: int | None = None,
+    most: int = sizes.NO_LIMIT,
 ) -> PredictJson:
     """Read ``{"signature_name": ..., "instances": [...]}`` or ``{"inputs": ...}``.
 
@@ -63,6 +64,7 @@ def predict_request(
             after the JSON is parsed and before its keys are looked at, as TF-Serving does.
         open_inputs_of: inputs of a signature whose rows may be ragged, with their row shapes (`ragged.open_inputs`).
         deepest: nesting that is refused beyond.
+        most: bytes of the arrays that are refused beyond.
 
     Raises:
         ServingError: in TF-Serving's words.
@@ -71,19 +73,33 @@ def predict_request(
     signature = signature_name(document)
     dtypes = inputs_of(signature)
     if not dtypes:
-        raise invalid_argument(f"Failed to get input map for signature: {signature or 'DEFAULT'}")
+        raise invalid_argument(f"Failed to get input map for signature: {shown(signature) or 'DEFAULT'}")
     if open_inputs := open_inputs_of(signature):
-        ragged.pad_document(document, open_inputs)
+        ragged.pad_document(document, open_inputs, most)
     if "instances" in document and "inputs" in document:
         raise _format_error(
             document, "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist "
         )
+    sizes.check(_declared(document, dtypes), most)
     plain = b"true" not in body and b"false" not in body  # numpy takes True for 1
     if "instances" in document:
         return PredictJson(signature, "row", _rows(document, dtypes, plain))
     if "inputs" in document:
         return PredictJson(signature, "columnar", _columns(document["inputs"], dtypes, plain))
     raise invalid_argument("Missing 'inputs' or 'instances' key")
+
+
+def _declared(document: Mapping[str, Any], dtypes: Dtypes) -> int:
+    """Bytes of the arrays of a request, by the first element of each level."""
+    if "instances" in document:
+        rows = document["instances"]
+        if not isinstance(rows, list) or not rows:
+            return 0
+        first, outer = rows[0], [len(rows)]
+    else:
+        first, outer = document.get("inputs"), []
+    named = first if _is_object(first) else dict.fromkeys(dtypes, first)
+    return sum(sizes.of(enum, (*outer, *_shape(named.get(name)))) for name, enum in dtypes.items())
 
 
 def signature_name(document: Mapping[str, Any]) -> str:
@@ -174,11 +190,11 @@ def _named_rows(instances: list[Any], dtypes: Dtypes) -> dict[str, Array]:
         for name, value in row.items():
             try:
                 if name not in dtypes:
-                    raise invalid_argument(f"JSON object: does not have named input: {name}")
+                    raise invalid_argument(f"JSON object: does not have named input: {shown(name)}")
                 _add_row(value, dtypes[name], name, shapes, values[name])
             except ServingError as error:
                 raise invalid_argument(
-                    f"Failed to process element: {item} key: {name} of 'instances' list. Error: {error}"
+                    f"Failed to process element: {item} key: {shown(name)} of 'instances' list. Error: {error}"
                 ) from None
         if set(row) != set(dtypes):
             raise invalid_argument(
@@ -412,7 +428,7 @@ def _example(value: Any, out: Example) -> None:
 
 def _add_feature(value: Any, name: str, feature: Any) -> None:
     if value is None or isinstance(value, list) or _is_object(value):
-        raise invalid_argument(f"Feature: {name} has element with unexpected JSON type: {_type(value)}")
+        raise invalid_argument(f"Feature: {shown(name)} has element with unexpected JSON type: {_type(value)}")
     if isinstance(value, dict):
         kind, item = "bytes_list", _base64(value)
     elif isinstance(value, str):
@@ -425,7 +441,7 @@ def _add_feature(value: Any, name: str, feature: Any) -> None:
     present = feature.WhichOneof("kind")
     if present not in (None, kind):
         expected = present.removesuffix("_list")
-        raise invalid_argument(f"Unexpected element type in feature: {name} expecting type: {expected}")
+        raise invalid_argument(f"Unexpected element type in feature: {shown(name)} expecting type: {expected}")
     if kind == "int64_list" and int(item) >= 1 << 63:
-        raise invalid_argument(f"Feature: {name} has uint64 element. Only int64_t is supported.")
+        raise invalid_argument(f"Feature: {shown(name)} has uint64 element. Only int64_t is supported.")
     getattr(feature, kind).value.append(item)

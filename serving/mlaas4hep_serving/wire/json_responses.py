@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,12 @@ from tensorflow_serving.apis.classification_pb2 import ClassificationResult
 from tensorflow_serving.apis.regression_pb2 import RegressionResult
 
 from mlaas4hep_serving.errors import invalid_argument
+from mlaas4hep_serving.wire import json_numbers
 from mlaas4hep_serving.wire.json_requests import INTS, Format
 from mlaas4hep_serving.wire.tensors import Array, dtype_name, enum_of
 
 
-def predict_response(outputs: Mapping[str, Array], form: Format) -> bytes:
+def predict_response(outputs: Mapping[str, Array], form: Format) -> bytes | bytearray:
     """``{"predictions": [...]}`` (row) or ``{"outputs": ...}`` (columnar); a single output is written without its name.
 
     Raises:
@@ -29,14 +30,14 @@ def predict_response(outputs: Mapping[str, Array], form: Format) -> bytes:
         raise invalid_argument("Cannot convert empty tensor map to JSON")
     if form == "row":
         return _row_response(outputs)
-    written = {name: _tensor(name, array, "\n" + " " * 8 * (len(outputs) > 1)) for name, array in outputs.items()}
+    written = {name: _tensor(name, array) for name, array in outputs.items()}
     if len(written) == 1:
         return f'{{\n    "outputs": {next(iter(written.values()))}\n}}'.encode("utf-8", "surrogateescape")
     members = ",\n".join(f"        {json.dumps(name)}: {value}" for name, value in written.items())
     return f'{{\n    "outputs": {{\n{members}\n    }}\n}}'.encode("utf-8", "surrogateescape")
 
 
-def _row_response(outputs: Mapping[str, Array]) -> bytes:
+def _row_response(outputs: Mapping[str, Array]) -> bytes | bytearray:
     rows = None
     for name, array in outputs.items():
         if array.ndim == 0:
@@ -44,21 +45,40 @@ def _row_response(outputs: Mapping[str, Array]) -> bytes:
         if rows is not None and rows != len(array):
             raise invalid_argument(f"Tensor name: {name} has inconsistent batch size: {len(array)} expecting: {rows}")
         rows = len(array)
+    body = bytearray(b'{\n    "predictions": [')  # grows without a copy of all, which would hold everyone
+    for start, end in _parts(*outputs.values()):
+        rows_text = ", ".join(_rows({name: array[start:end] for name, array in outputs.items()}))
+        body += (", " * bool(start) + rows_text).encode("utf-8", "surrogateescape")
+    body += b"\n    ]\n}"
+    return body
+
+
+def _rows(outputs: Mapping[str, Array]) -> Iterable[str]:
     columns = [(json.dumps(name), _items(name, array)) for name, array in outputs.items()]
     if len(columns) == 1:
-        body = ", ".join(columns[0][1])
-    else:
-        body = ", ".join(
-            "{"
-            + ", ".join(f"\n            {name}: {item}" for (name, _), item in zip(columns, row, strict=True))
-            + "\n        }"
-            for row in zip(*(items for _, items in columns), strict=True)
-        )
-    return f'{{\n    "predictions": [{body}\n    ]\n}}'.encode("utf-8", "surrogateescape")
+        return columns[0][1]
+    return (
+        "{"
+        + ", ".join(f"\n            {name}: {item}" for (name, _), item in zip(columns, row, strict=True))
+        + "\n        }"
+        for row in zip(*(items for _, items in columns), strict=True)
+    )
+
+
+def _parts(*arrays: Array) -> Iterator[tuple[int, int]]:
+    """Ranges of rows that are written at a time: Python objects are made of some thousands of values, never of all."""
+    rows = len(arrays[0])
+    step = max(1, min(json_numbers.MOST * rows // max(array.size, 1) for array in arrays))
+    return ((start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 def _items(name: str, array: Array) -> list[str]:
     """Every element of the first dimension, written."""
+    if array.size > json_numbers.MOST and array.ndim > 1:
+        return [_list(name, row) for row in array]
+    if json_numbers.writes(array):
+        _writer(name, array)  # raises for a type that JSON has not
+        return json_numbers.items(array)
     if array.dtype == np.float32 and array.size and np.isfinite(array).all():
         return _float_items(array)
     write = _writer(name, array)
@@ -78,9 +98,12 @@ def _float_items(array: Array) -> list[str]:
     return texts
 
 
-def _tensor(name: str, array: Array, _indent: str) -> str:
-    write = _writer(name, array)
-    return _nested(array.tolist(), write)
+def _tensor(name: str, array: Array) -> str:
+    return _list(name, array) if array.ndim else _writer(name, array)(array.item())
+
+
+def _list(name: str, array: Array) -> str:
+    return "[" + ", ".join(", ".join(_items(name, array[start:end])) for start, end in _parts(array)) + "]"
 
 
 def _nested(value: Any, write: Callable[[Any], str]) -> str:

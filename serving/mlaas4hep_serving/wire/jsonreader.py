@@ -16,9 +16,8 @@ from typing import Any
 
 import orjson
 
-from mlaas4hep_serving.errors import ServingError, invalid_argument
+from mlaas4hep_serving.errors import LONGEST_ECHO, ServingError, invalid_argument, shown
 
-_LONGEST_ECHO = 256  # characters of a value that an error repeats
 _DEEPEST_READ = 500  # levels that Python's reader, which recurses, is given; no tensor has as many dimensions
 _LONGEST_INT = 20  # characters of -2^63 and of 2^64 - 1; Python refuses to read very long ones
 _BLANKS = b" \n\r\t"
@@ -96,10 +95,9 @@ def text(value: Any) -> str:
     for part in _pretty(value, 0):  # in parts, so that no more is written, and no deeper, than is shown
         parts.append(part)
         length += len(part)
-        if length > _LONGEST_ECHO:
+        if length > LONGEST_ECHO:
             break
-    written = "".join(parts).encode("utf-8", "replace").decode()
-    return written if len(written) <= _LONGEST_ECHO else written[:_LONGEST_ECHO] + "...TRUNCATED"
+    return shown("".join(parts).encode("utf-8", "replace").decode())
 
 
 def _pretty(value: Any, level: int) -> Iterator[str]:

@@ -10,6 +10,8 @@ from typing import Any
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
+from mlaas4hep_serving.wire import sizes
+
 RowShape = tuple[int | None, ...]  # sizes behind the batch dimension, None where the signature leaves it open
 _FLOATS = {types_pb2.DT_FLOAT, types_pb2.DT_DOUBLE, types_pb2.DT_HALF, types_pb2.DT_BFLOAT16}
 
@@ -24,48 +26,57 @@ def open_inputs(signature: SignatureDef) -> dict[str, RowShape]:
     return shapes
 
 
-def pad_document(document: dict[str, Any], shapes: Mapping[str, RowShape]) -> None:
+def pad_document(document: dict[str, Any], shapes: Mapping[str, RowShape], most: int = sizes.NO_LIMIT) -> None:
     """Pad the ``instances`` or ``inputs`` of a parsed request in place.
 
     What is no list of lists stays as it is, for the codec to complain about.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, an input that would take more than ``most`` bytes.
     """
     instances, inputs = document.get("instances"), document.get("inputs")
     if isinstance(instances, list) and instances and isinstance(instances[0], dict):
-        _pad_rows(instances, shapes)
+        _pad_rows(instances, shapes, most)
     elif isinstance(instances, list) and len(shapes) == 1:
-        document["instances"] = pad(instances, *shapes.values())
+        document["instances"] = pad(instances, next(iter(shapes.values())), most)
     elif isinstance(inputs, dict):
-        inputs.update({alias: pad(inputs[alias], shape) for alias, shape in shapes.items() if alias in inputs})
+        inputs.update({alias: pad(inputs[alias], shape, most) for alias, shape in shapes.items() if alias in inputs})
     elif isinstance(inputs, list) and len(shapes) == 1:
-        document["inputs"] = pad(inputs, *shapes.values())
+        document["inputs"] = pad(inputs, next(iter(shapes.values())), most)
 
 
-def _pad_rows(rows: list[Any], shapes: Mapping[str, RowShape]) -> None:
+def _pad_rows(rows: list[Any], shapes: Mapping[str, RowShape], most: int) -> None:
     if len(rows) == 1 and all(len(shape) == 1 for shape in shapes.values()):
         return  # a single list is as long as itself
     if not all(isinstance(row, dict) for row in rows):
         return
     for alias, shape in shapes.items():
         column = [row.get(alias) for row in rows]
-        padded = pad(column, shape)
+        padded = pad(column, shape, most)
         if padded is not column:
             for row, value in zip(rows, padded, strict=True):
                 row[alias] = value
 
 
-def pad(rows: Any, shape: RowShape) -> Any:
+def pad(rows: Any, shape: RowShape, most: int = sizes.NO_LIMIT) -> Any:
     """``rows``, a list of nested lists, with every open dimension filled with NaN to its longest list.
 
     Returns:
         ``rows`` itself where there is nothing to pad or its nesting is not that of ``shape``.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, more than ``most`` bytes of float32.
     """
-    sizes = _sizes(rows, shape)
-    return rows if sizes is None else [_filled(row, sizes) for row in rows]
+    filled = _sizes(rows, shape)
+    if filled is None:
+        return rows
+    sizes.check(sizes.of(types_pb2.DT_FLOAT, [len(rows), *filled]), most)
+    return [_filled(row, filled) for row in rows]
 
 
 def _sizes(rows: Any, shape: RowShape) -> list[int] | None:
     """Sizes to fill to, or None where nothing is to be filled."""
-    level, sizes, ragged = rows, [], False
+    level, filled, ragged = rows, [], False
     if not isinstance(rows, list):
         return None
     for size in shape:
@@ -75,14 +86,14 @@ def _sizes(rows: Any, shape: RowShape) -> list[int] | None:
         if size is not None and lengths - {size}:
             return None
         ragged = ragged or len(lengths) > 1
-        sizes.append(max(lengths, default=0) if size is None else size)
-        level = list(chain.from_iterable(level)) if len(sizes) < len(shape) else level
-    return sizes if ragged else None
+        filled.append(max(lengths, default=0) if size is None else size)
+        level = list(chain.from_iterable(level)) if len(filled) < len(shape) else level
+    return filled if ragged else None
 
 
-def _filled(row: list[Any], sizes: Sequence[int]) -> list[Any]:
-    missing = sizes[0] - len(row)
-    if len(sizes) == 1:
+def _filled(row: list[Any], wanted: Sequence[int]) -> list[Any]:
+    missing = wanted[0] - len(row)
+    if len(wanted) == 1:
         return row + [math.nan] * missing
-    rest = sizes[1:]
+    rest = wanted[1:]
     return [_filled(item, rest) for item in row] + [_filled([], rest) for _ in range(missing)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,6 +49,7 @@ _NUMPY: dict[int, Any] = {
     types_pb2.DT_COMPLEX64: np.complex64,
     types_pb2.DT_COMPLEX128: np.complex128,
 }
+_PART = 1 << 16  # values that are Python objects at a time
 _ENUM: dict[Any, int] = {np.dtype(kind): enum for enum, kind in _NUMPY.items()}
 
 
@@ -78,6 +80,8 @@ def enum_of(array: Array) -> int:
 def from_proto(proto: TensorProto, alias: str) -> Array:
     """The array of a TensorProto; fewer values than elements repeat the last one.
 
+    How much memory that takes is for `sizes` to ask, before.
+
     Raises:
         ServingError: INVALID_ARGUMENT ``tensor parsing error``, for sizes that do not agree or unknown types.
     """
@@ -97,8 +101,8 @@ def from_proto(proto: TensorProto, alias: str) -> Array:
 
 
 def _filled(values: Any, kind: Any, shape: tuple[int, ...]) -> Array:
-    size = int(np.prod(shape, dtype=np.int64)) if shape else 1
-    if len(values) > size or size > 1 << 31:
+    size = math.prod(shape)
+    if len(values) > size:
         raise ValueError("more values than elements")
     if len(values) == size:
         flat = np.empty(size, object) if kind is object else np.array(values, kind)
@@ -124,8 +128,25 @@ def to_proto(array: Array, out: TensorProto, *, content: bool = False) -> None:
         out.CopyFrom(_tensorflow().make_tensor_proto(array))
     elif enum == types_pb2.DT_STRING:
         out.string_val.extend(v if isinstance(v, bytes) else str(v).encode() for v in array.ravel())
+    elif array.dtype.kind in "fb":
+        out.MergeFromString(_packed(TensorProto.DESCRIPTOR.fields_by_name[field].number, array))
     else:
-        getattr(out, field).extend(array.ravel().tolist())
+        for start in range(0, array.size, _PART):
+            getattr(out, field).extend(array.flat[start : start + _PART].tolist())
+
+
+def _packed(field: int, array: Array) -> bytes:
+    """A packed field of floats or booleans as it travels, their memory as it is: no Python object for each value."""
+    values = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    return bytes([field << 3 | 2]) + _varint(len(values)) + values
+
+
+def _varint(number: int) -> bytes:
+    parts = []
+    while number > 127:
+        parts.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*parts, number])
 
 
 def check_dtypes(wanted: Sequence[int], values: Sequence[Array]) -> None:

@@ -193,11 +193,23 @@ def test_a_call_without_a_message(channel):
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_bytes_that_are_no_message(channel):
+@pytest.mark.parametrize(
+    ("rpc", "message"),
+    [
+        ("PredictionService/Predict", "PredictRequest"),
+        ("PredictionService/Classify", "ClassificationRequest"),
+        ("PredictionService/Regress", "RegressionRequest"),
+        ("PredictionService/MultiInference", "MultiInferenceRequest"),
+        ("PredictionService/GetModelMetadata", "GetModelMetadataRequest"),
+        ("ModelService/GetModelStatus", "GetModelStatusRequest"),
+        ("ModelService/HandleReloadConfigRequest", "ReloadConfigRequest"),
+    ],
+)
+def test_bytes_that_are_no_message(channel, rpc, message):
     with pytest.raises(grpc.RpcError) as caught:
-        channel.unary_unary(PREDICT)(b"\xff", timeout=10)
-    assert caught.value.code() is grpc.StatusCode.INTERNAL
-    assert caught.value.details() == "Exception deserializing request!"
+        channel.unary_unary(f"/tensorflow.serving.{rpc}")(b"\xff", timeout=10)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.details() == f"The request is no tensorflow.serving.{message}"
 
 
 def test_clients_that_go_away_leave_nothing(half_plus_two, start_server, tmp_path):

@@ -10,7 +10,9 @@ import http.client
 import json
 import socket
 import ssl
+import string
 import time
+from dataclasses import replace
 
 import grpc
 import jwt
@@ -19,14 +21,19 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from mlaas4hep_serving.errors import Code, ServingError
 from mlaas4hep_serving.frontends import http_limits
-from mlaas4hep_serving.frontends.guard import Guard, Rates, scope_of, scope_of_rpc
+from mlaas4hep_serving.frontends.guard import Guard, Rates, models_of, scope_of, scope_of_rpc
+from mlaas4hep_serving.frontends.http import Request
 from mlaas4hep_serving.frontends.tls import Tls
-from mlaas4hep_serving.frontends.tokens import Scope, Tokens
+from mlaas4hep_serving.frontends.tokens import Client, Limits, Scope, Tokens
 from mlaas4hep_serving.messages import SSLConfig
+from mlaas4hep_serving.wire import paths
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
+from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest
 from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
@@ -135,6 +142,48 @@ def test_scopes_of_rpcs():
     assert scope_of_rpc("/grpc.health.v1.Health/Check") is None
 
 
+@pytest.mark.parametrize(
+    ("path", "models"),
+    [
+        ("/v1/models/tth:predict", ["tth"]),
+        ("/V1/Models/tth/versions/2:predict", ["tth"]),
+        ("/v1/models/a%2Fb/labels/x/metadata", ["a/b"]),
+        ("/v1/models/a?b:predict", ["a?b"]),
+        ("/params/tth", ["tth"]),
+        ("/delete/tth?x", ["tth"]),
+        ("/v1/models", []),
+        ("/", []),
+        ("/models", []),
+        ("/json", None),
+        ("/predict/proto", None),
+        ("/upload", None),
+        ("/delete?x", None),
+    ],
+)
+def test_models_of_urls(path, models):
+    assert models_of(path) == models
+
+
+@given(st.text(alphabet=string.ascii_letters + "%2fF:/?.-_é ", max_size=12), st.sampled_from(["GET", "POST"]))
+def test_the_model_that_is_looked_at_is_the_one_that_answers(name, method):
+    path = f"/v1/models/{name}{':predict' * (method == 'POST')}"
+    target = paths.parse(method, path)
+    if target is not None and target.name:
+        assert models_of(path) == [target.name]
+
+
+def test_a_scope_of_one_model(auth_file, issuer):
+    client = Tokens.read(auth_file).client(
+        token_of(issuer, scope="model.predict:tth model.read:ww write:tth predict:x")
+    )
+    assert client.scopes == frozenset() and client.models == {(Scope.PREDICT, "tth"), (Scope.READ, "ww")}
+    assert client.may(Scope.PREDICT, ["tth"]) and client.may(Scope.PREDICT, None)
+    assert not client.may(Scope.PREDICT, ["ww"]) and not client.may(Scope.PREDICT, ["tth", "ww"])
+    assert (
+        not client.may(Scope.PREDICT, []) and not client.may(Scope.READ, ["tth"]) and not client.may(Scope.WRITE, None)
+    )
+
+
 def test_jwt(auth_file, issuer):
     tokens = Tokens.read(auth_file)
     assert tokens.client(token_of(issuer, scope="predict read other")).scopes == {Scope.PREDICT, Scope.READ}
@@ -158,6 +207,56 @@ def test_jwt(auth_file, issuer):
         assert caught.value.code is Code.UNAUTHENTICATED, what
 
 
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # of the keys, which are read only
+@given(st.sampled_from(["exp", "iat", "nbf", "iss", "aud", "sub", "scope", "jti"]), ODD)
+def test_claims_of_any_type_are_no_fault_of_the_server(issuer, auth_file, claim, value):
+    body = {
+        "iss": "https://iam.example",
+        "aud": "models",
+        "exp": int(time.time()) + 300,
+        "scope": "predict",
+        claim: value,
+    }
+    signed = jwt.api_jws.encode(json.dumps(body).encode(), issuer[0], "ES256", headers={"kid": "k1"})
+    try:
+        client = Tokens.read(auth_file).client(signed)
+    except ServingError as error:
+        assert error.code is Code.UNAUTHENTICATED  # noqa: PT017  # most are refused, some are not
+    else:
+        assert client.scopes <= {Scope.PREDICT, Scope.READ, Scope.WRITE}
+
+
+def test_claims_that_are_no_object_or_nested_deep(issuer, auth_file):
+    for body in (b"[]", b"1", b"null", b"\xff", b"[" * 5000, b'{"exp": 1e400}', b'{"exp": ' + b"[" * 3000):
+        with pytest.raises(ServingError) as caught:
+            Tokens.read(auth_file).client(jwt.api_jws.encode(body, issuer[0], "ES256", headers={"kid": "k1"}))
+        assert caught.value.code is Code.UNAUTHENTICATED
+
+
+def test_a_key_file_that_is_lost_is_no_fault_of_the_client_and_no_path_is_told(issuer, auth_file):
+    tokens = Tokens.read(auth_file)
+    (auth_file.parent / "keys.json").unlink()
+    with pytest.raises(ServingError) as caught:
+        tokens.client(token_of(issuer))
+    assert caught.value.code is Code.UNAVAILABLE and "/" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "header", ["Basic \xe9\xe9", "Basic ====", "Basic /w==", "Bearer \xff", "Bearer", "\xff", "Basic"]
+)
+def test_authorization_of_any_bytes(auth_file, header):
+    guard = Guard(Tokens.read(auth_file), 0)
+    reply = guard.http(Request("GET", "/v1/models/default", {"authorization": header}, b""))
+    assert reply is not None and reply.status == 401
+
+
 def test_new_keys_of_the_issuer_are_read(auth_file, issuer):
     tokens = Tokens.read(auth_file)
     fresh = ec.generate_private_key(ec.SECP256R1())
@@ -179,6 +278,10 @@ def test_new_keys_of_the_issuer_are_read(auth_file, issuer):
         ('[[key]]\nname = "a"\nscopes = ["read"]', "sha256"),
         ('[[key]]\nname = "a"\nsha256 = "abc"\nscopes = ["read"]', "64 hex digits"),
         (f'[[key]]\nname = "a"\nsha256 = "{"0" * 64}"\nscopes = ["admin"]', "predict, read, write"),
+        (f'[[key]]\nname = "a"\nsha256 = "{"0" * 64}"\nscopes = ["model.predict"]', "model.predict:NAME"),
+        (f'[[key]]\nname = "a"\nsha256 = "{"0" * 64}"\nscopes = ["predict:m"]', "model.predict:NAME"),
+        (f'[[key]]\nname = "a"\nsha256 = "{"0" * 64}"\nscopes = []\nbytes_per_second = "many"', "bytes_per_second"),
+        (f'[[key]]\nname = "a"\nsha256 = "{"0" * 64}"\nscopes = []\nrequests_per_second = -1', "requests_per_second"),
         ('[jwt]\nissuer = "a"\naudience = "b"\njwks_file = "none.json"', "none.json cannot be read"),
         ('[jwt]\nissuer = ""\naudience = "b"\njwks_file = "none.json"', "needs issuer"),
     ],
@@ -202,6 +305,31 @@ def test_rates():
     for i in range(20_000):
         rates.take(str(i))
     assert len(rates._buckets) <= 10_000  # noqa: SLF001 (memory that does not grow shows nowhere else)
+
+
+def test_limits_of_a_token():
+    def guard_of(**limits) -> Guard:
+        digests = {hashlib.sha256(name.encode()).hexdigest(): name for name in ("a", "b")}
+        scopes = frozenset({Scope.PREDICT})
+        return Guard(Tokens({key: Client(name, scopes, limits=Limits(**limits)) for key, name in digests.items()}), 0)
+
+    def told(guard: Guard, token: str, size: int = 0) -> str:
+        length = {"content-length": str(size)}
+        reply = guard.http(Request("POST", PREDICT, {"authorization": f"Bearer {token}", **length}, b""))
+        return "" if reply is None else f"{reply.status} {reply.body.decode()} {dict(reply.headers)['Retry-After']}"
+
+    requests = guard_of(requests_per_second=1)
+    assert [bool(told(requests, "a")) for _ in range(4)] == [False, False, True, True]
+    assert told(requests, "a").startswith("429") and "has reached its limit" in told(requests, "a")
+    assert told(requests, "b") == ""
+    sizes = guard_of(bytes_per_second=1000)
+    assert told(sizes, "a", 1500) == told(sizes, "a", 100_000) == ""  # what is left is enough for one more
+    assert told(sizes, "a", 1).startswith("429") and told(sizes, "b", 1) == ""
+    chunked = guard_of(bytes_per_second=1000)
+    request = Request("POST", PREDICT, {"authorization": "Bearer a"}, b"")
+    assert chunked.http(request) is None
+    chunked.count(replace(request, body=b"x" * 5000))  # its length is known when it is in
+    assert told(chunked, "a", 1).startswith("429")
 
 
 def test_guessing_tokens_has_a_rate_too():
@@ -256,6 +384,54 @@ def test_tokens_on_both_ports(half_plus_two, auth_file, issuer, start_server):
         assert code(models.GetModelStatus, status_of, "bob") == "OK"
         assert code(models.HandleReloadConfigRequest, ReloadConfigRequest(), "bob") == "PERMISSION_DENIED"
         assert code(models.HandleReloadConfigRequest, ReloadConfigRequest(), "root") == "INVALID_ARGUMENT"
+
+
+def test_scopes_of_one_model_on_both_ports(half_plus_two, issuer, start_server, tmp_path):
+    (tmp_path / "keys.json").write_text(json.dumps(issuer[1]))
+    models = " ".join(
+        f'config {{ name: "{name}" base_path: "{half_plus_two.parent}" model_platform: "tensorflow" }}'
+        for name in ("tth", "ww")
+    )
+    (tmp_path / "models").write_text(f"model_config_list {{ {models} }}")
+    (tmp_path / "auth.toml").write_text(key_lines(alice="model.predict:tth model.read:tth", root="predict read write"))
+    server = start_server(
+        model_config_file=str(tmp_path / "models"),
+        auth_config_file=str(tmp_path / "auth.toml"),
+        enable_tfaas=True,
+        tfaas_base_path=str(tmp_path / "uploads"),
+        enable_model_list=True,
+    )
+
+    def status(path: str, body: bytes | None = None, method: str | None = None) -> int:
+        return ask(server, path, body, method, bearer("alice"))[0]
+
+    assert status("/v1/models/tth:predict", BODY) == status("/v1/models/tth/versions/123:predict", BODY) == 200
+    assert status("/v1/models/ww:predict", BODY) == status("/v1/models/none:predict", BODY) == 403
+    assert status("/v1/models/tth/metadata") == 200 and status("/v1/models/ww/metadata") == 403
+    assert status("/v1/models") == status("/") == status("/models") == 403  # these tell of all models
+    assert status("/json", b'{"model": "tth", "values": [2.0]}') == 200
+    assert status("/json", b'{"model": "ww", "values": [2.0]}') == 403
+    assert status("/delete/tth", None, "DELETE") == status("/upload", b"x") == 403
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+        def code(call, request) -> str:
+            return call.future(request, metadata=[("authorization", "Bearer alice")], timeout=10).code().name
+
+        def predict(name: str) -> PredictRequest:
+            request = PredictRequest(model_spec={"name": name})
+            request.inputs["x"].dtype = 1
+            return request
+
+        def infer(*names: str) -> MultiInferenceRequest:
+            return MultiInferenceRequest(tasks=[{"model_spec": {"name": name}} for name in names])
+
+        assert code(stub.Predict, predict("tth")) == "OK"
+        assert code(stub.Predict, predict("ww")) == code(stub.Predict, predict("")) == "PERMISSION_DENIED"
+        assert code(stub.MultiInference, infer("tth")) == "UNIMPLEMENTED"  # it passes, with a task of no kind
+        assert (
+            code(stub.MultiInference, infer("tth", "ww")) == code(stub.MultiInference, infer()) == "PERMISSION_DENIED"
+        )
 
 
 def test_rate_on_both_ports(half_plus_two, start_server):

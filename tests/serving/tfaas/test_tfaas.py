@@ -14,8 +14,10 @@ import pytest
 import tensorflow as tf
 from mlaas4hep_serving import messages
 from mlaas4hep_serving.errors import Code, ServingError
-from mlaas4hep_serving.tfaas import archives, endpoints, graphscan, sandbox, uploads
+from mlaas4hep_serving.models.savedmodel import read_proto
+from mlaas4hep_serving.tfaas import archives, endpoints, graphscan, sandbox, trial, uploads
 from mlaas4hep_serving.tfaas.archives import Caps
+from mlaas4hep_serving.tfaas.confine import Limits
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 KEY = "secret-of-the-tests"
@@ -120,6 +122,7 @@ def asker(tmp_path_factory, dense):
             enable_tfaas=True,
             tfaas_base_path=str(base / "models"),
             auth_config_file=str(auth),
+            trust_uploads=True,  # test_apart.py has the models that run apart, whose start takes seconds
         )
     )
     asked = Asker(server, base / "models")
@@ -137,7 +140,7 @@ def asker(tmp_path_factory, dense):
 @pytest.fixture
 def untried(monkeypatch):
     """Uploads without the sandbox, a process that takes seconds and has its own tests."""
-    monkeypatch.setattr(sandbox, "run", lambda *_: None)
+    monkeypatch.setattr(sandbox, "run", lambda folder, _: trial.signatures_of(read_proto(folder).meta_graphs[0]))
 
 
 # the endpoints
@@ -376,7 +379,7 @@ def test_uploads_at_the_same_time_do_not_share_a_file(asker, dense, dense_double
 
 
 def test_uploaded_models_are_there_after_a_restart(asker, start_server):
-    server = start_server(enable_tfaas=True, tfaas_base_path=str(asker.base))
+    server = start_server(enable_tfaas=True, tfaas_base_path=str(asker.base), trust_uploads=True)
     assert Asker(server, asker.base).row([1, 2, 3])[1] == [6.0, -6.0]
 
 
@@ -535,12 +538,73 @@ class Prints(tf.Module):
         return {"y": x}
 
 
-@pytest.mark.parametrize("kind", [Reads, Writes, Python, Hidden, Saves, Restores, Lists, Dataset, Describes, Prints])
+class Maps(tf.Module):
+    """Answers the bytes of a file that an attribute names; neither stateful nor of an input."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def __call__(self, x):
+        found = tf.raw_ops.ImmutableConst(dtype=tf.uint8, shape=[200], memory_region_name="/etc/passwd")
+        return {"y": x, "found": found}
+
+
+class Aborts(tf.Module):
+    """Ends the process, but not in the trial, which feeds zeros."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def __call__(self, x):
+        def end():
+            with tf.control_dependencies([tf.raw_ops.Abort(exit_without_error=True)]):
+                return x * 1.0
+
+        return {"y": tf.cond(tf.reduce_any(x > 5), end, lambda: x * 2)}
+
+
+class Nested(tf.Module):
+    """In a function in a loop in a branch."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def __call__(self, x):
+        @tf.function
+        def inner(v):
+            tf.raw_ops.Abort(error_msg="inner")
+            return v + 1
+
+        loop = lambda: tf.while_loop(lambda v: tf.reduce_any(v > 5), lambda v: (inner(v),), [x])[0]  # noqa: E731
+        return {"y": tf.cond(tf.reduce_any(x > 5), loop, lambda: x)}
+
+
+REFUSED = [Reads, Writes, Python, Hidden, Saves, Restores, Lists, Dataset, Describes, Prints, Maps, Aborts, Nested]
+
+
+@pytest.mark.parametrize("kind", REFUSED)
 def test_ops_that_are_refused(tmp_path, kind):
     folder = saved(tmp_path / "1", kind())
     with pytest.raises(ServingError, match="the model is refused: op ") as caught:
         graphscan.check(folder)
     assert caught.value.code is Code.PERMISSION_DENIED
+
+
+@pytest.mark.parametrize(("kind", "op"), [(Maps, "ImmutableConst"), (Aborts, "Abort")])
+def test_what_is_refused_is_named_and_the_server_lives(asker, tmp_path, kind, op):
+    body, headers = form(name="bad", model=packed(saved(tmp_path / "1", kind())))
+    status, answer = asker.json("POST", "/upload", body, headers)
+    assert status == 403 and f"op {op} " in answer["error"]
+    assert asker.row([1, 2, 3])[0] == 200
+
+
+@pytest.mark.slow
+def test_messages_to_uploaders_have_no_paths_of_the_server(asker, dense, tmp_path):
+    broken = packed(changed(dense, tmp_path / "n", lambda meta_graph: meta_graph.signature_def.clear()))
+    damaged = tar_of(
+        ("a/saved_model.pb", (dense / "saved_model.pb").read_bytes()),
+        ("a/variables/variables.index", b"x"),
+        ("a/variables/variables.data-00000-of-00001", b"y"),
+    )
+    for model in (tar_of(("a/saved_model.pb", b"\x00garbage")), broken, damaged):
+        body, headers = form(name="bad", model=model)
+        status, answer = asker.json("POST", "/upload", body, headers)
+        assert status == 400 and answer["error"]
+        assert "/tmp" not in answer["error"] and str(asker.base) not in answer["error"]
 
 
 class Vocabulary(tf.Module):
@@ -640,7 +704,7 @@ def test_models_that_crash_or_hang_do_so_elsewhere(asker, dense, tmp_path):
     status, answer = asker.json("POST", "/upload", body, headers)
     assert status == 400 and "cannot be loaded and run" in answer["error"]
     with pytest.raises(ServingError, match="longer than 12 s|SIGXCPU|SIGKILL"):
-        sandbox.run(tmp_path / "Endless", sandbox.Limits(seconds=12, cpu_seconds=4))
+        sandbox.run(tmp_path / "Endless", Limits(seconds=12, cpu_seconds=4))
     lost = packed(dense, None)
     broken = tar_of(("saved_model.pb", b"\x00garbage"), compress=True)
     no_default = packed(changed(dense, tmp_path / "n", lambda m: m.signature_def.pop("serving_default")))

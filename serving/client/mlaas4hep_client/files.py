@@ -1,0 +1,189 @@
+"""Events from files: JSON, JSON lines, bodies of requests, CSV, Parquet and ROOT; in steps, each for one request."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import islice
+from typing import Any
+
+from mlaas4hep_client.errors import invalid_argument
+
+STEP = 1000  # events in a request
+_ROOT = re.compile(r"^(?P<path>.*\.root(?:\.\d+)?)(?::(?P<tree>[^/].*))?$", re.IGNORECASE)
+
+Inputs = Callable[[], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class FileEvents:
+    """Events of a file.
+
+    Attributes:
+        steps: events as `Client.predict` takes them, at most `STEP` at a time.
+        signature: that the file names, if it is the body of a request.
+    """
+
+    steps: Iterable[Any]
+    signature: str = ""
+
+
+def read_events(path: str, inputs: Inputs) -> FileEvents:
+    """Events of a file; its ending says what it is, and one without a known ending is JSON.
+
+    Args:
+        path: ``-`` is standard input; a ROOT file may have its tree behind it, ``file.root:tree``.
+        inputs: tells what the model takes; asked for tables, which hold more than that.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, a file that cannot be read, or a table that lacks inputs: all of them.
+    """
+    if match := _ROOT.match(path):
+        return FileEvents(_from_root(match["path"], match["tree"], inputs))
+    if path.lower().endswith(".csv"):
+        return FileEvents(_from_csv(path, inputs))
+    if path.lower().endswith(".parquet"):
+        return FileEvents(_from_parquet(path, inputs))
+    return _from_json(path)
+
+
+def _from_json(path: str) -> FileEvents:
+    try:
+        text = sys.stdin.read() if path == "-" else open(path, encoding="utf-8").read()  # noqa: SIM115
+    except (OSError, UnicodeDecodeError) as error:
+        raise invalid_argument(f"{path} cannot be read: {error}") from None
+    if not text.strip():
+        raise invalid_argument(f"{'standard input' if path == '-' else path} has no events")
+    try:
+        whole = json.loads(text)
+    except ValueError:
+        whole = [_event(line, number) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    signature = ""
+    if isinstance(whole, dict) and whole.keys() - {"signature_name"} in ({"instances"}, {"inputs"}):
+        signature = str(whole.get("signature_name", ""))
+        whole = whole.get("instances", whole.get("inputs"))
+    elif isinstance(whole, dict) and not _columnar(whole):
+        whole = [whole]
+    return FileEvents(_steps(whole), signature)
+
+
+def _event(line: str, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise invalid_argument(f"line {number} of the events is no JSON: {error}") from None
+
+
+def _columnar(whole: dict[str, Any]) -> bool:
+    """True for an object of columns: every value is a list.  An event has a number somewhere."""
+    return bool(whole) and all(isinstance(value, list) for value in whole.values())
+
+
+def _steps(events: Any) -> Iterator[Any]:
+    if not isinstance(events, list):
+        yield events
+        return
+    for start in range(0, len(events), STEP):
+        yield events[start : start + STEP]
+
+
+def _from_csv(path: str, inputs: Inputs) -> Iterator[Any]:
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file)
+            chosen = _chosen(list(rows.fieldnames or ()), inputs(), path)
+            while step := list(islice(rows, STEP)):
+                last = rows.line_num
+                yield [
+                    {name: _cell(row[column], column, last - len(step) + n, path) for name, column in chosen.items()}
+                    for n, row in enumerate(step, 1)
+                ]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise invalid_argument(f"{path} cannot be read: {error}") from None
+
+
+def _cell(text: str | None, column: str, line: int, path: str) -> Any:
+    """A number, or a list of them as JSON; nothing is NaN."""
+    for read in (int, float, json.loads):  # the model may want integers
+        try:
+            return read(text or "nan")
+        except ValueError:
+            continue
+    raise invalid_argument(f"{path}, line {line}, {column}: {text!r} is neither a number nor a list")
+
+
+def _from_parquet(path: str, inputs: Inputs) -> Iterator[Any]:
+    parquet, arrow = _installed("pyarrow.parquet", "pyarrow", path), _installed("pyarrow", "pyarrow", path)
+    try:
+        with parquet.ParquetFile(path) as file:
+            chosen = _chosen(file.schema_arrow.names, inputs(), path)
+            for batch in file.iter_batches(STEP, columns=list(chosen.values())):
+                values = batch.to_pydict()
+                yield {name: [_filled(value) for value in values[column]] for name, column in chosen.items()}
+    except (OSError, arrow.ArrowException) as error:
+        raise invalid_argument(f"{path} cannot be read: {error}") from None
+
+
+def _filled(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_filled(item) for item in value]
+    return math.nan if value is None else value
+
+
+def _from_root(path: str, tree: str | None, inputs: Inputs) -> Iterator[Any]:
+    uproot = _installed("uproot", "uproot", path)
+    try:
+        with uproot.open(path) as file:
+            found = _tree(file, tree, path)
+            chosen = _chosen(found.keys(), inputs(), f"{path}, tree {found.name}")
+            for arrays in found.iterate(list(chosen.values()), step_size=STEP):
+                yield {name: _number(arrays[branch].to_list()) for name, branch in chosen.items()}
+    except (OSError, ValueError, uproot.KeyInFileError, uproot.DeserializationError) as error:
+        told = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise invalid_argument(f"{path} cannot be read: {told}") from None
+
+
+def _tree(file: Any, name: str | None, path: str) -> Any:
+    if name is not None:
+        return file[name]
+    kinds = file.classnames(cycle=False)
+    trees = sorted(key for key, kind in kinds.items() if kind in ("TTree", "TNtuple", "ROOT::RNTuple"))
+    if len(trees) != 1:
+        there = f"the trees {', '.join(trees)}: say which, {path}:{trees[0]}" if trees else "no tree"
+        raise invalid_argument(f"{path} has {there}")
+    return file[trees[0]]
+
+
+def _number(value: Any) -> Any:
+    """Booleans as numbers: a model's inputs are floats."""
+    if isinstance(value, list):
+        return [_number(item) for item in value]
+    return int(value) if isinstance(value, bool) else value
+
+
+def _chosen(columns: Sequence[str], inputs: Sequence[str], where: str) -> Mapping[str, str]:
+    """Input -> the column that has it: of its name, or of one that `mlaas4hep_tf.export` turns into it."""
+    known = {_input_name(column): column for column in columns} | {column: column for column in columns}
+    missing = [name for name in inputs if name not in known]
+    if missing:
+        raise invalid_argument(f"{where} lacks {len(missing)} of the {len(inputs)} inputs: {', '.join(missing)}")
+    return {name: known[name] for name in inputs}
+
+
+def _input_name(branch: str) -> str:
+    """TensorFlow takes letters, digits and ``_`` in a name; an export makes ``_`` of all others."""
+    name = re.sub(r"\W", "_", branch, flags=re.ASCII)
+    return f"_{name}" if name[:1].isdigit() else name
+
+
+def _installed(module: str, package: str, path: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError:
+        raise invalid_argument(f"to read {path}, install {package}: pip install {package}") from None

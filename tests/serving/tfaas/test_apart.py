@@ -1,0 +1,170 @@
+"""Uploaded models run apart: what one does costs its own requests only."""
+
+import http.client
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import tensorflow as tf
+from mlaas4hep_serving.conformance import fixtures
+from mlaas4hep_serving.errors import ServingError
+from mlaas4hep_serving.models.savedmodel import read_proto
+from mlaas4hep_serving.tfaas import apart, trial
+from mlaas4hep_serving.tfaas.confine import Limits
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+ABORT, LOOP, FILL, READ, FAIL = 6.0, 7.0, 8.0, 9.0, 10.0
+
+
+class Hostile(tf.Module):
+    """Answers 2x, but for some values does what no scan would let pass: as if a kernel had an error."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def __call__(self, x):
+        first = x[0]
+
+        def abort():
+            with tf.control_dependencies([tf.raw_ops.Abort(error_msg="it was asked to")]):
+                return x * 1.0
+
+        def loop():
+            return tf.while_loop(lambda v: v[0] > 0, lambda v: (v * 1.0,), [x])[0]
+
+        def fill():
+            return x + tf.reduce_sum(tf.fill([1 << 16, 1 << 18], first))
+
+        def read():
+            return x + tf.cast(tf.strings.length(tf.io.read_file("/etc/passwd")), tf.float32)
+
+        def fail():
+            with tf.control_dependencies([tf.debugging.Assert(first < 0, ["no such value"])]):
+                return x * 1.0
+
+        y = x * 2
+        for value, act in ((ABORT, abort), (LOOP, loop), (FILL, fill), (READ, read), (FAIL, fail)):
+            y = tf.cond(tf.equal(first, value), act, lambda y=y: y)
+        return {"y": y}
+
+
+def put(base: Path, name: str, module: tf.Module) -> None:
+    """A model as an upload leaves it; the trial would refuse this one."""
+    folder = base / name / "1"
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.__call__})
+    path = folder / apart.SIGNATURES
+    path.parent.mkdir()
+    path.write_bytes(trial.signatures_of(read_proto(folder).meta_graphs[0]).SerializeToString())
+
+
+@pytest.fixture(scope="module")
+def uploads(tmp_path_factory):
+    base = tmp_path_factory.mktemp("apart") / "models"
+    for name in ("hostile", "other"):
+        put(base, name, Hostile())
+    return base
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    return fixtures.half_plus_two(tmp_path_factory.mktemp("own") / "default" / "1").parent
+
+
+def ask(server, model: str, value: float) -> tuple[int, object]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=120)
+    connection.request("POST", f"/v1/models/{model}:predict", json.dumps({"instances": [value]}))
+    reply = connection.getresponse()
+    answer = json.load(reply)
+    connection.close()
+    return reply.status, answer.get("predictions", answer.get("error"))
+
+
+def until_it_answers(server, model: str) -> None:
+    for _ in range(120):
+        if ask(server, model, 1.0) == (200, [2.0]):
+            return
+        time.sleep(0.5)
+    pytest.fail(f"{model} is not started again: {ask(server, model, 1.0)}")
+
+
+def test_what_a_model_does_costs_its_own_requests(uploads, own, start_server):
+    server = start_server(model_base_path=str(own), enable_tfaas=True, tfaas_base_path=str(uploads),
+                          rest_api_timeout_in_ms=10_000)  # fmt: skip
+    until_it_answers(server, "hostile")
+    until_it_answers(server, "other")
+    failed, stop = [], threading.Event()
+
+    def constantly() -> None:
+        while not stop.wait(0.02):
+            for model, answer in (("default", [2.5]), ("other", [2.0])):
+                got = ask(server, model, 1.0)
+                if got != (200, answer):
+                    failed.append((model, got))
+
+    others = threading.Thread(target=constantly)
+    others.start()
+    try:
+        status, told = ask(server, "hostile", ABORT)
+        assert (status, told) == (503, "the process of the uploaded model has ended, or did not answer in time")
+        until_it_answers(server, "hostile")
+        status, told = ask(server, "hostile", FAIL)
+        assert status == 400 and "no such value" in str(told)  # the model's own error, no end of its process
+        status, told = ask(server, "hostile", READ)
+        assert status in (400, 403, 500) and "ermission denied" in str(told)  # Landlock
+        assert ask(server, "hostile", FILL)[0] in (429, 503, 504)  # 64 GiB
+        until_it_answers(server, "hostile")
+        assert ask(server, "hostile", LOOP)[0] in (503, 504)
+        until_it_answers(server, "hostile")
+    finally:
+        stop.set()
+        others.join()
+    assert not failed
+
+
+def test_as_many_processes_as_the_flag_says(uploads, start_server):
+    server = start_server(enable_tfaas=True, tfaas_base_path=str(uploads), max_upload_processes=1, model_name="none")
+    for _ in range(2):
+        for name in ("hostile", "other"):
+            assert ask(server, name, 2.0) == (200, [4.0])
+            assert len(workers(psutil.Process())) == 1
+
+
+def workers(server: psutil.Process) -> list[psutil.Process]:
+    found = []
+    for child in server.children(recursive=True):
+        try:
+            if "worker" in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
+                found.append(child)
+        except psutil.Error:  # ended meanwhile
+            continue
+    return found
+
+
+def test_processes_end_with_the_server_however_it_ends(uploads, own, environment):
+    command = [sys.executable, "-m", "mlaas4hep_serving", "--port=0", "--rest_api_port=-1", f"--model_base_path={own}"]
+    command += ["--enable_tfaas", f"--tfaas_base_path={uploads}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        at = type("At", (), {"rest_port": int(line.strip().rsplit(":", 1)[1])})
+        assert ask(at, "other", 2.0) == (200, [4.0])
+        (worker,) = workers(psutil.Process(server.pid))
+        server.send_signal(signal.SIGKILL)
+        psutil.wait_procs([worker], timeout=60)
+        assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_process_that_always_ends_is_started_less_and_less_often(uploads):
+    processes = apart.Processes(apart.ApartOptions(limits=Limits(memory=1 << 28)))  # too little for TensorFlow
+    model = apart.Apart(uploads / "hostile" / "1", processes)
+    told = []
+    for _ in range(3):
+        with pytest.raises(ServingError) as caught:
+            model.run([], [], ["y:0"], 60)
+        told.append(caught.value.message)
+    assert "has ended" in told[0] and "times in a row; it is started in" in told[-1]
+    model.close()
