@@ -53,7 +53,7 @@ class Pages:
             case "/healthz":
                 return Reply(200, b"ok\n", (_TEXT, _NO_STORE))
             case "/readyz":
-                return self._ready
+                return self._ready()
             case "/v1/models" if self._list_models:
                 return self._list
             case "/":
