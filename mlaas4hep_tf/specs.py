@@ -133,6 +133,8 @@ class Specs:
         bound: whether these specs hold for `files` only (`unbound` lifts that).
         targets: branches of labels and weights, by name.
         stored_groups: branches that scan joined in a group -> their group in the files.
+        example: feature branch -> its number or list in one event of the data, None for what is not finite; empty in
+            specs that were made before there was one.
     """
 
     tree: str
@@ -144,6 +146,7 @@ class Specs:
     bound: bool = True
     targets: tuple[TargetSpec, ...] = ()
     stored_groups: Mapping[str, str] = field(default_factory=dict)
+    example: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.branches:
@@ -161,9 +164,15 @@ class Specs:
         """
         found = next((branch for branch in self.branches if branch.name == name), None)
         if found is None:
-            why = f": it was left out, {self.left_out[name]}" if name in self.left_out else near_misses(str(name), self)
-            raise BranchError(f"the specs have no feature branch {name!r}{why}")
+            raise BranchError(f"the specs have no feature branch {name!r}{self._why_not(name)}")
         return found
+
+    def _why_not(self, name: str) -> str:
+        if name in self.left_out:
+            return f": it was left out, {self.left_out[name]}"
+        if name in (target.name for target in self.targets):
+            return ": it is a label or weight, in specs.targets"
+        return ": it identifies events" if name in self.identifiers else near_misses(str(name), self)
 
     def __contains__(self, name: object) -> bool:
         return any(branch.name == name for branch in self.branches)
@@ -184,7 +193,11 @@ class Specs:
 
     def _repr_html_(self) -> str:
         head = ("branch", "kind", "type", "group", "kept", "largest", "min", "max", "mean", "std", "missing")
-        return table(f"Specs of {self._summary()}", head, map(_row, self.branches))
+        targets = ((t.name, t.dtype, t.min, t.max, len(t.found) or None, t.not_finite or None) for t in self.targets)
+        about_targets = ("label or weight", "type", "min", "max", "values", "missing")
+        return table(f"Specs of {self._summary()}", head, map(_row, self.branches)) + (
+            table("Targets:", about_targets, targets) if self.targets else ""
+        )
 
     @property
     def entries(self) -> int:
@@ -382,6 +395,7 @@ def _from_json(content: dict[str, Any], path: str) -> Specs:
             bound=content["bound"],
             targets=tuple(_target(t) for t in content.get("targets", ())),
             stored_groups=content.get("stored_groups", {}),
+            example=content.get("example", {}),
         )
     except (KeyError, TypeError) as error:
         raise SpecsError(f"the specs {path} are damaged ({type(error).__name__}: {error}); scan again") from error

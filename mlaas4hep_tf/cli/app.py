@@ -156,13 +156,13 @@ def train(
     read = reading.options()
     config = training.config(named, labels.values(), paper, read)
     check_new(folder, overwrite=overwrite)
-    config.check()
+    config.check(choice.tree or paper.tree)
     specs = (
         choice.load(choice.specs)
         if choice.specs
         else choice.scan(named, paper, labels.branch(), training.weights, read)
     )
-    config.check(specs)
+    config.check(specs.tree, specs)
     import_tensorflow()
     from mlaas4hep_tf.runs.run import train_run
 

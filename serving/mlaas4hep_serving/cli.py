@@ -63,7 +63,8 @@ def _serve(options: Options, stop: threading.Event) -> NoReturn:
             _end()  # nothing is under way
     server = starting.result()
     gc.freeze()  # a full collection walks TensorFlow's modules for 0.4 s, and every request waits
-    print(listening(options, server.grpc_port, server.rest_port), flush=True)
+    served = {name: server.repository.available(name) for name in server.repository.models()}
+    print(listening(options, server.grpc_port, server.rest_port, served), flush=True)
     stop.wait()
     _end_after(options.drain_seconds + _MARGIN)
     server.stop()
@@ -76,7 +77,10 @@ def _starting(options: Options) -> Future[Server]:
 
     def start() -> None:
         try:
-            from mlaas4hep_serving.server import Server  # here: TensorFlow takes seconds, --help should not
+            from mlaas4hep_serving.quietly import import_tensorflow  # here: it takes seconds, --help should not
+
+            import_tensorflow()
+            from mlaas4hep_serving.server import Server
 
             started.set_result(Server(options))
         except BaseException as error:  # noqa: BLE001  # raised by `result`

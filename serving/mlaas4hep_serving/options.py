@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
+from urllib.parse import quote
 
 from mlaas4hep_client import __version__
 
@@ -158,6 +160,9 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     for name, (default, why) in MEANINGLESS.items():
         if given.pop(name) != default:
             log.warning("--%s means nothing here: %s", name, why)
+    base = given["model_base_path"]
+    if base and "://" not in base:
+        given["model_base_path"] = os.path.abspath(base)  # TF-Serving refuses a path of the working directory
     return Options(**given)
 
 
@@ -176,13 +181,33 @@ def _bool(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"true or false, not {text!r}")
 
 
-def listening(options: Options, grpc_port: int, rest_port: int) -> str:
-    """The one line that tells where the server listens."""
-    host = options.host
+def listening(
+    options: Options, grpc_port: int, rest_port: int, models: Mapping[str, Sequence[int]] | None = None
+) -> str:
+    """What the server says when it is ready: a line of where it listens, then one for each model, and the page.
+
+    Args:
+        models: name -> versions that answer; None where they are not known.
+    """
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    scheme = "https" if options.ssl_config_file else "http"
     parts = [f"gRPC at {host}:{grpc_port}"] if grpc_port else []
     parts += [f"gRPC at unix:{options.grpc_socket_path}"] if options.grpc_socket_path else []
-    parts += [f"HTTP at http://{host}:{rest_port}"] if rest_port else []
-    return "mlaas4hep-serve listens: " + ", ".join(parts)
+    parts += [f"HTTP at {scheme}://{host}:{rest_port}"] if rest_port else []
+    lines = ["mlaas4hep-serve listens: " + ", ".join(parts)]
+    if rest_port:
+        base = f"{scheme}://{host}:{rest_port}"
+        lines += [
+            f"  {_versions(name, found)}: {base}/v1/models/{quote(name, '')}:predict"
+            for name, found in (models or {}).items()
+        ]
+        lines.append(f"  models, and a form to try them: {base}/")
+    return "\n".join(lines)
+
+
+def _versions(name: str, found: Sequence[int]) -> str:
+    many = "s" if len(found) > 1 else ""
+    return f"{name}, version{many} {', '.join(map(str, found))}" if found else f"{name}, no version yet"
 
 
 def arguments(options: Options) -> list[str]:

@@ -20,6 +20,7 @@ LEFT_OUT = {
     "objects.root": {
         "whole": "objects",  # a TBranchObject, of which each entry has its class's name
         "polars_whole": "objects stored member by member",
+        "derived": "objects stored otherwise than uproot thinks",  # its base class has a header
     },
     "physlite.root": {"AnalysisJetsAuxDyn.constituentPt": "lists of lists"},
     "reals.root": {"member./member.list": "objects"},

@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mlaas4hep_serving.conformance import fixtures
+from mlaas4hep_serving.options import Options, listening
 from reload import memory, under_load
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
@@ -34,6 +35,45 @@ def served(environment, *flags):
         process.terminate()
         process.wait(60)
         process.stdout.close()
+
+
+def test_the_server_says_what_it_serves_and_where_and_nothing_else(environment, half_plus_two):
+    command = [sys.executable, "-m", "mlaas4hep_serving", "--port=0", "--rest_api_port=-1", "--model_name=half"]
+    quiet = {k: v for k, v in environment.items() if k not in ("TF_CPP_MIN_LOG_LEVEL", "CUDA_VISIBLE_DEVICES")}
+    process = subprocess.Popen(
+        [*command, f"--model_base_path={half_plus_two.parent}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=quiet,
+    )
+    assert process.stdout is not None
+    first, *rest = (process.stdout.readline() for _ in range(3))
+    process.send_signal(signal.SIGTERM)
+    log = process.communicate(timeout=60)[1]
+    base = re.fullmatch(r"mlaas4hep-serve listens: HTTP at (http://127\.0\.0\.1:\d+)\n", first)
+    assert base
+    assert [line.rstrip() for line in rest] == [
+        f"  half, version 123: {base[1]}/v1/models/half:predict",
+        f"  models, and a form to try them: {base[1]}/",
+    ]
+    ours = re.compile(r"[\d-]+ [\d:,]+ INFO (loading|unloading)? ?model half version 123.*")
+    assert [line for line in log.splitlines() if not ours.fullmatch(line)] == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "ports", "models", "lines"),
+    [
+        ({}, (8500, 0), {"a": [1]}, ["mlaas4hep-serve listens: gRPC at 127.0.0.1:8500"]),
+        ({"host": "::", "ssl_config_file": "tls"}, (0, 8501), {"a b": [2, 1], "c": []},
+         ["mlaas4hep-serve listens: HTTP at https://[::]:8501",
+          "  a b, versions 2, 1: https://[::]:8501/v1/models/a%20b:predict",
+          "  c, no version yet: https://[::]:8501/v1/models/c:predict",
+          "  models, and a form to try them: https://[::]:8501/"]),
+    ],
+)  # fmt: skip
+def test_what_the_server_says_when_it_is_ready(flags, ports, models, lines):
+    assert listening(Options(**flags), ports[0], ports[1], models).splitlines() == lines
 
 
 def predict(port, body='{"instances": [2.0]}'):

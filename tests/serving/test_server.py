@@ -104,3 +104,10 @@ def test_signals_stay_with_the_process(half_plus_two):
 def test_the_layer_is_independent():
     source = "\n".join(path.read_text() for path in Path(mlaas4hep_serving.__file__).parent.rglob("*.py"))
     assert not re.search(r"^\s*(import|from) (uproot|awkward|mlaas4hep_tf)\b", source, re.MULTILINE)
+
+
+def test_a_model_folder_is_one_of_the_working_directory(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert parse(["--model_base_path=models/tth"]).model_base_path == str(tmp_path / "models/tth")
+    assert parse(["--model_base_path=s3://bucket/tth"]).model_base_path == "s3://bucket/tth"
+    assert parse([]).model_base_path == ""

@@ -139,7 +139,7 @@ class Rest:
                 claim.version, parsed.signature_name, parsed.inputs, request.deadline
             )
             outputs, number = await _arrived(started, request.deadline)
-            if sum(array.nbytes for array in outputs.values()) > SMALL_ANSWER:
+            if sum([array.nbytes for array in outputs.values()]) > SMALL_ANSWER:
                 return await self._in_thread(partial(_predicted, parsed, outputs, number), request, request.deadline)
             return _predicted(parsed, outputs, number)
 

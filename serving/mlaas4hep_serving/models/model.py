@@ -138,7 +138,7 @@ class Model:
         """
         start = time.perf_counter()
         rows = len(values[0]) if values and values[0].ndim else 1
-        sizes.check(rows * sum(self._row_bytes.get(fetch, 0) for fetch in fetches), self._most)
+        sizes.check(rows * sum([self._row_bytes.get(fetch, 0) for fetch in fetches]), self._most)
         if self._own is not None:
             done = self._later(self._own, feeds, values, fetches, deadline)
         elif self._batcher is None or not feeds:

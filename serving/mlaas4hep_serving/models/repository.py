@@ -127,9 +127,8 @@ class Repository:
             if number is not None:
                 available = [v for v in available if v.number == number]
             if not available:
-                name = shown(spec.name)
-                wanted = f"Latest({name})" if number is None else f"Specific({name}, {number})"
-                raise not_found(f"Servable not found for request: {wanted}")
+                wanted = f"Latest({spec.name})" if number is None else f"Specific({spec.name}, {number})"
+                raise not_found(f"Servable not found for request: {shown(wanted)}")
             version = max(available, key=lambda v: v.number)
             version.users += 1
             return version

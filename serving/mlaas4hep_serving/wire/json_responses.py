@@ -45,6 +45,8 @@ def _row_response(outputs: Mapping[str, Array]) -> bytes | bytearray:
         if rows is not None and rows != len(array):
             raise invalid_argument(f"Tensor name: {name} has inconsistent batch size: {len(array)} expecting: {rows}")
         rows = len(array)
+    if sum(array.size for array in outputs.values()) < json_numbers.MANY:
+        return f'{{\n    "predictions": [{", ".join(_rows(outputs))}\n    ]\n}}'.encode("utf-8", "surrogateescape")
     body = bytearray(b'{\n    "predictions": [')  # grows without a copy of all, which would hold everyone
     for start, end in _parts(*outputs.values()):
         rows_text = ", ".join(_rows({name: array[start:end] for name, array in outputs.items()}))
@@ -74,11 +76,12 @@ def _parts(*arrays: Array) -> Iterator[tuple[int, int]]:
 
 def _items(name: str, array: Array) -> list[str]:
     """Every element of the first dimension, written."""
-    if array.size > json_numbers.MOST and array.ndim > 1:
-        return [_list(name, row) for row in array]
-    if json_numbers.writes(array):
-        _writer(name, array)  # raises for a type that JSON has not
-        return json_numbers.items(array)
+    if array.size >= json_numbers.MANY:
+        if array.size > json_numbers.MOST and array.ndim > 1:
+            return [_list(name, row) for row in array]
+        if json_numbers.writes(array):
+            _writer(name, array)  # raises for a type that JSON has not
+            return json_numbers.items(array)
     if array.dtype == np.float32 and array.size and np.isfinite(array).all():
         return _float_items(array)
     write = _writer(name, array)

@@ -65,9 +65,9 @@ def of_proto(proto: TensorProto) -> int:
     Raises:
         ServingError: INVALID_ARGUMENT, as `of`.
     """
-    shape = [max(dim.size, 0) for dim in proto.tensor_shape.dim]
-    declared = of(proto.dtype, shape)
-    if proto.dtype != types_pb2.DT_STRING or not proto.string_val:
+    dtype, shape = proto.dtype, [dim.size for dim in proto.tensor_shape.dim]
+    declared = max(of(dtype, shape), 0)  # a size may be negative, to be refused later
+    if dtype != types_pb2.DT_STRING or not proto.string_val:
         return declared
     texts: list[int] = list(map(len, proto.string_val))
     return declared + sum(texts) + max(int(math.prod(shape)) - len(texts), 0) * texts[-1]

@@ -49,6 +49,7 @@ _NUMPY: dict[int, Any] = {
     types_pb2.DT_COMPLEX64: np.complex64,
     types_pb2.DT_COMPLEX128: np.complex128,
 }
+_FEW = 16  # values for which the detour over bytes does not pay
 _PART = 1 << 16  # values that are Python objects at a time
 _ENUM: dict[Any, int] = {np.dtype(kind): enum for enum, kind in _NUMPY.items()}
 
@@ -128,11 +129,12 @@ def to_proto(array: Array, out: TensorProto, *, content: bool = False) -> None:
         out.CopyFrom(_tensorflow().make_tensor_proto(array))
     elif enum == types_pb2.DT_STRING:
         out.string_val.extend(v if isinstance(v, bytes) else str(v).encode() for v in array.ravel())
-    elif array.dtype.kind in "fb":
+    elif array.dtype.kind in "fb" and array.size > _FEW:
         out.MergeFromString(_packed(TensorProto.DESCRIPTOR.fields_by_name[field].number, array))
     else:
-        for start in range(0, array.size, _PART):
-            getattr(out, field).extend(array.flat[start : start + _PART].tolist())
+        values, flat = getattr(out, field), array.ravel()
+        for start in range(0, flat.size, _PART):
+            values.extend(flat[start : start + _PART].tolist())
 
 
 def _packed(field: int, array: Array) -> bytes:

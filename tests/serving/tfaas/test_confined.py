@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,13 +14,17 @@ from pathlib import Path
 import psutil
 import pytest
 import tensorflow as tf
+from helpers.soak import cases, report
 from mlaas4hep_serving.conformance import fixtures
-from mlaas4hep_serving.errors import ServingError
+from mlaas4hep_serving.errors import Code, ServingError
 from mlaas4hep_serving.models.savedmodel import read_proto
-from mlaas4hep_serving.tfaas import apart, trial
+from mlaas4hep_serving.tfaas import apart, sandbox, trial
+from mlaas4hep_serving.tfaas.allowed_ops import ALLOWED
 from mlaas4hep_serving.tfaas.confine import Limits
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+COUNT = cases(3, 500)
 ABORT, LOOP, FILL, READ, FAIL = 6.0, 7.0, 8.0, 9.0, 10.0
 
 
@@ -50,6 +56,20 @@ class Hostile(tf.Module):
         for value, act in ((ABORT, abort), (LOOP, loop), (FILL, fill), (READ, read), (FAIL, fail)):
             y = tf.cond(tf.equal(first, value), act, lambda y=y: y)
         return {"y": y}
+
+
+class Honest(tf.Module):
+    """A network, a loop and a branch: something to change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = tf.Variable(tf.ones([3, 2]))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 3], tf.float32, name="x")])
+    def __call__(self, x):
+        y = tf.nn.softmax(tf.nn.relu(x @ self.weights))
+        y = tf.while_loop(lambda i, _: i < 3, lambda i, v: (i + 1, v * 0.5), [0, y])[1]
+        return {"y": tf.cond(tf.reduce_sum(y) > 1, lambda: y, lambda: tf.sort(y))}
 
 
 def put(base: Path, name: str, module: tf.Module) -> None:
@@ -168,3 +188,41 @@ def test_a_process_that_always_ends_is_started_less_and_less_often(uploads):
         told.append(caught.value.message)
     assert "has ended" in told[0] and "times in a row; it is started in" in told[-1]
     model.close()
+
+
+# models changed at random
+
+
+def mutated(source: Path, target: Path, seed: int) -> Path:
+    """A copy of a model with some bytes of its graph changed, or with some of its nodes made into other ops."""
+    chosen = random.Random(seed)
+    shutil.copytree(source, target)
+    path = target / "saved_model.pb"
+    proto = SavedModel.FromString(path.read_bytes())
+    graph = proto.meta_graphs[0].graph_def
+    if seed % 2:
+        nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+        for node in chosen.sample(nodes, 2):
+            node.op = chosen.choice(sorted(ALLOWED))
+    data = bytearray(proto.SerializeToString())
+    for _ in range(0 if seed % 2 else chosen.randrange(1, 20)):
+        data[chosen.randrange(len(data))] = chosen.randrange(256)
+    path.write_bytes(data)
+    return target
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+def test_changed_models_are_refused_or_run_and_end_nothing(tmp_path):
+    source = tmp_path / "source"
+    tf.saved_model.save(module := Honest(), str(source), signatures={"serving_default": module.__call__})
+    for seed in range(COUNT):
+        folder = mutated(source, tmp_path / str(seed), seed)
+        try:
+            signatures = sandbox.run(folder, Limits(seconds=60, cpu_seconds=60))
+        except ServingError as error:
+            assert error.code in (Code.PERMISSION_DENIED, Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION), error  # noqa: PT017
+        else:
+            assert "serving_default" in signatures.signature_def
+        shutil.rmtree(folder)
+    report("changed uploads", models=COUNT)
