@@ -84,7 +84,7 @@ def asker(tmp_path_factory):
             enable_tfaas=True,
             tfaas_base_path=str(base / "models"),
             auth_config_file=str(base / "auth.toml"),
-            trust_uploads=True,  # test_apart.py has the models that run apart, whose start takes seconds
+            trust_uploads=True,  # test_confined.py has the models that run apart, whose start takes seconds
         )
     )
     yield Asker(server)
