@@ -228,6 +228,7 @@ def _card(model: keras.Model, preprocessor: Preprocessor, more: Mapping[str, Any
         "padding": "NaN",
         "columns": len(specs.vector_names),
         "inputs": {b.name: input_name(b.name) for b in specs.branches},
+        "example": {input_name(name): value for name, value in specs.example.items()},
         "versions": {package: version(package) for package in packages},
         "metrics": None,
         "seed": None,

@@ -3,52 +3,90 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 
 from mlaas4hep_tf.errors import DataWarning, InputFileError, ReaderError, shorten
+from mlaas4hep_tf.examples import Example, example_event
+from mlaas4hep_tf.grouping import Agreement, Candidate, Groups, agreement, candidates, joined
 from mlaas4hep_tf.io.branches import IDENTIFIERS, BranchInfo, Selected, Selection, check_schema, parse_patterns, select
 from mlaas4hep_tf.io.buffers import keep_freed_memory
 from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.progress import progress_bar
-from mlaas4hep_tf.specs import BranchSpec, FileSpec, Specs, TargetSpec, at_quantile
+from mlaas4hep_tf.remarks import remarks
+from mlaas4hep_tf.specs import FileSpec, Specs, TargetSpec
 from mlaas4hep_tf.statistics import NO_TARGET, NOTHING, BranchStats, TargetStats, statistics, target_statistics
 from mlaas4hep_tf.streaming.open_files import inspect_files
 from mlaas4hep_tf.streaming.plan import EntryRange, blocks
 from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange, account
 from mlaas4hep_tf.streaming.targets import PerFile, flat_branch
 
+SCAN_VALUES = 1 << 22  # of one value per event and branch at most, where pages are longer
 SCAN_ENTRIES = 32_768  # read at a time by one process: larger reads do not pay (only memory grows)
-TRUTH = ("MC*", "nMC*", "mc_*", "Gen*", "nGen*", "gen*", "*[tT]ruth*", "isSignal", "*[wW]eight*")
-_DROP = "; specs.without_constant() (--drop-constant) leaves them out"
-_TRUTH = "; take them out by exclude= (--exclude) or as labels= and weights=, unless they are meant"
-WIDE_COLUMNS, WIDE_FACTOR = 1000, 10  # of a group that few events make so wide, against what the others need
-FLOAT32_INTEGERS = 2**24  # beyond it float32 does not hold every integer
 
 
-def scan_range(
-    infos: Sequence[BranchInfo], targets: Sequence[BranchInfo], task: tuple[RootFile, EntryRange]
-) -> tuple[list[BranchStats], list[TargetStats]]:
-    """Runs in a reader process: the statistics of every branch and of every target over one entry range."""
+@dataclass(frozen=True)
+class Scanned:
+    """What is known of some entries; `merge` of two is that of both.
+
+    Attributes:
+        features, targets: statistics of each branch.
+        agreements: which members of each group that might be one agree.
+        example: an event, of the first block that has one.
+    """
+
+    features: list[BranchStats]
+    targets: list[TargetStats]
+    agreements: list[Agreement]
+    example: Example
+
+    def merge(self, other: Scanned) -> Scanned:
+        return Scanned(
+            [a.merge(b) for a, b in zip(self.features, other.features, strict=True)],
+            [a.merge(b) for a, b in zip(self.targets, other.targets, strict=True)],
+            [a.merge(b) for a, b in zip(self.agreements, other.agreements, strict=True)],
+            self.example or other.example,
+        )
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be known: feature branches, branches of labels and weights, and groups that might be one."""
+
+    features: Sequence[BranchInfo]
+    targets: Sequence[BranchInfo]
+    groups: Sequence[Candidate] = ()
+
+    @property
+    def nothing(self) -> Scanned:
+        apart = [Agreement((0,) * len(c.members), (0,) * len(c.members)) for c in self.groups]
+        return Scanned([NOTHING] * len(self.features), [NO_TARGET] * len(self.targets), apart, {})
+
+
+def scan_range(wanted: Wanted, task: tuple[RootFile, EntryRange]) -> Scanned:
+    """Runs in a reader process: what is wanted of one entry range; the first of a file gives the example."""
     from mlaas4hep_tf.io.reader import read  # here, so that the training process never imports uproot
 
     keep_freed_memory()
     file, entries = task
-    names = dict.fromkeys(info.name for info in (*infos, *targets))
+    infos = wanted.features
+    names = dict.fromkeys(info.name for info in (*infos, *wanted.targets))
     counters = {info.counter: None for info in infos if info.counter}
     columns = read(file, entries.start, entries.stop, list(names), counters=counters)
     per_group = {group: np.bincount(counts).astype(np.int64) for group, counts in columns.counts.items()}
     nothing = np.zeros(0, np.int64)
-    features = [
-        statistics(columns.values[info.name], nothing if info.kind == "flat" else per_group[info.group])
-        for info in infos
-    ]  # fmt: skip
-    return features, [target_statistics(columns.values[info.name]) for info in targets]
+    return Scanned(
+        [statistics(columns.values[i.name], nothing if i.kind == "flat" else per_group[i.group]) for i in infos],
+        [target_statistics(columns.values[info.name]) for info in wanted.targets],
+        [agreement(candidate, columns.counts) for candidate in wanted.groups],
+        example_event(infos, columns.values, columns.counts) if infos and entries.start == 0 else {},
+    )
 
 
 def scan(
@@ -60,6 +98,7 @@ def scan(
     identifiers: Iterable[str] = IDENTIFIERS,
     labels: PerFile | None = None,
     weights: PerFile | None = None,
+    groups: Groups | None = None,
     read: ReadOptions = DEFAULT_READ,
     progress: bool = True,
 ) -> Specs:
@@ -72,6 +111,8 @@ def scan(
         exclude: patterns of branches to leave out, for example the truth.
         identifiers: branches that identify an event; never features.
         labels, weights: as for `RootDataset`; a branch of them is no feature, and `Specs.targets` describes it.
+        groups: name -> patterns of list branches that are one group, as they have the same multiplicity in every
+            event; those of a common prefix, such as ``jet_pt`` and ``jet_eta``, are found without.
         read: how to read; where files and blocks that cannot be read are skipped, a warning has the report.
         progress: show a progress bar on a terminal.
 
@@ -90,18 +131,26 @@ def scan(
         raise InputFileError(f"there is no event in {shorten(f.url for f in opened)}: every tree is empty")
     chosen = choose(opened, selection)
     target_infos = [flat_branch("labels or weights", name, opened) for name in named]
-    totals, targets = _read_all(opened, chosen.features, target_infos, worker_pool, progress, skipped)
+    wanted = Wanted(chosen.features, target_infos, candidates(chosen.features, groups))
+    total = _read_all(opened, wanted, worker_pool, progress, skipped)
+    alike = list(zip(wanted.groups, total.agreements, strict=True))
+    joins, near = joined(chosen.features, alike, sum(file.num_entries for file in opened))
     specs = Specs(
         tree=opened[0].tree,
-        branches=tuple(stats.finish(info) for stats, info in zip(totals, chosen.features, strict=True)),
+        branches=tuple(
+            replace(stats.finish(info), group=joins.get(info.name, info.group))
+            for stats, info in zip(total.features, chosen.features, strict=True)
+        ),
         files=tuple(FileSpec(f.url, f.uuid, f.num_entries) for f in opened),
         selection=selection,
         identifiers=chosen.identifiers,
         left_out=dict(chosen.left_out),
-        targets=targets,
+        targets=tuple(stats.finish(info) for stats, info in zip(total.targets, target_infos, strict=True)),
+        stored_groups={info.name: info.group for info in chosen.features if info.name in joins},
+        example=total.example,
     )
     lost = skipped.report() if skipped is not None else []
-    for message in remarks(specs) + (["\n".join(lost)] if lost else []):
+    for message in near + remarks(specs) + (["\n".join(lost)] if lost else []):
         warnings.warn(message, DataWarning, stacklevel=2)
     return specs
 
@@ -117,36 +166,35 @@ def choose(files: Sequence[RootFile], selection: Selection) -> Selected:
 
 
 def _read_all(
-    files: Sequence[RootFile],
-    infos: Sequence[BranchInfo],
-    targets: Sequence[BranchInfo],
-    worker_pool: WorkerPool,
-    progress: bool,
-    skipped: Skipped | None,
-) -> tuple[list[BranchStats], tuple[TargetSpec, ...]]:
+    files: Sequence[RootFile], wanted: Wanted, worker_pool: WorkerPool, progress: bool, skipped: Skipped | None
+) -> Scanned:
+    infos = wanted.features
     tasks = [
         (files[b.file], b)
         for number, f in enumerate(files)
-        for b in blocks(number, f.num_entries, f.entry_offsets, SCAN_ENTRIES)
+        for b in blocks(number, f.num_entries, f.entry_offsets, _scan_entries(f, len(infos)))
     ]
-    totals, target_totals = [NOTHING] * len(infos), [NO_TARGET] * len(targets)
-    names = [info.name for info in (*infos, *targets)] + [info.counter for info in infos if info.counter]
+    names = [info.name for info in (*infos, *wanted.targets)] + [info.counter for info in infos if info.counter]
     entries = sum(len(b) for _, b in tasks)
+    total = wanted.nothing
     with progress_bar("scan", entries, "events", progress) as advance:
         parts = ((file.part(names, b.start, b.stop), b) for file, b in tasks)
-        for (file, done), outcome in zip(
-            tasks, worker_pool.outcomes(partial(scan_range, infos, targets), parts), strict=True
-        ):
+        outcomes = worker_pool.outcomes(partial(scan_range, wanted), parts)
+        for (file, done), outcome in zip(tasks, outcomes, strict=True):
             try:
-                of_features, of_targets = outcome.result()
-                totals = [a.merge(b) for a, b in zip(totals, of_features, strict=True)]
-                target_totals = [a.merge(b) for a, b in zip(target_totals, of_targets, strict=True)]
+                total = total.merge(outcome.result())
             except (InputFileError, ReaderError) as error:
                 if skipped is None:
                     raise
                 skipped.add(SkippedRange(file.url, done.file, done.start, done.stop, str(error)), entries)
             advance(len(done))
-    return totals, tuple(stats.finish(info) for stats, info in zip(target_totals, targets, strict=True))
+    return total
+
+
+def _scan_entries(file: RootFile, branches: int) -> int:
+    """How many entries to read at a time: whole pages, which are long in large clusters, while memory allows."""
+    longest = max((b - a for a, b in pairwise(file.entry_offsets)), default=0)
+    return max(SCAN_ENTRIES, min(longest, SCAN_VALUES // max(branches, 1)))
 
 
 def scan_targets(
@@ -154,52 +202,5 @@ def scan_targets(
 ) -> tuple[TargetSpec, ...]:
     """What `Specs.targets` says of some flat branches of opened files, read for this alone."""
     infos = [flat_branch("labels or weights", name, files) for name in names]
-    return _read_all(files, (), infos, worker_pool, progress=False, skipped=skipped)[1]
-
-
-def remarks(specs: Specs) -> list[str]:
-    """What a user should know of the data before training."""
-    found = [f"branch {name!r} is left out: {why}" for name, why in specs.left_out.items()]
-    if len(found) > 8:
-        found = [f"{len(found)} branches are left out as they are no numbers: {shorten(specs.left_out)}"]
-    truth = [b.name for b in specs.branches if is_truth(b.name) and b.name not in specs.selection.branches]
-    for what, names, remedy in (
-        ("without a finite value (all columns masked)", [b.name for b in specs.branches if b.empty], _DROP),
-        ("with one constant value (tells nothing)", [b.name for b in specs.branches if b.constant], _DROP),
-        ("with integers beyond 2^24 (float32 rounds them)", [b.name for b in specs.branches if _rounds(b)], ""),
-        ("with NaN or infinite values (masked)", [b.name for b in specs.branches if b.nan + b.posinf + b.neginf], ""),
-        ("named like truth or weights, and yet to learn from", truth, _TRUTH),
-    ):
-        if names:
-            found.append(f"branch{'es' * (len(names) > 1)} {what}: {shorten(names)}{remedy}")
-    return found + [*_too_wide(specs), *_unknown_identifiers(specs)]
-
-
-def is_truth(name: str) -> bool:
-    """Whether a branch is called as the experiments call what only simulation knows, or an event's weight."""
-    return any(fnmatchcase(name.rsplit("/", 1)[-1], pattern) for pattern in TRUTH)
-
-
-def _too_wide(specs: Specs) -> Iterator[str]:
-    """Groups that a few events make far wider than the others need, with the quantile that would do."""
-    for group, members in specs.groups.items():
-        for quantile in (0.999, 0.99):
-            enough = at_quantile(members[0], quantile)
-            if members[0].length * len(members) >= WIDE_COLUMNS and members[0].length >= WIDE_FACTOR * max(enough, 1):
-                yield (
-                    f"the largest event has {members[0].length} objects of {group!r}, which makes the vector as wide; "
-                    f"{enough} hold {quantile:.1%} of the events: cut it by specs.with_lengths(quantile={quantile}) "
-                    f"(--quantile {quantile})"
-                )
-                break
-
-
-def _unknown_identifiers(specs: Specs) -> Iterator[str]:
-    unknown = [name for name in specs.selection.identifiers if name not in specs.identifiers]
-    if unknown and specs.selection.identifiers != IDENTIFIERS:
-        yield f"no branch is called {shorten(map(repr, unknown))}, which should identify events"
-
-
-def _rounds(branch: BranchSpec) -> bool:
-    big = max(abs(branch.min or 0), abs(branch.max or 0)) > FLOAT32_INTEGERS
-    return big and branch.dtype.lstrip("u").startswith("int")
+    total = _read_all(files, Wanted((), infos), worker_pool, progress=False, skipped=skipped)
+    return tuple(stats.finish(info) for stats, info in zip(total.targets, infos, strict=True))

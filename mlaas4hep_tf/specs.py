@@ -8,7 +8,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,9 @@ class Specs:
         left_out: branch -> why it could not become a feature.
         bound: whether these specs hold for `files` only (`unbound` lifts that).
         targets: branches of labels and weights, by name.
+        stored_groups: branches that scan joined in a group -> their group in the files.
+        example: feature branch -> its number or list in one event of the data, None for what is not finite; empty in
+            specs that were made before there was one.
     """
 
     tree: str
@@ -142,6 +145,8 @@ class Specs:
     left_out: Mapping[str, str]
     bound: bool = True
     targets: tuple[TargetSpec, ...] = ()
+    stored_groups: Mapping[str, str] = field(default_factory=dict)
+    example: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.branches:
@@ -159,9 +164,15 @@ class Specs:
         """
         found = next((branch for branch in self.branches if branch.name == name), None)
         if found is None:
-            why = f": it was left out, {self.left_out[name]}" if name in self.left_out else near_misses(str(name), self)
-            raise BranchError(f"the specs have no feature branch {name!r}{why}")
+            raise BranchError(f"the specs have no feature branch {name!r}{self._why_not(name)}")
         return found
+
+    def _why_not(self, name: str) -> str:
+        if name in self.left_out:
+            return f": it was left out, {self.left_out[name]}"
+        if name in (target.name for target in self.targets):
+            return ": it is a label or weight, in specs.targets"
+        return ": it identifies events" if name in self.identifiers else near_misses(str(name), self)
 
     def __contains__(self, name: object) -> bool:
         return any(branch.name == name for branch in self.branches)
@@ -182,7 +193,11 @@ class Specs:
 
     def _repr_html_(self) -> str:
         head = ("branch", "kind", "type", "group", "kept", "largest", "min", "max", "mean", "std", "missing")
-        return table(f"Specs of {self._summary()}", head, map(_row, self.branches))
+        targets = ((t.name, t.dtype, t.min, t.max, len(t.found) or None, t.not_finite or None) for t in self.targets)
+        about_targets = ("label or weight", "type", "min", "max", "values", "missing")
+        return table(f"Specs of {self._summary()}", head, map(_row, self.branches)) + (
+            table("Targets:", about_targets, targets) if self.targets else ""
+        )
 
     @property
     def entries(self) -> int:
@@ -279,7 +294,8 @@ class Specs:
             SpecsError: files that were not scanned, or that changed since.
             BranchError: a branch that is missing or of another type.
         """
-        expected = [BranchInfo(b.name, "", b.kind, b.dtype, *_counter(b)) for b in self.branches]
+        own = [replace(b, group=self.stored_groups.get(b.name, b.group)) for b in self.branches]
+        expected = [BranchInfo(b.name, "", b.kind, b.dtype, *_counter(b)) for b in own]
         for file in files:
             check_schema(expected, file.branches, file.where, "the specs")
         if not self.bound:
@@ -378,6 +394,8 @@ def _from_json(content: dict[str, Any], path: str) -> Specs:
             left_out=content["left_out"],
             bound=content["bound"],
             targets=tuple(_target(t) for t in content.get("targets", ())),
+            stored_groups=content.get("stored_groups", {}),
+            example=content.get("example", {}),
         )
     except (KeyError, TypeError) as error:
         raise SpecsError(f"the specs {path} are damaged ({type(error).__name__}: {error}); scan again") from error

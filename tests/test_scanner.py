@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mlaas4hep_tf import MlaasError, ReadOptions, Specs, scan
 from mlaas4hep_tf.errors import BranchError, DataWarning, InputFileError, PlanError, SpecsError
-from mlaas4hep_tf.scanner import is_truth
+from mlaas4hep_tf.remarks import is_truth
 from mlaas4hep_tf.specs import TargetSpec
 from mlaas4hep_tf.statistics import NOTHING, statistics, target_statistics
 from mlaas4hep_tf.testing import make_events, write_files, write_tree
@@ -87,6 +87,8 @@ def test_a_branch_by_its_name(demo_specs):
     assert list(demo_specs) == [b.name for b in demo_specs.branches]
     with pytest.raises(BranchError, match=r"no feature branch 'jet_pt' \(did you mean 'Jet_pt'"):
         demo_specs["jet_pt"]
+    with pytest.raises(BranchError, match="no feature branch 'run': it identifies events"):
+        demo_specs["run"]
 
 
 def test_specs_introduce_themselves_in_one_line_and_in_a_table(demo_specs):

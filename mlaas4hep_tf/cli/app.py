@@ -48,7 +48,7 @@ from mlaas4hep_tf.cli.output import (
     specs_figures,
     talks,
 )
-from mlaas4hep_tf.cli.parsing import patterns
+from mlaas4hep_tf.cli.parsing import groups, patterns
 from mlaas4hep_tf.errors import ConfigError
 from mlaas4hep_tf.io.branches import IDENTIFIERS
 from mlaas4hep_tf.io.formats import FORMATS, check_format
@@ -91,6 +91,9 @@ def scan(
     ] = None,
     labels: Annotated[str | None, data("--labels", help="Branch of labels: described, and no feature.")] = None,
     weights: Annotated[str | None, data("--weights", help="Branch of event weights: like --labels.")] = None,
+    group: Annotated[
+        list[str] | None, data("--group", help="List branches that are one group: NAME=PATTERN,PATTERN.")
+    ] = None,
     quantile: Annotated[
         float | None, data("--quantile", help="Cut multiplicities at this quantile, such as 0.999.")
     ] = None,
@@ -110,8 +113,8 @@ def scan(
     start = perf_counter()
     specs = scan_files(
         reading.locate(files), choice.tree, branches=patterns(choice.branches), exclude=patterns(choice.exclude),
-        identifiers=tuple(patterns(identifier)) or IDENTIFIERS, labels=labels, weights=weights, read=reading.options(),
-        progress=talks(),
+        identifiers=tuple(patterns(identifier)) or IDENTIFIERS, labels=labels, weights=weights, groups=groups(group),
+        read=reading.options(), progress=talks(),
     )  # fmt: skip
     if quantile is not None:
         specs = specs.with_lengths(quantile=quantile)
@@ -153,13 +156,13 @@ def train(
     read = reading.options()
     config = training.config(named, labels.values(), paper, read)
     check_new(folder, overwrite=overwrite)
-    config.check()
+    config.check(choice.tree or paper.tree)
     specs = (
         choice.load(choice.specs)
         if choice.specs
         else choice.scan(named, paper, labels.branch(), training.weights, read)
     )
-    config.check(specs)
+    config.check(specs.tree, specs)
     import_tensorflow()
     from mlaas4hep_tf.runs.run import train_run
 

@@ -14,6 +14,17 @@ def patterns(given: list[str] | None) -> list[str]:
     return [p.strip() for text in given or () for p in text.split(",") if p.strip()]
 
 
+def groups(given: list[str] | None) -> dict[str, list[str]]:
+    """``NAME=PATTERN,PATTERN``: name of a group -> patterns of its branches."""
+    found: dict[str, list[str]] = {}
+    for text in given or ():
+        name, _, listed = text.partition("=")
+        if not name or not patterns([listed]):
+            raise ConfigError(f"--group needs NAME=PATTERN,PATTERN, such as jet=jet_*, not {text!r}")
+        found[name] = found.get(name, []) + patterns([listed])
+    return found
+
+
 def replicas(given: list[str] | None) -> dict[str, list[str]]:
     """``URL=URL``: start of a URL -> what may stand there."""
     found: dict[str, list[str]] = {}

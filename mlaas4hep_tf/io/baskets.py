@@ -10,6 +10,7 @@ import lzma
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import cramjam
@@ -24,8 +25,9 @@ Fetch = Callable[[Sequence[tuple[int, int]]], Sequence[memoryview]]
 
 _KEY = struct.Struct(">ihiIhh")  # fNbytes fVersion fObjlen fDatime fKeylen fCycle
 _TAIL = struct.Struct(">hiiii")  # fVersion fBufferSize fNevBufSize fNevBuf fLast, then one flag byte
+_COUNTS = struct.Struct(">ii")  # the last two of these
 _PLAIN_KEY = _KEY.size + _TAIL.size + 1
-_BLOCK_HEADER = 9
+_BLOCK = struct.Struct("<2sBHBHB")  # algorithm, its version, bytes of the block and of its content, 3 bytes each
 _LZ4_CHECKSUM = 8
 _MAX_GAP = 1 << 16  # bytes between two baskets up to which one request covers both
 _MAX_REQUEST = 1 << 26  # bytes of a request of several baskets
@@ -76,16 +78,19 @@ class Multiplicities:
             return False
         key = (edges, itemsize, baskets[0].keylen)
         if key not in self._stored:
-            self._stored[key] = (positions + np.int32(baskets[0].keylen)).byteswap().tobytes()
+            stored = positions + np.int32(baskets[0].keylen)
+            self._stored[key] = stored.byteswap(inplace=True).tobytes()
         return self._stored[key] == b"".join(basket.offsets for basket in baskets)
 
     def _expected(self, edges: tuple[int, ...], itemsize: int) -> tuple[list[int], Array]:
         """The bytes of values in each basket, and the position of each entry in them, int32."""
         if (edges, itemsize) not in self._positions:
             at = self._starts[list(edges)]
-            positions = self._starts[edges[0] : edges[-1]] - np.repeat(at[:-1], np.diff(edges))
-            found = (np.diff(at) * itemsize).tolist(), (positions * itemsize).astype(np.int32)
-            self._positions[edges, itemsize] = found
+            positions = (self._starts[edges[0] : edges[-1]] - at[0]).astype(np.int32)
+            for begin, end, first in zip(edges, edges[1:], (at - at[0]).tolist(), strict=False):
+                positions[begin - edges[0] : end - edges[0]] -= first
+            positions *= itemsize
+            self._positions[edges, itemsize] = (np.diff(at) * itemsize).tolist(), positions
         return self._positions[edges, itemsize]
 
     def hold(self, at: int, counts: Array) -> None:
@@ -120,22 +125,23 @@ def read_columns(
     raw = raw_baskets(fetch, index)
     if any(branch.stride for branch in index.branches):
         raw = _plain_where_shared(raw)
+    baskets = _baskets(index, raw)
     counters = set(groups.values())
     columns: dict[str, Pieces] = {}
     known: dict[str, Multiplicities] = {}
     for number in sorted(range(len(index.branches)), key=lambda number: index.branches[number].jagged):
         branch = index.branches[number]
-        name, baskets = branch.name, _baskets(index, number, raw)
+        name, own = branch.name, baskets[number]
         try:
             if branch.counter:
-                columns[name] = _counted_column(branch, _all_counts(index, branch, raw), start, stop, baskets)
+                columns[name] = _counted_column(branch, _all_counts(index, number, baskets), start, stop, own)
             elif branch.jagged:
                 group = groups[name]
-                columns[name], counts = _jagged_column(branch, known.get(group), start, stop, baskets)
+                columns[name], counts = _jagged_column(branch, known.get(group), start, stop, own)
                 if counts is not None:
                     known[group] = Multiplicities(name, counts)
             else:
-                columns[name] = _flat_column(branch, start, stop, baskets)
+                columns[name] = _flat_column(branch, start, stop, own)
                 if name in counters:
                     known[name] = Multiplicities(name, joined(columns[name]))
         except Exception as error:
@@ -144,19 +150,19 @@ def read_columns(
     return columns, known
 
 
-def _baskets(index: FileIndex, number: int, raw: Sequence[memoryview]) -> list[_Basket]:
-    """The baskets of one branch."""
-    own = slice(*index.first[number : number + 2].tolist())
-    return list(zip(raw[own], index.starts[own].tolist(), index.stops[own].tolist(), strict=True))
+def _baskets(index: FileIndex, raw: Sequence[memoryview]) -> list[list[_Basket]]:
+    """The baskets of each branch."""
+    every = list(zip(raw, index.starts.tolist(), index.stops.tolist(), strict=True))
+    return [every[begin:end] for begin, end in pairwise(index.first.tolist())]
 
 
-def _all_counts(index: FileIndex, branch: BranchIndex, raw: Sequence[memoryview]) -> Array:
+def _all_counts(index: FileIndex, number: int, baskets: Sequence[Sequence[_Basket]]) -> Array:
     """What its counter says of all entries in the baskets of a branch."""
-    names = [other.name for other in index.branches]
-    own, counter = (_baskets(index, names.index(name), raw) for name in (branch.name, branch.counter))
+    own = baskets[number]
     if not own:
         return np.empty(0, np.int64)
-    return joined(_flat_column(index.branches[names.index(branch.counter)], own[0][1], own[-1][2], counter))
+    counter = [branch.name for branch in index.branches].index(index.branches[number].counter)
+    return joined(_flat_column(index.branches[counter], own[0][1], own[-1][2], baskets[counter]))
 
 
 def joined(pieces: Pieces) -> Array:
@@ -289,7 +295,7 @@ def _jagged(data: Array, ends: Array, branch: BranchIndex) -> tuple[Array, Array
 def unpack(raw: memoryview, entries: int) -> tuple[Array, int, int]:
     """Decompressed bytes of a basket, where its values end in them, and the length of its key."""
     nbytes, _, objlen, _, keylen, _ = _KEY.unpack_from(raw)
-    *_, entries_there, last = _TAIL.unpack_from(raw, keylen - _TAIL.size - 1)
+    entries_there, last = _COUNTS.unpack_from(raw, keylen - _COUNTS.size - 1)
     if nbytes != len(raw) or entries_there != entries:
         raise ValueError(f"a basket says {nbytes} bytes and {entries_there} entries, its tree {len(raw)} and {entries}")
     if not 0 <= last - keylen <= objlen:
@@ -313,13 +319,15 @@ def decompress(blocks: memoryview, size: int) -> Any:
     out: list[Any] = []
     position = filled = 0
     while position < len(blocks):
-        body = position + _BLOCK_HEADER
-        header = bytes(blocks[position:body])
-        position = body + int.from_bytes(header[3:6], "little")
-        unpacked = int.from_bytes(header[6:9], "little")
+        if position + _BLOCK.size > len(blocks):
+            raise ValueError("a compressed block ends too early")
+        algorithm, _, packed, packed_high, unpacked, unpacked_high = _BLOCK.unpack_from(blocks, position)
+        body = position + _BLOCK.size
+        position = body + packed + (packed_high << 16)
+        unpacked += unpacked_high << 16
         if position > len(blocks):
             raise ValueError("a compressed block ends too early")
-        data = _decompress_block(header[:2], blocks[body:position], unpacked)
+        data = _decompress_block(algorithm, blocks[body:position], unpacked)
         if len(data) != unpacked:
             raise ValueError(f"a block decompressed to {len(data)} bytes, not {unpacked}")
         out.append(data)
@@ -347,13 +355,16 @@ def _decompress_block(algorithm: bytes, body: memoryview, size: int) -> Any:
 def coalesce(spans: Sequence[tuple[int, int]]) -> list[Request]:
     """Join byte ranges that lie near each other: (seek, size, which of the spans lie in it)."""
     requests: list[Request] = []
-    for number in sorted(range(len(spans)), key=lambda i: spans[i]):
+    begin = end = 0
+    members: list[int] = []
+    for number in sorted(range(len(spans)), key=spans.__getitem__):
         seek, size = spans[number]
-        begin, length, members = requests[-1] if requests else (-1, 0, [])
-        end = max(begin + length, seek + size)
-        if members and seek - (begin + length) <= _MAX_GAP and end - begin <= _MAX_REQUEST:
+        stop = max(end, seek + size)
+        if members and seek - end <= _MAX_GAP and stop - begin <= _MAX_REQUEST:
             members.append(number)
-            requests[-1] = (begin, end - begin, members)
         else:
-            requests.append((seek, size, [number]))
-    return requests
+            if members:
+                requests.append((begin, end - begin, members))
+            begin, stop, members = seek, seek + size, [number]
+        end = stop
+    return [*requests, (begin, end - begin, members)] if members else requests

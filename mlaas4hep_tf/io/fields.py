@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -35,6 +36,9 @@ class _Leaf:
     dtype: str = ""
     owner: str = ""
     reason: str = ""
+
+
+_encoding = lru_cache(Encoding)  # one object for many columns, which is pickled once
 
 
 class _Schema:
@@ -124,9 +128,9 @@ def _reason(steps: tuple[Step, ...], columns: list[Any]) -> str:
 def survey(
     ntuple: Any, selection: Selection, also: tuple[str, ...] = ()
 ) -> tuple[tuple[BranchInfo, ...], tuple[int, ...], PageIndex]:
-    """Branches, first entries of the clusters and their end, and where the pages of the branches that are read lie.
+    """Branches, entries at which most branches start a page and the end, and where the pages lie.
 
-    Those are the selected branches and the ones in `also`.
+    The pages are those of the selected branches and of the ones in `also`.
     """
     schema = _Schema(ntuple)
     leaves = [
@@ -143,7 +147,10 @@ def survey(
     links = ntuple.page_link_list
     numbers = dict.fromkeys(number for field in fields for number in field.columns)
     columns = {n: _page_column(schema, n, links) for n in numbers}
-    return tuple(infos), tuple(dict.fromkeys(bounds)), PageIndex(tuple(fields), columns, np.array(bounds, np.int64))
+    index = PageIndex(tuple(fields), columns, np.array(bounds, np.int64))
+    starts = Counter(index.page_starts(field.columns[0]) for field in fields if not field.arrays)
+    most = starts.most_common(1)[0][0] if starts else ()
+    return tuple(infos), tuple(sorted({*bounds, *most})), index
 
 
 def _groups(leaves: list[_Leaf]) -> dict[int, str]:
@@ -189,9 +196,9 @@ def _page_column(schema: _Schema, number: int, links: Any) -> PageColumn:
         pages += cluster[stored[0]].pages if stored else []
         first.append(len(pages))
     records = [schema.column_records[n] for n in same]
-    checked = np.array([page.has_checksum for page in pages], np.bool_)
+    checked = np.array([page.has_checksum for page in pages], np.int64)
     return PageColumn(
-        tuple(Encoding(r.type, r.nbits, r.min_value or 0.0, r.max_value or 0.0) for r in records),
+        tuple(_encoding(r.type, r.nbits, r.min_value or 0.0, r.max_value or 0.0) for r in records),
         np.array(chosen, np.int64), np.array(first, np.int64),
         np.array([page.locator.offset for page in pages], np.int64),
         np.array([page.locator.num_bytes for page in pages], np.int64) + 8 * checked,

@@ -58,17 +58,19 @@ def describe(name: str, branch: Any) -> tuple[Described, ...]:
     except Exception as error:  # noqa: BLE001 (uproot raises many kinds for types that it cannot interpret)
         why = f"not interpretable: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         return ((BranchInfo(name, "unknown", "other", reason=why), why),)
-    return _interpreted(name, typename, interpretation)
+    return _interpreted(name, typename, interpretation, branch)
 
 
-def _interpreted(name: str, typename: str, interpretation: Any) -> tuple[Described, ...]:
+def _interpreted(name: str, typename: str, interpretation: Any, branch: Any) -> tuple[Described, ...]:
     jagged = isinstance(interpretation, uproot.interpretation.jagged.AsJagged)
     content = interpretation.content if jagged else interpretation
     header = int(interpretation.header_bytes) if jagged else 0
     members, size = _members(content)
-    if jagged and isinstance(content, uproot.interpretation.objects.AsStridedObjects) and not _whole(content):
-        why = "objects stored member by member"
-        return ((BranchInfo(name, typename, "other", reason=why), why),)
+    if members and isinstance(content, uproot.interpretation.objects.AsStridedObjects):
+        why = "objects stored member by member" if jagged and not _whole(content) else ""
+        why = why or ("" if _fits(branch, size, jagged, header) else "objects stored otherwise than uproot thinks")
+        if why:
+            return ((BranchInfo(name, typename, "other", reason=why), why),)
     if members and header in _HEADERS:
         return tuple(_branches(name, typename, members, size, jagged, header))
     why = f"its interpretation is {interpretation}"
@@ -78,6 +80,15 @@ def _interpreted(name: str, typename: str, interpretation: Any) -> tuple[Describ
 def _whole(content: Any) -> bool:
     """Whether the objects of a list are stored one behind the other: those of classes with a version are."""
     return any(name.startswith("@") for name in np.dtype(content.from_dtype).names or ())
+
+
+def _fits(branch: Any, size: int, jagged: bool, header: int) -> bool:
+    """Whether the first basket has objects of this size: uproot does not know the headers of all base classes."""
+    if not branch.num_baskets:
+        return True
+    basket = branch.basket(0)
+    left = len(basket.data) - header * int(basket.num_entries)
+    return left % size == 0 if jagged else left == size * int(basket.num_entries)
 
 
 def _nothing(interpretation: Any) -> str:
@@ -134,7 +145,8 @@ def _fields(stored: np.dtype[Any]) -> tuple[list[_Member], int]:
 def _branches(
     name: str, typename: str, members: list[_Member], size: int, jagged: bool, header: int
 ) -> Iterator[Described]:
-    """Each member as a branch; of an array in a list each item."""
+    """Each member as a branch; of an array in a list each item.  Those of one list are a group."""
+    group = _SIZES.sub("", name) if jagged and (len(members) > 1 or members[0].shape) else None
     for member in members:
         length = prod(member.shape)
         dtype = member.stored.str if member.reals is None else member.dtype
@@ -143,7 +155,7 @@ def _branches(
             stride=size, offset=member.offset, reals=member.reals,
         )  # fmt: skip
         kind: Kind = "jagged" if jagged else "array" if member.shape else "flat"
-        info = BranchInfo(how.name, typename, kind, member.dtype, None, 0 if jagged or not member.shape else length)
+        info = BranchInfo(how.name, typename, kind, member.dtype, group, 0 if jagged or not member.shape else length)
         if not jagged or not member.shape:
             alone = length * member.size == size
             yield info, replace(how, stride=0) if alone else how

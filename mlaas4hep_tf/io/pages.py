@@ -5,6 +5,7 @@ Layout: the RNTuple specification 1.0; values are those of ROOT (tests/data/root
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
@@ -12,8 +13,8 @@ import numpy as np
 import xxhash
 
 from mlaas4hep_tf.io.basket_index import Array
-from mlaas4hep_tf.io.baskets import Fetch, Multiplicities, Pieces, decompress
-from mlaas4hep_tf.io.page_index import Encoding, Field, PageColumn, PageIndex
+from mlaas4hep_tf.io.baskets import Fetch, Multiplicities, Pieces, decompress, joined
+from mlaas4hep_tf.io.page_index import Encoding, Field, PageColumn, PageIndex, Span
 
 _CHECKSUM = 8
 _TRUNCATED, _QUANTIZED = 0x1C, 0x1D
@@ -28,8 +29,29 @@ _ZIGZAG = (0x11, 0x13, 0x15)  # 0, -1, 1, -2, 2 ... as 0, 1, 2, 3, 4 ...
 _DELTA = (0x1A, 0x1B)  # differences; the first of a page is itself
 
 _Want = tuple[int, int, int, int]  # column, elements [lo, hi) of a cluster, and how many it has (-1: unknown)
-_Raw = dict[tuple[int, int], memoryview]  # the bytes of (seek, size)
-_Walk = Generator[_Want, Array, tuple[Array, Array | None]]
+_Walk = Generator[_Want, Pieces, tuple[Pieces, Array | None]]
+
+
+class PageCache:
+    """Decoded pages of one file, those used last within a limit of bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._left, self._pages = limit, OrderedDict[Span, Array]()
+
+    def get(self, span: Span) -> Array | None:
+        page = self._pages.get(span)
+        if page is not None:
+            self._pages.move_to_end(span)
+        return page
+
+    def put(self, span: Span, page: Array) -> None:
+        """Keep a page; those that were not used for longest make room for it."""
+        if span in self._pages:
+            return
+        self._pages[span] = page
+        self._left -= page.nbytes
+        while self._left < 0:
+            self._left += self._pages.popitem(last=False)[1].nbytes
 
 
 def known(kind: int) -> bool:
@@ -38,7 +60,7 @@ def known(kind: int) -> bool:
 
 
 def read_columns(
-    fetch: Fetch, index: PageIndex, start: int, stop: int, groups: Mapping[str, str]
+    fetch: Fetch, index: PageIndex, start: int, stop: int, groups: Mapping[str, str], cache: PageCache
 ) -> tuple[dict[str, Pieces], dict[str, Multiplicities]]:
     """Decode entries [start, stop) of some branches.
 
@@ -46,6 +68,7 @@ def read_columns(
         fetch: (seek, size) pairs -> their bytes, in few large requests; called once for each level of nesting.
         index: the clusters that hold these entries (`PageIndex.part`).
         groups: jagged branch -> its group, whose branches have their multiplicities from one column.
+        cache: pages of this file that were decoded before.
 
     Returns:
         The values of each branch, and the multiplicities of each group.
@@ -59,8 +82,11 @@ def read_columns(
         first, last = index.bounds[cluster : cluster + 2].tolist()
         for field in index.fields:
             walks[field.name, cluster] = _walk(field, max(start - first, 0), min(stop, last) - first, last - first)
-    done = _run(fetch, index, walks)
-    columns = {field.name: tuple(done[field.name, cluster][0] for cluster in clusters) for field in index.fields}
+    done = _run(fetch, index, walks, cache)
+    columns = {
+        field.name: tuple(piece for cluster in clusters for piece in done[field.name, cluster][0])
+        for field in index.fields
+    }
     known = {}
     for field in index.fields:
         if field.jagged and groups[field.name] not in known:
@@ -76,22 +102,25 @@ def _walk(field: Field, lo: int, hi: int, entries: int) -> _Walk:
         if step.op == "times":
             lo, hi, total, width = lo * step.number, hi * step.number, total * step.number, width * step.number
             continue
-        ends = yield step.number, max(lo - 1, 0), hi, total
-        ends = ends.astype(np.int64) if lo else np.concatenate([np.zeros(1, np.int64), ends.astype(np.int64)])
+        stored = yield step.number, max(lo - 1, 0), hi, total
+        ends = joined(stored if lo else (np.zeros(1, np.int64), *stored))
         sizes = np.diff(ends)
         if len(sizes) and (sizes.min() < 0 or (step.op == "maybe" and sizes.max() > 1)):
             raise ValueError("the ends of lists are not in order")
         lo, hi, total, width = int(ends[0]), int(ends[-1]), -1, 1
         counts, present = (sizes, None) if step.op == "list" else (counts, sizes > 0)
     if field.column is None:
-        return (np.empty(0, np.int64) if counts is None else counts), None
-    values = yield field.column, lo, hi, total
-    values = _as(values, np.dtype(field.dtype))
+        return (() if counts is None else (counts,)), None
+    pieces = yield field.column, lo, hi, total
+    pieces = tuple(_as(piece, np.dtype(field.dtype)) for piece in pieces)
+    if present is None and field.item is None:
+        return pieces, counts
+    values = np.concatenate([np.empty(0, field.dtype), *pieces])
     if present is not None:
         filled = np.full(len(present), np.nan, field.dtype)
         filled[present] = values
         values = filled
-    return (values if field.item is None else values[field.item :: width]), counts
+    return (values if field.item is None else values[field.item :: width],), counts
 
 
 def _as(values: Array, dtype: np.dtype[Any]) -> Array:
@@ -99,13 +128,15 @@ def _as(values: Array, dtype: np.dtype[Any]) -> Array:
     return values.view(dtype) if same_size else values.astype(dtype, copy=False)
 
 
-def _run(fetch: Fetch, index: PageIndex, walks: dict[tuple[str, int], _Walk]) -> dict[tuple[str, int], Any]:
+def _run(
+    fetch: Fetch, index: PageIndex, walks: dict[tuple[str, int], _Walk], cache: PageCache
+) -> dict[tuple[str, int], Any]:
     """Lead all walks to their ends, one level of nesting at a time; what several need is read once."""
     done: dict[tuple[str, int], Any] = {}
     wants: dict[tuple[str, int], _Want] = {key: next(walk) for key, walk in walks.items()}
     while wants:
         needed = {(cluster, want): None for (_, cluster), want in wants.items()}
-        elements = dict(zip(needed, _read(fetch, index, list(needed)), strict=True))
+        elements = dict(zip(needed, _read(fetch, index, list(needed), cache), strict=True))
         further = {}
         for key, want in wants.items():
             try:
@@ -119,17 +150,22 @@ def _run(fetch: Fetch, index: PageIndex, walks: dict[tuple[str, int], _Walk]) ->
     return done
 
 
-def _read(fetch: Fetch, index: PageIndex, needed: Sequence[tuple[int, _Want]]) -> list[Array]:
+def _read(fetch: Fetch, index: PageIndex, needed: Sequence[tuple[int, _Want]], cache: PageCache) -> list[Pieces]:
     """The elements that are needed, from one fetch."""
     plans = [_pages(index.columns[column], cluster, lo, hi, total) for cluster, (column, lo, hi, total) in needed]
-    spans: dict[tuple[int, int], None] = {}
-    for (_, (column, *_)), (pages, _) in zip(needed, plans, strict=True):
-        own = index.columns[column]
-        spans |= dict.fromkeys(zip(own.seeks[pages].tolist(), own.sizes[pages].tolist(), strict=True))
-    raw = dict(zip(spans, fetch(list(spans)), strict=True))
+    pages = {
+        index.columns[column].span(page): (column, cluster, page)
+        for (cluster, (column, *_)), (own, _) in zip(needed, plans, strict=True)
+        for page in range(own.start, own.stop)
+    }
+    elements = {span: found for span in pages if (found := cache.get(span)) is not None}
+    missing = [span for span in pages if span not in elements]
+    for span, raw in zip(missing, fetch(missing), strict=True):
+        column, cluster, page = pages[span]
+        elements[span] = _page(index.columns[column], cluster, page, raw)
     return [
-        _elements(index.columns[column], cluster, pages, before, lo, hi, raw)
-        for (cluster, (column, lo, hi, _)), (pages, before) in zip(needed, plans, strict=True)
+        _cut(index.columns[column], own, before, lo, hi, elements, cache)
+        for (_, (column, lo, hi, _)), (own, before) in zip(needed, plans, strict=True)
     ]
 
 
@@ -146,19 +182,28 @@ def _pages(column: PageColumn, cluster: int, lo: int, hi: int, total: int) -> tu
     return slice(first + begin, first + end), missing + (int(ends[begin - 1]) if begin else 0)
 
 
-def _elements(
-    column: PageColumn, cluster: int, pages: slice, before: int, lo: int, hi: int, raw: _Raw
-) -> Array:  # fmt: skip
-    encoding = column.encodings[int(column.chosen[cluster])]
-    parts = [np.zeros(max(min(before, hi) - lo, 0), _STORED[encoding.kind])]
+def _page(column: PageColumn, cluster: int, page: int, raw: memoryview) -> Array:
+    body = _checked(raw) if column.checked[page] else raw
+    return _decode(body, int(column.elements[page]), column.encodings[int(column.chosen[cluster])])
+
+
+def _cut(
+    column: PageColumn, pages: slice, before: int, lo: int, hi: int, elements: dict[Span, Array], cache: PageCache
+) -> Pieces:
+    """Elements [lo, hi) from the pages that hold them; what precedes a late column is 0.
+
+    A page that is not wholly used is kept: the blocks beside this one need it too.
+    """
+    zeros = np.zeros(max(min(before, hi) - lo, 0), np.int8)
+    parts = [zeros] if len(zeros) else []
     for page in range(pages.start, pages.stop):
-        body = raw[int(column.seeks[page]), int(column.sizes[page])]
-        elements = int(column.elements[page])
-        decoded = _decode(_checked(body) if column.checked[page] else body, elements, encoding)
-        parts.append(decoded[max(lo - before, 0) : max(hi - before, 0)])
-        before += elements
-    full = [part for part in parts if len(part)]
-    return full[0] if len(full) == 1 else np.concatenate(parts)
+        span = column.span(page)
+        first, last = max(lo - before, 0), hi - before
+        before += len(elements[span])
+        if first or last < len(elements[span]):
+            cache.put(span, elements[span])
+        parts.append(elements[span][first:last])
+    return tuple(parts)
 
 
 def decompress_all(fetch: Fetch, index: PageIndex) -> None:
@@ -189,12 +234,23 @@ def _decode(body: memoryview, elements: int, encoding: Encoding) -> Array:
     if kind in (_TRUNCATED, _QUANTIZED):
         return _packed_reals(data, elements, encoding)
     if kind in _SPLIT:
-        data = np.ascontiguousarray(data.reshape(dtype.itemsize, elements).T).reshape(-1)
+        data = _unsplit(data.reshape(dtype.itemsize, elements))
     values = data.view(dtype)
     if kind in _ZIGZAG:
         unsigned = values.view(f"<u{dtype.itemsize}")
         return ((unsigned >> 1) ^ -(unsigned & 1)).view(dtype)
     return np.cumsum(values, dtype=dtype) if kind in _DELTA else values
+
+
+def _unsplit(planes: Array) -> Any:
+    """Elements whose first bytes, second bytes ... lie in rows: neighbouring rows are joined until one is left."""
+    while len(planes) > 1:
+        bits = 8 * planes.itemsize
+        wide = planes[1::2].astype(f"<u{2 * planes.itemsize}")
+        wide <<= bits
+        wide |= planes[::2]
+        planes = wide
+    return planes[0]
 
 
 def _packed_reals(data: Array, elements: int, encoding: Encoding) -> Array:

@@ -25,6 +25,8 @@ from mlaas4hep_tf.io.inspection import OpenTree, blame, file_stamp
 from mlaas4hep_tf.io.page_index import PageIndex
 from mlaas4hep_tf.io.remote import place, read_ranges
 
+_PAGE_CACHE = 1 << 27  # bytes of decoded pages that a process keeps
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -174,11 +176,23 @@ def _hold(held: dict[str, Multiplicities], found: Mapping[str, Array], groups: M
             raise
 
 
+_page_caches: dict[object, pages.PageCache] = {}
+
+
+def _page_cache(file: RootFile) -> pages.PageCache:
+    """What this process keeps of the pages of the file that it read last."""
+    key = (file.source.location, file.stamp)
+    if key not in _page_caches:
+        _page_caches.clear()
+        _page_caches[key] = pages.PageCache(_PAGE_CACHE)
+    return _page_caches[key]
+
+
 def _decode(
     file: RootFile, index: FileIndex | PageIndex, start: int, stop: int, groups: Mapping[str, str]
 ) -> tuple[dict[str, Pieces], dict[str, Multiplicities]]:
     if isinstance(index, PageIndex):
-        return pages.read_columns(partial(fetch, file), index, start, stop, groups)
+        return pages.read_columns(partial(fetch, file), index, start, stop, groups, _page_cache(file))
     return baskets.read_columns(partial(fetch, file), index, start, stop, groups)
 
 
@@ -246,13 +260,32 @@ def read_packed(file: RootFile, start: int, stop: int, layout: Layout, ref: Buff
     """`read` and `pack` in one call, for reader processes.
 
     Raises:
+        InputFileError: also where branches that are one group by the layout differ in multiplicity.
         LabelError: a target that is not finite, or that its delivered dtype does not hold.
     """
     columns = read(file, start, stop, layout.names)
+    with blame(file.url, file.tree, f"entries {start} to {stop}"):
+        columns = _joined(columns, layout, {info.name: info.group for info in file.branches})
     for name, dtype in layout.targets:
         for piece in columns.values[name]:
             check_target(name, piece, dtype, f"{file.where}, entries {start} to {stop}")
     return pack(columns, layout, ref)
+
+
+def _joined(columns: Columns, layout: Layout, own: Mapping[str, str]) -> Columns:
+    """Columns with the counts of the layout's groups; those that several of the file's groups make up must agree."""
+    counts = dict(columns.counts)
+    for group, names in layout.groups:
+        first, *others = dict.fromkeys(own[name] for name in names)
+        for other in others:
+            differing = int(np.count_nonzero(columns.counts[first] != columns.counts[other]))
+            if differing:
+                raise ValueError(
+                    f"{first!r} and {other!r} differ in multiplicity in {differing} events, but group {group!r} "
+                    "joins them: scan these files too"
+                )
+        counts[group] = columns.counts[first]
+    return replace(columns, counts=counts)
 
 
 def check_target(name: str, values: Array, dtype: str, where: str) -> None:

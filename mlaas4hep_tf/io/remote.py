@@ -173,7 +173,8 @@ def list_files(url: str) -> list[str]:
     pattern = f"{path.rstrip('/')}/*.root" if url.endswith("/") else path
     if "://" not in pattern:
         pattern = f"//{pattern.lstrip('/')}"  # an XRootD server's top folder is listed as "//" only
-    found = sorted(fs.glob(pattern, timeout=conditions.get().policy.work_timeout_s))
+    seconds = conditions.get().policy.work_timeout_s
+    found = sorted(fs.glob(pattern, on_error="raise", timeout=seconds))
     return [name if "://" in name else f"{_server(address)}//{name.lstrip('/')}" for name in found]
 
 

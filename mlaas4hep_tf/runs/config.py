@@ -73,22 +73,22 @@ class RunConfig:
         check_normalize(self.normalize)
         check_law(self.mixing)
 
-    def check(self, specs: Specs | None = None) -> None:
+    def check(self, tree: str | None, specs: Specs | None = None) -> None:
         """Hold the run to what can be known before anything is opened.
 
         Args:
+            tree: of files that name none themselves, if it is known already.
             specs: if they are there already; then the normalisation must fit their branches.
 
         Raises:
-            MlaasError: no such model or file, or labels or weights that do not fit the files.
+            MlaasError: no such model or file, or labels, weights or mixing shares that do not fit the files.
         """
         check_model(self.model)
         if specs is not None:
             by_branch(specs, self.normalize)
-        sources = expand(self.files)
-        if self.read.on_bad_file == "skip" or any(source.listing for source in sources):
-            return  # which files there are is known when they are opened
-        _check_targets(self, sources, specs.tree if specs is not None else None)
+        sources = expand(self.files, tree or None)
+        if self.read.on_bad_file == "raise" and not any(s.listing or s.tree is None for s in sources):
+            _check_targets(self, sources)  # else which files there are is known when they are opened
 
     def dataset(self, specs: Specs, *, mask: bool) -> RootDataset:
         from mlaas4hep_tf.dataset import RootDataset  # here: it imports TensorFlow
@@ -117,9 +117,9 @@ class RunConfig:
         return RunConfig(**own, read=ReadOptions.from_json({name: content[name] for name in reading}))
 
 
-def _check_targets(config: RunConfig, sources: tuple[Source, ...], tree: str | None) -> None:
+def _check_targets(config: RunConfig, sources: tuple[Source, ...]) -> None:
     """Raise LabelError for numbers per file that do not fit the files, or labels that are no classes."""
-    files = [names_of(source.url, source.tree or tree) for source in sources]
+    files = [names_of(source.url, source.tree) for source in sources]
     if not isinstance(config.labels, str):
         check_binary(per_file("labels", config.labels, files))
     if config.weights is not None and not isinstance(config.weights, str):

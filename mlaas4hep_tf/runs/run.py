@@ -89,7 +89,7 @@ def train_run(
     """
     folder = Path(out)
     check_new(folder, overwrite=overwrite)
-    config.check(specs)
+    config.check(specs.tree, specs)
     reports = _can_report()
     config = replace(config, files=tuple(_absolute(name) for name in config.files), model=_own_file(config.model))
     keras.utils.set_random_seed(config.seed)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from mlaas4hep_tf.errors import PlanError, SpecsError, near_misses, shorten
+from mlaas4hep_tf.io.branches import meant
 from mlaas4hep_tf.specs import BranchSpec, Specs
 
 if TYPE_CHECKING:
@@ -35,18 +35,15 @@ def by_branch(specs: Specs, normalize: Normalize | None) -> tuple[Method | None,
     """
     if not isinstance(normalize, Mapping):
         return (normalize,) * len(specs.branches)
-    for pattern in normalize:
-        if pattern not in specs and not any(fnmatchcase(name, pattern) for name in specs):
-            raise PlanError(f"normalize: {pattern!r} matches no branch of the specs{near_misses(pattern, specs)}")
-    chosen = {name: _pattern_of(name, normalize) for name in specs}
-    missing = [name for name, pattern in chosen.items() if pattern is None]
+    chosen = {pattern: meant(pattern, tuple(specs)) for pattern in normalize}
+    idle = next((pattern for pattern, names in chosen.items() if not names), None)
+    if idle is not None:
+        raise PlanError(f"normalize: {idle!r} matches no branch of the specs{near_misses(idle, specs)}")
+    first = {name: next((p for p in (name, *normalize) if name in chosen.get(p, ())), None) for name in specs}
+    missing = [name for name, pattern in first.items() if pattern is None]
     if missing:
         raise PlanError(f"normalize says nothing of {shorten(missing)}; add a pattern for all others, '*': 'minmax'")
-    return tuple(normalize[pattern] for pattern in chosen.values() if pattern is not None)
-
-
-def _pattern_of(name: str, patterns: Mapping[str, object]) -> str | None:
-    return name if name in patterns else next((p for p in patterns if fnmatchcase(name, p)), None)
+    return tuple(normalize[pattern] for pattern in first.values() if pattern is not None)
 
 
 def constants(specs: Specs, normalize: Normalize | None) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:

@@ -26,8 +26,7 @@ def parse(text: str, message: type[Any], where: str) -> Any:
     try:
         return text_format.Parse(text, message())
     except text_format.ParseError as error:
-        name = message.DESCRIPTOR.name
-        full = f"tensorflow.serving.{name}"
+        full = message.DESCRIPTOR.full_name.replace("mlaas4hep.serving.", "tensorflow.serving.")
         raise invalid_argument(f"Error parsing text-format {full}: {error} ({where})") from None
 
 

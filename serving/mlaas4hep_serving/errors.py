@@ -15,6 +15,7 @@ __all__ = [
     "internal",
     "invalid_argument",
     "not_found",
+    "resource_exhausted",
     "shown",
     "unavailable",
     "unimplemented",
@@ -33,6 +34,7 @@ not_found = _of(Code.NOT_FOUND)
 failed_precondition = _of(Code.FAILED_PRECONDITION)
 unimplemented = _of(Code.UNIMPLEMENTED)
 unavailable = _of(Code.UNAVAILABLE)
+resource_exhausted = _of(Code.RESOURCE_EXHAUSTED)
 deadline_exceeded = _of(Code.DEADLINE_EXCEEDED)
 unknown = _of(Code.UNKNOWN)
 internal = _of(Code.INTERNAL)

@@ -125,7 +125,7 @@ def render(metrics: Mapping[tuple[str, str], Mapping[Labels, Sequence[float]]]) 
     """Prometheus text as TF-Serving's exporter writes it: ``/a/b`` is ``:a:b``, buckets are cumulative."""
     lines = []
     for (kind, name), series in sorted(metrics.items(), key=lambda item: item[0][1]):
-        metric = ":" + re.sub(r"[^a-zA-Z0-9:_]", "_", name.strip("/").replace("/", ":"))
+        metric = _not_a_digit_first(re.sub(r"[^a-zA-Z0-9_]", ":", name))
         lines.append(f"# TYPE {metric} {kind}")
         for labels, values in series.items():
             if kind == "counter":
@@ -133,6 +133,10 @@ def render(metrics: Mapping[tuple[str, str], Mapping[Labels, Sequence[float]]]) 
             else:
                 lines.extend(_histogram(metric, labels, values, bounds(name)))
     return "\n".join(lines) + "\n" if lines else ""
+
+
+def _not_a_digit_first(name: str) -> str:
+    return "_" + name if name[:1].isdigit() else name
 
 
 def _histogram(metric: str, labels: Labels, values: Sequence[float], edges: Sequence[float]) -> Iterable[str]:
@@ -149,7 +153,7 @@ def _histogram(metric: str, labels: Labels, values: Sequence[float], edges: Sequ
 def _labels(labels: Labels) -> str:
     if not labels:
         return "{}"
-    return "{" + ",".join(f'{_NAMES.sub("_", k)}="{_escape(v)}"' for k, v in labels) + "}"
+    return "{" + ",".join(f'{_not_a_digit_first(_NAMES.sub("_", k))}="{_escape(v)}"' for k, v in labels) + "}"
 
 
 def _escape(value: str) -> str:

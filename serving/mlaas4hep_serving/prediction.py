@@ -36,16 +36,16 @@ from mlaas4hep_serving.errors import (
     Code,
     ServingError,
     as_serving_error,
-    deadline_exceeded,
     failed_precondition,
     invalid_argument,
     shown,
 )
 from mlaas4hep_serving.metrics import Registry
-from mlaas4hep_serving.models.model import LATE, Model
+from mlaas4hep_serving.models.model import Model, late
 from mlaas4hep_serving.models.repository import Repository
 from mlaas4hep_serving.models.versions import Version
 from mlaas4hep_serving.wire import examples, sizes, tensors
+from mlaas4hep_serving.wire.apart import Signatures
 from mlaas4hep_serving.wire.ragged import RowShape
 from mlaas4hep_serving.wire.tensors import DEFAULT_SIGNATURE, Array
 
@@ -75,7 +75,7 @@ class Started(Generic[T]):
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             return self.answer(self.running.result(left))
         except FutureTimeout:
-            raise deadline_exceeded(LATE) from None
+            raise late(self.running) from None
 
 
 class Claim:
@@ -97,6 +97,10 @@ class Claim:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """End the claim, where no block does."""
         if isinstance(self._found, Version):
             self._repository.release(self._found)
 
@@ -115,6 +119,11 @@ class Claim:
     def batches(self) -> bool:
         """Whether the ``start_`` operations return before the run has ended; False where there is no version."""
         return isinstance(self._found, Version) and bool(self._found.servable.batches)
+
+    def signatures(self, most: int) -> Signatures:
+        """What the codec asks about the version, all at once, for a body that is read elsewhere."""
+        servable = self.version.servable
+        return Signatures(servable.input_dtypes, servable.open_inputs, DEFAULT_SIGNATURE, most)
 
     def input_dtypes(self, signature_name: str) -> dict[str, int]:
         """Input alias -> DataType of a signature, as the JSON codec asks for it."""
@@ -144,12 +153,15 @@ class Handlers:
         configure: Callable[[ModelServerConfig], None] | None = None,
         access_log: bool = False,
         max_tensor_bytes: int = sizes.NO_LIMIT,
+        check_method_names: bool = False,
+        tensor_content: bool = False,
     ) -> None:
         self.repository = repository
         self.metrics = metrics
         self.max_tensor_bytes = max_tensor_bytes
         self._configure = configure or repository.configure
         self._access_log = access_log
+        self._check_method_names, self._tensor_content = check_method_names, tensor_content
 
     @contextmanager
     def measured(self, model: str, api: str, entrypoint: str) -> Iterator[None]:
@@ -197,14 +209,14 @@ class Handlers:
         spec = request.model_spec
         name = spec.signature_name or DEFAULT_SIGNATURE
         with self.repository.use(spec) as version:
-            signature = _predict_signature(version.servable, name)
+            signature = self._predict_signature(version.servable, name)
             outputs, *call = self._call(signature, self._inputs_of(request, signature), request.output_filter)
 
             def response(found: Sequence[Array]) -> PredictResponse:
                 answer = PredictResponse()
                 _fill_spec(answer.model_spec, spec.name, name, version.number)
                 for alias, array in zip(outputs, found, strict=True):
-                    tensors.to_proto(array, answer.outputs[alias])
+                    tensors.to_proto(array, answer.outputs[alias], content=self._tensor_content)
                 return answer
 
             return self._started(version, call, deadline, response, pool)
@@ -244,8 +256,16 @@ class Handlers:
             signature_name: ``""`` is the default.
         """
         name = signature_name or DEFAULT_SIGNATURE
-        outputs, *call = self._call(_predict_signature(version.servable, name), inputs, ())
+        outputs, *call = self._call(self._predict_signature(version.servable, name), inputs, ())
         return self._started(version, call, deadline, lambda found: (_named(outputs, found), version.number))
+
+    def _predict_signature(self, model: Model, name: str) -> SignatureDef:
+        signature = model.signatures.get(name)
+        if signature is None:
+            raise failed_precondition(f'Serving signature key "{shown(name)}" not found.')
+        if self._check_method_names:
+            examples.check_predict(signature)
+        return signature
 
     def _started(
         self,
@@ -294,6 +314,8 @@ class Handlers:
             signature = version.servable.signatures.get(name)
             if signature is None:
                 raise invalid_argument(f"No signature was found with the name: {shown(name)}")
+            if self._check_method_names:
+                examples.check_method(signature, api)
             feed, fetches = tensors_of(signature)
             rows = examples.serialized(request.input, self.max_tensor_bytes)
             tensors.check_dtypes([signature.inputs["inputs"].dtype], [rows])
@@ -375,13 +397,6 @@ def _fill_spec(spec: ModelSpec, name: str, signature: str, version: int) -> None
 
 
 # Predict
-
-
-def _predict_signature(model: Model, name: str) -> SignatureDef:
-    signature = model.signatures.get(name)
-    if signature is None:
-        raise failed_precondition(f'Serving signature key "{shown(name)}" not found.')
-    return signature
 
 
 def _given(signature: SignatureDef, request: PredictRequest, alias: str) -> Any:

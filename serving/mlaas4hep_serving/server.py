@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import grpc
 import uvicorn
 import uvloop
+from tensorflow.core.protobuf.config_pb2 import ConfigProto
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from mlaas4hep_serving import config_files
 from mlaas4hep_serving.errors import ServingError, invalid_argument
 from mlaas4hep_serving.frontends import grpc_server
+from mlaas4hep_serving.frontends.budget import Budget
 from mlaas4hep_serving.frontends.grpc_server import GrpcOptions, GrpcServer
 from mlaas4hep_serving.frontends.guard import GrpcGuard, Guard
-from mlaas4hep_serving.frontends.http import Application, Route
+from mlaas4hep_serving.frontends.http import Route
 from mlaas4hep_serving.frontends.http_limits import LimitedProtocol
 from mlaas4hep_serving.frontends.pages import Pages
 from mlaas4hep_serving.frontends.rest import Rest, RestOptions
@@ -29,7 +34,7 @@ from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.models.batcher import BatchingOptions
 from mlaas4hep_serving.models.model import Model, ModelOptions, Runs, warmup_requests
 from mlaas4hep_serving.models.repository import Repository, RepositoryOptions
-from mlaas4hep_serving.models.savedmodel import SessionOptions, missing_parts
+from mlaas4hep_serving.models.savedmodel import SessionOptions, to_wait_for
 from mlaas4hep_serving.models.versions import Version
 from mlaas4hep_serving.options import Options
 from mlaas4hep_serving.prediction import Handlers
@@ -66,8 +71,10 @@ class Server:
                 options.max_num_load_retries,
                 options.load_retry_interval_micros / 1e6,
                 options.allow_version_labels_for_unavailable_models,
+                options.load_patience_seconds,
+                max(1, options.num_load_threads),
             ),
-            lambda path: None if _uploaded(options, path) else missing_parts(path),  # uploads are moved in place whole
+            lambda path: None if _uploaded(options, path) else to_wait_for(path),  # uploads are moved in place whole
         )
         self.handlers = Handlers(
             self.repository,
@@ -75,22 +82,24 @@ class Server:
             configure=self._reload,
             access_log=options.access_log,
             max_tensor_bytes=model_options.max_tensor_bytes,
+            check_method_names=options.enable_signature_method_name_check,
+            tensor_content=options.enable_serialization_as_tensor_content,
         )
         self.repository.configure(config)
         self.repository.start()
         guard, tls = _guard(options), _tls(options)
+        self._budget = Budget(options.max_inflight_bytes)
         self._stopping = threading.Event()
         if options.model_config_file and options.model_config_file_poll_wait_seconds > 0:
             self._every(options.model_config_file_poll_wait_seconds, self._read_config_file)
         if folder is not None:
             self._every(SHARED_POLL, self._read_shared_config)
-        self._grpc = GrpcServer(self.handlers, _grpc_options(options, guard, tls)) if options.port else None
-        self.grpc_port = self._grpc.port if self._grpc else 0
-        self._rest = (
-            _HttpThread(Rest(self.handlers, self._rest_options(guard)).application(), options, tls)
-            if options.rest_api_port
-            else None
+        self._grpc = (
+            GrpcServer(self.handlers, _grpc_options(options, guard, tls, self._budget)) if options.port else None
         )
+        self.grpc_port = self._grpc.port if self._grpc else 0
+        rest = Rest(self.handlers, self._rest_options(guard)) if options.rest_api_port else None
+        self._rest = _HttpThread(rest, options, tls) if rest else None
         self.rest_port = self._rest.port if self._rest else 0
 
     def stop(self) -> None:
@@ -127,6 +136,7 @@ class Server:
             routes=[guard.count, pages, *self._tfaas(guard)],
             admit=guard.http,
             max_body=options.max_request_bytes,
+            budget=self._budget,
         )
 
     def _reload(self, config: ModelServerConfig) -> None:
@@ -194,6 +204,8 @@ def _model_options(options: Options) -> ModelOptions:
         tuple(options.saved_model_tags.split(",")),
         options.tensorflow_intra_op_parallelism or every,
         options.tensorflow_inter_op_parallelism or every,
+        options.per_process_gpu_memory_fraction,
+        _session_config(options),
     )
     return ModelOptions(
         session,
@@ -201,7 +213,15 @@ def _model_options(options: Options) -> ModelOptions:
         options.enable_per_model_batching_parameters,
         options.enable_model_warmup,
         options.max_tensor_bytes or options.max_request_bytes,
+        max(1, options.num_request_iterations_for_warmup),
+        options.flush_filesystem_caches,
     )
+
+
+def _session_config(options: Options) -> bytes:
+    if not options.tensorflow_session_config_file:
+        return b""
+    return bytes(config_files.read(options.tensorflow_session_config_file, ConfigProto).SerializeToString())
 
 
 def _uploaded(options: Options, folder: Path) -> bool:
@@ -224,34 +244,52 @@ def _load(
     model = Model(name, number, folder, options, metrics, runs)
     try:
         if options.warmup:
-            _warm_up(model, metrics)
+            _warm_up(model, metrics, options.warmup_iterations)
     except BaseException:
         model.close()
         raise
+    if options.flush_caches:
+        _flush_caches(folder)
     return model
 
 
-def _warm_up(model: Model, metrics: Registry) -> None:
-    """Answer the recorded requests before the version is available."""
+def _flush_caches(folder: Path) -> None:
+    """Tell the system that the files are not read again soon."""
+    for path in filter(Path.is_file, folder.rglob("*")):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _warm_up(model: Model, metrics: Registry, iterations: int) -> None:
+    """Answer the recorded requests, each so many times, before the version is available."""
     requests = warmup_requests(model.folder, model.name, model.number)
     if not requests:
         return
     alone = Handlers(Repository.of(Version(model.name, model.number, model.folder, servable=model)), metrics)
     for operation, request in requests:
-        getattr(alone, operation)(request)
+        for _ in range(iterations):
+            getattr(alone, operation)(request)
 
 
-def _grpc_options(options: Options, guard: Guard, tls: Tls | None) -> GrpcOptions:
+def _grpc_options(options: Options, guard: Guard, tls: Tls | None, budget: Budget) -> GrpcOptions:
     return GrpcOptions(
-        f"{options.host}:{max(options.port, 0)}",
+        f"{options.host}:{max(options.port, 0)}" if options.port else "",
         options.grpc_max_threads,
         bool(options.shared_folder),
         options.enable_grpc_healthcheck_service,
         grpc_server.channel_arguments(options.grpc_channel_arguments),
-        tls.grpc_credentials() if tls else None,
+        _credentials(options, tls),
         [GrpcGuard(guard)] if guard.active else [],
         options.max_request_bytes,
+        budget,
+        options.grpc_socket_path,
     )
+
+
+def _credentials(options: Options, tls: Tls | None) -> Any:
+    if options.use_alts_credentials:
+        return grpc.alts_server_credentials()
+    return tls.grpc_credentials() if tls else None
 
 
 def _guard(options: Options) -> Guard:
@@ -276,11 +314,12 @@ def _metrics_path(options: Options) -> str | None:
 class _HttpThread:
     """uvicorn in a thread of its own."""
 
-    def __init__(self, application: Application, options: Options, tls: Tls | None) -> None:
+    def __init__(self, rest: Rest, options: Options, tls: Tls | None) -> None:
+        self._rest = rest
         self._socket = _listen(options.host, options.rest_api_port, reuse_port=bool(options.shared_folder))
         self.port = self._socket.getsockname()[1]
         config = uvicorn.Config(
-            application,
+            rest.application(),
             loop="none",
             http=LimitedProtocol,
             lifespan="off",
@@ -288,7 +327,7 @@ class _HttpThread:
             access_log=False,
             log_config=None,
             server_header=False,
-            timeout_graceful_shutdown=int(options.drain_seconds),
+            timeout_graceful_shutdown=math.ceil(options.drain_seconds),
         )
         config.load()
         config.ssl = tls.context() if tls else None
@@ -303,6 +342,7 @@ class _HttpThread:
     def stop(self) -> None:
         self._server.should_exit = True
         self._thread.join()
+        self._rest.close()
 
 
 def _listen(host: str, port: int, *, reuse_port: bool) -> socket.socket:

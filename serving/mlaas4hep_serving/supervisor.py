@@ -17,16 +17,12 @@ from mlaas4hep_serving.options import Options, arguments, listening
 RESTART = 1.0  # seconds between deaths and restarts
 
 
-def run(options: Options) -> int:
-    """Start the workers and wait until a signal; then they drain."""
+def run(options: Options, stop: threading.Event) -> int:
+    """Start the workers and wait for ``stop``; then they drain."""
     with tempfile.TemporaryDirectory(prefix="mlaas4hep-serving-") as folder, _Held(options) as ports:
         each = replace(options, port=ports[0], rest_api_port=ports[1], shared_folder=folder)
-        stop = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
         workers = [_start(each) for _ in range(options.processes)]
-        if all(_listens(worker) for worker in workers):
-            print(listening(options.host, *ports), flush=True)
+        threading.Thread(target=_announce, args=(workers, listening(options, *ports)), daemon=True).start()
         while not stop.wait(RESTART):
             failed = [worker for worker in workers if worker.poll() == 1]
             if len(failed) == len(workers):
@@ -36,8 +32,14 @@ def run(options: Options) -> int:
 
 
 def _start(options: Options) -> subprocess.Popen[bytes]:
+    """A worker; it ends when its standard input, which only we hold, closes (`cli._stop_with_supervisor`)."""
     command = [sys.executable, "-m", "mlaas4hep_serving", *arguments(options)]
-    return subprocess.Popen(command, env=os.environ, stdout=subprocess.PIPE)
+    return subprocess.Popen(command, env=os.environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def _announce(workers: list[subprocess.Popen[bytes]], line: str) -> None:
+    if all(map(_listens, workers)):
+        print(line, flush=True)
 
 
 def _listens(worker: subprocess.Popen[bytes]) -> bool:
@@ -55,7 +57,8 @@ def _stop(workers: list[subprocess.Popen[bytes]], grace: float) -> int:
             worker.wait(max(0.1, end - time.monotonic()))
         except subprocess.TimeoutExpired:
             worker.kill()
-    return max(abs(worker.wait()) for worker in workers)
+    ended = {worker.wait() for worker in workers} - {-signal.SIGTERM}  # its Python had not begun yet
+    return max(map(abs, ended), default=0)
 
 
 class _Held:

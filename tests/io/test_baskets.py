@@ -1,5 +1,7 @@
 """The basket decoder against uproot: bit-exact for every dtype, compression and basket size."""
 
+from itertools import pairwise
+
 import awkward as ak
 import numpy as np
 import pytest
@@ -98,6 +100,32 @@ def test_recovered_baskets_follow_those_in_the_file(stored, recovered, jagged, d
     )
     assert np.concatenate([np.empty(0), *columns["x"]]).tolist() == values[ends[start] : ends[stop]].tolist()
     assert not jagged or groups["x"].counts.tolist() == counts[start:stop]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=12), st.integers(0, 12), st.data()
+)
+def test_branches_of_a_group_are_told_apart_wherever_they_differ(counts, cut, data):
+    last, cut = len(counts), min(cut, len(counts))
+    start = data.draw(st.integers(0, last))
+    stop = data.draw(st.integers(start, last))
+
+    def baskets(name, dtype, own, edges):
+        raw = []
+        for begin, end in pairwise(edges):
+            offsets = np.concatenate([[0], np.cumsum(own[begin:end])]).astype(np.int32) * np.dtype(dtype).itemsize
+            raw.append(plain_basket(np.zeros(offsets[-1], np.uint8), offsets, end - begin))
+        return BranchBaskets(BranchIndex(name, dtype, True), np.zeros(0), np.zeros(0), np.array(edges), tuple(raw))
+
+    a, b = [first for first, _ in counts], [second for _, second in counts]
+    index = build_index([baskets("a", ">f4", a, [0, cut, last]), baskets("b", ">i2", b, [0, last])])
+    part = index.part(["a", "b"], start, stop)
+    groups = {"a": "n", "b": "n"}
+    if a[start:stop] == b[start:stop]:
+        assert read_columns(lambda _: [], part, start, stop, groups)[1]["n"].counts.tolist() == a[start:stop]
+    else:
+        with pytest.raises(ValueError, match="must agree in every event"):
+            read_columns(lambda _: [], part, start, stop, groups)
 
 
 @pytest.mark.parametrize(

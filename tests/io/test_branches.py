@@ -107,7 +107,7 @@ def test_kinds_of_real_branches(real_files):
     assert hzz["NJet"] == ("flat", "int32", 0, "NJet")
     objects = kinds("uproot-HZZ-objects.root")
     assert objects["jetbtag"] == ("jagged", "float32", 0, "jetbtag")
-    assert objects["jetp4.fP.fX"] == ("jagged", "float64", 0, "jetp4.fP.fX")
+    assert objects["jetp4.fP.fX"] == ("jagged", "float64", 0, "jetp4")
     double = kinds("uproot-double32-float16.root")
     assert double["double32_32"] == ("flat", "float64", 0, "double32_32")
     assert double["float16_16"] == ("flat", "float32", 0, "float16_16")

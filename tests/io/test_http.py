@@ -74,7 +74,7 @@ def server(content, *behaviours):
 
         @property
         def range(self):
-            first, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
+            first, _, last = self.headers.get("Range", "bytes=0-0").removeprefix("bytes=").partition("-")
             return int(first), int(last)
 
         def answer_part(self, content, first, last):
@@ -203,6 +203,23 @@ def test_a_replica_is_not_made_to_wait(content):
         places = {url.removesuffix("f000.root"): [replica.removesuffix("f000.root")]}
         assert quiet_scan(url, read=read(retries=1, replicas=places)).entries == EVENTS
         assert asked
+
+
+def folder(request, content):
+    if request.path.endswith(".root"):
+        parts(request, content)
+    else:
+        request.answer(200, b'<a href="f000.root">f000.root</a>', Content_Type="text/html")
+
+
+def test_a_folder_that_a_busy_server_lists_later(content):
+    busy = refuses(503, Retry_After="1")
+    with server(content, busy, folder) as (url, asked):
+        assert quiet_scan(url.replace("f000", "*"), read=read()).entries == EVENTS
+    with server(content, refuses(500)) as (url, asked):
+        with pytest.raises(InputFileError, match=r"/\*\.root: .*the server answers 500"):
+            quiet_scan(url.replace("f000", "*"), read=read(retries=2))
+        assert len(asked) == 3
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow  # noqa: F401 (loaded before the first root:// read: the combination that crashes in one process)
 
-from mlaas4hep_tf import RootDataset, scan
+from mlaas4hep_tf import ReadOptions, ReadPolicy, RootDataset, scan
 from mlaas4hep_tf.errors import InputFileError
-from mlaas4hep_tf.testing import has_xrootd, http_server, write_files, xrootd_server
+from mlaas4hep_tf.testing import free_port, has_xrootd, http_server, write_files, xrootd_server
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +82,10 @@ def test_what_is_no_file_on_an_xrootd_server(name, kind, folder, root_url, reque
     request.addfinalizer((folder / name).unlink if name == "fifo.root" else (folder / name).rmdir)
     with pytest.raises(InputFileError, match=rf"an ordinary file, which root://.*/{name} is not, but a {kind}"):
         scan(f"{root_url}/{name}", progress=False)
+
+
+@pytest.mark.parametrize("scheme", ["http", "root"])
+def test_a_folder_of_a_server_that_is_not_there(scheme):
+    policy = ReadPolicy(request_timeout_s=2, retries=0)
+    with pytest.raises(InputFileError, match=rf"cannot read file {scheme}://127\.0\.0\.1:\d+//data/"):
+        scan(f"{scheme}://127.0.0.1:{free_port()}//data/", progress=False, read=ReadOptions(policy=policy))

@@ -46,6 +46,7 @@ EVENTS: list[dict[str, Any]] = [
     {"met": 0.0, "n": 4, "pt": []},
     {"met": 2, "n": 5, "pt": [10.0, 20.0, 30.0]},
 ]
+FLAGS = [True, False, True]  # of a trigger, say
 HT, TWICE = [4.5, 0.0, 62.0], [6, 8, 10]
 
 
@@ -402,6 +403,14 @@ def test_a_cell_that_is_no_number(served, tmp_path, capsys):
     assert "bad.csv, line 3, n: 'two' is neither a number nor a list" in capsys.readouterr().err
 
 
+def test_a_model_that_was_not_named(served, tmp_path, capsys):
+    (tmp_path / "events.json").write_text(json.dumps(EVENTS))
+    assert predict.main([served["http"], str(tmp_path / "events.json")]) == 1
+    assert (
+        "NOT_FOUND: Servable not found for request: Latest(default); --model names another" in capsys.readouterr().err
+    )
+
+
 def test_an_empty_cell_is_nan(served, tmp_path, capsys):
     (tmp_path / "gap.csv").write_text("met,n,pt\n,2,[3]\n")
     assert predict.main([served["http"], str(tmp_path / "gap.csv"), "--model", "sums"]) == 0
@@ -418,6 +427,14 @@ def test_all_inputs_that_are_missing_or_unknown_are_named(url):
         assert caught.value.code is Code.INVALID_ARGUMENT
         with pytest.raises(ServingError, match="none"):
             client.inputs(signature="none")
+
+
+@pytest.mark.parametrize("flags", [FLAGS, np.array(FLAGS), ak.Array(FLAGS)], ids=["list", "array", "awkward"])
+def test_booleans_are_numbers_for_an_input_of_numbers(url, flags):
+    with Client(url, "sums") as client:
+        answer = client.predict({"met": flags, "n": flags, "pt": [[True], [False], []]})
+    assert answer["ht"].tolist() == [2.0, 0.0, 1.0]
+    assert answer["twice"].tolist() == [2, 0, 2]
 
 
 def test_a_client_of_one_model_says_what_it_is(url):

@@ -9,9 +9,17 @@ import sys
 import threading
 import time
 
+import grpc
+import psutil
 import pytest
+import tensorflow as tf
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mlaas4hep_serving.conformance import fixtures
+from mlaas4hep_serving.options import Options, listening
 from reload import memory, under_load
+from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
+from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
 
 @contextlib.contextmanager
@@ -20,13 +28,52 @@ def served(environment, *flags):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
     assert process.stdout is not None
     try:
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", process.stdout.readline())
+        found = re.search(r"(?:gRPC at (\S+), )?HTTP at http://127\.0\.0\.1:(\d+)", process.stdout.readline())
         assert found
-        yield process, int(found[1])
+        yield process, int(found[2]), found[1]
     finally:
         process.terminate()
         process.wait(60)
         process.stdout.close()
+
+
+def test_the_server_says_what_it_serves_and_where_and_nothing_else(environment, half_plus_two):
+    command = [sys.executable, "-m", "mlaas4hep_serving", "--port=0", "--rest_api_port=-1", "--model_name=half"]
+    quiet = {k: v for k, v in environment.items() if k not in ("TF_CPP_MIN_LOG_LEVEL", "CUDA_VISIBLE_DEVICES")}
+    process = subprocess.Popen(
+        [*command, f"--model_base_path={half_plus_two.parent}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=quiet,
+    )
+    assert process.stdout is not None
+    first, *rest = (process.stdout.readline() for _ in range(3))
+    process.send_signal(signal.SIGTERM)
+    log = process.communicate(timeout=60)[1]
+    base = re.fullmatch(r"mlaas4hep-serve listens: HTTP at (http://127\.0\.0\.1:\d+)\n", first)
+    assert base
+    assert [line.rstrip() for line in rest] == [
+        f"  half, version 123: {base[1]}/v1/models/half:predict",
+        f"  models, and a form to try them: {base[1]}/",
+    ]
+    ours = re.compile(r"[\d-]+ [\d:,]+ INFO (loading|unloading)? ?model half version 123.*")
+    assert [line for line in log.splitlines() if not ours.fullmatch(line)] == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "ports", "models", "lines"),
+    [
+        ({}, (8500, 0), {"a": [1]}, ["mlaas4hep-serve listens: gRPC at 127.0.0.1:8500"]),
+        ({"host": "::", "ssl_config_file": "tls"}, (0, 8501), {"a b": [2, 1], "c": []},
+         ["mlaas4hep-serve listens: HTTP at https://[::]:8501",
+          "  a b, versions 2, 1: https://[::]:8501/v1/models/a%20b:predict",
+          "  c, no version yet: https://[::]:8501/v1/models/c:predict",
+          "  models, and a form to try them: https://[::]:8501/"]),
+    ],
+)  # fmt: skip
+def test_what_the_server_says_when_it_is_ready(flags, ports, models, lines):
+    assert listening(Options(**flags), ports[0], ports[1], models).splitlines() == lines
 
 
 def predict(port, body='{"instances": [2.0]}'):
@@ -40,7 +87,7 @@ def predict(port, body='{"instances": [2.0]}'):
 
 def test_sigterm_answers_what_is_under_way(environment, tmp_path):
     fixtures.slow(tmp_path / "1", steps=3_000_000_000)
-    with served(environment, f"--model_base_path={tmp_path}") as (process, port):
+    with served(environment, f"--model_base_path={tmp_path}") as (process, port, _):
         answers = []
         client = threading.Thread(target=lambda: answers.append(predict(port)))
         client.start()
@@ -57,7 +104,7 @@ def test_sigterm_answers_what_is_under_way(environment, tmp_path):
 def test_processes_share_a_port_and_one_view_of_metrics(environment, half_plus_two, tmp_path):
     (tmp_path / "monitoring").write_text('prometheus_config { enable: true path: "/metrics" }')
     flags = [f"--model_base_path={half_plus_two.parent}", f"--monitoring_config_file={tmp_path / 'monitoring'}"]
-    with served(environment, *flags, "--processes=2") as (_, port):
+    with served(environment, *flags, "--processes=2") as (_, port, _):
         assert all(predict(port)[0] == 200 for _ in range(40))
         seen = set()
         for _ in range(10):
@@ -79,3 +126,72 @@ def test_no_request_fails_while_versions_come_and_go():
 def test_reloads_hold_the_memory():
     found = memory(30)
     assert found[-1] - found[9] < 60  # MiB over 20 reloads
+
+
+def children(process):
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def test_workers_end_with_their_supervisor_however_it_ends(environment, half_plus_two):
+    with served(environment, f"--model_base_path={half_plus_two.parent}", "--processes=2") as (process, port, _):
+        workers = children(process)
+        assert len(workers) == 2
+        process.kill()
+        _, alive = psutil.wait_procs(workers, timeout=20)
+        assert alive == []
+        with pytest.raises(ConnectionRefusedError):
+            predict(port)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_during_the_start_ends_it_as_asked(environment, half_plus_two, processes):
+    flags = [f"--model_base_path={half_plus_two.parent}", f"--processes={processes}", "--port=-1", "--rest_api_port=-1"]
+    command = [sys.executable, "-m", "mlaas4hep_serving", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
+    time.sleep(1.5)  # TensorFlow is being imported
+    process.terminate()
+    output, _ = process.communicate(timeout=20)
+    assert (process.returncode, output) == (0, b"")
+
+
+def test_a_drain_ends_in_its_time_whatever_is_under_way(environment, tmp_path):
+    fixtures.slow(tmp_path / "1", steps=2_000_000_000_000)  # for hours
+    flags = [f"--model_base_path={tmp_path}", "--drain_seconds=0.5", "--rest_api_timeout_in_ms=0"]
+    with served(environment, *flags) as (process, port, _):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("POST", "/v1/models/default:predict", body='{"instances": [2.0]}')
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert connection.getresponse().status == 503
+        connection.close()
+
+
+PAGES = ("/healthz", "/readyz", "/monitoring/prometheus/metrics", "/v1/models/default", "/v1/models/default/metadata")
+
+
+def test_what_runs_no_model_is_answered_whatever_the_models_do(environment, tmp_path):
+    fixtures.slow(tmp_path / "models" / "1", steps=2_000_000_000_000)  # for hours
+    (tmp_path / "monitoring").write_text("prometheus_config { enable: true }")
+    flags = [f"--model_base_path={tmp_path / 'models'}", f"--monitoring_config_file={tmp_path / 'monitoring'}"]
+    flags += ["--port=-1", "--rest_api_num_threads=2", "--grpc_max_threads=2", "--enable_grpc_healthcheck_service"]
+    with served(environment, *flags, "--rest_api_timeout_in_ms=0", "--drain_seconds=0") as (_, port, address):
+        hanging = [http.client.HTTPConnection("127.0.0.1", port) for _ in range(8)]
+        for connection in hanging:
+            connection.request("POST", "/v1/models/default:predict", body='{"instances": [2.0]}')
+        with grpc.insecure_channel(address) as channel:
+            prediction = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            request = PredictRequest(model_spec={"name": "default"}, inputs={"x": tf.make_tensor_proto([1.0])})
+            waiting = [prediction.Predict.future(request) for _ in range(8)]
+            for path in PAGES:
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+                connection.request("GET", path)
+                assert connection.getresponse().status == 200
+                connection.close()
+            status = model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus
+            assert status(GetModelStatusRequest(model_spec={"name": "default"}), timeout=20).model_version_status
+            health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=20)
+            assert health.status == health_pb2.HealthCheckResponse.SERVING
+            assert not any(call.done() for call in waiting)
+        for connection in hanging:
+            connection.close()

@@ -1,6 +1,8 @@
 """From ROOT files to a served score: REST with ragged rows, gRPC and the model in this process agree."""
 
+import html
 import json
+import re
 import urllib.request
 
 import keras
@@ -16,7 +18,7 @@ from mlaas4hep_tf import RootDataset, export
 from mlaas4hep_tf.models import build
 from mlaas4hep_tf.train import predict_batch
 
-EVENTS = 300
+EVENTS = 1100  # all of the first file
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def served(request, trained):
 
 @pytest.mark.slow
 def test_scores_agree(trained, served):
-    _, events, expected = trained
+    events, expected = trained[1][:300], trained[2][:300]  # fewer than a batch may have
     assert len({len(event["Jet_pt"]) for event in events}) > 1  # there is something to pad
     url = f"http://127.0.0.1:{served.rest_port}/v1/models/tth:predict"
     with urllib.request.urlopen(url, json.dumps({"instances": events}).encode()) as reply:
@@ -61,6 +63,22 @@ def test_scores_agree(trained, served):
         np.testing.assert_allclose(np.asarray(client.predict(events, "tth")), expected, rtol=0, atol=1e-6)
         one_by_one = np.concatenate([client.predict([event], "tth") for event in events[:20]])
         np.testing.assert_allclose(one_by_one, expected[:20], rtol=0, atol=1e-6)
+
+
+def test_the_form_of_the_page_holds_a_real_event_that_gives_its_score(trained, served, demo_specs):
+    _, events, expected = trained
+    base = f"http://127.0.0.1:{served.rest_port}/"
+    with urllib.request.urlopen(base) as reply:
+        page = reply.read().decode()
+    bodies = [html.unescape(text) for text in re.findall(r'data-sample="([^"]*)"', page)]
+    body = json.loads(bodies[0])  # of serving_default, the first
+    (event,) = body["instances"]
+    number = next(n for n, one in enumerate(events) if np.float32(one["ht"]) == np.float32(event["ht"]))
+    assert event.keys() == set(demo_specs)
+    assert event["Jet_pt"] == pytest.approx(events[number]["Jet_pt"], rel=1e-6)
+    with urllib.request.urlopen(base + "v1/models/tth:predict", bodies[0].encode()) as reply:
+        score = np.array(json.load(reply)["predictions"])
+    np.testing.assert_allclose(score[0], expected[number], rtol=0, atol=1e-6)
 
 
 def test_an_export_would_pass_as_an_upload(trained):

@@ -21,10 +21,21 @@ class Column:
     Attributes:
         shape: its dimensions, the events first.
         values: in C order, a flat list of numbers or strings; or a numpy array of this shape.
+        bools: whether booleans are among them.
     """
 
     shape: tuple[int, ...]
     values: Any
+    bools: bool = False
+
+    def as_numbers(self) -> Column:
+        """1 and 0 instead of booleans."""
+        values = (
+            self.values.astype("uint8")
+            if is_array(self.values)
+            else [v + 0 if v is True or v is False else v for v in self.values]
+        )
+        return Column(self.shape, values)
 
     def nested(self) -> Any:
         """Lists nested as the shape says."""
@@ -68,7 +79,7 @@ def column(given: Any, name: str) -> Column:
     """
     plain = _plain(given)
     if is_array(plain):
-        return Column(plain.shape, plain)
+        return Column(plain.shape, plain, plain.dtype.kind == "b")
     levels: list[list[list[Any]]] = []  # all lists of one depth, from the outermost inwards
     items = _simple([plain])
     while list in (types := set(map(type, items))):
@@ -81,7 +92,7 @@ def column(given: Any, name: str) -> Column:
         if types & {str, bytes}:
             raise invalid_argument(f"{name}: lists of different lengths hold numbers only: the gaps become NaN")
         items = _filled(levels, shape, items)
-    return Column(shape, items)
+    return Column(shape, items, bool in types)
 
 
 def _filled(levels: Sequence[Sequence[Sequence[Any]]], shape: Sequence[int], leaves: Sequence[Any]) -> list[Any]:

@@ -143,7 +143,7 @@ def _from_root(path: str, tree: str | None, inputs: Inputs) -> Iterator[Any]:
             found = _tree(file, tree, path)
             chosen = _chosen(found.keys(), inputs(), f"{path}, tree {found.name}")
             for arrays in found.iterate(list(chosen.values()), step_size=STEP):
-                yield {name: _number(arrays[branch].to_list()) for name, branch in chosen.items()}
+                yield {name: arrays[branch].to_list() for name, branch in chosen.items()}
     except (OSError, ValueError, uproot.KeyInFileError, uproot.DeserializationError) as error:
         told = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise invalid_argument(f"{path} cannot be read: {told}") from None
@@ -158,13 +158,6 @@ def _tree(file: Any, name: str | None, path: str) -> Any:
         there = f"the trees {', '.join(trees)}: say which, {path}:{trees[0]}" if trees else "no tree"
         raise invalid_argument(f"{path} has {there}")
     return file[trees[0]]
-
-
-def _number(value: Any) -> Any:
-    """Booleans as numbers: a model's inputs are floats."""
-    if isinstance(value, list):
-        return [_number(item) for item in value]
-    return int(value) if isinstance(value, bool) else value
 
 
 def _chosen(columns: Sequence[str], inputs: Sequence[str], where: str) -> Mapping[str, str]:

@@ -24,26 +24,44 @@ class Http:
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._pool = urllib3.PoolManager(maxsize=16, timeout=timeout, retries=False, ca_certs=ca)
+        self._dtypes: dict[tuple[str, str], dict[str, str]] = {}  # path and signature -> input -> DataType
 
     def predict(
         self, inputs: dict[str, Column] | Column, model: str, version: int | None, label: str | None, signature: str
     ) -> dict[str, Array]:
         """Outputs by name."""
+        path = _path(model, version, label)
+        if isinstance(inputs, dict) and any(column.bools for column in inputs.values()):
+            inputs = self._typed(inputs, path, signature)
         body: dict[str, Any] = {"signature_name": signature} if signature else {}
         body["inputs"] = (
             {name: c.nested() for name, c in inputs.items()} if isinstance(inputs, dict) else inputs.nested()
         )
-        outputs = self._ask("POST", f"{_path(model, version, label)}:predict", _written(body))["outputs"]
+        outputs = self._ask("POST", f"{path}:predict", _written(body))["outputs"]
         named = outputs if isinstance(outputs, dict) else {"output": outputs}
         return {name: from_nested(values) for name, values in named.items()}
 
     def inputs(self, model: str, version: int | None, label: str | None, signature: str) -> list[str]:
         """Names of what a signature takes."""
-        answer = self._ask("GET", f"{_path(model, version, label)}/metadata")
-        found = answer["metadata"]["signature_def"]["signature_def"].get(signature or "serving_default")
-        if found is None:
-            raise ServingError(Code.NOT_FOUND, f"model {model!r} has no signature {signature or 'serving_default'!r}")
-        return sorted(found["inputs"])
+        return sorted(self._known(_path(model, version, label), signature))
+
+    def _typed(self, inputs: dict[str, Column], path: str, signature: str) -> dict[str, Column]:
+        """The inputs, booleans as numbers where the model takes numbers: the server makes that difference in JSON."""
+        known = self._known(path, signature)
+        return {
+            name: column.as_numbers() if column.bools and known.get(name) != "DT_BOOL" else column
+            for name, column in inputs.items()
+        }
+
+    def _known(self, path: str, signature: str) -> dict[str, str]:
+        """DataType of each input of a signature, asked once."""
+        if (path, signature) not in self._dtypes:
+            found = self._ask("GET", f"{path}/metadata")["metadata"]["signature_def"]["signature_def"]
+            name = signature or "serving_default"
+            if name not in found:
+                raise ServingError(Code.NOT_FOUND, f"{path} has no signature {name!r}")
+            self._dtypes[path, signature] = {key: info["dtype"] for key, info in found[name]["inputs"].items()}
+        return self._dtypes[path, signature]
 
     def _ask(self, method: str, path: str, body: bytes | None = None) -> Any:
         try:

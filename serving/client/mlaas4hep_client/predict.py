@@ -13,9 +13,10 @@ from typing import Any
 from mlaas4hep_client import __version__
 from mlaas4hep_client.arrays import is_array
 from mlaas4hep_client.client import Answer, Client
-from mlaas4hep_client.errors import ServingError
+from mlaas4hep_client.errors import Code, ServingError
 from mlaas4hep_client.files import read_events
 
+_DEFAULT = "default"  # as in TF-Serving
 _EPILOG = """examples:
   echo '{"Jet_pt": [45.1, 32.0], "met": 17}' | mlaas4hep-predict http://127.0.0.1:8501 --model tth
   mlaas4hep-predict grpc://127.0.0.1:8500 --model tth events.json
@@ -36,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with Client(given.server, given.model, token=token, timeout=given.timeout, ca=given.ca) as client:
             _predict(client, given)
     except ServingError as error:
-        print(f"mlaas4hep-predict: {error}", file=sys.stderr)
+        hint = "; --model names another model" if error.code is Code.NOT_FOUND and given.model == _DEFAULT else ""
+        print(f"mlaas4hep-predict: {error}{hint}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # of `| head`, which has seen enough; Python would complain once more at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -63,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "events", nargs="?", default="-", help="file of events (see below); - (the default) is standard input"
     )
-    parser.add_argument("--model", default="default", help="name of the model (default: default)")
+    parser.add_argument("--model", default=_DEFAULT, help="name of the model (default: default)")
     parser.add_argument("--model-version", type=int, metavar="N", help="version of the model; the newest without it")
     parser.add_argument("--signature", default="", help="signature; serving_default without it")
     parser.add_argument("--timeout", type=float, default=30.0, help="seconds (default: 30)")

@@ -32,7 +32,7 @@ class Layer:
 
 
 LAYERS: Mapping[str, Layer] = {
-    "rest": Layer(None, ("request",), ("fixture",)),
+    "rest": Layer(None, ("request",), ("fixture", "before")),
     "grpc": Layer(None, ("rpc", "request"), ("fixture",)),
     "path": Layer(codec.run_path, ("request",)),
     "json2tensor": Layer(codec.run_json2tensor, ("body", "infomap")),

@@ -32,6 +32,7 @@ from mlaas4hep_serving.models.savedmodel import read_proto
 from mlaas4hep_serving.wire.tensors import from_proto
 
 TIMEOUT = 30.0
+_VALUES = [field.name for field in TensorProto.DESCRIPTOR.fields if field.name.endswith("_val")]
 _REQUESTS = {
     "Predict": PredictRequest,
     "Classify": ClassificationRequest,
@@ -52,7 +53,10 @@ def run_rest(case: Case, server: Endpoint, folder: Path) -> None:
         ("http", "json", "error_equals", "error_contains", "body_contains", "body_equals", "headers"),
         "expect",
     )
-    known(case["request"], ("body", "headers"), "request", ("method", "path"))
+    for request in (*case.get("before", []), case["request"]):
+        known(request, ("body", "headers"), "request", ("method", "path"))
+    for request in case.get("before", []):
+        _http(request, server)
     status, headers, content = _http(case["request"], server)
     check(status == expect.get("http", status), f"http: expected {expect.get('http')}, got {status}: {content!r}")
     text = content.decode()
@@ -210,6 +214,7 @@ def _spec(spec: Any, given: Case) -> None:
 
 
 def _tensor(proto: Any, given: Case) -> None:
+    known(given, ("shape", "tensor_content", *_VALUES), "a tensor", ("dtype",))
     proto.dtype = types_pb2.DataType.Value(given["dtype"])
     for size in given.get("shape", []):
         proto.tensor_shape.dim.add().size = size
@@ -289,6 +294,7 @@ def _response(expect: Case, got: Any) -> None:
 
 
 def _output(wanted: Case, got: TensorProto, alias: str) -> None:
+    known(wanted, ("dtype", "shape", *_VALUES), f"output {alias}")
     if "dtype" in wanted:
         equal(wanted["dtype"], types_pb2.DataType.Name(got.dtype), f"{alias}.dtype")
     if "shape" in wanted:

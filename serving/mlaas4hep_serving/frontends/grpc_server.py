@@ -1,11 +1,11 @@
-"""The gRPC front end: PredictionService, ModelService and health on pools of threads."""
+"""The gRPC front end: PredictionService, ModelService and health on two pools of threads: runs, and looks at models."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -19,8 +19,9 @@ from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
-from mlaas4hep_serving.errors import Code, ServingError, as_serving_error, invalid_argument
+from mlaas4hep_serving.errors import Code, ServingError, as_serving_error, invalid_argument, resource_exhausted
 from mlaas4hep_serving.frontends import grpc_later
+from mlaas4hep_serving.frontends.budget import FREE, Budget, Share
 from mlaas4hep_serving.prediction import Handlers
 
 MESSAGE = (1 << 31) - 1  # bytes of a message, as in TF-Serving
@@ -39,13 +40,15 @@ _SERVICES: dict[str, dict[str, tuple[str, Any]]] = {
         "HandleReloadConfigRequest": ("reload_config", ReloadConfigRequest),
     },
 }
+_LOOKS = {"GetModelMetadata", "GetModelStatus"}  # and the health service: what runs no model does not queue behind it
+LOOKS = 4  # threads for these
 
 
 @dataclass(frozen=True)
 class GrpcOptions:
     """``--port`` and its companions."""
 
-    address: str  # host:port, port 0 for any
+    address: str  # host:port, port 0 for any; "" for none
     threads: int = 128
     reuse_port: bool = False
     health: bool = False
@@ -53,6 +56,8 @@ class GrpcOptions:
     credentials: Any = None
     interceptors: Sequence[Any] = ()
     max_message: int = MESSAGE  # bytes of a request
+    budget: Budget = field(default_factory=Budget)  # of all requests in flight
+    socket: str = ""  # path of a Unix socket to listen on as well, without credentials
 
 
 def channel_arguments(text: str) -> tuple[tuple[str, int | str], ...]:
@@ -84,13 +89,14 @@ class GrpcServer:
             ("grpc.so_reuseport", int(options.reuse_port)),
             *options.channel_arguments,
         ]
+        looks = ThreadPoolExecutor(LOOKS, thread_name_prefix="grpc-looks")
         pool = ThreadPoolExecutor(options.threads, thread_name_prefix="grpc")
-        self._server = grpc.server(pool, options=settings, interceptors=tuple(options.interceptors))
+        self._server = grpc.server(looks, options=settings, interceptors=tuple(options.interceptors))
         if grpc_later.works():
             # before the service, whose Predict waits: the first of a name is taken
-            self._server.add_generic_rpc_handlers((_predict_handler(handlers, pool),))
+            self._server.add_generic_rpc_handlers((_predict_handler(handlers, pool, options.budget),))
         for service, methods in _SERVICES.items():
-            self._server.add_generic_rpc_handlers((_service(handlers, service, methods),))
+            self._server.add_generic_rpc_handlers((_service(handlers, service, methods, pool, options.budget),))
         self._health = health.HealthServicer() if options.health else None
         if self._health is not None:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -101,11 +107,15 @@ class GrpcServer:
 
     def _bind(self, options: GrpcOptions) -> int:
         try:
+            if options.socket:
+                self._server.add_insecure_port(f"unix:{options.socket}")
+            if not options.address:
+                return 0
             if options.credentials is not None:
                 return int(self._server.add_secure_port(options.address, options.credentials))
             return int(self._server.add_insecure_port(options.address))
         except RuntimeError as error:
-            raise invalid_argument(f"gRPC cannot listen on {options.address}: {error}") from None
+            raise invalid_argument(f"gRPC cannot listen on {options.address or options.socket}: {error}") from None
 
     def drain(self, grace: float) -> Any:
         """Take no new requests, answer those under way for at most ``grace`` seconds; returns an event to wait for."""
@@ -114,27 +124,66 @@ class GrpcServer:
         return self._server.stop(grace)
 
 
-def _service(handlers: Handlers, service: str, methods: Mapping[str, tuple[str, Any]]) -> Any:
-    """The handlers of a service's methods, as the generated code makes them but for bytes that are no message."""
-    made = {
-        rpc: grpc.unary_unary_rpc_method_handler(
-            _method(handlers, rpc, name), _reader(message), lambda answer: answer.SerializeToString()
+def _service(
+    handlers: Handlers,
+    service: str,
+    methods: Mapping[str, tuple[str, Any]],
+    pool: ThreadPoolExecutor,
+    budget: Budget,
+) -> Any:
+    """The handlers of a service's methods, as the generated code makes them but for what `_reader` tells.
+
+    Those that take their time run in ``pool``.
+    """
+    made = {}
+    for rpc, (name, message) in methods.items():
+        method = _method(handlers, rpc, name)
+        if rpc not in _LOOKS:
+            method.experimental_thread_pool = pool  # type: ignore[attr-defined]  # grpcio looks for it
+        made[rpc] = grpc.unary_unary_rpc_method_handler(
+            method, _reader(message, budget), lambda answer: answer.SerializeToString()
         )
-        for rpc, (name, message) in methods.items()
-    }
     return grpc.method_handlers_generic_handler(service, made)
 
 
-def _reader(message: Any) -> Callable[[bytes], Any]:
-    """Bytes -> message; for bytes that are none the error to answer with, where grpcio itself would answer INTERNAL."""
+@dataclass(frozen=True)
+class _Large:
+    """A request that counts as in flight until its call ends."""
+
+    message: Any
+    share: Share
+
+
+def _reader(message: Any, budget: Budget) -> Callable[[bytes], Any]:
+    """Bytes -> message, large ones as `_Large`.
+
+    For bytes that are no message, or for which there is no place, the error to answer with: grpcio itself would answer
+    INTERNAL.
+    """
 
     def read(data: bytes) -> Any:
         try:
-            return message.FromString(data)
+            if len(data) <= FREE:
+                return message.FromString(data)
+            share = Share(budget)
+            share.hold(len(data))
+            return _Large(message.FromString(data), share)
         except DecodeError:
             return invalid_argument(f"The request is no {message.DESCRIPTOR.full_name}")
+        except ServingError as error:  # of the share
+            return resource_exhausted(error.message)
 
     return read
+
+
+def _admitted(request: Any, context: grpc.ServicerContext) -> Any:
+    """The message of what `_reader` gave; raises the error that it gave."""
+    if isinstance(request, ServingError):
+        raise request
+    if isinstance(request, _Large):
+        context.add_callback(request.share.give_back)
+        return request.message
+    return request
 
 
 def _method(handlers: Handlers, rpc: str, name: str) -> Callable[[Any, grpc.ServicerContext], Any]:
@@ -144,8 +193,7 @@ def _method(handlers: Handlers, rpc: str, name: str) -> Callable[[Any, grpc.Serv
     def call(request: Any, context: grpc.ServicerContext) -> Any:
         deadline = _deadline(context)
         try:
-            if isinstance(request, ServingError):
-                raise request
+            request = _admitted(request, context)
             if not counted:
                 return operation(request, deadline)
             with handlers.measured(_model_name(request), rpc, "GRPC"):
@@ -156,12 +204,14 @@ def _method(handlers: Handlers, rpc: str, name: str) -> Callable[[Any, grpc.Serv
     return call
 
 
-def _predict_handler(handlers: Handlers, pool: ThreadPoolExecutor) -> Any:
+def _predict_handler(handlers: Handlers, pool: ThreadPoolExecutor, budget: Budget) -> Any:
     """Predict of `PredictionService`, answered by the batcher's threads, or by the pool if the model does not batch."""
 
-    def serve(request: PredictRequest | ServingError, call: grpc_later.Call) -> None:
-        if isinstance(request, ServingError):
-            call.fail(request)
+    def serve(request: Any, call: grpc_later.Call) -> None:
+        try:
+            request = _admitted(request, call.context)
+        except ServingError as error:
+            call.fail(error)
             return
         count = handlers.measure(_model_name(request), "Predict", "GRPC")
 
@@ -186,7 +236,7 @@ def _predict_handler(handlers: Handlers, pool: ThreadPoolExecutor) -> Any:
         else:
             started.then(finish)
 
-    handler = grpc_later.method_handler(serve, _reader(PredictRequest))
+    handler = grpc_later.method_handler(serve, _reader(PredictRequest, budget))
     return grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", {"Predict": handler})
 
 

@@ -29,8 +29,8 @@ _BUCKETS = 10_000  # clients whose rate is remembered
 _OPEN = {pages.HEALTH, pages.READY}
 _PREDICT = re.compile(r"/v1/models/.*:(classify|regress|predict)|(/predict)?/(json|proto|image)", re.IGNORECASE)
 _MODEL = re.compile(r"/v1/models/([^/:]+).*|/(?:params|delete)/([^/?]+).*", re.IGNORECASE | re.DOTALL)
-_IN_BODY = re.compile(r"(/predict)?/(json|proto|image)|/(upload|params|delete)")
-_UPLOADS = re.compile(r"/(upload|params|delete)(/.*)?")
+_IN_BODY = re.compile(r"(/predict)?/(json|proto|image)|/(upload|bundle|params|delete)")
+_UPLOADS = re.compile(r"/(upload|bundle|params|delete)(/.*)?")
 _RPC_SCOPES = {
     "Predict": Scope.PREDICT, "Classify": Scope.PREDICT, "Regress": Scope.PREDICT, "MultiInference": Scope.PREDICT,
     "GetModelMetadata": Scope.READ, "GetModelStatus": Scope.READ,

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mlaas4hep_serving.errors import ServingError, invalid_argument, shown
+from mlaas4hep_serving.errors import Code, ServingError, shown
+from mlaas4hep_serving.frontends.budget import Budget, Share
 from mlaas4hep_serving.wire import json_responses
 
 JSON = ("Content-Type", "application/json")
@@ -19,6 +20,7 @@ Headers = tuple[tuple[str, str], ...]
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[Scope]]
 Send = Callable[[Scope], Awaitable[None]]
+_RETRY = ("Retry-After", "1")
 _HEARD_OUT = 4  # a client that sends up to so many times the limit gets to read the refusal
 
 
@@ -32,6 +34,7 @@ class Request:
     body: bytes
     deadline: float | None = None
     client: str = ""  # address
+    grow: Callable[[int], None] = lambda _: None  # asks for so many bytes more to be in flight; raises UNAVAILABLE
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,19 @@ class Application:
         admit: asked before the body is read: the refusal, or None.
         timeout: seconds until the deadline of a request; 0 for none.
         max_body: bytes of a body; a larger one is answered with 413.
+        budget: of all bodies in flight; one that does not fit is answered with 503.
     """
 
     def __init__(
-        self, respond: Callable[[Request], Awaitable[Reply]], admit: Admit, timeout: float, max_body: int
+        self,
+        respond: Callable[[Request], Awaitable[Reply]],
+        admit: Admit,
+        timeout: float,
+        max_body: int,
+        budget: Budget | None = None,
     ) -> None:
         self._respond, self._admit, self._timeout, self._max_body = respond, admit, timeout, max_body
+        self._budget = budget or Budget()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -71,41 +81,39 @@ class Application:
         request = _request(scope, self._timeout)
         reply = self._admit(request)
         if reply is None:
-            body = await _body(receive, self._max_body)
-            if body is None:
-                return
-            reply = _too_large(self._max_body)
-            if not isinstance(body, _TooLarge):
-                reply = await self._respond(replace(request, body=body))
+            with Share(self._budget) as share:
+                reply = await self._answer(request, receive, share)
+        if reply is None:
+            return
         headers = [(name.lower().encode(), value.encode()) for name, value in reply.headers]
         headers.append((b"content-length", str(len(reply.body)).encode()))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": reply.body})
 
+    async def _answer(self, request: Request, receive: Receive, share: Share) -> Reply | None:
+        """The reply to a request that was admitted; None when the client has gone."""
+        try:
+            body = await _body(receive, self._max_body, share)
+            if body is None:
+                return None
+            if isinstance(body, _TooLarge):
+                return _too_large(self._max_body)
+            return await self._respond(replace(request, body=body, grow=share.grow))
+        except ServingError as error:  # of the share
+            return failure(error)
+        except asyncio.CancelledError:  # the server ends, and has waited as long as it was told to
+            return _CUT_OFF
+
 
 def failure(error: Exception) -> Reply:
     """The reply that tells an error; 500 for one that nobody foresaw."""
     if isinstance(error, ServingError):
-        return Reply(error.code.http, json_responses.error_response(error.message))
+        hint = (_RETRY,) if error.code is Code.UNAVAILABLE else ()
+        return Reply(error.code.http, json_responses.error_response(error.message), (JSON, *hint))
     return Reply(500, json_responses.error_response(f"{type(error).__name__}: {shown(str(error))}"))
 
 
-def inflated(request: Request, limit: int) -> bytes:
-    """The body of a request, without its gzip.
-
-    Raises:
-        ServingError: INVALID_ARGUMENT, a gzipped body that is damaged or larger than ``limit`` bytes.
-    """
-    if request.headers.get("content-encoding", "").lower() != "gzip":
-        return request.body
-    inflater = zlib.decompressobj(wbits=31)
-    try:
-        body = inflater.decompress(request.body, limit)
-    except zlib.error as error:
-        raise invalid_argument(f"Failed to uncompress the gzipped body: {error}") from None
-    if inflater.unconsumed_tail or not inflater.eof:
-        raise invalid_argument(f"The gzipped body is cut off, or larger than {limit} bytes")
-    return body
+_CUT_OFF = Reply(503, json_responses.error_response("The server is shutting down"), (JSON, ("Connection", "close")))
 
 
 class _TooLarge:
@@ -117,7 +125,7 @@ def _too_large(limit: int) -> Reply:
     return Reply(413, json_responses.error_response(message), (JSON, ("Connection", "close")))
 
 
-async def _body(receive: Callable[[], Awaitable[Scope]], limit: int) -> bytes | _TooLarge | None:
+async def _body(receive: Receive, limit: int, share: Share) -> bytes | _TooLarge | None:
     """The whole body, or None when the client has gone."""
     parts: list[bytes] = []
     size = 0
@@ -128,6 +136,7 @@ async def _body(receive: Callable[[], Awaitable[Scope]], limit: int) -> bytes | 
         part = message.get("body", b"")
         size += len(part)
         if size <= limit:
+            share.hold(size)
             parts.append(part)
         elif not message.get("more_body") or size > _HEARD_OUT * limit:
             return _TooLarge()

@@ -10,7 +10,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-LARGEST_HEAD = 64 << 10  # bytes of request line and headers
+LARGEST_HEAD = 64 << 10  # bytes of request line and headers, and of what is no body in a row: trailers
 SECONDS = 60.0  # from the first byte of a request to its last
 
 
@@ -20,6 +20,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _late: asyncio.TimerHandle | None = None
     _in_head = True
     _seen = 0
+    _sends_no_more = False
 
     def connection_made(self, transport: Any) -> None:
         """A connection: its first request is due."""
@@ -30,23 +31,46 @@ class LimitedProtocol(HttpToolsProtocol):
         """Bytes of a request."""
         if self._late is None:
             self._due()
-        if self._in_head:
-            self._seen += len(data)
-            if self._seen > LARGEST_HEAD and b"\r\n\r\n" not in data:
-                self._refuse(b"431 Request Header Fields Too Large")
-                return
+        self._seen += len(data)
         super().data_received(data)
+        if self._seen > LARGEST_HEAD:
+            self._refuse(b"431 Request Header Fields Too Large")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A line of the head; those of trailers, which nobody asks for, are not kept."""
+        if self._in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The body begins."""
-        self._in_head = False
+        if sum(name == b"transfer-encoding" for name, _ in self.headers) > 1:
+            raise ValueError("Transfer-Encoding is given twice")  # answered with 400
+        self._in_head, self._seen = False, 0
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body; what goes around it, sizes of chunks and trailers, counts like a head."""
+        self._seen = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request is in."""
         self._in_head, self._seen = True, 0
         self._cancel()
         super().on_message_complete()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn closes here
+        """The client sends no more; True keeps the connection until what it has asked for is answered."""
+        self._sends_no_more = True
+        asked = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+        return asked and self.scheme == "http"  # TLS has no half of a connection
+
+    def on_response_complete(self) -> None:
+        """The answer is out."""
+        last = not self.pipeline
+        super().on_response_complete()
+        if self._sends_no_more and last:
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The end of the connection."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,6 +23,7 @@ from mlaas4hep_serving.wire.tensors import DEFAULT_SIGNATURE, dtype_name
 HEALTH, READY, LIST, INDEX = "/healthz", "/readyz", "/v1/models", "/"
 _TEXT = ("Content-Type", "text/plain; charset=utf-8")
 _NO_STORE = ("Cache-Control", "no-store")
+_LARGEST_EXAMPLE = 1 << 16  # characters of an event that the form is filled with
 _LARGEST_SAMPLE = 4096  # values of one row that the form is filled with
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("mlaas4hep_serving.frontends"), autoescape=True, undefined=jinja2.StrictUndefined
@@ -51,7 +53,7 @@ class Pages:
             case "/healthz":
                 return Reply(200, b"ok\n", (_TEXT, _NO_STORE))
             case "/readyz":
-                return self._ready
+                return self._ready()
             case "/v1/models" if self._list_models:
                 return self._list
             case "/":
@@ -116,7 +118,9 @@ def _described(repository: Repository, name: str) -> dict[str, Any]:
             model = version.servable
             return shown | {
                 "number": version.number,
-                "signatures": [signature_row(key, value) for key, value in _ordered(model.signatures)],
+                "signatures": [
+                    signature_row(key, value, model.card.get("example")) for key, value in _ordered(model.signatures)
+                ],
                 "card": model.card,
             }
     except ServingError as error:
@@ -128,15 +132,15 @@ def _ordered(signatures: Mapping[str, SignatureDef]) -> list[tuple[str, Signatur
     return sorted(shown, key=lambda item: (item[0] != DEFAULT_SIGNATURE, item[0]))
 
 
-def signature_row(name: str, signature: SignatureDef) -> dict[str, Any]:
-    """A signature as the page shows it, with a body for its form."""
+def signature_row(name: str, signature: SignatureDef, example: Any = None) -> dict[str, Any]:
+    """A signature as the page shows it, with a body for its form: the model card's example where that fits."""
     return {
         "name": name,
         "method": signature.method_name.rsplit("/", 1)[-1],
         "inputs": [_tensor(alias, signature.inputs[alias]) for alias in sorted(signature.inputs)],
         "outputs": [_tensor(alias, signature.outputs[alias]) for alias in sorted(signature.outputs)],
         "url": "classify" if "classify" in signature.method_name else _url(signature),
-        "sample": _sample(name, signature),
+        "sample": _sample(name, signature, example),
     }
 
 
@@ -150,17 +154,31 @@ def _tensor(alias: str, info: TensorInfo) -> dict[str, str]:
     return {"alias": alias, "dtype": dtype_name(info.dtype), "shape": shape}
 
 
-def _sample(name: str, signature: SignatureDef) -> str:
-    """A request body of one row, every number 0; with ``examples`` for classify and regress."""
+def _sample(name: str, signature: SignatureDef, example: Any) -> str:
+    """A request body of one row: the example, or every number 0; with ``examples`` for classify and regress."""
     head: dict[str, Any] = {} if name == DEFAULT_SIGNATURE else {"signature_name": name}
     if signature.method_name.endswith(("classify", "regress")):
         return json.dumps(head | {"examples": [{"x": 0.0}]}, indent=1)
-    row = {alias: _value(signature.inputs[alias]) for alias in sorted(signature.inputs)}
+    row = _row(signature, example) or {alias: _value(signature.inputs[alias]) for alias in sorted(signature.inputs)}
     if not row:
         return json.dumps(head | {"inputs": {}}, indent=1)
     lines = ",\n  ".join(f"{json.dumps(alias)}: {json.dumps(value)}" for alias, value in row.items())
     start = "".join(f'"{key}": {json.dumps(value)}, ' for key, value in head.items())
     return f'{{{start}"instances": [{{\n  {lines}\n}}]}}'
+
+
+def _row(signature: SignatureDef, example: Any) -> dict[str, Any]:
+    """An event that a model card brings, if it has what the signature takes and is not too large; NaN for null."""
+    if not isinstance(example, dict) or set(example) != set(signature.inputs):
+        return {}
+    row = {alias: _filled(example[alias]) for alias in sorted(example)}
+    return row if len(json.dumps(row)) <= _LARGEST_EXAMPLE else {}
+
+
+def _filled(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_filled(item) for item in value]
+    return math.nan if value is None else value
 
 
 def _value(info: TensorInfo) -> Any:

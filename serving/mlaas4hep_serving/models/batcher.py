@@ -20,10 +20,10 @@ import numpy as np
 
 from mlaas4hep_serving.errors import (
     ServingError,
-    deadline_exceeded,
     failed_precondition,
     internal,
     invalid_argument,
+    resource_exhausted,
     unavailable,
 )
 from mlaas4hep_serving.metrics import Registry
@@ -32,6 +32,7 @@ from mlaas4hep_serving.wire.tensors import Array
 
 Key = tuple[tuple[str, ...], tuple[str, ...]]
 RunBatch = Callable[[Sequence[str], Sequence[Array], Sequence[str], float | None], Sequence[Array]]
+QUEUED = "Run() timeout exceeded while waiting in batching queue"
 _LATER = threading.TIMEOUT_MAX
 
 
@@ -249,7 +250,7 @@ class Batcher:
         now = time.monotonic()
         tasks = [task for task in batch.tasks if task.deadline is None or task.deadline > now]
         late = [task for task in batch.tasks if task.deadline is not None and task.deadline <= now]
-        _fail(late, deadline_exceeded("Run() timeout exceeded while waiting in batching queue"))
+        _fail(late, resource_exhausted(QUEUED))
         if not tasks:
             return
         needed = self._bytes(key, tasks)
@@ -276,6 +277,8 @@ class Batcher:
 
     def _together(self, key: Key, tasks: Sequence[_Task], now: float) -> None:
         feeds, fetches = key
+        for task in tasks:
+            task.done.set_running_or_notify_cancel()
         rows = sum(task.rows for task in tasks)
         size = self.options.padded(rows)
         self._record(tasks, now, size, size - rows)
@@ -374,6 +377,7 @@ def _fail(tasks: Sequence[_Task], error: ServingError) -> None:
 
 def _joined(parts: list[Future[Sequence[Array]]]) -> Future[Sequence[Array]]:
     whole: Future[Sequence[Array]] = Future()
+    whole.set_running_or_notify_cancel()
     left = [len(parts)]
     lock = threading.Lock()
 

@@ -9,7 +9,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from google.protobuf.message import Message
 from tensorflow.core.framework import types_pb2
@@ -17,17 +17,23 @@ from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from mlaas4hep_serving import config_files
-from mlaas4hep_serving.errors import deadline_exceeded, unavailable, unimplemented
+from mlaas4hep_serving.errors import ServingError, deadline_exceeded, resource_exhausted, unavailable, unimplemented
 from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.models import cards, warmup
-from mlaas4hep_serving.models.batcher import Batcher, BatchingOptions
+from mlaas4hep_serving.models.batcher import QUEUED, Batcher, BatchingOptions
 from mlaas4hep_serving.models.savedmodel import SavedModel, SessionOptions
 from mlaas4hep_serving.wire import ragged, sizes
 from mlaas4hep_serving.wire.tensors import Array
 
-LATE = "Run() timeout exceeded while waiting for the batch"
 BATCHING_FILE = "batching_params.pbtxt"
+LATE = "Run() timeout exceeded while waiting for the batch"
 MOST_WAITING = 512  # requests for a model that runs elsewhere, those under way included
+
+
+def late(running: Future[Any]) -> ServingError:
+    """What a request is told whose deadline has passed: its batch is under way, or is still in the queue."""
+    begun = running.running() or running.done()
+    return deadline_exceeded(LATE) if begun else resource_exhausted(QUEUED)
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,8 @@ class ModelOptions:
     per_model_batching: bool = False
     warmup: bool = True
     max_tensor_bytes: int = sizes.NO_LIMIT  # of an answer, as far as the signatures tell, and of what a batch feeds
+    warmup_iterations: int = 1  # of each request
+    flush_caches: bool = True  # of the files, when they are loaded
 
 
 class Runs(Protocol):
@@ -183,10 +191,11 @@ class Model:
     ) -> Sequence[Array]:
         """`submit` and wait."""
         left = _left(deadline)
+        done = self.submit(feeds, values, fetches, deadline, api)
         try:
-            return self.submit(feeds, values, fetches, deadline, api).result(None if left is None else max(0.0, left))
+            return done.result(None if left is None else max(0.0, left))
         except FutureTimeout:
-            raise deadline_exceeded(LATE) from None
+            raise late(done) from None
 
     def _observe(self, api: str, start: float, done: Future[Sequence[Array]]) -> None:
         if done.exception() is not None:

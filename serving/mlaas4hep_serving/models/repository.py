@@ -7,9 +7,11 @@ one is unloaded when its last request is answered; a version that cannot be load
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from mlaas4hep_serving.errors import (
+    Code,
     ServingError,
     failed_precondition,
     internal,
@@ -64,6 +67,8 @@ class RepositoryOptions:
     retries: int = 5
     retry_interval: float = 60.0
     labels_for_unavailable: bool = False
+    patience: float = 60.0  # with a version folder that is not complete, until that is told aloud
+    load_threads: int = 1  # models that are looked after at the same time
 
 
 class Repository:
@@ -83,6 +88,7 @@ class Repository:
         self._added: dict[str, ModelConfig] = {}  # by `put`, beside those of the config
         self._labels: dict[str, dict[str, int]] = {}
         self._versions: dict[str, dict[int, Version]] = {}
+        self._waiting: dict[tuple[str, int], tuple[tuple[Any, ...], float]] = {}  # what a folder looks like, since when
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -300,8 +306,8 @@ class Repository:
         with self._lock:
             configs = dict(self._configs)
             gone = [name for name in self._versions if name not in configs]
-        for config in configs.values():
-            self._reconcile_model(config)
+        with ThreadPoolExecutor(self._options.load_threads, thread_name_prefix="load") as pool:
+            list(pool.map(self._reconcile_model, configs.values()))
         for name in gone:
             self._unload_others(name, keep=set())
 
@@ -331,8 +337,9 @@ class Repository:
             return
         lacking = self._lacks(folder)
         if lacking:
-            log.info("model %s version %d is not complete yet: %s", name, number, lacking)
+            self._wait_for(version, lacking, now)
             return
+        self._waiting.pop((name, number), None)
         moved = old if old is not None and old.state is State.AVAILABLE else None  # the base path has changed
         if moved is None:
             with self._lock:
@@ -342,6 +349,24 @@ class Repository:
             with self._lock:
                 self._versions[name][number] = version
             self._unload(moved)
+
+    def _wait_for(self, version: Version, lacking: str, now: tuple[Any, ...]) -> None:
+        """Wait for the rest of a version; one that does not change any more is told aloud, once."""
+        key = (version.model, version.number)
+        seen, since = self._waiting.get(key, ((), 0.0))
+        if seen != now:
+            self._waiting[key] = (now, time.monotonic())
+            log.info("model %s version %d is not complete yet: %s", *key, lacking)
+        elif time.monotonic() - since >= self._options.patience:
+            self._waiting[key] = (now, math.inf)
+            version.error = unavailable(
+                f"The version is not complete: {lacking}; nothing has changed for {self._options.patience:g} s, see "
+                "--load_patience_seconds"
+            )
+            log.error("model %s version %d: %s", *key, version.error.message)
+            with self._lock:
+                if version.state is State.START:
+                    self._versions[version.model].setdefault(version.number, version)
 
     def _attempt(self, version: Version, before: tuple[Any, ...]) -> None:
         version.seen = before
@@ -365,7 +390,7 @@ class Repository:
         log.error("model %s version %d cannot be loaded: %s", version.model, version.number, error)
         version.error = error
         version.retry_at = time.monotonic() + self._options.retry_interval
-        if version.attempts > self._options.retries:
+        if version.attempts > self._options.retries or error.code is Code.DATA_LOSS:  # which no retry mends
             version.state = State.END
 
     def _unload_others(self, name: str, keep: set[int]) -> None:

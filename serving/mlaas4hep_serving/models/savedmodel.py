@@ -19,7 +19,7 @@ from tensorflow.core.framework import graph_pb2
 from tensorflow.core.protobuf import config_pb2, saved_model_pb2
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef, SignatureDef
 
-from mlaas4hep_serving.errors import Code, ServingError, deadline_exceeded
+from mlaas4hep_serving.errors import Code, ServingError, deadline_exceeded, not_found
 from mlaas4hep_serving.wire.tensors import Array
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ _LONGEST = 2048  # characters of TensorFlow's messages
 _PRIVATE = "_make_callable_from_options"
 _TESTED = ("2.21",)
 # ops whose state comes from the variables folder
+_SAVED_MODEL_TAGS = (0x08, 0x12)  # saved_model_schema_version, a number, and meta_graphs, with its length
 _VARIABLES = {"VarHandleOp", "VariableV2", "Variable"}
 Run = Callable[..., Sequence[Any]]
 
@@ -38,6 +39,19 @@ class SessionOptions:
     tags: tuple[str, ...] = ("serve",)
     intra_op: int = 0
     inter_op: int = 0
+    gpu_memory: float = 0.0  # part of it
+    config: bytes = b""  # a ConfigProto, overruled by what is set above
+
+    def proto(self) -> config_pb2.ConfigProto:
+        """As TensorFlow takes it."""
+        config = config_pb2.ConfigProto.FromString(self.config)
+        if self.intra_op:
+            config.intra_op_parallelism_threads = self.intra_op
+        if self.inter_op:
+            config.inter_op_parallelism_threads = self.inter_op
+        if self.gpu_memory:
+            config.gpu_options.per_process_gpu_memory_fraction = self.gpu_memory
+        return config
 
 
 class SavedModel:
@@ -56,11 +70,8 @@ class SavedModel:
         self._calls: dict[tuple[Any, ...], Run] = {}
         self._lock = threading.Lock()
         graph = tf.Graph()
-        config = config_pb2.ConfigProto(
-            intra_op_parallelism_threads=options.intra_op, inter_op_parallelism_threads=options.inter_op
-        )
         with graph.as_default():
-            self._session = tf.compat.v1.Session(graph=graph, config=config)
+            self._session = tf.compat.v1.Session(graph=graph, config=options.proto())
             try:
                 self.meta_graph = self._load(folder, options)
             except BaseException:
@@ -78,6 +89,8 @@ class SavedModel:
         except tf.errors.OpError as error:
             raise _translated(error) from None
         except (OSError, RuntimeError, ValueError) as error:
+            if (folder / "saved_model.pb").is_file():
+                read_proto(folder)  # raises DATA_LOSS, if it is that
             raise ServingError(Code.INVALID_ARGUMENT, f"{folder} cannot be loaded: {error}") from error
 
     def run(
@@ -200,14 +213,54 @@ def read_proto(folder: Path) -> saved_model_pb2.SavedModel:
     """``saved_model.pb``.
 
     Raises:
-        ServingError: DATA_LOSS, no such message.
+        ServingError: DATA_LOSS, no such message; NOT_FOUND.
     """
     proto = saved_model_pb2.SavedModel()
     try:
         proto.ParseFromString((folder / "saved_model.pb").read_bytes())
+    except OSError as error:
+        raise not_found(f"{folder}/saved_model.pb cannot be read: {error.strerror}") from None
     except Exception as error:  # noqa: BLE001  # protobuf's DecodeError is not public under one name in all its versions
         raise ServingError(Code.DATA_LOSS, f"{folder}/saved_model.pb is not a SavedModel: {error}") from None
     return proto
+
+
+def to_wait_for(folder: Path) -> str | None:
+    """`missing_parts` that may still come; None where there is garbage: it fails to load, and that is told."""
+    lacking = missing_parts(folder)
+    path = folder / "saved_model.pb"
+    return None if lacking and path.is_file() and _is_garbage(path.read_bytes()) else lacking
+
+
+def _is_garbage(data: bytes) -> bool:
+    try:
+        saved_model_pb2.SavedModel().ParseFromString(data)
+    except Exception:  # noqa: BLE001  # as in `read_proto`
+        return not is_cut_off(data)
+    return False
+
+
+def is_cut_off(data: bytes) -> bool:
+    """Whether data that is no SavedModel may be the beginning of one: it ends within one of the message's fields."""
+    at = 0
+    while at < len(data):
+        tag, (field, at) = data[at], _varint(data, at + 1)
+        if tag not in _SAVED_MODEL_TAGS:
+            return False
+        at += field if tag == _SAVED_MODEL_TAGS[1] else 0
+    return at > len(data)
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """The number at a place, and the place behind it: beyond the data, where they end within the number."""
+    number = shift = 0
+    while at < len(data):
+        number |= (data[at] & 127) << shift
+        shift += 7
+        at += 1
+        if data[at - 1] < 128:
+            return number, at
+    return number, at + 1
 
 
 def missing_parts(folder: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""TFaaS's HTTP endpoints for its clients: /json, /proto, /image, /upload, /models, /params, /delete, /status.
+"""TFaaS's HTTP endpoints for its clients: /json, /proto, /image, /upload, /bundle, /models, /params, /delete, /status.
 
 The formats are those of https://github.com/vkuznet/TFaaS; which input a value belongs to is decided by the signature
 ``serving_default``: a single input takes the values in their order, several take them by key, a jagged input ``x`` as
@@ -16,6 +16,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import PIL.Image
@@ -32,6 +33,7 @@ from mlaas4hep_serving.frontends.rest import DEEPEST
 from mlaas4hep_serving.frontends.tokens import Scope
 from mlaas4hep_serving.messages import Predictions, Row
 from mlaas4hep_serving.prediction import Handlers
+from mlaas4hep_serving.tfaas import netron
 from mlaas4hep_serving.tfaas.uploads import Upload, Uploads, parse_params
 from mlaas4hep_serving.wire import json_requests, json_responses, jsonreader, sizes
 from mlaas4hep_serving.wire.ragged import open_inputs
@@ -41,6 +43,7 @@ TOP = 5  # labels that /image answers
 MOST_PIXELS = 25_000_000
 _MOST_FIELDS = 16
 _LONGEST_LIST = 10_000  # values of a jagged input
+_OCTETS = "application/octet-stream"
 _PROTOBUF = ("Content-Type", "application/protobuf")
 _INDEXED = re.compile(r"(.+)_(\d{1,6})", re.DOTALL | re.ASCII)
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -76,7 +79,11 @@ class Tfaas:
 
     def _manage(self, request: Request, path: str) -> Answer | None:
         match request.method, path.split("/")[1:]:
-            case "POST", ["upload"]:
+            case "GET", ["netron"]:
+                return lambda: netron.index(self._handlers.repository.models())
+            case "GET", ["netron", name]:
+                return lambda: self._graph(unquote(name, errors="replace"))
+            case "POST", ["upload" | "bundle"]:
                 return lambda: self._upload(request)
             case "GET", ["models"]:
                 return lambda: _reply([self._uploads.params(name) for name in self._uploads.names()])
@@ -102,7 +109,8 @@ class Tfaas:
         keys, values = document.get("keys", []), document.get("values")
         if values is None or not _all(keys, str) or not _all(values, (int, float)):
             raise invalid_argument('a row is {"keys": [names], "values": [numbers], "model": name}')
-        scores, version = self._scores(request, _name(document.get("model", "")), keys, values)
+        name = _name(document.get("model", document.get("name", "")))
+        scores, version = self._scores(request, name, keys, values)
         body = "[" + ",".join(map(json_responses.write_float, scores.tolist())) + "]\n"
         return Reply(200, body.encode(), (JSON, ("X-Model-Version", str(version))))
 
@@ -137,7 +145,7 @@ class Tfaas:
         """The values of the one output for one row, [n], and the version that answered."""
         deadline, spec = request.deadline, ModelSpec(name=name or self._only_model())
         self._permit(request, Scope.PREDICT, spec.name)
-        with self._handlers.measured(spec.name, "Predict", "REST"):
+        with self._handlers.measured(spec.name, "predict", "REST"):
             with self._handlers.repository.use(spec) as version:
                 signature = version.servable.signatures.get(DEFAULT_SIGNATURE)
                 if signature is None:
@@ -175,6 +183,10 @@ class Tfaas:
         self._permit(request, Scope.WRITE, name)
         self._uploads.delete(name)
         return _reply({"deleted": name})
+
+    def _graph(self, name: str) -> Reply:
+        with self._handlers.repository.use(ModelSpec(name=name)) as version:
+            return netron.page(name, version.folder)
 
     def _status(self) -> dict[str, Any]:
         """What TFaaS tells of itself, under its names."""
@@ -298,9 +310,13 @@ def _form(request: Request) -> dict[str, Part]:
             raise invalid_argument(f"the form has more than {_MOST_FIELDS} fields")
         parts[(name or b"").decode("utf-8", "replace")] = ((file or b"").decode("utf-8", "replace"), content)
 
+    encoded = request.headers.get("content-encoding", "").lower() == "base64"  # as TFaaS's client in Python sends it
+
     def on_file(part: Any) -> None:
         part.file_object.seek(0)
-        keep(part.field_name, part.file_name, part.file_object.read())
+        content = part.file_object.read()
+        kind = getattr(part, "content_type", None) or (_OCTETS if part.field_name == b"model" else "")
+        keep(part.field_name, part.file_name, _unbased(content) if encoded and kind == _OCTETS else content)
 
     headers = {name.title(): value.encode("latin-1") for name, value in request.headers.items()}
     if not headers.get("Content-Type", b"").lower().startswith((b"multipart/form-data", b"application/x-www-form-url")):
@@ -317,6 +333,13 @@ def _form(request: Request) -> dict[str, Part]:
     except (FormParserError, ValueError) as error:
         raise invalid_argument(f"the form cannot be read: {error}") from None
     return parts
+
+
+def _unbased(content: bytes) -> bytes:
+    try:
+        return base64.b64decode(content)
+    except binascii.Error as error:
+        raise invalid_argument(f"a part of the form is not base64: {error}") from None
 
 
 def _text(form: Mapping[str, Part], name: str) -> str:
@@ -337,10 +360,5 @@ def read_upload(request: Request) -> Upload:
     if "model" not in form:
         raise invalid_argument("the form lacks model, a tar.gz of a SavedModel folder or a saved_model.pb")
     model = form["model"][1]
-    if request.headers.get("content-encoding", "").lower() == "base64":
-        try:
-            model = base64.b64decode(model)
-        except binascii.Error as error:
-            raise invalid_argument(f"model is not base64: {error}") from None
     params = parse_params(form["params"][1]) if "params" in form else None
     return Upload(_text(form, "name"), model, params, form["labels"][1] if "labels" in form else None)

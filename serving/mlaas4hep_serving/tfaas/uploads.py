@@ -40,7 +40,10 @@ CAPS = Caps()
 
 @dataclass(frozen=True)
 class Upload:
-    """What a client sent: a tar or tar.gz, or a lone ``saved_model.pb``; without a name, its params have it."""
+    """What a client sent: a tar or tar.gz, or a lone ``saved_model.pb``.
+
+    Without a name the model has that of its params, or else that of the one folder in the archive.
+    """
 
     name: str
     model: bytes
@@ -146,15 +149,17 @@ class Uploads:
         if upload.name:
             checked_name(upload.name)
         folder.mkdir()
+        folder_name = ""
         if _is_archive(upload.model):
             archives.unpack(upload.model, folder, self._caps)
-            folder = _root(folder)
+            unpacked, folder = folder, _root(folder)
+            folder_name = "".join(folder.relative_to(unpacked).parts[:1])
         else:
             (folder / "saved_model.pb").write_bytes(upload.model)
         if not (folder / "saved_model.pb").is_file():
             raise invalid_argument("the upload is no SavedModel folder: no saved_model.pb")
         try:
-            return folder, _settle_extras(folder, upload)
+            return folder, _settle_extras(folder, upload, folder_name)
         except OSError as error:  # a folder where a file should be
             raise invalid_argument(f"the upload is no SavedModel folder: {error.strerror}") from None
 
@@ -225,7 +230,7 @@ def _root(folder: Path) -> Path:
     return folder
 
 
-def _settle_extras(folder: Path, upload: Upload) -> str:
+def _settle_extras(folder: Path, upload: Upload, folder_name: str) -> str:
     """Put ``params.json`` and the labels where they are kept; those of the form count before those of the archive.
 
     Returns:
@@ -235,7 +240,7 @@ def _settle_extras(folder: Path, upload: Upload) -> str:
         (folder / extra).unlink(missing_ok=True)
     (folder / PARAMS.parent).mkdir(exist_ok=True)
     given = upload.params if upload.params is not None else _archived_params(folder)
-    name = checked_name(upload.name or str((given or {}).get("name", "")))
+    name = checked_name(upload.name or str((given or {}).get("name", "")) or folder_name)
     labels, file = upload.labels, (given or {}).get("labels")
     if labels is None and isinstance(file, str) and "/" not in file and (folder / file).is_file():
         labels = _small(folder / file)

@@ -18,6 +18,7 @@ from mlaas4hep_serving.wire.tensors import DEFAULT_SIGNATURE, Array
 
 CLASSIFY = "tensorflow/serving/classify"
 REGRESS = "tensorflow/serving/regress"
+PREDICT = "tensorflow/serving/predict"
 
 
 def serialized(given: Input, most: int = sizes.NO_LIMIT) -> Array:
@@ -36,6 +37,30 @@ def serialized(given: Input, most: int = sizes.NO_LIMIT) -> Array:
     array = np.empty(len(listed), object)
     array[:] = [context + example.SerializeToString() for example in listed]
     return array
+
+
+def check_predict(signature: SignatureDef) -> None:
+    """Whether Predict may run a signature, by its method name.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT.
+    """
+    if signature.method_name not in (PREDICT, CLASSIFY, REGRESS):
+        raise invalid_argument(
+            f"Expected prediction signature method_name to be one of {{{PREDICT}, {CLASSIFY}, {REGRESS}}}. "
+            f"Was: {signature.method_name}"
+        )
+
+
+def check_method(signature: SignatureDef, api: str) -> None:
+    """Whether Classify or Regress may run a signature, by its method name.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT.
+    """
+    kind, wanted = {"Classify": ("classification", CLASSIFY), "Regress": ("regression", REGRESS)}[api]
+    if signature.method_name != wanted:
+        raise invalid_argument(f"Expected {kind} signature method_name to be {wanted}. Was: {signature.method_name}")
 
 
 def classify_tensors(signature: SignatureDef) -> tuple[str, list[str]]:

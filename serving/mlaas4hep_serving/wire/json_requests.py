@@ -25,7 +25,7 @@ from mlaas4hep_serving.wire.tensors import Array, dtype_name, numpy_dtype
 
 Format = Literal["row", "columnar"]
 Dtypes = Mapping[str, int]  # alias -> DataType
-_FLOATS = {types_pb2.DT_FLOAT: (1 << 24) - 1, types_pb2.DT_DOUBLE: (1 << 53) - 1}
+_FLOATS = {types_pb2.DT_FLOAT, types_pb2.DT_DOUBLE}
 INTS = {
     types_pb2.DT_INT32: (-(1 << 31), (1 << 31) - 1),
     types_pb2.DT_INT16: (-(1 << 31), (1 << 31) - 1),
@@ -35,7 +35,7 @@ INTS = {
     types_pb2.DT_UINT32: (0, (1 << 32) - 1),
     types_pb2.DT_UINT64: (0, (1 << 64) - 1),
 }
-_BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}|[A-Za-z0-9\-_]*={0,2}")
+_BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _format_error(value: Any, rule: str) -> ServingError:
 def _rows(document: Mapping[str, Any], dtypes: Dtypes, plain: bool) -> dict[str, Array]:
     instances = document["instances"]
     if not isinstance(instances, list):
-        raise _format_error(document, "Excepting 'instances' to be an list/array")
+        raise _format_error(document, "Expecting 'instances' to be an list/array")
     if not instances:
         raise _format_error(document, "No values in 'instances' array")
     if not _is_object(instances[0]) and len(dtypes) > 1:
@@ -169,13 +169,12 @@ def _fast(value: Any, enum: int) -> Array | None:
     except (ValueError, OverflowError):
         return None
     if array.dtype.kind == "f" and enum in _FLOATS:
-        # integers among floats have become floats: large ones need the exact look
-        if enum == types_pb2.DT_FLOAT and array.size and np.nanmax(np.abs(array), initial=0.0) > _FLOATS[enum]:
-            return None
         return array.astype(numpy_dtype(enum))
     if array.dtype.kind != "i" or not array.size:
         return None
-    low, high = INTS.get(enum) or (-_FLOATS[enum], _FLOATS[enum])
+    if enum in _FLOATS:  # large integers are rounded, by way of float64 as rapidjson does
+        return array.astype(np.float64).astype(numpy_dtype(enum))
+    low, high = INTS[enum]
     if enum in (types_pb2.DT_INT16, types_pb2.DT_INT8, types_pb2.DT_UINT8):
         limits = np.iinfo(numpy_dtype(enum))
         low, high = int(limits.min), int(limits.max)
@@ -318,14 +317,9 @@ def _value(value: Any, enum: int) -> Any:
 
 
 def _float(value: Any, enum: int) -> float:
-    if isinstance(value, float):
-        return value
-    if not _is_int(value):
+    """A number as float64; integers that it cannot hold are rounded."""
+    if not isinstance(value, float) and not _is_int(value):
         raise _type_error(value, enum)
-    if abs(value) > _FLOATS[enum] and -(1 << 63) <= value < 1 << 64:
-        raise invalid_argument(
-            f"Cannot convert JSON value: {jsonreader.text(value)} to {dtype_name(enum)} without loss of precision."
-        )
     return float(value)
 
 
@@ -390,8 +384,7 @@ def _base64(value: Any) -> bytes:
     if not _BASE64.fullmatch(given) or not padded or len(bare) % 4 == 1:
         raise invalid_argument("Unable to base64 decode")
     try:
-        plain = bare.replace("-", "+").replace("_", "/")
-        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+        return base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
     except binascii.Error:
         raise invalid_argument("Unable to base64 decode") from None
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import orjson
@@ -20,10 +20,12 @@ from mlaas4hep_serving.errors import LONGEST_ECHO, ServingError, invalid_argumen
 
 _DEEPEST_READ = 500  # levels that Python's reader, which recurses, is given; no tensor has as many dimensions
 _LONGEST_INT = 20  # characters of -2^63 and of 2^64 - 1; Python refuses to read very long ones
+_BLANKS = b" \n\r\t"
 _SPACE = re.compile(r"[ \n\r\t]*")
 _STRING = r'"(?:[^"\\]|\\.)*+"?'
 _SPECIAL = re.compile(rf"{_STRING}|-NaN|\bInf\b", re.DOTALL)  # spellings that Python does not know
-_BRACKETS = re.compile(rf"{_STRING}|[\[\]{{}}]".encode(), re.DOTALL)
+# one match goes from bracket to bracket, however many strings lie between: they cost no more than digits
+_BRACKETS = re.compile(rf'(?:[^"\[\]{{}}]++|{_STRING})*+([\[\]{{}}])'.encode(), re.DOTALL)
 _ESCAPES = re.compile(
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
@@ -65,21 +67,32 @@ def parse(body: bytes, deepest: int | None = None) -> dict[str, Any]:
 
 
 def deeper_than(body: bytes, depth: int) -> bool:
-    """True for JSON whose lists and objects are nested deeper than ``depth``."""
+    """True for JSON whose first value has lists and objects nested deeper than ``depth``."""
+    if body.count(b"[") + body.count(b"{") <= depth:
+        return False
+    return any(level > depth for _, _, level in _brackets(body))
+
+
+def _brackets(body: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """The brackets of the first value of JSON, in order: which, where, and the level inside an opening one."""
     level = 0
+    if body.lstrip(_BLANKS)[:1] not in (b"[", b"{"):
+        return
     for match in _BRACKETS.finditer(body):
-        mark = match[0]
-        level += (mark in (b"[", b"{")) - (mark in (b"]", b"}"))
-        if level > depth:
-            return True
-    return False
+        mark = match[1]
+        opens = mark in (b"[", b"{")
+        level += opens
+        yield mark, match.start(1), level
+        level -= not opens
+        if not level:
+            return
 
 
 def text(value: Any) -> str:
-    """A JSON value as an error repeats it, cut off after 256 characters."""
+    """A JSON value as an error repeats it, as rapidjson's PrettyWriter lays it out; cut off after 256 characters."""
     parts: list[str] = []
     length = 0
-    for part in _ECHO.iterencode(value):  # in parts, so that no more is written, and no deeper, than is shown
+    for part in _pretty(value, 0):  # in parts, so that no more is written, and no deeper, than is shown
         parts.append(part)
         length += len(part)
         if length > LONGEST_ECHO:
@@ -87,7 +100,25 @@ def text(value: Any) -> str:
     return shown("".join(parts).encode("utf-8", "replace").decode())
 
 
+def _pretty(value: Any, level: int) -> Iterator[str]:
+    """Members of objects on lines of their own, lists on one line."""
+    if isinstance(value, dict) and value:
+        for i, (key, item) in enumerate(value.items()):
+            yield ",\n" if i else "{\n"
+            yield _INDENT * (level + 1) + _ECHO.encode(key) + ": "
+            yield from _pretty(item, level + 1)
+        yield "\n" + _INDENT * level + "}"
+    elif isinstance(value, list) and value:
+        for i, item in enumerate(value):
+            yield ", " if i else "["
+            yield from _pretty(item, level + 1)
+        yield "]"
+    else:
+        yield _ECHO.encode(value)
+
+
 _ECHO = json.JSONEncoder(ensure_ascii=False)
+_INDENT = "    "
 
 
 def _fast(body: bytes) -> Any:
@@ -130,16 +161,12 @@ def _python(body: bytes) -> Any:
 
 def _shallow(body: bytes, depth: int) -> bytes:
     """JSON with null for each list and object that lies deeper than ``depth`` levels."""
-    kept, level, start = [], 0, 0
-    for match in _BRACKETS.finditer(body):
-        if match[0] in (b"[", b"{"):
-            level += 1
-            if level == depth + 1:
-                kept += [body[start : match.start()], b"null"]
-        elif match[0] in (b"]", b"}"):
-            if level == depth + 1:
-                start = match.end()
-            level -= 1
+    kept, start = [], 0
+    for mark, at, level in _brackets(body):
+        if level == depth + 1:
+            if mark in (b"[", b"{"):
+                kept += [body[start:at], b"null"]
+            start = at + 1
     return b"".join([*kept, body[start:]] if level <= depth else kept)
 
 

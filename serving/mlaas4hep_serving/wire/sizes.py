@@ -7,10 +7,9 @@ are padded to the longest, a context that goes before each example.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.framework.tensor_pb2 import TensorProto
@@ -21,7 +20,7 @@ NO_LIMIT = 1 << 62  # bytes, where nobody has set a limit
 MOST_DIMENSIONS = 64  # numpy's; TensorFlow has 254
 SPLITS = "_row_splits"  # as the exporter of `mlaas4hep-tf` names them
 _STRING = 24  # bytes of a string of TensorFlow's beside its text
-_UNKNOWN = 8  # bytes of an element of a type without a size
+_UNKNOWN = 8  # bytes of an element of a type that is not in the table, at most
 
 
 def of(dtype: int, shape: Sequence[int]) -> int:
@@ -40,15 +39,24 @@ def element(dtype: int) -> int:
     return _ELEMENTS.get(dtype, _UNKNOWN)
 
 
-def _sized() -> Iterable[tuple[int, int]]:
-    for value in types_pb2.DataType.values():
-        try:
-            yield value, tf.dtypes.as_dtype(value).size or _UNKNOWN
-        except TypeError:  # references, variants
-            continue
-
-
-_ELEMENTS: dict[int, int] = {**dict(_sized()), types_pb2.DT_STRING: _STRING}
+_ELEMENTS: dict[int, int] = {
+    types_pb2.DT_BOOL: 1,
+    types_pb2.DT_INT8: 1,
+    types_pb2.DT_UINT8: 1,
+    types_pb2.DT_INT16: 2,
+    types_pb2.DT_UINT16: 2,
+    types_pb2.DT_HALF: 2,
+    types_pb2.DT_BFLOAT16: 2,
+    types_pb2.DT_INT32: 4,
+    types_pb2.DT_UINT32: 4,
+    types_pb2.DT_FLOAT: 4,
+    types_pb2.DT_INT64: 8,
+    types_pb2.DT_UINT64: 8,
+    types_pb2.DT_DOUBLE: 8,
+    types_pb2.DT_COMPLEX64: 8,
+    types_pb2.DT_COMPLEX128: 16,
+    types_pb2.DT_STRING: _STRING,
+}
 
 
 def of_proto(proto: TensorProto) -> int:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.framework.tensor_pb2 import TensorProto
@@ -32,11 +32,35 @@ _FIELDS: dict[int, str] = {
     types_pb2.DT_UINT32: "uint32_val",
     types_pb2.DT_UINT64: "uint64_val",
 }
-_NUMPY: dict[int, Any] = {enum: tf.dtypes.as_dtype(enum).as_numpy_dtype for enum in _FIELDS}
+_NUMPY: dict[int, Any] = {
+    types_pb2.DT_FLOAT: np.float32,
+    types_pb2.DT_DOUBLE: np.float64,
+    types_pb2.DT_HALF: np.float16,
+    types_pb2.DT_BFLOAT16: ml_dtypes.bfloat16,
+    types_pb2.DT_INT32: np.int32,
+    types_pb2.DT_INT16: np.int16,
+    types_pb2.DT_INT8: np.int8,
+    types_pb2.DT_UINT8: np.uint8,
+    types_pb2.DT_UINT16: np.uint16,
+    types_pb2.DT_STRING: object,
+    types_pb2.DT_INT64: np.int64,
+    types_pb2.DT_BOOL: np.bool_,
+    types_pb2.DT_UINT32: np.uint32,
+    types_pb2.DT_UINT64: np.uint64,
+    types_pb2.DT_COMPLEX64: np.complex64,
+    types_pb2.DT_COMPLEX128: np.complex128,
+}
 _FEW = 16  # values for which the detour over bytes does not pay
 _PART = 1 << 16  # values that are Python objects at a time
 _SIZES = {enum: sizes.element(enum) for enum in _FIELDS}
 _ENUM: dict[Any, int] = {np.dtype(kind): enum for enum, kind in _NUMPY.items()}
+
+
+def _tensorflow() -> Any:
+    """For what is rare; the readers of large bodies (`apart`) do without it."""
+    import tensorflow as tf
+
+    return tf
 
 
 def dtype_name(enum: int) -> str:
@@ -46,14 +70,14 @@ def dtype_name(enum: int) -> str:
 
 def numpy_dtype(enum: int) -> Any:
     """The numpy type of a DataType; strings are ``object``."""
-    return _NUMPY.get(enum) or tf.dtypes.as_dtype(enum).as_numpy_dtype
+    return _NUMPY.get(enum) or _tensorflow().dtypes.as_dtype(enum).as_numpy_dtype
 
 
 def enum_of(array: Array) -> int:
     """The DataType of an array."""
     if array.dtype.kind in "OSU":
         return int(types_pb2.DT_STRING)
-    return _ENUM.get(array.dtype) or int(tf.dtypes.as_dtype(array.dtype).as_datatype_enum)
+    return _ENUM.get(array.dtype) or int(_tensorflow().dtypes.as_dtype(array.dtype).as_datatype_enum)
 
 
 def from_proto(proto: TensorProto, alias: str, taken: int = 0, most: int = sizes.NO_LIMIT) -> Array:
@@ -75,7 +99,7 @@ def from_proto(proto: TensorProto, alias: str, taken: int = 0, most: int = sizes
         if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
             raise ValueError("shape is not fully known")
         if field is None or (proto.tensor_content and proto.dtype == types_pb2.DT_STRING):
-            return np.asarray(tf.make_ndarray(proto))
+            return np.asarray(_tensorflow().make_ndarray(proto))
         kind = _NUMPY[proto.dtype]
         if proto.tensor_content:
             return np.frombuffer(proto.tensor_content, kind).reshape(shape)
@@ -99,15 +123,17 @@ def _filled(values: Any, kind: Any, shape: tuple[int, ...]) -> Array:
     return array.reshape(shape)
 
 
-def to_proto(array: Array, out: TensorProto) -> None:
-    """Write an array into typed ``*_val`` fields, as TF-Serving answers (no ``tensor_content``)."""
+def to_proto(array: Array, out: TensorProto, *, content: bool = False) -> None:
+    """Write an array into typed ``*_val`` fields, as TF-Serving answers, or into ``tensor_content`` if so told."""
     enum = enum_of(array)
     out.dtype = enum
     for size in array.shape:
         out.tensor_shape.dim.add().size = size
     field = _FIELDS.get(enum)
-    if field is None:
-        out.CopyFrom(tf.make_tensor_proto(array))
+    if content and enum != types_pb2.DT_STRING:
+        out.tensor_content = array.tobytes()
+    elif field is None:
+        out.CopyFrom(_tensorflow().make_tensor_proto(array))
     elif enum == types_pb2.DT_STRING:
         out.string_val.extend(v if isinstance(v, bytes) else str(v).encode() for v in array.ravel())
     elif array.dtype.kind in "fb" and array.size > _FEW:

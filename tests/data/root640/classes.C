@@ -4,6 +4,8 @@
 #pragma link C++ class Event+;
 #pragma link C++ struct ElectronAux+;
 #pragma link C++ struct EventInfoAux+;
+#pragma link C++ struct Base+;
+#pragma link C++ struct Derived+;
 #pragma link C++ struct ElementLink+;
 #pragma link C++ struct Vector3f+;
 #pragma link C++ struct Particle+;

@@ -38,6 +38,14 @@ struct EventInfoAux {
    float averageInteractionsPerCrossing = 0;
 };
 
+struct Base {
+   float b = 0;
+};
+
+struct Derived : Base {
+   int d = 0;
+};
+
 struct ElementLink {
    unsigned int m_persKey = 0, m_persIndex = 0;
 };

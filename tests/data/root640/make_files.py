@@ -17,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 EVENTS = 12
 NUMBERS = {f"{kind}_t" for kind in ("Bool", "Char", "UChar", "Short", "UShort", "Int", "UInt", "Long64", "ULong64", "Float",
                                     "Double", "Double32", "Float16")}  # fmt: skip
-OBJECT = re.compile("vector<|ROOT::VecOps::RVec<|ROOT::Math|TLorentzVector$|EventInfoAux$")
+OBJECT = re.compile("vector<|ROOT::VecOps::RVec<|ROOT::Math|TLorentzVector$|EventInfoAux$|Derived$")
 
 
 def number(event, item=0):
@@ -286,6 +286,8 @@ def objects(name):
     tree.Branch("polars", polars, 32000, 99)
     tree.Branch("polars_whole", polars, 32000, 0)
     tree.Branch("info", info, 32000, 0)
+    derived = ROOT.Derived()
+    tree.Branch("derived", derived, 32000, 0)
     for i in range(EVENTS):
         count[0] = size(i)
         for k in range(3):
@@ -298,6 +300,7 @@ def objects(name):
         polar.SetCoordinates(number(i), i / 8, -i / 8, 0.5)
         cartesian.SetXYZ(i, i + 0.5, -i)
         info.runNumber, info.eventNumber, info.averageInteractionsPerCrossing = 1, 2**40 + i, number(i)
+        derived.b, derived.d = number(i), -i
         fill_vector(lorentzes, [ROOT.TLorentzVector(k, i, -k, number(i, k)) for k in range(size(i))])
         fill_vector(polars, [ROOT.Math.PtEtaPhiMVector(number(i, k), k, -k, i) for k in range(size(i))])
         tree.Fill()
@@ -399,6 +402,7 @@ def plain(value, sign=""):
         ROOT.EventInfoAux: lambda v: {
             m: getattr(v, m) for m in ("runNumber", "eventNumber", "averageInteractionsPerCrossing")
         },
+        ROOT.Derived: lambda v: {"b": v.b, "d": v.d},
         ROOT.Math.XYZVector: lambda v: {"fCoordinates": {"fX": v.X(), "fY": v.Y(), "fZ": v.Z()}},
     }
     for kind, as_dict in members.items():

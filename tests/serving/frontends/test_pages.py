@@ -16,7 +16,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import tensorflow as tf
 from mlaas4hep_serving.conformance import fixtures
+from mlaas4hep_serving.frontends.pages import signature_row
 from mlaas4hep_serving.models import cards
 from mlaas4hep_serving.options import Options
 from mlaas4hep_serving.server import Server
@@ -93,6 +95,25 @@ def test_index_page_escapes_what_models_bring(two_models):
     policy = headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy
     assert get(two_models, "/")[1]["Content-Security-Policy"] != policy  # a nonce is used once
+
+
+@pytest.mark.parametrize(
+    ("example", "filled"),
+    [
+        ({"x": [7.5]}, {"x": [7.5]}),
+        ({"x": [None]}, {"x": [float("nan")]}),
+        ({"x": [1.0], "y": 2}, {"x": [0.0]}),  # of another model
+        ({"x": [0.25] * 50_000}, {"x": [0.0]}),  # too large for a form
+        ([1], {"x": [0.0]}),
+        (None, {"x": [0.0]}),
+    ],
+)
+def test_the_form_holds_the_example_of_the_card_if_it_fits(half_plus_two, example, filled):
+    signature = tf.compat.v1.saved_model.load(  # the one that takes x as a tensor
+        tf.compat.v1.Session(graph=tf.Graph()), ["serve"], str(half_plus_two)
+    ).signature_def["serving_default"]
+    (row,) = json.loads(signature_row("serving_default", signature, example)["sample"])["instances"]
+    assert str(row) == str(filled)  # NaN is not equal to itself
 
 
 class Browser:

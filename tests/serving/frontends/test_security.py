@@ -503,6 +503,27 @@ def test_endless_headers_are_refused(server):
     assert ask(server, "/healthz")[0] == 200
 
 
+CHUNKED = b"POST /v1/models/default:predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n"
+
+
+def test_endless_trailers_are_refused(server):
+    part = b"".join(b"X-%d: %s\r\n" % (i, b"a" * 1000) for i in range(60))
+    got = raw(server, CHUNKED + b"\r\n1\r\n{\r\n0\r\n", *[part] * 20, pause=0.02)
+    assert got.startswith(b"HTTP/1.1 431") or got == b""  # as above
+    got = raw(server, CHUNKED + b"\r\n1;%s\r\n" % (b"a" * 200_000), pause=0.02)  # nor the extension of a chunk
+    assert got.startswith(b"HTTP/1.1 431") or got == b""
+
+
+def test_trailers_are_taken_and_forgotten(server):
+    chunk = b"%x\r\n%s\r\n0\r\n" % (len(BODY), BODY)
+    got = half_closed(server.rest_port, CHUNKED + b"\r\n" + chunk + b"Content-Encoding: gzip\r\n\r\n")
+    assert got.startswith(b"HTTP/1.1 200")
+
+
+def test_a_transfer_encoding_twice_is_refused(server):
+    assert raw(server, CHUNKED + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n").startswith(b"HTTP/1.1 400")
+
+
 def test_slow_requests_are_ended(server, monkeypatch):
     monkeypatch.setattr(http_limits, "SECONDS", 0.5)
     assert raw(server, b"POST /v1/models/default:predict HTTP/1.1\r\nContent-Length: 10\r\n\r\n{").startswith(
@@ -518,6 +539,21 @@ def test_the_time_limit_ends_with_the_request(server, monkeypatch):
         connection.request("POST", PREDICT, BODY)
         assert connection.getresponse().read()
         time.sleep(0.6)
+
+
+def half_closed(port, *parts):
+    """What comes back to a client that sends these parts and closes its half of the connection."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(b"".join(parts))
+        connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def test_a_client_that_half_closes_gets_its_answers(server):
+    head = b"POST %s HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (PREDICT.encode(), len(BODY))
+    assert half_closed(server.rest_port, head, BODY).endswith(b"]\n}")
+    assert half_closed(server.rest_port, head, BODY, head, BODY).count(b"HTTP/1.1 200") == 2
+    assert half_closed(server.rest_port, head, BODY[:5]) == b""
 
 
 def test_binds_to_this_machine_unless_told_otherwise(server):

@@ -84,7 +84,8 @@ def test_a_request_past_its_deadline_is_not_run(make):
     first.result(5)
     with pytest.raises(ServingError) as caught:
         late.result(5)
-    assert caught.value.code is Code.DEADLINE_EXCEEDED
+    assert caught.value.code is Code.RESOURCE_EXHAUSTED
+    assert caught.value.message == "Run() timeout exceeded while waiting in batching queue"
     assert model.sizes == [1]
 
 

@@ -1,4 +1,6 @@
+import logging
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -23,13 +25,15 @@ class Disk:
     """A base path, a repository on it without polling, and a log of loads (+n) and unloads (-n)."""
 
     def __init__(self, base: Path, **options):
-        self.base, self.log, self.broken = base, [], set()
+        self.base, self.log, self.broken, self.garbage = base, [], set(), set()
         self.repository = Repository(self.load, RepositoryOptions(poll=0, retry_interval=0, **options))
 
     def load(self, name, number, folder):
         if number in self.broken:
             self.log.append(f"!{number}")
             raise internal("broken")
+        if number in self.garbage:
+            raise ServingError(Code.DATA_LOSS, "no message")
         self.log.append(f"+{number}")
         return Loaded(self.log, number)
 
@@ -125,6 +129,54 @@ def test_an_incomplete_folder_is_waited_for(tmp_path):
     assert disk.log == []
     (disk.base / "1" / "done").touch()
     disk.repository.poll()
+    assert disk.log == ["+1"]
+
+
+def test_models_are_loaded_at_the_same_time_where_that_is_asked_for(tmp_path):
+    together = threading.Barrier(2, timeout=20)
+
+    def load(name, number, folder):
+        together.wait()  # breaks where one is loaded after the other
+        return Loaded([], number)
+
+    for name in "ab":
+        (tmp_path / name / "1").mkdir(parents=True)
+    models = "".join(
+        f'config {{ name: "{name}" base_path: "{tmp_path / name}" model_platform: "tensorflow" }}' for name in "ab"
+    )
+    repository = Repository(load, RepositoryOptions(poll=0, load_threads=2))
+    repository.configure(text_format.Parse(f"model_config_list {{ {models} }}", ModelServerConfig()))
+    assert repository.available("a") == repository.available("b") == [1]
+
+
+def test_what_is_waited_for_is_told_aloud_once_when_the_patience_is_over(tmp_path, caplog):
+    disk = Disk(tmp_path, patience=0)
+    disk.repository._lacks = lambda folder: None if (folder / "done").exists() else "no done"
+    disk.write(1)
+    caplog.set_level(logging.INFO)
+    disk.configure()
+    for _ in range(3):
+        disk.repository.poll()
+    told = [record.getMessage() for record in caplog.records if "no done" in record.getMessage()]
+    assert len(told) == 2 and "is not complete yet" in told[0] and "--load_patience_seconds" in told[1]
+    ((number, state, error),) = disk.repository.status("m")
+    assert error is not None
+    assert (number, state, error.code) == (1, State.START, Code.UNAVAILABLE) and "no done" in error.message
+    (disk.base / "1" / "done").touch()
+    disk.repository.poll()
+    assert disk.repository.status("m") == [(1, State.AVAILABLE, None)]
+
+
+def test_a_version_that_can_never_be_loaded_is_given_up_at_once(disk):
+    disk.write(1)
+    disk.configure()
+    disk.garbage.add(2)
+    disk.write(2)
+    for _ in range(3):
+        disk.repository.poll()
+    (_, state, error), (_, old, _) = disk.repository.status("m")
+    assert error is not None
+    assert (state, error.code, old) == (State.END, Code.DATA_LOSS, State.AVAILABLE)
     assert disk.log == ["+1"]
 
 

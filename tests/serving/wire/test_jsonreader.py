@@ -88,9 +88,19 @@ def test_a_surrogate_pair_is_one_character_and_an_escaped_backslash_begins_none(
 
 @given(values)
 @settings(max_examples=200, deadline=None)
-def test_an_error_repeats_a_value_as_python_writes_it_but_not_more_than_256_characters(value):
-    written = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode()
-    assert jsonreader.text(value) == (written if len(written) <= 256 else written[:256] + "...TRUNCATED")
+def test_an_error_repeats_a_value_but_not_more_than_256_characters(value):
+    written = jsonreader.text(value)
+    if written.endswith("...TRUNCATED"):
+        assert len(written) == 256 + len("...TRUNCATED")
+    else:
+        assert len(written) <= 256 and json.loads(written) == json.loads(json.dumps(value).encode("utf-8", "replace"))
+
+
+def test_an_error_lays_a_value_out_as_rapidjson_does():
+    value = {"a": [1, 2.5, "x"], "b": {}, "c": [{"d": None}], "e": []}
+    assert jsonreader.text(value) == (
+        '{\n    "a": [1, 2.5, "x"],\n    "b": {},\n    "c": [{\n            "d": null\n        }],\n    "e": []\n}'
+    )
 
 
 def test_an_error_repeats_the_beginning_of_a_value_of_any_depth():

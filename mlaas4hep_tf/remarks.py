@@ -1,0 +1,64 @@
+"""What a user should know of scanned data before training on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+
+from mlaas4hep_tf.errors import shorten
+from mlaas4hep_tf.io.branches import IDENTIFIERS
+from mlaas4hep_tf.specs import BranchSpec, Specs, at_quantile
+
+TRUTH = ("MC*", "nMC*", "mc_*", "Gen*", "nGen*", "gen*", "*[tT]ruth*", "isSignal", "*[wW]eight*")
+_DROP = "; specs.without_constant() (--drop-constant) leaves them out"
+_TRUTH = "; take them out by exclude= (--exclude) or as labels= and weights=, unless they are meant"
+WIDE_COLUMNS, WIDE_FACTOR = 1000, 10  # of a group that few events make so wide, against what the others need
+FLOAT32_INTEGERS = 2**24  # beyond it float32 does not hold every integer
+
+
+def remarks(specs: Specs) -> list[str]:
+    """What a user should know of the data before training."""
+    found = [f"branch {name!r} is left out: {why}" for name, why in specs.left_out.items()]
+    if len(found) > 8:
+        found = [f"{len(found)} branches are left out as they are no numbers: {shorten(specs.left_out)}"]
+    truth = [b.name for b in specs.branches if is_truth(b.name) and b.name not in specs.selection.branches]
+    for what, names, remedy in (
+        ("without a finite value (all columns masked)", [b.name for b in specs.branches if b.empty], _DROP),
+        ("with one constant value (tells nothing)", [b.name for b in specs.branches if b.constant], _DROP),
+        ("with integers beyond 2^24 (float32 rounds them)", [b.name for b in specs.branches if _rounds(b)], ""),
+        ("with NaN or infinite values (masked)", [b.name for b in specs.branches if b.nan + b.posinf + b.neginf], ""),
+        ("named like truth or weights, and yet to learn from", truth, _TRUTH),
+    ):
+        if names:
+            found.append(f"branch{'es' * (len(names) > 1)} {what}: {shorten(names)}{remedy}")
+    return found + [*_too_wide(specs), *_unknown_identifiers(specs)]
+
+
+def is_truth(name: str) -> bool:
+    """Whether a branch is called as the experiments call what only simulation knows, or an event's weight."""
+    return any(fnmatchcase(name.rsplit("/", 1)[-1], pattern) for pattern in TRUTH)
+
+
+def _too_wide(specs: Specs) -> Iterator[str]:
+    """Groups that a few events make far wider than the others need, with the quantile that would do."""
+    for group, members in specs.groups.items():
+        for quantile in (0.999, 0.99):
+            enough = at_quantile(members[0], quantile)
+            if members[0].length * len(members) >= WIDE_COLUMNS and members[0].length >= WIDE_FACTOR * max(enough, 1):
+                yield (
+                    f"the largest event has {members[0].length} objects of {group!r}, which makes the vector as wide; "
+                    f"{enough} hold {quantile:.1%} of the events: cut it by specs.with_lengths(quantile={quantile}) "
+                    f"(--quantile {quantile})"
+                )
+                break
+
+
+def _unknown_identifiers(specs: Specs) -> Iterator[str]:
+    unknown = [name for name in specs.selection.identifiers if name not in specs.identifiers]
+    if unknown and specs.selection.identifiers != IDENTIFIERS:
+        yield f"no branch is called {shorten(map(repr, unknown))}, which should identify events"
+
+
+def _rounds(branch: BranchSpec) -> bool:
+    big = max(abs(branch.min or 0), abs(branch.max or 0)) > FLOAT32_INTEGERS
+    return big and branch.dtype.lstrip("u").startswith("int")
