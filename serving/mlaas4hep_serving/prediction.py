@@ -223,16 +223,18 @@ class Handlers:
 
     def _inputs_of(self, request: PredictRequest, signature: SignatureDef) -> dict[str, Array]:
         _check_aliases(signature, request.inputs)
-        given = {alias: _given(signature, request, alias) for alias in sorted(signature.inputs)}
-        sizes.check(sum(map(sizes.of_proto, given.values())), self.max_tensor_bytes)
-        return {alias: tensors.from_proto(proto, alias) for alias, proto in given.items()}
+        arrays, taken = {}, 0
+        for alias in sorted(signature.inputs):
+            proto = _given(signature, request, alias)
+            arrays[alias] = array = tensors.from_proto(proto, alias, taken, self.max_tensor_bytes)
+            taken += sizes.of_proto(proto) if array.dtype.hasobject else array.nbytes
+        return arrays
 
     def _call(
         self, signature: SignatureDef, inputs: Mapping[str, Array], output_filter: Sequence[str]
     ) -> tuple[list[str], list[str], list[Array], list[str]]:
         """Output aliases, names of the tensors to feed, their values, names of those to fetch."""
         _check_filter(signature, output_filter)
-        sizes.check(sizes.of_splits(inputs), self.max_tensor_bytes)
         aliases = sorted(inputs)
         outputs = list(output_filter) or sorted(signature.outputs)
         values = [inputs[alias] for alias in aliases]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from google.protobuf.message import Message
+from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
@@ -93,6 +94,8 @@ class Model:
         nan_padded = self._open_feeds() if cards.pads_with_nan(self.card) else frozenset()
         self._most = options.max_tensor_bytes
         self._row_bytes = _row_bytes(self.signatures.values())
+        self._largest_row = sum(self._row_bytes.values())
+        self._splits = _splits(self.signatures.values())
         self._batcher = (
             Batcher(self._saved.run, batching, metrics, name, nan_padded, self._most, self._row_bytes)
             if batching
@@ -137,8 +140,7 @@ class Model:
                 errors and DEADLINE_EXCEEDED, here or later.
         """
         start = time.perf_counter()
-        rows = len(values[0]) if values and values[0].ndim else 1
-        sizes.check(rows * sum([self._row_bytes.get(fetch, 0) for fetch in fetches]), self._most)
+        self._check_sizes(feeds, values, fetches)
         if self._own is not None:
             done = self._later(self._own, feeds, values, fetches, deadline)
         elif self._batcher is None or not feeds:
@@ -151,6 +153,14 @@ class Model:
             done = self._batcher.submit(feeds, values, fetches, deadline)
         done.add_done_callback(lambda _: self._observe(api, start, done))
         return done
+
+    def _check_sizes(self, feeds: Sequence[str], values: Sequence[Array], fetches: Sequence[str]) -> None:
+        rows = len(values[0]) if values and values[0].ndim else 1
+        if rows * self._largest_row > self._most:
+            sizes.check(rows * sum(self._row_bytes.get(fetch, 0) for fetch in fetches), self._most)
+        if self._splits:
+            claimed = [sizes.of_splits(v) for f, v in zip(feeds, values, strict=True) if f in self._splits]
+            sizes.check(sum(claimed), self._most)
 
     def _later(
         self,
@@ -215,6 +225,13 @@ def _row_bytes(signatures: Iterable[SignatureDef]) -> dict[str, int]:
             if first < 0:
                 found[info.name] = sizes.of(info.dtype, [max(size, 1) for size in inner])
     return found
+
+
+def _splits(signatures: Iterable[SignatureDef]) -> frozenset[str]:
+    """Tensor names of the inputs that are row splits."""
+    inputs = [(alias, info) for signature in signatures for alias, info in signature.inputs.items()]
+    integers = (types_pb2.DT_INT32, types_pb2.DT_INT64)
+    return frozenset(info.name for alias, info in inputs if alias.endswith(sizes.SPLITS) and info.dtype in integers)
 
 
 def _batching(folder: Path, options: ModelOptions) -> BatchingOptions | None:

@@ -38,14 +38,14 @@ def predict_response(outputs: Mapping[str, Array], form: Format) -> bytes | byte
 
 
 def _row_response(outputs: Mapping[str, Array]) -> bytes | bytearray:
-    rows = None
+    rows, values = None, 0
     for name, array in outputs.items():
         if array.ndim == 0:
             raise invalid_argument(f"Tensor name: {name} has no shape information ")
         if rows is not None and rows != len(array):
             raise invalid_argument(f"Tensor name: {name} has inconsistent batch size: {len(array)} expecting: {rows}")
-        rows = len(array)
-    if sum(array.size for array in outputs.values()) < json_numbers.MANY:
+        rows, values = len(array), values + array.size
+    if values < json_numbers.MANY:
         return f'{{\n    "predictions": [{", ".join(_rows(outputs))}\n    ]\n}}'.encode("utf-8", "surrogateescape")
     body = bytearray(b'{\n    "predictions": [')  # grows without a copy of all, which would hold everyone
     for start, end in _parts(*outputs.values()):

@@ -7,7 +7,7 @@ are padded to the longest, a context that goes before each example.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from mlaas4hep_serving.errors import invalid_argument
 
 NO_LIMIT = 1 << 62  # bytes, where nobody has set a limit
 MOST_DIMENSIONS = 64  # numpy's; TensorFlow has 254
-_SPLITS = "_row_splits"  # as the exporter of `mlaas4hep-tf` names them
+SPLITS = "_row_splits"  # as the exporter of `mlaas4hep-tf` names them
 _STRING = 24  # bytes of a string of TensorFlow's beside its text
 _UNKNOWN = 8  # bytes of an element of a type that is not in the table, at most
 
@@ -73,10 +73,9 @@ def of_proto(proto: TensorProto) -> int:
     return declared + sum(texts) + max(int(math.prod(shape)) - len(texts), 0) * texts[-1]
 
 
-def of_splits(inputs: Mapping[str, NDArray[Any]]) -> int:
-    """Bytes of the float32 values that row splits (``Jet_row_splits``) lay claim to, whether or not they are there."""
-    splits = [array for alias, array in inputs.items() if alias.endswith(_SPLITS) and array.dtype.kind == "i"]
-    return sum(4 * max(int(array.max(initial=0)), 0) for array in splits)
+def of_splits(splits: NDArray[Any]) -> int:
+    """Bytes of the float32 values that row splits lay claim to, whether or not they are there."""
+    return 4 * max(int(splits.max(initial=0)), 0)
 
 
 def check(declared: int, most: int) -> None:

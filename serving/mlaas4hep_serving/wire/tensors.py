@@ -13,6 +13,7 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 
 from mlaas4hep_serving.errors import invalid_argument
+from mlaas4hep_serving.wire import sizes
 
 Array = NDArray[Any]
 DEFAULT_SIGNATURE = "serving_default"  # of a request that names none
@@ -51,6 +52,7 @@ _NUMPY: dict[int, Any] = {
 }
 _FEW = 16  # values for which the detour over bytes does not pay
 _PART = 1 << 16  # values that are Python objects at a time
+_SIZES = {enum: sizes.element(enum) for enum in _FIELDS}
 _ENUM: dict[Any, int] = {np.dtype(kind): enum for enum, kind in _NUMPY.items()}
 
 
@@ -78,16 +80,21 @@ def enum_of(array: Array) -> int:
     return _ENUM.get(array.dtype) or int(_tensorflow().dtypes.as_dtype(array.dtype).as_datatype_enum)
 
 
-def from_proto(proto: TensorProto, alias: str) -> Array:
+def from_proto(proto: TensorProto, alias: str, taken: int = 0, most: int = sizes.NO_LIMIT) -> Array:
     """The array of a TensorProto; fewer values than elements repeat the last one.
 
-    How much memory that takes is for `sizes` to ask, before.
+    Args:
+        taken: bytes of other tensors of the request.
+        most: bytes that it may take with them.
 
     Raises:
-        ServingError: INVALID_ARGUMENT ``tensor parsing error``, for sizes that do not agree or unknown types.
+        ServingError: INVALID_ARGUMENT ``tensor parsing error``, for sizes that do not agree or unknown types; more than
+            ``most`` bytes, before they are taken.
     """
     field = _FIELDS.get(proto.dtype)
-    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
+    shape = tuple([dim.size for dim in proto.tensor_shape.dim])
+    if field in (None, "string_val") or taken + math.prod(shape) * _SIZES[proto.dtype] > most:
+        sizes.check(taken + sizes.of_proto(proto), most)
     try:
         if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
             raise ValueError("shape is not fully known")

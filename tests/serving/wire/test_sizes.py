@@ -74,8 +74,8 @@ def test_a_context_goes_before_each_example():
 
 
 def test_row_splits_lay_claim_to_values():
-    assert sizes.of_splits({"Jet_row_splits": np.array([0, 3, 1_000_000_000]), "n": np.array([5])}) == 4_000_000_000
-    assert sizes.of_splits({"Jet_row_splits": np.array([], np.int64), "met": np.ones(3)}) == 0
+    assert sizes.of_splits(np.array([0, 3, 1_000_000_000])) == 4_000_000_000
+    assert sizes.of_splits(np.array([], np.int64)) == sizes.of_splits(np.array([-5])) == 0
 
 
 # a server with a small limit: each form at the limit and beyond it
@@ -87,6 +87,19 @@ class Wide(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
     def __call__(self, x):
         return {"y": tf.tile(x[:, tf.newaxis], [1, 100])}
+
+
+class Jets(tf.Module):
+    """Lists as values and row splits."""
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None], tf.float32, name="pt"),
+            tf.TensorSpec([None], tf.int64, name="jet_row_splits"),
+        ]
+    )
+    def __call__(self, pt, jet_row_splits):
+        return {"n": jet_row_splits[1:] - jet_row_splits[:-1], "sum": tf.reduce_sum(pt)}
 
 
 class Total(tf.Module):
@@ -103,13 +116,13 @@ def limited(tmp_path_factory):
     base = tmp_path_factory.mktemp("limited")
     fixtures.half_plus_two(base / "default" / "1")
     fixtures.strings(base / "strings" / "1")
-    for name, module in (("wide", Wide()), ("total", Total())):
+    for name, module in (("wide", Wide()), ("total", Total()), ("jets", Jets())):
         tf.saved_model.save(module, str(base / name / "1"), signatures=module.__call__)
     (base / "total" / "1" / CARD).parent.mkdir()
     (base / "total" / "1" / CARD).write_text('{"padding": "NaN"}')
     models = " ".join(
         f'config {{ name: "{name}" base_path: "{base / name}" model_platform: "tensorflow" }}'
-        for name in ("default", "strings", "wide", "total")
+        for name in ("default", "strings", "wide", "total", "jets")
     )
     (base / "models").write_text(f"model_config_list {{ {models} }}")
     server = Server(Options(port=-1, rest_api_port=-1, model_config_file=str(base / "models"), max_tensor_bytes=LIMIT))
@@ -157,6 +170,11 @@ def test_requests_at_the_limit_and_beyond(limited):
     assert over_http(limited, "total", {"instances": [[1.0] * 50] + [[]] * 5}).startswith(too_large.format(1200))
     assert over_grpc(limited, "wide", x=declared("FLOAT", 3)).startswith(too_large.format(1200))
     assert over_http(limited, "wide", {"instances": [1.0] * 3}).startswith(too_large.format(1200))
+    jets = {"pt": declared("FLOAT", 3), "jet_row_splits": declared("INT64", 3, int64_val=[0, 1, 1_000_000_000])}
+    assert over_grpc(limited, "jets", **jets).startswith(too_large.format(4_000_000_000))
+    # both inputs together
+    jets = {"pt": declared("FLOAT", 200), "jet_row_splits": declared("INT64", 30)}
+    assert over_grpc(limited, "jets", **jets).startswith(too_large.format(800 + 240))
     # and what is no larger is answered
     assert over_grpc(limited, "default", x=declared("FLOAT", 250)) == ""
     assert over_grpc(limited, "strings", s=declared("STRING", 9, string_val=[b"x" * 80])) == ""
