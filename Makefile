@@ -26,7 +26,7 @@ serve: install
 	$(BIN)/mlaas4hep-serve --model_name=tth --model_base_path=$(CURDIR)/$(DEMO)/models/tth
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # campaigns in full: kills, mutated files, fuzzing, the corpus; hours
 soak: install

@@ -133,26 +133,34 @@ def scan(
     target_infos = [flat_branch("labels or weights", name, opened) for name in named]
     wanted = Wanted(chosen.features, target_infos, candidates(chosen.features, groups))
     total = _read_all(opened, wanted, worker_pool, progress, skipped)
-    alike = list(zip(wanted.groups, total.agreements, strict=True))
-    joins, near = joined(chosen.features, alike, sum(file.num_entries for file in opened))
-    specs = Specs(
-        tree=opened[0].tree,
-        branches=tuple(
-            replace(stats.finish(info), group=joins.get(info.name, info.group))
-            for stats, info in zip(total.features, chosen.features, strict=True)
-        ),
-        files=tuple(FileSpec(f.url, f.uuid, f.num_entries) for f in opened),
-        selection=selection,
-        identifiers=chosen.identifiers,
-        left_out=dict(chosen.left_out),
-        targets=tuple(stats.finish(info) for stats, info in zip(total.targets, target_infos, strict=True)),
-        stored_groups={info.name: info.group for info in chosen.features if info.name in joins},
-        example=total.example,
-    )
+    specs, near = _finish(opened, selection, chosen, wanted, total)
     lost = skipped.report() if skipped is not None else []
     for message in near + remarks(specs) + (["\n".join(lost)] if lost else []):
         warnings.warn(message, DataWarning, stacklevel=2)
     return specs
+
+
+def _finish(
+    files: Sequence[RootFile], selection: Selection, chosen: Selected, wanted: Wanted, total: Scanned
+) -> tuple[Specs, list[str]]:
+    """The specs of what was scanned, and which groups are nearly one."""
+    alike = list(zip(wanted.groups, total.agreements, strict=True))
+    joins, near = joined(wanted.features, alike, sum(file.num_entries for file in files))
+    specs = Specs(
+        tree=files[0].tree,
+        branches=tuple(
+            replace(stats.finish(info), group=joins.get(info.name, info.group))
+            for stats, info in zip(total.features, wanted.features, strict=True)
+        ),
+        files=tuple(FileSpec(f.url, f.uuid, f.num_entries) for f in files),
+        selection=selection,
+        identifiers=chosen.identifiers,
+        left_out=dict(chosen.left_out),
+        targets=tuple(stats.finish(info) for stats, info in zip(total.targets, wanted.targets, strict=True)),
+        stored_groups={info.name: info.group for info in wanted.features if info.name in joins},
+        example=total.example,
+    )
+    return specs, near
 
 
 def choose(files: Sequence[RootFile], selection: Selection) -> Selected:

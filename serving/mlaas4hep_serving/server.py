@@ -63,19 +63,7 @@ class Server:
         config = self._shared.news() or config_files.model_server_config(options)
         self.metrics = Registry(folder)
         model_options = _model_options(options)
-        apart = _apart(options, model_options)
-        self.repository = Repository(
-            lambda name, number, path: _load(name, number, path, model_options, self.metrics, apart(path)),
-            RepositoryOptions(
-                options.file_system_poll_wait_seconds,
-                options.max_num_load_retries,
-                options.load_retry_interval_micros / 1e6,
-                options.allow_version_labels_for_unavailable_models,
-                options.load_patience_seconds,
-                max(1, options.num_load_threads),
-            ),
-            lambda path: None if _uploaded(options, path) else to_wait_for(path),  # uploads are moved in place whole
-        )
+        self.repository = _repository(options, model_options, self.metrics)
         self.handlers = Handlers(
             self.repository,
             self.metrics,
@@ -87,13 +75,17 @@ class Server:
         )
         self.repository.configure(config)
         self.repository.start()
-        guard, tls = _guard(options), _tls(options)
-        self._budget = Budget(options.max_inflight_bytes)
         self._stopping = threading.Event()
         if options.model_config_file and options.model_config_file_poll_wait_seconds > 0:
             self._every(options.model_config_file_poll_wait_seconds, self._read_config_file)
         if folder is not None:
             self._every(SHARED_POLL, self._read_shared_config)
+        self._listen(options)
+
+    def _listen(self, options: Options) -> None:
+        """Start the front ends that are on."""
+        guard, tls = _guard(options), _tls(options)
+        self._budget = Budget(options.max_inflight_bytes)
         self._grpc = (
             GrpcServer(self.handlers, _grpc_options(options, guard, tls, self._budget)) if options.port else None
         )
@@ -226,6 +218,22 @@ def _session_config(options: Options) -> bytes:
 
 def _uploaded(options: Options, folder: Path) -> bool:
     return options.enable_tfaas and folder.is_relative_to(Path(options.tfaas_base_path).resolve())
+
+
+def _repository(options: Options, model_options: ModelOptions, metrics: Registry) -> Repository:
+    apart = _apart(options, model_options)
+    return Repository(
+        lambda name, number, path: _load(name, number, path, model_options, metrics, apart(path)),
+        RepositoryOptions(
+            options.file_system_poll_wait_seconds,
+            options.max_num_load_retries,
+            options.load_retry_interval_micros / 1e6,
+            options.allow_version_labels_for_unavailable_models,
+            options.load_patience_seconds,
+            max(1, options.num_load_threads),
+        ),
+        lambda path: None if _uploaded(options, path) else to_wait_for(path),  # uploads are moved in place whole
+    )
 
 
 def _apart(options: Options, model_options: ModelOptions) -> Callable[[Path], Runs | None]:
