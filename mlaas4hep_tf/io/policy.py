@@ -114,9 +114,10 @@ def perform(given: Conditions, function: Callable[..., R], *args: object) -> R:
 
 def xrootd_settings(policy: ReadPolicy) -> dict[str, str]:
     """The time limits in XRootD's terms; its own defaults are half an hour."""
-    seconds = str(max(1, round(policy.request_timeout_s)))
-    limits = ("XRD_REQUESTTIMEOUT", "XRD_STREAMTIMEOUT", "XRD_CONNECTIONWINDOW")
+    seconds = max(1, round(policy.request_timeout_s))
+    # a connection that says nothing is given up before a request on it expires, or all later ones would wait on it, too
+    limits = {"XRD_REQUESTTIMEOUT": seconds, "XRD_CONNECTIONWINDOW": seconds, "XRD_STREAMTIMEOUT": max(1, seconds - 1)}
     # XRootD tries once and does not wait: the worker pool pauses and tries again
-    return dict.fromkeys(limits, seconds) | {
+    return {name: str(limit) for name, limit in limits.items()} | {
         "XRD_CONNECTIONRETRY": "1", "XRD_STREAMERRORWINDOW": "0", "XRD_TIMEOUTRESOLUTION": "1",
     }  # fmt: skip

@@ -27,7 +27,7 @@ def specs(folder):
     [
         Fault(after=9000, reset=True, connections=3),
         Fault(after=300, reset=True, connections=2),
-        Fault(after=9000, stall=30, connections=1),
+        Fault(after=9000, stall=STALL, connections=1),
         Fault(delay=0.02),
         Fault(after=14_000, flip=True, connections=1),
     ],
