@@ -111,6 +111,7 @@ def test_predict_is_aligned_with_the_input(work):
     assert [p.name for p in (work / "out").iterdir()] == ["scores.root"]
 
 
+@pytest.mark.slow
 def test_the_test_part_is_found_again_or_not_at_all(work, monkeypatch):
     from mlaas4hep_tf.errors import ConfigError
     from mlaas4hep_tf.runs import Run, evaluate_run
@@ -383,6 +384,7 @@ def test_options_stand_in_groups():
         assert f"--{option} " in reading
 
 
+@pytest.mark.slow
 def test_labels_in_a_branch_of_one_of_two_trees(tmp_path):
     x = np.random.default_rng(0).normal(size=200).astype("f4")
     with uproot.recreate(tmp_path / "two.root") as file:

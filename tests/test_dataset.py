@@ -755,6 +755,7 @@ def test_a_cut_on_a_count_in_its_own_unit(demo_files, demo_specs):
     assert 0 <= min(chosen) < max(chosen) <= 1
 
 
+@pytest.mark.slow
 def test_keras_does_not_complain_of_shuffle(tmp_path):
     code = """
         import sys, warnings

@@ -27,6 +27,7 @@ CLI = "from mlaas4hep_tf.cli import main; main()"
 SERVER = "from mlaas4hep_serving.cli import main; sys.exit(main())"
 
 
+@pytest.mark.slow
 def test_training_works_without_the_report_and_says_so_before_it_starts(tmp_path):
     run = tmp_path / "run"
     done = without(

@@ -169,6 +169,7 @@ def test_of_a_truncated_file_what_is_left_is_read(files):
     assert Counter(got) == dict.fromkeys(set(range(6000)) - gone, 1)
 
 
+@pytest.mark.slow
 def test_files_that_cannot_be_opened_are_left_out_and_counted(files):
     specs = quiet_scan(files)
     with open(files[1], "r+b") as file:
@@ -185,6 +186,7 @@ def test_files_that_cannot_be_opened_are_left_out_and_counted(files):
         dataset(files, specs)
 
 
+@pytest.mark.slow
 def test_a_scan_leaves_broken_files_out_and_warns(files):
     want = quiet_scan([files[0], files[2]])
     with open(files[1], "r+b") as file:

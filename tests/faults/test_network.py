@@ -40,6 +40,7 @@ def test_faults_that_pass(server, fault, specs):
         assert between.harmed
 
 
+@pytest.mark.slow
 def test_connection_refused_for_a_while(server, specs):
     scheme, port = server
     with proxy(port) as between:
@@ -111,6 +112,7 @@ def test_one_of_two_replicas_is_dead(server, dead, specs):
     assert_all_once(delivered(urls(scheme, ports[0]), specs, read=ReadOptions(policy=policy)))
 
 
+@pytest.mark.slow
 def test_a_stall_that_does_not_end_goes_to_the_replica(server, specs):
     scheme, port = server
     slash = "//" if scheme == "root" else "/"

@@ -55,6 +55,7 @@ def test_baskets_of_several_compression_blocks(tmp_path, compression):
     assert np.array_equal(np.concatenate(got.values["x"]), values)
 
 
+@pytest.mark.slow
 def test_every_real_file_like_uproot(real_files):
     fast = {}
     for path in sorted(real_files.glob("*.root")):

@@ -80,6 +80,7 @@ def test_labels_come_from_the_tree_of_the_specs(tmp_path):
     assert Run.load(tmp_path / "run").specs.tree == "wanted"
 
 
+@pytest.mark.slow
 def test_checking_a_label_branch_skips_what_reading_skips(tmp_path):
     files = [two_trees(tmp_path / f"{n}.root") for n in range(3)]
     specs = scan(files, "wanted", labels="y", progress=False)
@@ -204,6 +205,7 @@ print(float(np.asarray(run.model(np.full((1, 1), 0.25, "f4")))[0, 0]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.py", "model:model"])
 def test_a_model_of_ones_own_layers_is_loaded_by_later_commands(tmp_path, monkeypatch, name):
     (tmp_path / "model.py").write_text(OWN_MODEL)

@@ -85,6 +85,7 @@ def predict(port, body='{"instances": [2.0]}'):
     return response.status, content
 
 
+@pytest.mark.slow
 def test_sigterm_answers_what_is_under_way(environment, tmp_path):
     fixtures.slow(tmp_path / "1", steps=3_000_000_000)
     with served(environment, f"--model_base_path={tmp_path}") as (process, port, _):
@@ -101,6 +102,7 @@ def test_sigterm_answers_what_is_under_way(environment, tmp_path):
             predict(port)
 
 
+@pytest.mark.slow
 def test_processes_share_a_port_and_one_view_of_metrics(environment, half_plus_two, tmp_path):
     (tmp_path / "monitoring").write_text('prometheus_config { enable: true path: "/metrics" }')
     flags = [f"--model_base_path={half_plus_two.parent}", f"--monitoring_config_file={tmp_path / 'monitoring'}"]
@@ -116,6 +118,7 @@ def test_processes_share_a_port_and_one_view_of_metrics(environment, half_plus_t
         assert seen == {"40"}
 
 
+@pytest.mark.slow
 def test_no_request_fails_while_versions_come_and_go():
     seen = under_load(seconds=6, interval=0.5)
     assert seen.errors == [] and seen.wrong == []
@@ -132,6 +135,7 @@ def children(process):
     return psutil.Process(process.pid).children(recursive=True)
 
 
+@pytest.mark.slow
 def test_workers_end_with_their_supervisor_however_it_ends(environment, half_plus_two):
     with served(environment, f"--model_base_path={half_plus_two.parent}", "--processes=2") as (process, port, _):
         workers = children(process)
@@ -154,6 +158,7 @@ def test_sigterm_during_the_start_ends_it_as_asked(environment, half_plus_two, p
     assert (process.returncode, output) == (0, b"")
 
 
+@pytest.mark.slow
 def test_a_drain_ends_in_its_time_whatever_is_under_way(environment, tmp_path):
     fixtures.slow(tmp_path / "1", steps=2_000_000_000_000)  # for hours
     flags = [f"--model_base_path={tmp_path}", "--drain_seconds=0.5", "--rest_api_timeout_in_ms=0"]

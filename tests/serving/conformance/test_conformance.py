@@ -139,6 +139,7 @@ def test_sentences_become_the_structure_that_the_package_has():
     assert list(map(prose.structured, cases)) == cases
 
 
+@pytest.mark.slow
 def test_files_of_sentences_run(tmp_path, environment):
     chosen = ("lc_config_file_two_models", "ba_too_large", "grpc_predict_counter", "grpc_reload_duplicate_names")
     cases = [in_sentences(case) for case in read(CASES) if case["id"] in chosen]
@@ -157,6 +158,7 @@ def test_the_page_names_every_action_check_and_model():
         assert f"`{name}`" in page or f'"{name}"' in page
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_page_hold(tmp_path, environment):
     cases = []
     for block in re.findall(r"```json\n(.*?)```", PAGE.read_text(), re.DOTALL):

@@ -76,6 +76,7 @@ def test_a_large_body_is_answered_like_a_small_one(server):
     assert response.status == 200 and found == [3.0] * rows + [4.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("filling", [b"\0", b'"', b"1", b"["])
 def test_many_bodies_that_inflate_leave_others_their_answers(server, filling):
     bomb = gzip.compress(filling * (99 << 20), 9)
