@@ -14,6 +14,7 @@ from pathlib import Path
 import PIL.Image
 import pytest
 import tensorflow as tf
+from helpers.savedmodels import Dense, saved
 from mlaas4hep_serving.models.savedmodel import read_proto
 from mlaas4hep_serving.options import Options
 from mlaas4hep_serving.server import Server
@@ -23,24 +24,6 @@ from mlaas4hep_serving.tfaas.netron import Node
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 KEY = "secret-of-the-tests"
 PARAMS = {"name": "ImageModel", "model": "tf_model.pb", "labels": "labels.txt"}
-
-
-class Dense(tf.Module):
-    """score = (sum(x), -sum(x)), on [B, 3]."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.factor = tf.Variable(1.0)
-
-    @tf.function(input_signature=[tf.TensorSpec([None, 3], tf.float32, name="x")])
-    def __call__(self, x):
-        total = self.factor * tf.reduce_sum(x, axis=1, keepdims=True)
-        return {"score": tf.concat([total, -total], axis=1)}
-
-
-def saved(folder: Path, module: tf.Module) -> Path:
-    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.__call__})
-    return folder
 
 
 class Asker:

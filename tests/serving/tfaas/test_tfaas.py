@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
+from helpers.savedmodels import Dense, saved
 from mlaas4hep_serving import messages
 from mlaas4hep_serving.errors import Code, ServingError
 from mlaas4hep_serving.models.savedmodel import read_proto
@@ -22,24 +23,6 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 KEY = "secret-of-the-tests"
 CAPS = Caps(members=20, size=1 << 20, ratio=100)
-
-
-class Dense(tf.Module):
-    """score = factor * sum(x), on [B, 3]."""
-
-    def __init__(self, factor: float = 1.0) -> None:
-        super().__init__()
-        self.factor = tf.Variable(factor)
-
-    @tf.function(input_signature=[tf.TensorSpec([None, 3], tf.float32, name="x")])
-    def __call__(self, x):
-        total = self.factor * tf.reduce_sum(x, axis=1, keepdims=True)
-        return {"score": tf.concat([total, -total], axis=1)}
-
-
-def saved(folder: Path, module: tf.Module) -> Path:
-    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.__call__})
-    return folder
 
 
 @pytest.fixture(scope="session")
