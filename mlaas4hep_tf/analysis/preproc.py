@@ -1,4 +1,4 @@
-"""``preproc.json`` of the MLaaS4HEP programs -> an `Analysis`: new branches are definitions, every cut selects events."""
+"""``preproc.json`` of the MLaaS4HEP programs -> an `Analysis`: new branches are defined, every cut selects events."""
 
 from __future__ import annotations
 
