@@ -10,8 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from mlaas4hep_tf.analysis.rules import analysis
 from mlaas4hep_tf.cli.output import talks
-from mlaas4hep_tf.cli.parsing import branch_name, fractions, label_values, mixing_law, normalization, patterns, replicas
+from mlaas4hep_tf.cli.parsing import (
+    branch_name,
+    fractions,
+    label_values,
+    mixing_law,
+    named,
+    normalization,
+    patterns,
+    replicas,
+)
 from mlaas4hep_tf.errors import ConfigError
 from mlaas4hep_tf.io.policy import DEFAULT_POLICY, ReadPolicy
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, OnBadFile, ReadOptions
@@ -19,12 +29,13 @@ from mlaas4hep_tf.model_names import KNOWN
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
 
 if TYPE_CHECKING:
+    from mlaas4hep_tf.analysis.files import Loaded
     from mlaas4hep_tf.runs.config import RunConfig
     from mlaas4hep_tf.runs.params import PaperParams
     from mlaas4hep_tf.specs import Specs
 
-data, reading, training, output = (
-    partial(typer.Option, rich_help_panel=panel) for panel in ("Data", "Reading", "Training", "Output")
+data, cuts, reading, training, output = (
+    partial(typer.Option, rich_help_panel=panel) for panel in ("Data", "Analysis", "Reading", "Training", "Output")
 )
 
 Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Paths, patterns, folders, lists (.txt), URLs.")]
@@ -75,6 +86,46 @@ class KnownOrChosen(Choice):
             exclude=patterns(self.exclude) or paper.exclude, identifiers=paper.identifiers,
             labels=labels, weights=weights, read=read, progress=talks(),
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """What is made of the events: a file, and what options add behind it."""
+
+    file: Annotated[
+        Path | None,
+        cuts(
+            "--analysis", metavar="FILE", help="analysis.yaml, or preproc.json of the paper; other options add to it."
+        ),
+    ] = None
+    objects: Annotated[
+        list[str] | None, cuts("--objects", metavar="GROUP=EXPR", help="Objects to keep: 'Jet=Jet_pt > 30'.")
+    ] = None
+    order: Annotated[
+        list[str] | None, cuts("--order", metavar="GROUP=EXPR", help="Objects by rising key: 'Jet=-Jet_pt'.")
+    ] = None
+    define: Annotated[
+        list[str] | None, cuts("--define", metavar="NAME=EXPR", help="A branch to derive: 'ht=sum(Jet_pt)'.")
+    ] = None
+    select: Annotated[
+        list[str] | None, cuts("--select", metavar="EXPR", help="Events to keep, in training and when served.")
+    ] = None
+    train_select: Annotated[
+        list[str] | None, cuts("--train-select", metavar="EXPR", help="Events to train and test on; not served.")
+    ] = None
+
+    def load(self) -> Loaded:
+        """The analysis, and branches that it wants no features to be.
+
+        Raises:
+            ConfigError: a file that cannot be read, or a name that is given twice.
+        """
+        from mlaas4hep_tf.analysis.files import Loaded, load
+
+        base = load(self.file) if self.file else Loaded()
+        given = {name: named(f"--{name}", getattr(self, name)) for name in ("objects", "order", "define")}
+        lists = {"select": self.select or (), "train_select": self.train_select or ()}
+        return replace(base, analysis=base.analysis.extended(analysis(**given, **lists), str(self.file)))
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,22 @@ def groups(given: list[str] | None) -> dict[str, list[str]]:
     return found
 
 
+def named(option: str, given: list[str] | None) -> dict[str, str]:
+    """``NAME=EXPRESSION``: name -> expression, in the order given."""
+    found: dict[str, str] = {}
+    for text in given or ():
+        name, equals, expression = (part.strip() for part in text.partition("="))
+        if not name or not equals or not expression:
+            raise ConfigError(f"{option} needs NAME=EXPRESSION, such as {_EXAMPLES[option]!r}, not {text!r}")
+        if name in found:
+            raise ConfigError(f"{option} names {name!r} twice: {found[name]!r} and {expression!r}")
+        found[name] = expression
+    return found
+
+
+_EXAMPLES = {"--objects": "Jet=Jet_pt > 30", "--order": "Jet=-Jet_pt", "--define": "ht=sum(Jet_pt)"}
+
+
 def replicas(given: list[str] | None) -> dict[str, list[str]]:
     """``URL=URL``: start of a URL -> what may stand there."""
     found: dict[str, list[str]] = {}
