@@ -82,9 +82,8 @@ class Analysis:
             both = dict(getattr(self, name)).keys() & dict(getattr(other, name)).keys()
             if both:
                 raise ConfigError(f"{name} of {min(both)!r} is given twice: {where} says it already")
-        return Analysis(
-            **{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)}
-        )
+        names = [field.name for field in fields(self)]
+        return Analysis(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads: mappings in their order, and lists of conditions; what is empty is left out."""
@@ -96,6 +95,9 @@ class Analysis:
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> Analysis:
         return analysis(**content)
+
+
+NONE = Analysis()
 
 
 def analysis(

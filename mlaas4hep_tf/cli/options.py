@@ -124,8 +124,8 @@ class Cuts:
 
         base = load(self.file) if self.file else Loaded()
         given = {name: named(f"--{name}", getattr(self, name)) for name in ("objects", "order", "define")}
-        lists = {"select": self.select or (), "train_select": self.train_select or ()}
-        return replace(base, analysis=base.analysis.extended(analysis(**given, **lists), str(self.file)))
+        more = analysis(**given, select=self.select, train_select=self.train_select)
+        return replace(base, analysis=base.analysis.extended(more, str(self.file)))
 
 
 @dataclass(frozen=True)
