@@ -87,6 +87,28 @@ def test_a_mixing_law_and_class_weights(work):
 
 
 @pytest.mark.slow
+def test_a_network_on_images_from_training_to_serving(work):
+    run = ("--run", "runs/image")
+    cli(
+        "train", "data/signal_ttH.root", "data/bkg_tt_1.root", "--specs", "specs.json", *LABELS, "--epochs", "1",
+        "--model", "cnn", "--image", "Jet_eta=9:-2.5:2.5", "--channels", "Jet_pt,Jet_mass", "--cells", "max", "--out",
+        "runs/image", cwd=work,
+    )  # fmt: skip
+    metrics = json.loads((work / "runs/image/metrics.json").read_text())
+    assert {one["branch"] for one in metrics["importance"]} == {"(objects in a cell)", "Jet_pt", "Jet_mass"}
+    assert f"{metrics['parts']['test']['auc']:.4f}" in cli("evaluate", *run, cwd=work).stdout
+    cli("predict", "data/signal_ttH.root", *run, "-o", "image.root", cwd=work)
+    assert len(set(uproot.open(f"{work}/image.root:events")["score"].array(library="np"))) > 100
+    cli("export", *run, "--to", "models/image", cwd=work)
+    card = json.loads((work / "models/image/1.model_card.json").read_text())
+    assert card["image"] == {
+        "axes": [{"branch": "Jet_eta", "bins": 9, "low": -2.5, "high": 2.5}],
+        "channels": ["Jet_pt", "Jet_mass"],
+        "rule": "max",
+    }
+
+
+@pytest.mark.slow
 def test_evaluate(work):
     metrics = json.loads((work / "runs/tth/metrics.json").read_text())
     own = cli("evaluate", "--run", "runs/tth", cwd=work).stdout
@@ -289,7 +311,10 @@ TRAIN = ("train", "data/*.root", "--specs", "specs.json")
 def test_mistakes_are_told_before_tensorflow_is_imported(work):
     cases = [
         ((*TRAIN, *LABELS, "--model", "mpl"), "no model 'mpl' (did you mean 'mlp'?); there are mlp, set, module:"),
-        ((*TRAIN, *LABELS, "--model", "cnn"), "no model 'cnn' for the shell; in Python it is build"),
+        ((*TRAIN, *LABELS, "--model", "cnn"), "'cnn' takes an image: give --image, or in Python image="),
+        ((*TRAIN, *LABELS, "--image", "Jet_eta=9:-3:3", "--channels", "Jet_pt"), "model 'mlp' takes no image"),
+        ((*TRAIN, *LABELS, "--model", "cnn", "--image", "Jet_eta=9"), "--image needs BRANCH=BINS:LOW:HIGH, such as"),
+        ((*TRAIN, *LABELS, "--model", "cnn", "--channels", "Jet_pt"), "--channels is for an image, which needs an axis"),
         ((*TRAIN, *LABELS, "--model", "none.py"), "no such model file: none.py"),
         ((*TRAIN, *LABELS, "--model", "nowhere:f"), "there is no module 'nowhere'"),
         ((*TRAIN, "--label", "*signal*=1"), "no pattern of labels matches file"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -18,6 +19,7 @@ from mlaas4hep_tf import __version__
 from mlaas4hep_tf.cli.grouped import grouped
 from mlaas4hep_tf.cli.options import (
     Choice,
+    Drawing,
     Files,
     Json,
     KnownOrChosen,
@@ -140,6 +142,7 @@ def train(
     choice: KnownOrChosen,
     labels: Labels,
     training: Training,
+    drawing: Drawing,
     reading: TolerantReading,
     files: OptionalFiles = None,
     folder: Annotated[Path, output("--out", help="Run folder to make.")] = Path("runs/latest"),
@@ -154,7 +157,7 @@ def train(
     if not named:
         raise ConfigError("no input files: name at least one, for example mlaas4hep-tf train data/*.root ...")
     read = reading.options()
-    config = training.config(named, labels.values(), paper, read)
+    config = replace(training.config(named, labels.values(), paper, read), image=drawing.image())
     check_new(folder, overwrite=overwrite)
     config.check(choice.tree or paper.tree)
     specs = (

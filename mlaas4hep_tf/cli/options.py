@@ -15,6 +15,7 @@ from mlaas4hep_tf.cli.output import talks
 from mlaas4hep_tf.cli.parsing import (
     branch_name,
     fractions,
+    image_axes,
     label_values,
     mixing_law,
     named,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from mlaas4hep_tf.runs.config import RunConfig
     from mlaas4hep_tf.runs.params import PaperParams
     from mlaas4hep_tf.specs import Specs
+    from mlaas4hep_tf.transforms.image_axes import Image
 
 data, cuts, reading, training, output = (
     partial(typer.Option, rich_help_panel=panel) for panel in ("Data", "Analysis", "Reading", "Training", "Output")
@@ -202,6 +204,38 @@ class Training:
             chunk_size=_first(self.chunk_size, paper.chunk_size), weights=self.weights, patience=self.patience,
             max_events=paper.events, mixing=mixing_law(self.mix), balanced=self.balanced, read=read,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """The image that a model takes rather than the vector."""
+
+    axes: Annotated[
+        list[str] | None,
+        training("--image", metavar="BRANCH=BINS:LOW:HIGH", help="An axis of the image for --model cnn: one to three."),
+    ] = None
+    channels: Annotated[
+        list[str] | None, training("--channels", help="Branches that fill the image: 'Jet_pt,Jet_btag'.")
+    ] = None
+    cells: Annotated[
+        str | None, training("--cells", metavar="sum|max|last", help="Of several objects in a cell [default: sum].")
+    ] = None
+
+    def image(self) -> Image | None:
+        """The image, if there is to be one.
+
+        Raises:
+            ConfigError: options that say only half of it.
+            PlanError: axes, channels or a rule that there cannot be.
+        """
+        from mlaas4hep_tf.transforms.image_axes import CellRule, Image
+
+        if not self.axes:
+            given = [name for name in ("channels", "cells") if getattr(self, name)]
+            if given:
+                raise ConfigError(f"--{given[0]} is for an image, which needs an axis: --image 'Jet_eta=16:-2.5:2.5'")
+            return None
+        return Image(image_axes(self.axes), tuple(patterns(self.channels)), cast("CellRule", self.cells or "sum"))
 
 
 def _first(given: int | None, default: int) -> int:

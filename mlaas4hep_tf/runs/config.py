@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlaas4hep_tf.errors import ConfigError, PlanError
 from mlaas4hep_tf.io.files import Source, expand, names_of
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
-from mlaas4hep_tf.model_names import check_model
+from mlaas4hep_tf.model_names import check_form, check_model
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
 from mlaas4hep_tf.streaming.targets import PerFile, check_binary, check_law, per_file
+from mlaas4hep_tf.transforms.image_axes import Image
 from mlaas4hep_tf.transforms.normalize import Normalize, by_branch, check_normalize
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class RunConfig:
         max_events: use so many events of the data; None: all.
         mixing: law by which the training part is mixed (`RootDataset.mixed`).
         balanced: weigh classes in training so that each has the same total weight.
+        image: the model takes this image rather than the vector.
     """
 
     files: tuple[str, ...]
@@ -56,6 +58,7 @@ class RunConfig:
     max_events: int | None = None
     mixing: Mixing = "proportional"
     balanced: bool = False
+    image: Image | None = None
     read: ReadOptions = DEFAULT_READ
 
     def __post_init__(self) -> None:
@@ -84,8 +87,11 @@ class RunConfig:
             MlaasError: no such model or file, or labels, weights or mixing shares that do not fit the files.
         """
         check_model(self.model)
+        check_form(self.model, image=self.image is not None)
         if specs is not None:
             by_branch(specs, self.normalize)
+            if self.image is not None:
+                self.image.check(specs)
         sources = expand(self.files, tree or None)
         if self.read.on_bad_file == "raise" and not any(s.listing or s.tree is None for s in sources):
             _check_targets(self, sources)  # else which files there are is known when they are opened
@@ -96,13 +102,15 @@ class RunConfig:
         ds = RootDataset(
             self.files, specs, labels=self.labels, weights=self.weights, batch_size=self.batch_size,
             chunk_size=self.chunk_size, seed=self.seed, normalize=self.normalize, mask=mask, read=self.read,
+            layout="image" if self.image else "vector", image=self.image,
         )  # fmt: skip
         return ds.sample(self.max_events) if self.max_events and self.max_events < ds.entries else ds
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``config.json``, where the options of reading stand beside the others."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "read"}
-        return own | self.read.to_json()
+        image = asdict(self.image) if self.image is not None else None
+        return own | {"image": image} | self.read.to_json()
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> RunConfig:
@@ -114,6 +122,8 @@ class RunConfig:
         reading = {f.name for f in fields(ReadOptions)} & set(content)
         own: dict[str, Any] = {name: value for name, value in content.items() if name not in reading}
         own |= {name: tuple(own[name]) for name in ("files", "split") if name in own}
+        if own.get("image") is not None:
+            own["image"] = Image.from_json(own["image"])
         return RunConfig(**own, read=ReadOptions.from_json({name: content[name] for name in reading}))
 
 

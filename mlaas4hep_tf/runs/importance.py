@@ -41,7 +41,8 @@ def permutation_importance(
 
     Args:
         model: a classifier with one output, trained on such a dataset.
-        ds: labelled events that the model has not seen, in ``layout="vector"``.
+        ds: labelled events that the model has not seen, in ``layout="vector"`` or ``"image"``, of which each
+            channel is a branch.
         events: sample to use; its composition is that of the dataset.
         rounds: permutations per branch.
         seed: of the permutations.
@@ -59,7 +60,7 @@ def permutation_importance(
     whole = _auc(model, x, labels, weight)
     rng = np.random.default_rng(seed)
     found = []
-    for branch, columns in ds.preprocessor.columns.items():
+    for branch, columns in ds.preprocessor.parts.items():
         if columns.stop == columns.start:
             continue
         lost = [whole - _auc(model, _dealt(x, columns, rng), labels, weight) for _ in range(rounds)]
@@ -74,7 +75,7 @@ def _dealt(x: Any, columns: slice, rng: np.random.Generator) -> Any:
 
     def move(matrix: Any) -> Any:
         moved = matrix.copy()
-        moved[:, columns] = matrix[order, columns]
+        moved[..., columns] = matrix[..., columns][order]
         return moved
 
     return tf.nest.map_structure(move, x)

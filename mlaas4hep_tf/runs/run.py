@@ -40,7 +40,7 @@ class Run:
     @property
     def preprocessor(self) -> Preprocessor:
         """What the model's input was made with."""
-        return Preprocessor(self.specs, self.config.normalize)
+        return Preprocessor(self.specs, self.config.normalize, self.config.image)
 
     @staticmethod
     def load(folder: str | os.PathLike[str]) -> Run:
@@ -93,7 +93,7 @@ def train_run(
     reports = _can_report()
     config = replace(config, files=tuple(_absolute(name) for name in config.files), model=_own_file(config.model))
     keras.utils.set_random_seed(config.seed)
-    model = build(config.model, specs)
+    model = build(config.model, specs, image=config.image)
     ds = config.dataset(specs, mask=wants_mask(model))
     _check_labels(config, ds)
     parts = dict(zip(PARTS, ds.split(*config.split), strict=True))
