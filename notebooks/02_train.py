@@ -26,7 +26,7 @@ import numpy as np
 from mlaas4hep_tf import RootDataset, export, scan
 from mlaas4hep_tf.models import build
 from mlaas4hep_tf.runs.importance import permutation_importance
-from mlaas4hep_tf.runs.report import plot_curves, plot_importance, plot_roc, plot_scores
+from mlaas4hep_tf.runs.plots import plot_curves, plot_importance, plot_roc, plot_scores
 from mlaas4hep_tf.train import Evaluation, evaluate, fit, over_training
 
 # %matplotlib inline

@@ -22,6 +22,7 @@ from mlaas4hep_tf.cli.options import (
     Json,
     KnownOrChosen,
     Labels,
+    Learnt,
     OptionalFiles,
     Reading,
     RunFolder,
@@ -139,6 +140,7 @@ def train(
     *,
     choice: KnownOrChosen,
     labels: Labels,
+    learnt: Learnt,
     training: Training,
     reading: TolerantReading,
     files: OptionalFiles = None,
@@ -154,7 +156,7 @@ def train(
     if not named:
         raise ConfigError("no input files: name at least one, for example mlaas4hep-tf train data/*.root ...")
     read = reading.options()
-    config = training.config(named, labels.values(), paper, read)
+    config = training.config(named, labels.values(), learnt, paper, read)
     check_new(folder, overwrite=overwrite)
     config.check(choice.tree or paper.tree)
     specs = (
