@@ -138,7 +138,8 @@ class Evaluation:
                 for _ in range(replicas)
             ]
         )
-        spread = np.std(drawn, axis=0, ddof=1)
+        with np.errstate(invalid="ignore"):  # of replicas in which no background passes
+            spread = np.std(drawn, axis=0, ddof=1)
         return tuple(
             Rejection(
                 efficiency, *((float(v), float(s) if np.isfinite(s) else None) if np.isfinite(v) else (None, None))

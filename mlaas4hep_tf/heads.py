@@ -23,7 +23,8 @@ def _last_layer(head: Classes) -> keras.layers.Layer:
 
 def check(model: keras.Model, task: Task) -> None:
     """Raise ModelError unless a model has the outputs of a task."""
-    found = model.output if isinstance(model.output, dict) else {task.heads[0].output: model.output}
+    names = model.output_names if len(model.outputs) > 1 else [task.heads[0].output]
+    found = dict(zip(names, model.outputs, strict=True))
     shapes = {name: (*tensor.shape, 1)[:2] for name, tensor in found.items()}  # [B] is as good as [B, 1]
     wanted = {head.output: (None, head.width) for head in task.heads}
     if shapes != wanted:

@@ -15,6 +15,11 @@ SCORE = "score"  # output of a model that tells classes apart
 OUTPUTS = (SCORE,)
 
 
+def _plain(name: str) -> str:
+    """A name as part of a branch's."""
+    return re.sub(r"\W", "_", name, flags=re.ASCII)
+
+
 @dataclass(frozen=True)
 class Classes:
     """Tell which of K classes an event is of.
@@ -196,8 +201,3 @@ def classes_of(
         raise LabelError(f"of two classes signal has label 1, which is {own[1]!r}; label {signal!r} with 1")
     looked_for = 1 if len(own) == 2 else own.index(signal) if signal is not None else 0
     return Classes(own, looked_for, one_against_rest, loss)
-
-
-def _plain(name: str) -> str:
-    """A name as part of a branch's."""
-    return re.sub(r"\W", "_", name, flags=re.ASCII)

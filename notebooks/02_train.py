@@ -67,7 +67,7 @@ plot_roc(results)
 # %%
 for name, ks in over_training(results["train"], results["test"]).items():
     print(f"{name:10} distance {ks.distance:.3f}, p = {ks.p_value:.2f}")
-plot_scores(results)
+plot_scores(results["train"], results["test"])
 
 # %% [markdown]
 # What does it look at? The AUC that is lost when one branch is shuffled among the events of the test part.

@@ -5,6 +5,7 @@ What can be wrong is looked for before `import_tensorflow`, which takes seconds.
 
 from __future__ import annotations
 
+import shlex
 import sys
 import warnings
 from functools import partial
@@ -169,7 +170,8 @@ def train(
     from mlaas4hep_tf.runs.run import train_run
 
     verbose = 0 if as_json or not talks() else 1 if out.is_terminal else 2
-    run = train_run(config, specs, folder, overwrite=overwrite, verbose=verbose)
+    command = shlex.join(("mlaas4hep-tf", *sys.argv[1:]))
+    run = train_run(config, specs, folder, overwrite=overwrite, verbose=verbose, command=command)
     if as_json:
         print_json({**run.metrics, "run": str(folder)})
         return

@@ -102,7 +102,7 @@ def plot_rejection(curves: Mapping[str, tuple[Evaluation, str]], signal: str) ->
     axes.set(
         xlabel=f"efficiency of {signal}", ylabel="background events per one that passes", xlim=(0, 1), yscale="log",
     )  # fmt: skip
-    axes.legend(loc="upper right", fontsize=11)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), fontsize=11)
     figure.tight_layout()
     return figure
 
@@ -147,7 +147,7 @@ def plot_own_scores(train: ClassEvaluation, test: ClassEvaluation) -> Figure:
         a, b = ((one.of_class(label), one.weights[one.labels == label]) for one in (train, test))
         _train_and_test(axes, a, b, bins, "", colors(test.classes)[label])
         axes.set(xlabel=f"p({name}) of {name}", ylabel="events (normalised)", xlim=(0, 1), yscale="log")
-        axes.legend(fontsize=10)
+        axes.legend(fontsize=10, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     figure.tight_layout()
     return figure
 
@@ -166,7 +166,8 @@ def plot_class_scores(test: ClassEvaluation) -> Figure:
                 linewidth=2 if true == label else 1.2,
             )  # fmt: skip
         axes.set(xlabel=f"p({test.classes.names[label]})", ylabel="events (normalised)", xlim=(0, 1), yscale="log")
-    grid[0].legend(fontsize=10, title="true class", title_fontsize=10)
+    lines, names = grid[0].get_legend_handles_labels()
+    figure.legend(lines, names, title="true class", ncols=len(names), loc="lower center", bbox_to_anchor=(0.5, 1))
     figure.tight_layout()
     return figure
 
@@ -233,7 +234,7 @@ def calibration(one: Evaluation, bins: int = 10) -> tuple[FloatArray, FloatArray
 
 def _grid(count: int, height: float) -> tuple[Figure, list[Axes]]:
     """A figure over the whole width with so many panels, and those that are needed."""
-    columns = min(count, 3) if count != 4 else 4
+    columns = min(count, 3) if count != 4 else 2
     rows = -(-count // columns)
     figure = Figure(figsize=(1 + 3.4 * columns, height * rows + 0.3))
     panels = figure.subplots(rows, columns, squeeze=False).ravel().tolist()

@@ -87,9 +87,10 @@ def _definitions(run: Described) -> dict[str, Any]:
 
 
 def train_run(
-    config: RunConfig, specs: Specs, out: str | os.PathLike[str], *, overwrite: bool = False, verbose: int = 0
-) -> Run:
-    """Train as `config` says and leave a run folder.
+    config: RunConfig, specs: Specs, out: str | os.PathLike[str], *, overwrite: bool = False, verbose: int = 0,
+    command: str = "",
+) -> Run:  # fmt: skip
+    """Train as `config` says and leave a run folder; the report tells the `command` that asked for it.
 
     Without the extra ``report`` there are no plots, no ``report.html`` and no check of over-training; a
     `MissingExtraWarning` says so before anything is read.
@@ -117,7 +118,7 @@ def train_run(
     )  # fmt: skip
     model.save(folder / MODEL)
     results = {name: evaluate(model, part, task) for name, part in parts.items()}
-    metrics = _metrics(config, task, ds, parts, done, results, model)
+    metrics = _metrics(config, task, ds, parts, done, results, model) | {"command": command}
     if reports:
         over = over_training(results["train"], results["test"])
         metrics["over_training"] = {name: asdict(one) for name, one in over.items()}
@@ -234,7 +235,9 @@ def _metrics(
             {"file": file.url.split("/")[-1], "events": events, "label": label}
             for file, events, label in ds.files_and_labels()
         ],
-        "importance": [asdict(one) for one in permutation_importance(model, parts["test"], seed=config.seed)],
+        "importance": [
+            asdict(one) for one in permutation_importance(model, parts["test"], task=task, seed=config.seed)
+        ],
         "truncated": {
             group: dict(zip(("events", "objects"), members[0].truncated, strict=True))
             for group, members in ds.specs.groups.items() if members[0].truncated[0]
