@@ -33,21 +33,23 @@ def test_classes_as_scikit_learn_tells_them(events):
 
 def test_a_pair_is_judged_by_its_discriminant(events):
     labels, scores, weights = events
+    result = ClassEvaluation(labels, scores, weights, CLASSES)
     two = labels != 1
     wanted = roc_auc_score(
         labels[two] == 0, scores[two, 0] / (scores[two, 0] + scores[two, 2]), sample_weight=weights[two]
     )
-    assert ClassEvaluation(*events, CLASSES).pair(0, 2).auc == pytest.approx(wanted)
+    assert result.pair(0, 2).auc == pytest.approx(wanted)
     assert discriminant(np.array([0.0, 1.0, 0.2]), np.array([0.0, 0.0, 0.6])).tolist() == pytest.approx([0.5, 1, 0.25])
 
 
 def test_rejection_is_one_over_the_efficiency_of_background(events):
     labels, scores, weights = events
-    one = ClassEvaluation(*events, CLASSES).against_rest(0)
+    one = ClassEvaluation(labels, scores, weights, CLASSES).against_rest(0)
     false, true, _ = roc_curve(labels == 0, scores[:, 0], sample_weight=weights, drop_intermediate=False)
     for told in one.rejections():
         assert told.value == pytest.approx(1 / np.interp(told.efficiency, true, false))
-        assert told.error is not None and 0 < told.error < told.value / 2
+        assert told.value and told.error
+        assert 0 < told.error < told.value / 2
 
 
 def test_no_background_passes_a_cut():
