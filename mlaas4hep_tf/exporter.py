@@ -19,13 +19,14 @@ import numpy as np
 import tensorflow as tf
 
 from mlaas4hep_tf.errors import ModelError, shorten
+from mlaas4hep_tf.heads import output_name
 from mlaas4hep_tf.models import check_inputs, wants_mask
 from mlaas4hep_tf.specs import Specs
+from mlaas4hep_tf.tasks import Task
 from mlaas4hep_tf.transforms.pad import sentinel
 from mlaas4hep_tf.transforms.vector import Preprocessor, Trained, preprocessor_of
 
 SPLITS = "_row_splits"
-SCORE = "score"
 WARMUP_ROWS = (1, 8)
 
 
@@ -42,9 +43,13 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
         self._call = model.__call__  # a bound method is not tracked
         self._preprocessor = preprocessor
         self._masked = wants_mask(model)
+        self._output = output_name(model)
 
     def _score(self, raw: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {SCORE: self._call(self._preprocessor.model_input(raw, mask=self._masked), training=False)}
+        return self._named(self._call(self._preprocessor.model_input(raw, mask=self._masked), training=False))
+
+    def _named(self, outputs: Any) -> dict[str, tf.Tensor]:
+        return outputs if isinstance(outputs, dict) else {self._output: outputs}
 
     def padded(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         branches = {b.name: inputs[input_name(b.name)] for b in self._preprocessor.specs.branches}
@@ -64,7 +69,7 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
 
     def ready(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         x = inputs if self._masked else next(iter(inputs.values()))
-        return {SCORE: self._call(x, training=False)}
+        return self._named(self._call(x, training=False))
 
     def signatures(self) -> dict[str, Any]:
         specs, layout = self._preprocessor.specs, self._preprocessor.layout
@@ -111,6 +116,7 @@ def export(
     path: str | os.PathLike[str],
     *,
     card: Mapping[str, Any] | None = None,
+    task: Task | None = None,
 ) -> Path:
     """Write a SavedModel that takes events as they are in the ROOT files.
 
@@ -130,6 +136,7 @@ def export(
             enough: they do not know the normalisation.
         path: version folder to make, ``<name>/<version>``, the version an integer.
         card: more entries of the model card, for example metrics.
+        task: what the model tells, for the card; that of the `runs.Run` by default.
 
     Returns:
         The folder.
@@ -139,13 +146,14 @@ def export(
             Keras on another backend than TensorFlow.
     """
     preprocessor, target = preprocessor_of(trained), Path(path)
+    told = task or getattr(trained, "task", None)
     _check_backend()
     _check_version(target)
     check_inputs(model, preprocessor.width, preprocessor.image)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
         folder = Path(scratch) / "model"
-        _write(model, preprocessor, folder, _card(model, preprocessor, card or {}, target))
+        _write(model, preprocessor, folder, _card(model, preprocessor, {**_told(told), **(card or {})}, target))
         folder.chmod(0o755)
         folder.replace(target)
     shutil.copy(target / "assets.extra" / "model_card.json", target.parent / f"{target.name}.model_card.json")
@@ -208,6 +216,16 @@ def _write_warmup(path: Path, specs: Specs, name: str) -> None:
             for branch, values in sample_request(specs, rows).items():
                 request.inputs[branch].CopyFrom(tf.make_tensor_proto(values))
             writer.write(PredictionLog(predict_log=PredictLog(request=request)).SerializeToString())
+
+
+def _told(task: Task | None) -> dict[str, Any]:
+    """What the card says of the outputs."""
+    if task is None:
+        return {}
+    return {
+        "task": task.to_json(),
+        "outputs": {head.output: {"columns": head.columns, "what": head.describe()} for head in task.heads},
+    }
 
 
 def _card(model: keras.Model, preprocessor: Preprocessor, more: Mapping[str, Any], target: Path) -> dict[str, Any]:
