@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +13,7 @@ import numpy as np
 
 from mlaas4hep_tf.errors import DataWarning, InputFileError, ReaderError, shorten
 from mlaas4hep_tf.examples import Example, example_event
-from mlaas4hep_tf.grouping import Agreement, Candidate, Groups, agreement, candidates, joined
+from mlaas4hep_tf.grouping import Agreement, Candidate, Groups, agreement, candidates, differing, joined
 from mlaas4hep_tf.io.branches import IDENTIFIERS, BranchInfo, Selected, Selection, check_schema, parse_patterns, select
 from mlaas4hep_tf.io.buffers import keep_freed_memory
 from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
@@ -38,12 +39,14 @@ class Scanned:
     Attributes:
         features, targets: statistics of each branch.
         agreements: which members of each group that might be one agree.
+        apart: list branches that differ from their group, and in how many events.
         example: an event, of the first block that has one.
     """
 
     features: list[BranchStats]
     targets: list[TargetStats]
     agreements: list[Agreement]
+    apart: Counter[str]
     example: Example
 
     def merge(self, other: Scanned) -> Scanned:
@@ -51,6 +54,7 @@ class Scanned:
             [a.merge(b) for a, b in zip(self.features, other.features, strict=True)],
             [a.merge(b) for a, b in zip(self.targets, other.targets, strict=True)],
             [a.merge(b) for a, b in zip(self.agreements, other.agreements, strict=True)],
+            self.apart + other.apart,
             self.example or other.example,
         )
 
@@ -66,7 +70,7 @@ class Wanted:
     @property
     def nothing(self) -> Scanned:
         apart = [Agreement((0,) * len(c.members), (0,) * len(c.members)) for c in self.groups]
-        return Scanned([NOTHING] * len(self.features), [NO_TARGET] * len(self.targets), apart, {})
+        return Scanned([NOTHING] * len(self.features), [NO_TARGET] * len(self.targets), apart, Counter(), {})
 
 
 def scan_range(wanted: Wanted, task: tuple[RootFile, EntryRange]) -> Scanned:
@@ -78,13 +82,17 @@ def scan_range(wanted: Wanted, task: tuple[RootFile, EntryRange]) -> Scanned:
     infos = wanted.features
     names = dict.fromkeys(info.name for info in (*infos, *wanted.targets))
     counters = {info.counter: None for info in infos if info.counter}
-    columns = read(file, entries.start, entries.stop, list(names), counters=counters)
+    columns = read(file, entries.start, entries.stop, list(names), counters=counters, hold=False)
+    apart = differing(infos, columns.counts)
+    if apart:
+        infos = [replace(info, counter=None) if info.name in apart else info for info in infos]
     per_group = {group: np.bincount(counts).astype(np.int64) for group, counts in columns.counts.items()}
     nothing = np.zeros(0, np.int64)
     return Scanned(
         [statistics(columns.values[i.name], nothing if i.kind == "flat" else per_group[i.group]) for i in infos],
         [target_statistics(columns.values[info.name]) for info in wanted.targets],
         [agreement(candidate, columns.counts) for candidate in wanted.groups],
+        apart,
         example_event(infos, columns.values, columns.counts) if infos and entries.start == 0 else {},
     )
 
@@ -145,7 +153,7 @@ def _finish(
 ) -> tuple[Specs, list[str]]:
     """The specs of what was scanned, and which groups are nearly one."""
     alike = list(zip(wanted.groups, total.agreements, strict=True))
-    joins, near = joined(wanted.features, alike, sum(file.num_entries for file in files))
+    joins, near = joined(wanted.features, alike, total.apart, sum(file.num_entries for file in files))
     specs = Specs(
         tree=files[0].tree,
         branches=tuple(

@@ -17,7 +17,7 @@ import numpy as np
 from mlaas4hep_tf.errors import BranchError, InputFileError, LabelError, near_misses
 from mlaas4hep_tf.io import baskets, pages
 from mlaas4hep_tf.io.basket_index import Array, FileIndex
-from mlaas4hep_tf.io.baskets import Multiplicities, Pieces
+from mlaas4hep_tf.io.baskets import Disagreement, Multiplicities, Pieces
 from mlaas4hep_tf.io.branches import BranchInfo, Layout
 from mlaas4hep_tf.io.buffers import ArraySpec, BufferRef, allocate
 from mlaas4hep_tf.io.files import RootFile
@@ -130,12 +130,17 @@ def _fetch_local(path: str, requests: Sequence[baskets.Request]) -> list[bytes]:
         os.close(fd)
 
 
-def read(file: RootFile, start: int, stop: int, names: Sequence[str], *, counters: Iterable[str] = ()) -> Columns:
+def read(
+    file: RootFile, start: int, stop: int, names: Sequence[str], *, counters: Iterable[str] = (),
+    groups: Mapping[str, str] | None = None, hold: bool = True,
+) -> Columns:  # fmt: skip
     """Read entries [start, stop) of some branches of one file, and hold those of a group to one multiplicity per event.
 
     Args:
         file: what `inspect` said of the file, at least of these branches and entries (`RootFile.part`).
         counters: counters to which groups are held too, where their branch can be read.
+        groups: branch -> its group, where that is not the one that the file says.
+        hold: if not, a branch that differs from its group has counts of its own, under its name.
 
     Raises:
         InputFileError: bytes that cannot be read or decoded; names file, tree, branch and entries.
@@ -148,17 +153,17 @@ def read(file: RootFile, start: int, stop: int, names: Sequence[str], *, counter
     infos = [known[name] for name in names]
     with blame(file.url, file.tree, f"entries {start} to {stop}"):
         index = file.index.part((*names, *counters), start, stop)
-        groups = {info.name: info.group for info in infos if info.kind == "jagged"}
-        values, held = _decode(file, index, start, stop, groups)
+        groups = {info.name: (groups or {}).get(info.name, info.group) for info in infos if info.kind == "jagged"}
+        values, held = _decode(file, index, start, stop, groups, hold)
         slow_infos = [info for info in (*infos, *_flat(known, counters)) if info.name not in values]
         slow, slow_counts = _read_by_uproot(file, slow_infos, start, stop)
         values |= slow
         counted = {name: baskets.joined(slow[name]) for name in groups.values() if name in slow and name not in groups}
-        _hold(held, counted | slow_counts, groups)
+        _hold(held, counted | slow_counts, groups, hold)
         columns = Columns(
             stop - start, {name: values[name] for name in names}, {group: held[group].counts for group in held}
         )
-        _check_lengths(columns, infos)
+        _check_lengths(columns, infos, groups)
     return columns
 
 
@@ -166,12 +171,15 @@ def _flat(known: Mapping[str, BranchInfo], names: Iterable[str]) -> list[BranchI
     return [known[name] for name in names if name in known and known[name].kind == "flat"]
 
 
-def _hold(held: dict[str, Multiplicities], found: Mapping[str, Array], groups: Mapping[str, str]) -> None:
+def _hold(held: dict[str, Multiplicities], found: Mapping[str, Array], groups: Mapping[str, str], hold: bool) -> None:
     """Hold branches that uproot read to the multiplicities of their group, as `read_columns` does."""
     for name, counts in found.items():
         try:
             held.setdefault(groups.get(name, name), Multiplicities(name, counts)).hold(0, counts)
-        except ValueError as error:
+        except Disagreement as error:
+            if not hold:
+                held[name] = Multiplicities(name, counts)
+                continue
             error.add_note(f"branch {name!r}")
             raise
 
@@ -189,18 +197,19 @@ def _page_cache(file: RootFile) -> pages.PageCache:
 
 
 def _decode(
-    file: RootFile, index: FileIndex | PageIndex, start: int, stop: int, groups: Mapping[str, str]
+    file: RootFile, index: FileIndex | PageIndex, start: int, stop: int, groups: Mapping[str, str], hold: bool
 ) -> tuple[dict[str, Pieces], dict[str, Multiplicities]]:
-    if isinstance(index, PageIndex):
+    if isinstance(index, PageIndex):  # a group's multiplicities are in one column
         return pages.read_columns(partial(fetch, file), index, start, stop, groups, _page_cache(file))
-    return baskets.read_columns(partial(fetch, file), index, start, stop, groups)
+    return baskets.read_columns(partial(fetch, file), index, start, stop, groups, hold=hold)
 
 
-def _check_lengths(columns: Columns, infos: Sequence[BranchInfo]) -> None:
+def _check_lengths(columns: Columns, infos: Sequence[BranchInfo], groups: Mapping[str, str]) -> None:
     for info in infos:
         if info.kind == "array":
             columns.counts[info.group] = np.full(columns.num_entries, info.length, np.int64)
-        expected = columns.num_entries if info.kind == "flat" else int(columns.counts[info.group].sum())
+        group = info.name if info.name in columns.counts else groups.get(info.name, info.group)
+        expected = columns.num_entries if info.kind == "flat" else int(columns.counts[group].sum())
         have = sum(map(len, columns.values[info.name]))
         if have != expected:
             raise ValueError(f"branch {info.name!r} has {have} values in {columns.num_entries} events, not {expected}")
@@ -263,13 +272,26 @@ def read_packed(file: RootFile, start: int, stop: int, layout: Layout, ref: Buff
         InputFileError: also where branches that are one group by the layout differ in multiplicity.
         LabelError: a target that is not finite, or that its delivered dtype does not hold.
     """
-    columns = read(file, start, stop, layout.names)
+    groups = _groups_apart({info.name: info.group for info in file.branches}, layout)
+    columns = read(file, start, stop, layout.names, groups=groups)
     with blame(file.url, file.tree, f"entries {start} to {stop}"):
-        columns = _joined(columns, layout, {info.name: info.group for info in file.branches})
+        columns = _joined(columns, layout, groups)
     for name, dtype in layout.targets:
         for piece in columns.values[name]:
             check_target(name, piece, dtype, f"{file.where}, entries {start} to {stop}")
     return pack(columns, layout, ref)
+
+
+def _groups_apart(stored: Mapping[str, str], layout: Layout) -> Mapping[str, str]:
+    """Branch -> the file's group, or the layout's where a group of the file is in several of those."""
+    homes: dict[str, set[str]] = {}
+    for group, names in layout.groups:
+        for name in names:
+            homes.setdefault(stored[name], set()).add(group)
+    if all(len(own) == 1 for own in homes.values()):
+        return stored
+    apart = {n: group for group, names in layout.groups for n in names if len(homes[stored[n]]) > 1}
+    return {**stored, **apart}
 
 
 def _joined(columns: Columns, layout: Layout, own: Mapping[str, str]) -> Columns:
