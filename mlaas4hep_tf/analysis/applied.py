@@ -30,7 +30,8 @@ class Applied(Mapping[str, Any]):
             counts: group, as expressions name it -> objects of each event, int64 [entries].
         """
         self.entries, self.counts = entries, dict(counts)
-        self._steps, self._do, self._values, self._raw = steps, do, values, counts
+        self._steps, self._do, self._values, self._raw = steps, do, dict(values), counts
+        self._passing: Any = None
         self._places: dict[str, Any] = {}
         self._known: dict[str, Any] = {}
         self._derived: dict[str, Any] = {}
@@ -48,6 +49,23 @@ class Applied(Mapping[str, Any]):
     def truths(self, conditions: Sequence[Node]) -> list[Any]:
         """Which events each condition holds for."""
         return [self._do.convert(found, "bool") for found in self._work_out(conditions)]
+
+    def also(self, values: Mapping[str, Any], counts: Mapping[str, Any]) -> None:
+        """Have more branches, of the event and of groups that no step changes."""
+        self._values |= values
+        self.counts = {**counts, **self.counts}
+
+    def choose_events(self, passing: Any) -> None:
+        """Leave out the events for which this is false; no expression can be worked out any more."""
+        do = self._do
+        objects = {group: do.repeat(passing, counts) for group, counts in self.counts.items()}
+        for info in self._steps.defined:
+            own = passing if info.kind == "flat" else objects[self._steps.name_of[info.group]]
+            self._derived[info.name] = do.keep(self._derived[info.name], own)
+        for group, kept in objects.items():
+            self._choose(group, do.keep(do.range(do.size(kept)), kept))
+            self.counts[group] = do.keep(self.counts[group], passing)
+        self._known, self._passing = {}, passing
 
     def _work_out(self, nodes: Sequence[Node]) -> list[Any]:
         return evaluate(nodes, self._do, self, self.counts, self.entries)
@@ -76,7 +94,10 @@ class Applied(Mapping[str, Any]):
         if name in self._steps.raw_counters:
             counter = self._steps.raw_counters[name]
             return self._raw[self._steps.counters[counter]] if counter in self._steps.counters else self._values[counter]
-        places = self._places.get(self._steps.group_of.get(name, ""))
+        group = self._steps.group_of.get(name)
+        if group is None:
+            return self._values[name] if self._passing is None else self._do.keep(self._values[name], self._passing)
+        places = self._places.get(group)
         return self._values[name] if places is None else self._do.gather(self._values[name], places)
 
     def __iter__(self) -> Iterator[str]:

@@ -12,7 +12,8 @@ from typing import Any
 from mlaas4hep_tf.analysis.rules import Analysis
 from mlaas4hep_tf.errors import ConfigError, near_misses, shorten
 from mlaas4hep_tf.expressions.meaning import Schema, Variable, raw, understand
-from mlaas4hep_tf.expressions.tree import Group, Node, Type, branches_of
+from mlaas4hep_tf.expressions.syntax import words_of
+from mlaas4hep_tf.expressions.tree import Group, Node, Type, branches_of, integer_branches
 from mlaas4hep_tf.io.branches import BranchInfo
 
 _SEPARATORS = "._:/"
@@ -49,7 +50,12 @@ class Steps:
     @cached_property
     def groups(self) -> dict[str, str]:
         """Name of a group in expressions -> the group."""
-        return {name: group for group, name in group_names(self.infos).items()}
+        return {name: group for group, name in self.name_of.items()}
+
+    @cached_property
+    def name_of(self) -> dict[str, str]:
+        """Group -> its name in expressions."""
+        return group_names(self.infos)
 
     @cached_property
     def changed(self) -> frozenset[str]:
@@ -59,8 +65,8 @@ class Steps:
     @cached_property
     def group_of(self) -> dict[str, str]:
         """List branch of the files -> its group, as expressions name it."""
-        names = group_names(self.infos)
-        return {info.name: names[info.group] for info in self.infos if info.group in names and info.kind != "flat"}
+        lists = [info for info in self.infos if info.kind in ("jagged", "array")]
+        return {info.name: self.name_of[info.group] for info in lists}
 
     @cached_property
     def counters(self) -> dict[str, str]:
@@ -88,6 +94,11 @@ class Steps:
         names -= {*self.counters, *self.analysis.defined}
         return tuple(info for info in self.infos if info.name in names)
 
+    @cached_property
+    def integers(self) -> frozenset[str]:
+        """Branches of integers of which every bit counts: they meet ``% // & | ^ ~ << >>``."""
+        return integer_branches(*self._nodes(self.select))
+
     def _nodes(self, cuts: Sequence[Node]) -> Iterator[Node]:
         yield from (node for _, node in (*self.objects, *self.order))
         yield from (node for stage in self.define for _, node in stage)
@@ -114,6 +125,18 @@ def _described(name: str, node: Node, groups: Mapping[str, str]) -> BranchInfo:
     return BranchInfo(name, "derived", "jagged", dtype, groups[node.axis.name])
 
 
+def mentioned(analysis: Analysis, names: Iterable[str]) -> tuple[str, ...]:
+    """Which of a tree's branches the expressions may mean: those they name, and the vectors' of the groups they name.
+
+    Raises:
+        ExpressionError: text that is no expression.
+    """
+    words = {word for text in analysis.texts for word in words_of(text)} | {n for n, _ in analysis.vectors}
+    words |= {member for _, members in analysis.vectors for member in members}
+    begins = tuple(word + separator for word in words for separator in _SEPARATORS)
+    return tuple(name for name in names if name in words or name.startswith(begins))
+
+
 def group_names(infos: Iterable[BranchInfo]) -> dict[str, str]:
     """Group -> its name in expressions: the common prefix of its branches (``Jet``) where it is no other's."""
     members: dict[str, list[str]] = {}
@@ -126,8 +149,9 @@ def group_names(infos: Iterable[BranchInfo]) -> dict[str, str]:
 
 
 def _prefix(names: Sequence[str]) -> str:
-    shared = os.path.commonprefix(names) if len(names) > 1 else names[0]
-    found = re.match(rf"(.*)[{_SEPARATORS}]", shared)
+    """What names have in common up to a separator; of a single one its first part."""
+    pattern = f"(.*)[{_SEPARATORS}]" if len(names) > 1 else f"(_*[^{_SEPARATORS}]+)[{_SEPARATORS}]"
+    found = re.match(pattern, os.path.commonprefix(names))
     return found[1].rstrip(_SEPARATORS) if found else ""
 
 
