@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlaas4hep_tf.analysis.cutflow import CutFlow
-from mlaas4hep_tf.analysis.rules import Analysis
+from mlaas4hep_tf.analysis.rules import NO_ANALYSIS, Analysis
 from mlaas4hep_tf.analysis.steps import Steps, steps_of
 from mlaas4hep_tf.errors import BranchError, PlanError, SpecsError, near_misses, shorten
 from mlaas4hep_tf.htmltable import table, text
@@ -193,7 +193,7 @@ class Specs:
     targets: tuple[TargetSpec, ...] = ()
     stored_groups: Mapping[str, str] = field(default_factory=dict)
     example: Mapping[str, Any] = field(default_factory=dict)
-    analysis: Analysis = Analysis()
+    analysis: Analysis = NO_ANALYSIS
     inputs: tuple[InputSpec, ...] = ()
     cutflow: CutFlow | None = None
 

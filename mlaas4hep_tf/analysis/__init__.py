@@ -1,1 +1,1 @@
-"""Selections, object cuts and derived branches: what they say, what they mean for some files, and how they are applied."""
+"""Selections, object cuts and derived branches: what they say, what they mean, and how they are applied."""

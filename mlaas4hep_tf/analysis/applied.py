@@ -93,7 +93,8 @@ class Applied(Mapping[str, Any]):
             return self._derived[name]
         if name in self._steps.raw_counters:
             counter = self._steps.raw_counters[name]
-            return self._raw[self._steps.counters[counter]] if counter in self._steps.counters else self._values[counter]
+            cut = self._steps.counters.get(counter)
+            return self._values[counter] if cut is None else self._raw[cut]
         group = self._steps.group_of.get(name)
         if group is None:
             return self._values[name] if self._passing is None else self._do.keep(self._values[name], self._passing)

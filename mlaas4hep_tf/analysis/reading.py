@@ -24,7 +24,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Segment:
-    """Entries [start, stop) of a file, of which `events` pass the selection; wanted are those from `first` to `last`."""
+    """Entries [start, stop) of a file, of which `events` pass the selection; of those [first, last) are wanted."""
 
     start: int
     stop: int
@@ -90,7 +90,9 @@ def columns_of(applied: Applied, names: Iterable[str], steps: Steps) -> Columns:
     return Columns(applied.entries, {name: (applied[name],) for name in names}, counts)
 
 
-def read_passing(file: RootFile, segments: Sequence[Segment], layout: Layout, steps: Steps, ref: BufferRef | None) -> Packed:
+def read_passing(
+    file: RootFile, segments: Sequence[Segment], layout: Layout, steps: Steps, ref: BufferRef | None
+) -> Packed:
     """The packed events of some segments that pass.
 
     Raises:

@@ -46,7 +46,7 @@ class Analysis:
                 )
 
     def __bool__(self) -> bool:
-        return self != Analysis()
+        return self != NO_ANALYSIS
 
     @property
     def defined(self) -> tuple[str, ...]:
@@ -81,6 +81,9 @@ class Analysis:
         return analysis(**content)
 
 
+NO_ANALYSIS = Analysis()
+
+
 def analysis(
     objects: Mapping[str, str] | None = None,
     order: Mapping[str, str] | None = None,
@@ -89,7 +92,7 @@ def analysis(
     train_select: Cuts = None,
     vectors: Mapping[str, Iterable[str]] | None = None,
 ) -> Analysis:
-    """An `Analysis` of what a user gives: mappings whose order counts; of conditions one, or several that must all hold."""
+    """An `Analysis` of what a user gives: mappings, whose order counts, and one condition or several."""
     return Analysis(
         tuple((objects or {}).items()), tuple((order or {}).items()), tuple((define or {}).items()),
         _listed(select), _listed(train_select),

@@ -1,4 +1,4 @@
-"""An `Analysis` understood for the branches of a tree: the same steps in the readers, in the scan and in the exported graph."""
+"""An `Analysis` understood for the branches of a tree: the same steps in the readers and in the exported graph."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def group_names(infos: Iterable[BranchInfo]) -> dict[str, str]:
 def _prefix(names: Sequence[str]) -> str:
     """What names have in common up to a separator; of a single one its first part."""
     pattern = f"(.*)[{_SEPARATORS}]" if len(names) > 1 else f"(_*[^{_SEPARATORS}]+)[{_SEPARATORS}]"
-    found = re.match(pattern, os.path.commonprefix(names))
+    found = re.match(pattern, os.path.commonprefix(names))  # noqa: RUF071 (of names, not of paths)
     return found[1].rstrip(_SEPARATORS) if found else ""
 
 
