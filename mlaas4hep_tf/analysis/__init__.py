@@ -1,1 +1,1 @@
-"""Selections, object cuts and derived branches: what they say, what they mean, and how they are applied."""
+"""What is made of the events before they are features: what a user says, what it means, how it is applied."""

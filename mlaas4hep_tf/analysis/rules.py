@@ -92,7 +92,7 @@ def analysis(
     train_select: Cuts = None,
     vectors: Mapping[str, Iterable[str]] | None = None,
 ) -> Analysis:
-    """An `Analysis` of what a user gives: mappings, whose order counts, and one condition or several."""
+    """An `Analysis` of mappings whose order counts; of conditions one, or several that must all hold."""
     return Analysis(
         tuple((objects or {}).items()), tuple((order or {}).items()), tuple((define or {}).items()),
         _listed(select), _listed(train_select),
