@@ -155,9 +155,7 @@ def _scan_applied(wanted: Wanted, steps: Steps, task: Task) -> Scanned:
     file, number, edges = task
     counters = {info.counter: None for info in wanted.read if info.counter}
     first = {info.name for info in (*steps.inputs, *wanted.targets)}
-    early = (
-        [i.name for i in wanted.read if i.name in first] if steps.analysis.selects else [i.name for i in wanted.read]
-    )
+    early = [i.name for i in wanted.read if i.name in first or not steps.analysis.selects]
     columns = reading.read_columns(file, edges[0], edges[-1], early, steps, counters=counters)
     raw, counts = reading.arrays(columns), reading.group_counts(columns, steps)
     applied = Applied(steps, NumPy(), raw, counts, columns.num_entries)

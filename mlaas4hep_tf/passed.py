@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from mlaas4hep_tf.analysis.cutflow import Counted, CutFlow, CutFlowRow
+from mlaas4hep_tf.analysis.passing import estimated
 from mlaas4hep_tf.analysis.rules import Analysis
 from mlaas4hep_tf.analysis.steps import Steps
 from mlaas4hep_tf.blockscan import Scanned, Wanted
@@ -14,6 +15,7 @@ from mlaas4hep_tf.io.branches import Selection, meant
 from mlaas4hep_tf.io.files import RootFile, names_of
 from mlaas4hep_tf.specs import FileSpec, InputSpec, Specs
 from mlaas4hep_tf.streaming.plan import EntryRange, cut
+from mlaas4hep_tf.streaming.skipped import SkippedRange
 from mlaas4hep_tf.streaming.targets import PerFile, per_file
 
 EDGE_ENTRIES = 2048  # between which passing events are counted, unless clusters are larger
@@ -60,20 +62,22 @@ def with_analysis(
     used = {info.name for info in steps.inputs}
     inputs = tuple(
         InputSpec(
-            i.name, i.kind, i.dtype, i.group, i.length, i.name in raw, i.name in raw | served,
+            i.name, i.kind, i.dtype, i.group, i.length, i.name in raw,
+            i.name in (raw | served).difference(steps.counters),
             i.name in used and (i.name in total.large or i.name in steps.integers),
         )
         for i in steps.infos
-        if i.name in used | raw and i.name not in steps.counters
+        if i.name in used | raw | {*steps.counters}
     )  # fmt: skip
     return replace(
         specs, analysis=steps.analysis, inputs=inputs,
         stored_groups={i.name: stored[i.name] for i in inputs if stored[i.name] != i.group},
-        files=_counted(specs.files, passing) if steps.analysis.selects else specs.files,
+        files=counted_files(specs.files, passing) if steps.analysis.selects else specs.files,
     )  # fmt: skip
 
 
-def _counted(files: Sequence[FileSpec], passing: Sequence[Passed]) -> tuple[FileSpec, ...]:
+def counted_files(files: Sequence[FileSpec], passing: Sequence[Passed]) -> tuple[FileSpec, ...]:
+    """Files with what was counted in their blocks."""
     own: list[list[Passed]] = [[] for _ in files]
     for part in passing:
         own[part.file].append(part)
@@ -109,7 +113,16 @@ def _rows(url: str, flow: Counted, label: float | None, factor: float | None) ->
         yield CutFlowRow(url, found if label is None else label, tuple(events.tolist()), tuple(weighted.tolist()))
 
 
-def nothing_passes(steps: Steps) -> str:
+def not_counted(file: RootFile, number: int, spec: FileSpec) -> list[SkippedRange]:
+    """Entries of a file that could not be read when events were counted."""
+    reason = "it could not be read when the events that pass were counted"
+    return [
+        SkippedRange(file.url, number, start, stop, reason, passing=events, estimated=True)
+        for start, stop, events in estimated(spec.passing, spec.edges)
+    ]
+
+
+def nothing_passes(rules: Analysis) -> str:
     """What to say where no event is left."""
-    cuts = (*steps.analysis.select, *steps.analysis.train_select)
+    cuts = (*rules.select, *rules.train_select)
     return f"no event passes the selection {shorten(cuts)}, so there is nothing to describe; widen it"

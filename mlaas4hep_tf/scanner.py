@@ -8,17 +8,29 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
+from mlaas4hep_tf.analysis.passing import Passing
 from mlaas4hep_tf.analysis.rules import Analysis, Cuts
 from mlaas4hep_tf.analysis.rules import analysis as make_analysis
 from mlaas4hep_tf.analysis.steps import mentioned, steps_of
 from mlaas4hep_tf.blockscan import Scanned, Wanted, scan_range
-from mlaas4hep_tf.errors import ConfigError, DataWarning, InputFileError, PlanError, ReaderError, shorten
+from mlaas4hep_tf.errors import ConfigError, DataWarning, InputFileError, PlanError, ReaderError, SpecsError, shorten
+from mlaas4hep_tf.expressions.syntax import words_of
 from mlaas4hep_tf.grouping import Groups, candidates, joined
 from mlaas4hep_tf.io.branches import IDENTIFIERS, BranchInfo, Selected, Selection, check_schema, parse_patterns, select
 from mlaas4hep_tf.io.files import FileArgument, RootFile, Source, expand
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.io.workers import WorkerPool
-from mlaas4hep_tf.passed import Passed, cut_flow, edges, nothing_passes, with_analysis, with_steps, without_defined
+from mlaas4hep_tf.passed import (
+    Passed,
+    counted_files,
+    cut_flow,
+    edges,
+    not_counted,
+    nothing_passes,
+    with_analysis,
+    with_steps,
+    without_defined,
+)  # fmt: skip
 from mlaas4hep_tf.progress import progress_bar
 from mlaas4hep_tf.remarks import remarks
 from mlaas4hep_tf.specs import FileSpec, Specs, TargetSpec
@@ -154,7 +166,7 @@ def _finish(
     alike = list(zip(wanted.groups, total.agreements, strict=True))
     joins, near = joined(wanted.features, alike, total.apart, sum(file.num_entries for file in files))
     if wanted.steps is not None and not any(stats.values for stats in total.features):
-        raise PlanError(nothing_passes(wanted.steps))
+        raise PlanError(nothing_passes(wanted.steps.analysis))
     specs = Specs(
         tree=files[0].tree,
         branches=tuple(
@@ -227,3 +239,42 @@ def scan_targets(
     infos = [flat_branch("labels or weights", name, files) for name in names]
     total, _ = _read_all(files, Wanted((), infos), worker_pool, progress=False, skipped=skipped)
     return tuple(stats.finish(info) for stats, info in zip(total.targets, infos, strict=True))
+
+
+def passing_events(
+    files: Sequence[RootFile], specs: Specs, worker_pool: WorkerPool, skipped: Skipped | None
+) -> tuple[Passing, ...]:
+    """Which events of opened files pass: as the specs have it, or counted now; none where there is no selection.
+
+    Raises:
+        SpecsError: entries that could not be read when the specs were made, where nothing may be skipped.
+        LostDataError: more than may be skipped.
+        PlanError: no event passes.
+    """
+    if not specs.analysis.selects:
+        return ()
+    known = {(file.uuid, file.entries): file for file in specs.files if file.edges}
+    new = [n for n, file in enumerate(files) if (file.uuid, file.num_entries) not in known]
+    counted = dict(zip(new, _count([files[n] for n in new], specs.analysis, specs, worker_pool, skipped), strict=True))
+    found = [counted.get(n) or known[file.uuid, file.num_entries] for n, file in enumerate(files)]
+    lost = [one for n, own in enumerate(found) for one in not_counted(files[n], n, own)]
+    if lost and skipped is None:
+        raise SpecsError(f"it is not known which events pass where the scan could not read: {lost[0]}; scan again")
+    passing = tuple(Passing(own.edges, tuple(max(n, 0) for n in own.passing)) for own in found)
+    events = sum(own.entries for own in passing)
+    if not events:
+        raise PlanError(nothing_passes(specs.analysis))
+    if skipped is not None:
+        skipped.not_counted(lost, events)
+    return passing
+
+
+def _count(
+    files: Sequence[RootFile], rules: Analysis, specs: Specs, worker_pool: WorkerPool, skipped: Skipped | None
+) -> Sequence[FileSpec]:
+    """Passing events of files, for which only the branches of the selection are read."""
+    if not files:
+        return []
+    steps = steps_of(rules.for_selection(words_of), tuple(one.info for one in specs.inputs))
+    _, passing = _read_all(files, Wanted((), (), steps=steps), worker_pool, progress=False, skipped=skipped)
+    return counted_files([FileSpec(f.url, f.uuid, f.num_entries) for f in files], passing)

@@ -65,7 +65,7 @@ class Applied(Mapping[str, Any]):
         for group, kept in objects.items():
             self._choose(group, do.keep(do.range(do.size(kept)), kept))
             self.counts[group] = do.keep(self.counts[group], passing)
-        self._known, self._passing = {}, passing
+        self._known, self._passing, self.entries = {}, passing, do.size(do.keep(passing, passing))
 
     def _work_out(self, nodes: Sequence[Node]) -> list[Any]:
         return evaluate(nodes, self._do, self, self.counts, self.entries)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mlaas4hep_tf.analysis.applied import Applied
+from mlaas4hep_tf.analysis.passing import Segment
 from mlaas4hep_tf.analysis.steps import Steps
 from mlaas4hep_tf.errors import InputFileError
 from mlaas4hep_tf.expressions.by_numpy import NumPy
@@ -22,32 +22,14 @@ from mlaas4hep_tf.io.reader import Columns, Packed, pack_checked, read_grouped
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Segment:
-    """Entries [start, stop) of a file, of which `events` pass the selection; of those [first, last) are wanted."""
-
-    start: int
-    stop: int
-    events: int
-    first: int
-    last: int
-
-
 def read_applied(file: RootFile, start: int, stop: int, names: Iterable[str], steps: Steps) -> Applied:
     """The branches behind the cuts of objects, and what is derived, of all events of an entry range.
 
     Args:
         names: branches of the files to have, besides those that the steps read.
     """
-    wanted = raw_names(names, steps)
-    columns = read_columns(file, start, stop, wanted, steps)
+    columns = read_columns(file, start, stop, steps.reads(names), steps)
     return Applied(steps, NumPy(), arrays(columns), group_counts(columns, steps), columns.num_entries)
-
-
-def raw_names(names: Iterable[str], steps: Steps) -> list[str]:
-    """Branches of the files that are read to have these; derived ones and the counters of cut groups are not."""
-    made = {*steps.analysis.defined, *steps.counters}
-    return list(dict.fromkeys([*(info.name for info in steps.inputs), *(name for name in names if name not in made)]))
 
 
 def read_columns(

@@ -88,6 +88,11 @@ class Steps:
         """Those of them that the exported model needs too."""
         return self.read_by(self._nodes(self.select))
 
+    def reads(self, names: Iterable[str]) -> list[str]:
+        """Branches of the files that are read to have these; derived ones and counters of cut groups are not."""
+        made = {*self.analysis.defined, *self.counters}
+        return list(dict.fromkeys([*(i.name for i in self.inputs), *(name for name in names if name not in made)]))
+
     def read_by(self, nodes: Iterable[Node]) -> tuple[BranchInfo, ...]:
         """Branches of the files that values depend on."""
         names = {self.raw_counters.get(name, name) for name in branches_of(*nodes)}
