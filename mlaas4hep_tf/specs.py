@@ -17,6 +17,7 @@ from mlaas4hep_tf.analysis.cutflow import CutFlow
 from mlaas4hep_tf.analysis.rules import NO_ANALYSIS, Analysis
 from mlaas4hep_tf.analysis.steps import Steps, steps_of
 from mlaas4hep_tf.errors import BranchError, PlanError, SpecsError, near_misses, shorten
+from mlaas4hep_tf.expressions.syntax import words_of
 from mlaas4hep_tf.htmltable import table, text
 from mlaas4hep_tf.io.branches import IDENTIFIERS, BranchInfo, Kind, Selection, check_schema
 from mlaas4hep_tf.io.files import RootFile
@@ -334,6 +335,13 @@ class Specs:
         """The same specs for any files of the same schema: new data to predict, or more of the same simulation."""
         return replace(self, bound=False)
 
+    def all_events(self) -> Specs:
+        """The same specs without the selection: objects are cut and branches derived in every event."""
+        rules = replace(self.analysis, select=(), train_select=())
+        return replace(
+            self, analysis=rules, cutflow=None, files=tuple(replace(f, edges=(), passing=()) for f in self.files)
+        )
+
     def resolve(self, file: RootFile) -> Specs:
         """Fill in kind, dtype and group, which the paper's specs lack, from a file of the dataset."""
         known = {info.name: info for info in file.branches}
@@ -371,6 +379,25 @@ class Specs:
                 f"the specs belong to other data than {file.where}: {what}; scan these files, "
                 "or use specs.unbound() to apply the specs to new data of the same kind"
             )
+
+    @cached_property
+    def served_steps(self) -> Steps | None:
+        """What of the analysis the exported model does; None where it does nothing."""
+        rules = self.analysis.served
+        return steps_of(rules, tuple(one.info for one in self.inputs)) if rules else None
+
+    @cached_property
+    def selection_steps(self) -> Steps:
+        """What it takes to say whether the exported model would select an event."""
+        rules = self.analysis.served.for_selection(words_of)
+        return steps_of(rules if rules.select else NO_ANALYSIS, tuple(one.info for one in self.inputs))
+
+    @property
+    def served_inputs(self) -> tuple[InputSpec, ...]:
+        """What the exported model takes of an event."""
+        if self.analysis:
+            return tuple(one for one in self.inputs if one.served)
+        return tuple(InputSpec(b.name, b.kind, b.dtype, b.group) for b in self.branches)
 
     @property
     def read_infos(self) -> tuple[BranchInfo, ...]:

@@ -20,6 +20,7 @@ from mlaas4hep_tf.io.files import RootFile
 from mlaas4hep_tf.io.reader import Columns, Packed, pack_checked, read_grouped
 
 Array = npt.NDArray[Any]
+SELECTED = "selected"
 
 
 def read_applied(file: RootFile, start: int, stop: int, names: Iterable[str], steps: Steps) -> Applied:
@@ -70,6 +71,14 @@ def columns_of(applied: Applied, names: Iterable[str], steps: Steps) -> Columns:
     """Some branches of applied steps as columns, by the groups of the specs."""
     counts = {steps.groups[name]: own for name, own in applied.counts.items()}
     return Columns(applied.entries, {name: (applied[name],) for name in names}, counts)
+
+
+def read_beside(names: Sequence[str], steps: Steps, task: tuple[RootFile, int, int]) -> dict[str, Array]:
+    """Flat branches in their own dtype of all events of an entry range; where there is a selection, ``selected``."""
+    file, start, stop = task
+    applied = read_applied(file, start, stop, names, steps)
+    found = {name: np.asarray(applied[name]) for name in names}
+    return found | ({SELECTED: passing(applied, steps.select)} if steps.select else {})
 
 
 def read_passing(

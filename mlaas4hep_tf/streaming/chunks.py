@@ -323,16 +323,11 @@ def read_passing_block(
     return read_passing(file, segments, layout, steps, ref)
 
 
-def read_flat(names: tuple[str, ...], task: tuple[RootFile, EntryRange]) -> dict[str, Any]:
-    """Runs in a reader process: flat branches in their own dtype."""
-    from mlaas4hep_tf.io.reader import read
+def read_others(names: tuple[str, ...], steps: Steps, task: tuple[RootFile, int, int]) -> dict[str, Array]:
+    """Runs in a reader process: flat branches in their own dtype, and which events are selected."""
+    from mlaas4hep_tf.analysis.reading import read_beside
 
-    file, entries = task
-    columns = read(file, entries.start, entries.stop, names)
-    return {
-        name: np.concatenate([np.empty(0, pieces[0].dtype.newbyteorder("=") if pieces else np.float32), *pieces])
-        for name, pieces in columns.values.items()
-    }
+    return read_beside(names, steps, task)
 
 
 def _join(out: Array, parts: Sequence[Array]) -> None:
