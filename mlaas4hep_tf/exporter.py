@@ -22,15 +22,17 @@ from mlaas4hep_tf.analysis.applied import Applied
 from mlaas4hep_tf.analysis.steps import Steps
 from mlaas4hep_tf.errors import ModelError, shorten
 from mlaas4hep_tf.expressions.by_tensorflow import TensorFlow
+from mlaas4hep_tf.heads import output_name
 from mlaas4hep_tf.models import check_inputs, wants_mask
 from mlaas4hep_tf.remarks import is_truth
 from mlaas4hep_tf.specs import Specs
+from mlaas4hep_tf.tasks import Task
 from mlaas4hep_tf.transforms.pad import sentinel
 from mlaas4hep_tf.transforms.served import packed, unpadded
 from mlaas4hep_tf.transforms.vector import Preprocessor, Trained, preprocessor_of
 
 SPLITS = "_row_splits"
-SCORE, SELECTED = "score", "selected"
+SELECTED = "selected"
 WARMUP_ROWS = (1, 8)
 
 
@@ -50,9 +52,13 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
         self._steps = preprocessor.specs.served_steps
         lists = [one for one in preprocessor.specs.served_inputs if one.kind != "flat"]
         self._groups = tuple(dict.fromkeys(one.group for one in lists))
+        self._output = output_name(model)
 
     def _score(self, raw: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {SCORE: self._call(self._preprocessor.model_input(raw, mask=self._masked), training=False)}
+        return self._named(self._call(self._preprocessor.model_input(raw, mask=self._masked), training=False))
+
+    def _named(self, outputs: Any) -> dict[str, tf.Tensor]:
+        return outputs if isinstance(outputs, dict) else {self._output: outputs}
 
     def padded(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         if self._steps is not None:
@@ -93,7 +99,7 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
 
     def ready(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         x = inputs if self._masked else next(iter(inputs.values()))
-        return {SCORE: self._call(x, training=False)}
+        return self._named(self._call(x, training=False))
 
     def signatures(self) -> dict[str, Any]:
         taken = self._preprocessor.specs.served_inputs
@@ -139,6 +145,7 @@ def export(
     path: str | os.PathLike[str],
     *,
     card: Mapping[str, Any] | None = None,
+    task: Task | None = None,
 ) -> Path:
     """Write a SavedModel that takes events as they are in the ROOT files.
 
@@ -159,6 +166,7 @@ def export(
             enough: they do not know the normalisation.
         path: version folder to make, ``<name>/<version>``, the version an integer.
         card: more entries of the model card, for example metrics.
+        task: what the model tells, for the card; that of the `runs.Run` by default.
 
     Returns:
         The folder.
@@ -168,6 +176,7 @@ def export(
             Keras on another backend than TensorFlow.
     """
     preprocessor, target = preprocessor_of(trained), Path(path)
+    told = task or getattr(trained, "task", None)
     _check_backend()
     _check_version(target)
     check_inputs(model, preprocessor.width, preprocessor.image)
@@ -175,7 +184,7 @@ def export(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
         folder = Path(scratch) / "model"
-        _write(model, preprocessor, folder, _card(model, preprocessor, card or {}, target))
+        _write(model, preprocessor, folder, _card(model, preprocessor, {**_told(told), **(card or {})}, target))
         folder.chmod(0o755)
         folder.replace(target)
     shutil.copy(target / "assets.extra" / "model_card.json", target.parent / f"{target.name}.model_card.json")
@@ -257,6 +266,16 @@ def _write_warmup(path: Path, specs: Specs, name: str) -> None:
             for branch, values in sample_request(specs, rows).items():
                 request.inputs[branch].CopyFrom(tf.make_tensor_proto(values))
             writer.write(PredictionLog(predict_log=PredictLog(request=request)).SerializeToString())
+
+
+def _told(task: Task | None) -> dict[str, Any]:
+    """What the card says of the outputs."""
+    if task is None:
+        return {}
+    return {
+        "task": task.to_json(),
+        "outputs": {head.output: {"columns": head.columns, "what": head.describe()} for head in task.heads},
+    }
 
 
 def _card(model: keras.Model, preprocessor: Preprocessor, more: Mapping[str, Any], target: Path) -> dict[str, Any]:
