@@ -87,9 +87,10 @@ def predict_files(
 
 def _in_order(files: FileArgument, preprocessor: Preprocessor, *, masked: bool, read: ReadOptions) -> RootDataset:
     """Every event of any files, as the model takes it, whether it is selected or not."""
+    image = preprocessor.image
     return RootDataset(
         files, preprocessor.specs.unbound().all_events(), batch_size=STEP_EVENTS, shuffle=False,
-        normalize=preprocessor.normalize, mask=masked, layout="vector" if preprocessor.image is None else "image", image=preprocessor.image,
+        normalize=preprocessor.normalize, mask=masked, layout="vector" if image is None else "image", image=image,
         read=read,
     )  # fmt: skip
 
