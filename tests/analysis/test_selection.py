@@ -122,18 +122,21 @@ def test_training_alone_may_cut_on_the_truth(files, specs, events):
     rules = {**ANALYSIS, "select": "x > 0", "train_select": "ht > 2"}
     found = quiet_scan(files, **rules)
     x, ht = np.asarray(events.x), np.float32(events.ht)
+    assert found.cutflow is not None and found.served_steps is not None
     assert found.cutflow.events == (len(x), (x > 0).sum(), ((x > 0) & (ht > 2)).sum())
     assert found.served_steps.select and not found.served_steps.train_select
 
 
 def test_labels_and_weights_in_the_cut_flow(files, events):
     flow = quiet_scan(files, labels={"*f000*": 1, "*": 0}, weights="x", select="id >= 100").cutflow
+    assert flow is not None
     (alone,) = flow.by_label()[1].rows
-    weights = np.float64(events.x)
+    weights = np.asarray(events.x, np.float64)
     assert (alone.events, alone.file) == ((3000, 2900), files[0])
     assert alone.weighted == pytest.approx([weights[:3000].sum(), weights[100:3000].sum()])
     assert flow.by_label()[0].events == (5701, 5701)
     branch = quiet_scan(files, labels="nJet", select="id >= 100").cutflow
+    assert branch is not None
     assert {label: own.events[0] for label, own in branch.by_label().items()} == dict(
         Counter(ak.to_list(events.before))
     )
@@ -213,6 +216,7 @@ def test_what_the_scan_could_not_read_is_accounted_for_with_an_estimate(files, s
     with pytest.raises(SpecsError, match="scan again"):
         RootDataset(files, broken)
     ds = RootDataset(files, broken, read=ReadOptions(on_bad_file="skip", max_lost_fraction=0.9))
+    assert ds.skipped is not None
     (one,) = ds.skipped.ever.values()
     edge, known = specs.files[1].edges[1], sum(specs.files[1].passing[1:])
     assert (one.start, one.stop, one.estimated) == (0, edge, True)

@@ -28,8 +28,8 @@ JETS = ak.Array([[10.0, 40.0, 50.0], [], [35.0, 70.0, np.nan, 35.0]])
 ETAS = ak.Array([[1.0, 2.0, 3.0], [], [4.0, 5.0, 6.0, 7.0]])
 LEPTONS = ak.Array([[5.0], [1.0, 2.0], []])
 VALUES = {
-    "nJet": np.int32([3, 0, 4]),
-    "met": np.float32([1, 2, 3]),
+    "nJet": np.array([3, 0, 4], np.int32),
+    "met": np.array([1, 2, 3], np.float32),
     "Jet_pt": np.float32(ak.flatten(JETS)),
     "Jet_eta": np.float32(ak.flatten(ETAS)),
     "Lepton.pt": np.float32(ak.flatten(LEPTONS)),
@@ -81,10 +81,10 @@ def test_order_is_stable_and_nan_comes_last(by):
 def test_derived_branches_use_those_before_them(by):
     said = {"ht": "sum(Jet_pt[Jet_pt > 0])", "share": "Jet_pt / ht", "twice": "2 * ht", "lead": "Jet_pt[0]"}
     steps, events = applied(by, define=said)
-    ht = np.float32([100, 0, 140])
+    ht = np.array([100, 0, 140], np.float32)
     np.testing.assert_array_equal(events["ht"], ht)
     np.testing.assert_array_equal(events["twice"], 2 * ht)
-    np.testing.assert_array_equal(events["lead"], np.float32([10, np.nan, 35]))
+    np.testing.assert_array_equal(events["lead"], np.array([10, np.nan, 35], np.float32))
     np.testing.assert_array_equal(events["share"], np.float32(ak.flatten(JETS / ht)))
     described = {info.name: (info.kind, info.dtype, info.group) for info in steps.defined}
     assert described["share"] == ("jagged", "float32", "nJet")
@@ -139,7 +139,10 @@ def test_what_it_cannot_mean(said, error, text):
 
 @given(st.lists(st.lists(st.sampled_from([1.0, 2.0, np.nan, np.inf, -np.inf, 0.0, -0.0]), max_size=5), max_size=6))
 def test_both_interpreters_order_alike(lists):
-    keys, counts = np.float64([key for own in lists for key in own]), np.array([len(own) for own in lists], np.int64)
+    keys, counts = (
+        np.array([key for own in lists for key in own], np.float64),
+        np.array([len(own) for own in lists], np.int64),
+    )
     found = NumPy().sorted(keys, counts)
     np.testing.assert_array_equal(TensorFlow().sorted(tf.constant(keys), tf.constant(counts)), found)
     ends = np.cumsum([0, *counts])
