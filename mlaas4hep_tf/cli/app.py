@@ -20,6 +20,7 @@ from mlaas4hep_tf import __version__
 from mlaas4hep_tf.cli.grouped import grouped
 from mlaas4hep_tf.cli.options import (
     Choice,
+    Cuts,
     Drawing,
     Files,
     Json,
@@ -89,6 +90,7 @@ def scan(
     *,
     files: Files,
     choice: Choice,
+    cuts: Cuts,
     identifier: Annotated[
         list[str] | None,
         data("--identifier", help=f"Branches that identify an event; default {','.join(IDENTIFIERS)}."),
@@ -114,11 +116,13 @@ def scan(
 
     if quantile is not None:
         check_quantile(quantile)
+    loaded = cuts.load()
     start = perf_counter()
     specs = scan_files(
-        reading.locate(files), choice.tree, branches=patterns(choice.branches), exclude=patterns(choice.exclude),
+        reading.locate(files), choice.tree, branches=patterns(choice.branches),
+        exclude=(*patterns(choice.exclude), *loaded.exclude),
         identifiers=tuple(patterns(identifier)) or IDENTIFIERS, labels=labels, weights=weights, groups=groups(group),
-        read=reading.options(), progress=talks(),
+        analysis=loaded.analysis, read=reading.options(), progress=talks(),
     )  # fmt: skip
     if quantile is not None:
         specs = specs.with_lengths(quantile=quantile)
@@ -142,6 +146,7 @@ def _rate(events: int, seconds: float) -> dict[str, Any]:
 def train(
     *,
     choice: KnownOrChosen,
+    cuts: Cuts,
     labels: Labels,
     learnt: Learnt,
     training: Training,
@@ -164,9 +169,9 @@ def train(
     check_new(folder, overwrite=overwrite)
     config.check(choice.tree or paper.tree)
     specs = (
-        choice.load(choice.specs)
+        choice.load(choice.specs, cuts)
         if choice.specs
-        else choice.scan(named, paper, labels.branch(), training.weights, read)
+        else choice.scan(named, paper, labels.branch(), training.weights, cuts.load(), read)
     )
     config.check(specs.tree, specs)
     import_tensorflow()

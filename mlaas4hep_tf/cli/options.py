@@ -67,26 +67,27 @@ class KnownOrChosen(Choice):
         Path | None, data("--specs", help="Specs from `scan`; without them the files are scanned first.")
     ] = None
 
-    def load(self, specs: Path) -> Specs:
+    def load(self, specs: Path, cuts: Cuts) -> Specs:
         """Read specs, which have chosen already."""
         from mlaas4hep_tf.specs import Specs
 
-        options = {"--tree": self.tree, "--branches": self.branches, "--exclude": self.exclude}
+        options = {"--tree": self.tree, "--branches": self.branches, "--exclude": self.exclude, **cuts.given}
         given = [name for name, value in options.items() if value]
         if given:
             raise ConfigError(f"{given[0]} chooses what is scanned, and {specs} has chosen already; use one of the two")
         return Specs.load(specs)
 
     def scan(
-        self, files: tuple[str, ...], paper: PaperParams, labels: str | None, weights: str | None, read: ReadOptions
-    ) -> Specs:
+        self, files: tuple[str, ...], paper: PaperParams, labels: str | None, weights: str | None, loaded: Loaded,
+        read: ReadOptions,
+    ) -> Specs:  # fmt: skip
         """Scan; options count before the paper's keys."""
         from mlaas4hep_tf.scanner import scan
 
         return scan(
             files, self.tree or paper.tree, branches=patterns(self.branches) or paper.branches,
-            exclude=patterns(self.exclude) or paper.exclude, identifiers=paper.identifiers,
-            labels=labels, weights=weights, read=read, progress=talks(),
+            exclude=(*(patterns(self.exclude) or paper.exclude), *loaded.exclude), identifiers=paper.identifiers,
+            labels=labels, weights=weights, analysis=loaded.analysis, read=read, progress=talks(),
         )  # fmt: skip
 
 
@@ -115,6 +116,13 @@ class Cuts:
     train_select: Annotated[
         list[str] | None, cuts("--train-select", metavar="EXPR", help="Events to train and test on; not served.")
     ] = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Options of the shell -> what they were given."""
+        named = ("objects", "order", "define", "select")
+        options = {f"--{name}": getattr(self, name) for name in named}
+        return {"--analysis": self.file, **options, "--train-select": self.train_select}
 
     def load(self) -> Loaded:
         """The analysis, and branches that it wants no features to be.

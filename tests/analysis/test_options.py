@@ -2,13 +2,13 @@
 
 import pytest
 
-from mlaas4hep_tf.analysis.rules import NONE, analysis
+from mlaas4hep_tf.analysis.rules import NO_ANALYSIS, analysis
 from mlaas4hep_tf.cli.options import Cuts
 from mlaas4hep_tf.errors import ConfigError
 
 
 def test_options_of_the_shell():
-    assert Cuts().load().analysis == NONE
+    assert Cuts().load().analysis == NO_ANALYSIS
     loaded = Cuts(
         objects=["Lepton=Lepton_pt > 20", "Jet = Jet_pt > 30 and min(delta_r(Jet, Lepton), over=Lepton) >= 0.4"],
         order=["Jet=-Jet_pt"], define=["ht=sum(Jet_pt)", "same=ht == 3"], select=["nJet >= 4", "ht > 300"],
