@@ -374,6 +374,26 @@ def test_json_is_one_object_on_stdout_and_quiet_is_nothing(work):
         assert (done.stdout, done.stderr) == ("", "")
 
 
+def test_an_analysis_from_the_shell(work):
+    (work / "analysis.yaml").write_text("define: {lead: 'max(Jet_pt)'}\nselect: nFatJet >= 1\n")
+    scan = ("scan", "data/*.root", "--tree", "events", "--exclude", "isSignal", "--analysis", "analysis.yaml")
+    more = ("--select", "nLepton == 0", "--objects", "Jet=Jet_pt > 40", "--define", "tight=nJet", "-o", "cut.json")
+    done = cli(*scan, *more, cwd=work)
+    specs = mlaas4hep_tf.Specs.load(work / "cut.json")
+    arrays = uproot.concatenate(f"{work}/data/*.root:events", ["nFatJet", "nLepton", "Jet_pt"])
+    fat = arrays["nFatJet"] >= 1
+    both = fat & (arrays["nLepton"] == 0)
+    assert specs.entries == np.sum(both)
+    assert [int(n.replace(",", "")) for n in re.findall(r"(?:all|>= 1|== 0) +([\d,]+) ", done.stdout)] == [
+        8522, np.sum(fat), np.sum(both),
+    ]  # fmt: skip
+    kept = arrays["Jet_pt"][both]
+    assert specs["Jet_pt"].min == np.min(kept[kept > 40])
+    assert specs["tight"].max == np.max(np.sum(kept > 40, axis=1))
+    train = ("train", "data/*.root", "--specs", "cut.json", *LABELS, "--select", "nJet > 2")
+    assert "--select chooses what is scanned" in cli(*train, cwd=work, check=False).stderr
+
+
 def test_help_errors_and_the_list_name_the_same_models():
     listed = cli("models").stdout
     assert [line.split()[0] for line in listed.splitlines()[1:5]] == ["mlp", "set", "cnn", "autoencoder"]

@@ -15,6 +15,7 @@ from mlaas4hep_tf.errors import DataWarning, MissingExtraWarning, MlaasError
 from mlaas4hep_tf.model_names import BUILT_IN, OWN
 
 if TYPE_CHECKING:
+    from mlaas4hep_tf.analysis.cutflow import CutFlow
     from mlaas4hep_tf.bench.compare import Bench
     from mlaas4hep_tf.specs import Specs
 
@@ -53,7 +54,8 @@ def specs_figures(specs: Specs) -> dict[str, Any]:
         name: {"branches": len(members), "largest": members[0].largest, "kept": members[0].length}
         for name, members in specs.groups.items()
     }
-    return {
+    cuts = {} if specs.cutflow is None else {"cutflow": [list(step) for step in specs.cutflow.steps()]}
+    return cuts | {
         "events": specs.entries, "files": len(specs.files), "branches": len(specs.branches), "flat": len(specs.flat),
         "groups": groups, "columns": len(specs.vector_names), "fingerprint": specs.fingerprint,
     }  # fmt: skip
@@ -68,11 +70,22 @@ def print_specs(specs: Specs) -> None:
         table.add_row(group, str(len(members)), str(first.largest), str(first.length), f"{mean:.2f}")
     short = f"{len(specs.flat)} flat branches, {len(specs.groups)} groups"
     out.print(table if len(specs.groups) <= MOST_GROUPS else short)
+    if specs.cutflow is not None:
+        print_cutflow(specs.cutflow)
     for target in specs.targets:
         held = ", ".join(f"{value:g} in {count:,}" for value, count in target.found[:MOST_VALUES])
         more = ", ..." if len(target.found) > MOST_VALUES else ""
         out.print(f"label or weight {target.name} ({target.dtype}): {held + more or f'{target.min} to {target.max}'}")
     out.print(f"{len(specs.branches)} branches, {len(specs.vector_names)} columns, fingerprint {specs.fingerprint}")
+
+
+def print_cutflow(flow: CutFlow) -> None:
+    """Events after each condition, and which fraction of those before."""
+    weighted = flow.weighted != ()
+    table = _table("condition", "events", "of those before", *(("weighted",) if weighted else ()))
+    for name, events, share, weight in flow.steps():
+        table.add_row(_escape(name), f"{events:,}", f"{share:.2%}", *((f"{weight:,.1f}",) if weighted else ()))
+    out.print(table)
 
 
 def print_run(metrics: Mapping[str, Any]) -> None:
