@@ -59,7 +59,7 @@ def test_pages_of_several_files_are_kept_apart():
     assert cache.of("b").get((0, 1)) is None
     cache.put((0, 1), np.ones(40, np.uint8))
     kept = [cache.of(file).get((0, 1)) for file in "ab"]
-    assert np.array_equal(kept, [np.zeros(40), np.ones(40)])
+    assert [[] if page is None else set(page.tolist()) for page in kept] == [{0}, {1}]
 
 
 def test_kept_pages_stay_within_their_limit():
