@@ -19,7 +19,7 @@ from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.io.workers import WorkerPool
-from mlaas4hep_tf.scanner import scan_targets
+from mlaas4hep_tf.scanner import passing_events, scan_targets
 from mlaas4hep_tf.specs import Specs, TargetSpec
 from mlaas4hep_tf.streaming.chunks import Stream
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
@@ -28,8 +28,9 @@ from mlaas4hep_tf.streaming.open_files import inspect_files
 from mlaas4hep_tf.streaming.pipeline import MASK_SUFFIX, DataLayout, PipelineOptions, build_pipeline
 from mlaas4hep_tf.streaming.plan import EntryRange, make_plan, partition, split_sizes
 from mlaas4hep_tf.streaming.skipped import Skipped, account
-from mlaas4hep_tf.streaming.targets import LabelDtype, PerFile, Target, check_law, label_of, resolve_target
+from mlaas4hep_tf.streaming.targets import LabelDtype, Labels, PerFile, Target, check_law, label_of, resolve_target
 from mlaas4hep_tf.streaming.targets import label_dtype as default_label_dtype
+from mlaas4hep_tf.tasks import class_names, numbered
 from mlaas4hep_tf.transforms.image import EtaPhiImage
 from mlaas4hep_tf.transforms.normalize import Normalize
 from mlaas4hep_tf.transforms.vector import Preprocessor
@@ -75,6 +76,7 @@ class _Targets:
     labels: PerFile | None
     weights: PerFile | None
     dtype: LabelDtype | None
+    names: tuple[str, ...] = ()
 
     @property
     def branches(self) -> tuple[str, ...]:
@@ -103,7 +105,9 @@ class _Targets:
 
     def typed(self, labels: Target | None, known: Sequence[TargetSpec]) -> Target | None:
         """The labels with the dtype in which they are delivered."""
-        return None if labels is None else replace(labels, dtype=self.dtype or _label_dtype(labels, known))
+        if labels is None:
+            return None
+        return replace(labels, dtype=self.dtype or _label_dtype(labels, known), names=self.names)
 
 
 def _label_dtype(labels: Target, known: Sequence[TargetSpec]) -> LabelDtype:
@@ -138,8 +142,8 @@ def _open(
     files: FileArgument, specs: Specs, targets: tuple[str, ...], worker_pool: WorkerPool, skipped: Skipped | None
 ) -> tuple[RootFile, ...]:
     """Open the files for the features and the branches of labels and weights."""
-    wanted = Selection(tuple(b.name for b in specs.branches) + targets, (), ())
-    known = {f.url: f.entries for f in specs.files}
+    wanted = Selection(tuple(info.name for info in specs.read_infos) + targets, (), ())
+    known = {f.url: f.events for f in specs.files}
     return inspect_files(expand(files, specs.tree or None), wanted, worker_pool, skipped=skipped, known=known)
 
 
@@ -192,7 +196,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         files: FileArgument,
         specs: Specs,
         *,
-        labels: PerFile | None = None,
+        labels: Labels | None = None,
         weights: PerFile | None = None,
         label_dtype: LabelDtype | None = None,
         batch_size: int = BATCH_SIZE,
@@ -213,8 +217,9 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         Args:
             files: paths, patterns, folders, lists, URLs (`files.expand`).
             specs: from `scan`; they must belong to these files unless they are `unbound`.
-            labels: a number per file, by pattern (first match counts) or as a list, or the name of a branch.
-            weights: like `labels`; given to the loss by Keras.
+            labels: a number or the name of a class per file, by pattern (first match counts) or as a list, or the name
+                of a branch.  Classes are numbered 0, 1 ... in the order given; of two the first is signal, label 1.
+            weights: a number per file, in the same ways, or the name of a branch; given to the loss by Keras.
             label_dtype: ``float32``, ``int32`` or ``int64``.  By default float32 for two classes and for regression,
                 int32 for more classes (0 to K - 1), int64 for integers beyond 2^24, which float32 does not hold.
 
@@ -238,24 +243,28 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         """
         check_process()
         _check_form(layout, mask, image, specs)
-        given = _Targets(labels, weights, label_dtype)
+        names = class_names(labels) if labels is not None else ()
+        numbers = numbered(labels, names) if labels is not None else None
+        given = _Targets(numbers, weights, label_dtype, names)
         given.check(specs)
         skipped, worker_pool = account(read), WorkerPool(read)
         opened = _open(files, specs, given.branches, worker_pool, skipped)
         if skipped is not None:
-            skipped.label(partial(label_of, labels))
+            skipped.label(partial(label_of, numbers))
         specs = specs.resolve(opened[0])
         specs.check(opened)
         label_target, weight_target = given.resolve(opened, skipped)
         specs = _with_targets(specs, given.branches, opened, worker_pool, skipped)
         preprocessor = Preprocessor(specs, normalize, image)
+        passing = passing_events(opened, specs, worker_pool, skipped)
         stream = Stream(
             opened, preprocessor.layout, {group: members[0].length for group, members in specs.groups.items()},
             given.typed(label_target, specs.targets), weight_target, worker_pool, skipped=skipped,
-            entries=sum(f.num_entries for f in opened),
+            entries=sum(own.entries for own in passing) if passing else sum(f.num_entries for f in opened),
+            steps=specs.steps, passing=passing,
         )  # fmt: skip
         options = PipelineOptions(batch_size, chunk_size, shuffle, seed, layout, mask)
-        self._build(stream, preprocessor, options, [(EntryRange(n, 0, f.num_entries),) for n, f in enumerate(opened)])
+        self._build(stream, preprocessor, options, [(EntryRange(n, 0, stream.events(n)),) for n in range(len(opened))])
 
     def _build(
         self,
@@ -266,9 +275,9 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
     ) -> None:
         self._stream, self._preprocessor, self._settings, self._parts = stream, preprocessor, options, parts
         self.plan = make_plan(
-            parts, [f.entry_offsets for f in stream.files],
+            parts, stream.entry_offsets,
             chunk_size=options.chunk_size, batch_size=options.batch_size, shuffle=options.shuffle,
-            seed=options.seed, shares=options.shares,
+            seed=options.seed, shares=options.shares, raw_offsets=stream.raw_offsets,
         )  # fmt: skip
         self._pipeline = build_pipeline(stream, preprocessor, options, self.plan)
         super().__init__(tf.data.experimental.to_variant(self._pipeline))
@@ -315,6 +324,11 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
     @property
     def entries(self) -> int:
         return self.plan.entries
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes 0, 1 ..., where labels were given by name."""
+        return self._stream.labels.names if self._stream.labels is not None else ()
 
     @property
     def preprocessor(self) -> Preprocessor:
@@ -406,13 +420,17 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         return self._partition(sizes, None)[index]
 
     def _partition(self, sizes: Sequence[int], seed: int | None) -> tuple[RootDataset, ...]:
-        entry_offsets = [f.entry_offsets for f in self.files]
-        dealt = partition(self._parts, entry_offsets, sizes, self._settings.seed if seed is None else seed)
+        dealt = partition(self._parts, self._stream.entry_offsets, sizes, self._settings.seed if seed is None else seed)
         return tuple(self._part(parts) for parts in dealt if any(map(len, itertools.chain(*parts))))
 
     def in_order(self) -> RootDataset:
         """The same events in the order of files and entries, unmixed, each once: for evaluation and prediction."""
         return self._part(self._parts, shuffle=False, shares=None)
+
+    def masked(self, mask: bool = True) -> RootDataset:
+        """The same events with the mask, or without it."""
+        _check_form(self._settings.layout, mask, self._preprocessor.image, self.specs)
+        return self if mask == self._settings.mask else self._part(self._parts, mask=mask)
 
     def mixed(self, law: Mixing) -> RootDataset:
         """The same events mixed by another law than the number of events of each file; meant for training.

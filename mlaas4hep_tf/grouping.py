@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,10 +111,19 @@ def agreement(candidate: Candidate, counts: Mapping[str, Array]) -> Agreement:
     )
 
 
+def differing(infos: Sequence[BranchInfo], counts: Mapping[str, Array]) -> Counter[str]:
+    """In how many of some entries each list branch that has counts of its own differs from its counter's group."""
+    own = [info for info in infos if info.counter and info.name in counts]
+    return Counter({info.name: int(np.count_nonzero(counts[info.name] != counts[info.group])) for info in own})
+
+
 def joined(
-    infos: Sequence[BranchInfo], found: Sequence[tuple[Candidate, Agreement]], entries: int
+    infos: Sequence[BranchInfo], found: Sequence[tuple[Candidate, Agreement]], apart: Mapping[str, int], entries: int
 ) -> tuple[dict[str, str], list[str]]:
     """Branch -> the group that it joins, and what nearly agreed.
+
+    Args:
+        apart: branches that differ from their counter's group, and in how many events: each is a group of its own.
 
     Raises:
         BranchError: groups that the user says are one, and differ.
@@ -128,14 +138,29 @@ def joined(
             classes.setdefault(digest, []).append(member)
         if candidate.asked and len(classes) > 1:
             raise BranchError(_differ(candidate, seen, entries) + "; take what differs out of the group")
+        odd = [branch for branch in candidate.branches if branch in apart]
+        if candidate.asked and odd:
+            raise BranchError(
+                f"{_leaves(groups[odd[0]], odd, apart, entries)}; take it out of group {candidate.name!r}"
+            )
         several = [members for members in classes.values() if len(members) > 1 or candidate.asked]
         for members in several:
             alone = len(several) == 1 and (candidate.asked or candidate.name not in names)
             name = candidate.name if alone else members[0]
-            joins |= {branch: name for branch in candidate.branches if groups[branch] in members}
+            joins |= {
+                branch: name for branch in candidate.branches if groups[branch] in members and branch not in apart
+            }
         if any(0 < n <= NEAR_MISS * entries for n in seen.differing):
             notes.append(_differ(candidate, seen, entries) + ", so they are groups of their own")
-    return joins, notes
+    for group in sorted({groups[branch] for branch in apart}):
+        odd = [branch for branch in apart if groups[branch] == group]
+        notes.append(f"{_leaves(group, odd, apart, entries)}, so each is a group of its own")
+    return joins | {branch: branch for branch in apart}, notes
+
+
+def _leaves(group: str, branches: Sequence[str], apart: Mapping[str, int], entries: int) -> str:
+    told = shorten(f"{branch!r} in {apart[branch]}" for branch in branches)
+    return f"list branches of counter {group!r} differ from it in multiplicity: {told} of {entries} events"
 
 
 def _differ(candidate: Candidate, seen: Agreement, entries: int) -> str:

@@ -52,6 +52,10 @@ class _Unpacked(NamedTuple):
         return self.data.data[self.border + 4 : self.border + 4 + 4 * self.entries]
 
 
+class Disagreement(ValueError):
+    """A branch has other multiplicities than its group."""
+
+
 class Multiplicities:
     """How many values each entry of a group has, to which all of its branches are held.
 
@@ -94,18 +98,18 @@ class Multiplicities:
         return self._positions[edges, itemsize]
 
     def hold(self, at: int, counts: Array) -> None:
-        """Raise ValueError unless the entries from `at` on have these counts."""
+        """Raise Disagreement unless the entries from `at` on have these counts."""
         wrong = np.flatnonzero(self.counts[at : at + len(counts)] != counts)
         if len(wrong):
             first = int(wrong[0])
-            raise ValueError(
+            raise Disagreement(
                 f"it has {counts[first]} values in an event where {self.source!r} says {self.counts[at + first]}: "
                 "branches with a common counter must agree in every event; exclude the branch"
             )
 
 
 def read_columns(
-    fetch: Fetch, index: FileIndex, start: int, stop: int, groups: Mapping[str, str]
+    fetch: Fetch, index: FileIndex, start: int, stop: int, groups: Mapping[str, str], *, hold: bool = True
 ) -> tuple[dict[str, Pieces], dict[str, Multiplicities]]:
     """Decode entries [start, stop) of some branches, and hold the jagged ones to the multiplicities of their group.
 
@@ -114,6 +118,7 @@ def read_columns(
         index: the baskets that hold these entries (`FileIndex.part`).
         groups: jagged branch -> its group.  An indexed branch of the group's name has the multiplicities; without it
             the first branch of the group has.
+        hold: if not, a branch that differs from its group has its own multiplicities, under its name.
 
     Returns:
         The values of each branch, and the multiplicities of each group.
@@ -136,10 +141,7 @@ def read_columns(
             if branch.counter:
                 columns[name] = _counted_column(branch, _all_counts(index, number, baskets), start, stop, own)
             elif branch.jagged:
-                group = groups[name]
-                columns[name], counts = _jagged_column(branch, known.get(group), start, stop, own)
-                if counts is not None:
-                    known[group] = Multiplicities(name, counts)
+                columns[name] = _held_column(branch, groups[name], known, start, stop, own, hold)
             else:
                 columns[name] = _flat_column(branch, start, stop, own)
                 if name in counters:
@@ -225,6 +227,23 @@ def _values(data: Array, branch: BranchIndex) -> Array:
         own = data.reshape(-1, branch.stride)[:, branch.offset : branch.offset + branch.length * branch.size]
         data = np.ascontiguousarray(own).reshape(-1)
     return data.view(branch.dtype) if branch.reals is None else branch.reals.decode(data)
+
+
+def _held_column(
+    branch: BranchIndex, group: str, known: dict[str, Multiplicities], start: int, stop: int,
+    baskets: Sequence[_Basket], hold: bool,
+) -> Pieces:  # fmt: skip
+    """Values of a jagged branch, held to what is known of its group; what was not known is added to that."""
+    try:
+        pieces, counts = _jagged_column(branch, known.get(group), start, stop, baskets)
+    except Disagreement:
+        if hold:
+            raise
+        group = branch.name
+        pieces, counts = _jagged_column(branch, None, start, stop, baskets)
+    if counts is not None:
+        known[group] = Multiplicities(branch.name, counts)
+    return pieces
 
 
 def _jagged_column(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import awkward as ak
@@ -17,7 +17,7 @@ import numpy as np
 from mlaas4hep_tf.errors import BranchError, InputFileError, LabelError, near_misses
 from mlaas4hep_tf.io import baskets, pages
 from mlaas4hep_tf.io.basket_index import Array, FileIndex
-from mlaas4hep_tf.io.baskets import Multiplicities, Pieces
+from mlaas4hep_tf.io.baskets import Disagreement, Multiplicities, Pieces
 from mlaas4hep_tf.io.branches import BranchInfo, Layout
 from mlaas4hep_tf.io.buffers import ArraySpec, BufferRef, allocate
 from mlaas4hep_tf.io.files import RootFile
@@ -25,6 +25,8 @@ from mlaas4hep_tf.io.inspection import OpenTree, blame, file_stamp
 from mlaas4hep_tf.io.page_index import PageIndex
 from mlaas4hep_tf.io.remote import place, read_ranges
 
+Groups = Sequence[tuple[str, Sequence[str]]]  # names, and the branches of each
+_LISTS = ("jagged", "nested")
 _PAGE_CACHE = 1 << 27  # bytes of decoded pages that a process keeps
 
 
@@ -35,12 +37,14 @@ class Columns:
     Attributes:
         num_entries: number of events.
         values: branch -> 1-D arrays of any byte order which together are its values, event after event.
-        counts: group -> values per event, int64 [entries].
+        counts: group -> values per event, int64 [entries]; of lists of lists how many lists.
+        inner: inner lists (`BranchInfo.inner`) -> values of each, event after event, int64.
     """
 
     num_entries: int
     values: dict[str, tuple[Array, ...]]
     counts: dict[str, Array]
+    inner: dict[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -130,12 +134,17 @@ def _fetch_local(path: str, requests: Sequence[baskets.Request]) -> list[bytes]:
         os.close(fd)
 
 
-def read(file: RootFile, start: int, stop: int, names: Sequence[str], *, counters: Iterable[str] = ()) -> Columns:
+def read(
+    file: RootFile, start: int, stop: int, names: Sequence[str], *, counters: Iterable[str] = (),
+    groups: Mapping[str, str] | None = None, hold: bool = True,
+) -> Columns:  # fmt: skip
     """Read entries [start, stop) of some branches of one file, and hold those of a group to one multiplicity per event.
 
     Args:
         file: what `inspect` said of the file, at least of these branches and entries (`RootFile.part`).
         counters: counters to which groups are held too, where their branch can be read.
+        groups: branch -> its group, where that is not the one that the file says.
+        hold: if not, a branch that differs from its group has counts of its own, under its name.
 
     Raises:
         InputFileError: bytes that cannot be read or decoded; names file, tree, branch and entries.
@@ -148,17 +157,18 @@ def read(file: RootFile, start: int, stop: int, names: Sequence[str], *, counter
     infos = [known[name] for name in names]
     with blame(file.url, file.tree, f"entries {start} to {stop}"):
         index = file.index.part((*names, *counters), start, stop)
-        groups = {info.name: info.group for info in infos if info.kind == "jagged"}
-        values, held = _decode(file, index, start, stop, groups)
+        groups = {info.name: (groups or {}).get(info.name, info.group) for info in infos if info.kind in _LISTS}
+        values, held = _decode(file, index, start, stop, groups, hold)
         slow_infos = [info for info in (*infos, *_flat(known, counters)) if info.name not in values]
-        slow, slow_counts = _read_by_uproot(file, slow_infos, start, stop)
+        slow, slow_counts, slow_inner = _read_by_uproot(file, slow_infos, start, stop)
         values |= slow
         counted = {name: baskets.joined(slow[name]) for name in groups.values() if name in slow and name not in groups}
-        _hold(held, counted | slow_counts, groups)
+        _hold(held, counted | slow_counts, groups, hold)
+        inner = slow_inner | {i.inner: held.pop(i.inner).counts for i in infos if i.inner in held}
         columns = Columns(
-            stop - start, {name: values[name] for name in names}, {group: held[group].counts for group in held}
+            stop - start, {name: values[name] for name in names}, {group: held[group].counts for group in held}, inner
         )
-        _check_lengths(columns, infos)
+        _check_lengths(columns, infos, groups)
     return columns
 
 
@@ -166,12 +176,15 @@ def _flat(known: Mapping[str, BranchInfo], names: Iterable[str]) -> list[BranchI
     return [known[name] for name in names if name in known and known[name].kind == "flat"]
 
 
-def _hold(held: dict[str, Multiplicities], found: Mapping[str, Array], groups: Mapping[str, str]) -> None:
+def _hold(held: dict[str, Multiplicities], found: Mapping[str, Array], groups: Mapping[str, str], hold: bool) -> None:
     """Hold branches that uproot read to the multiplicities of their group, as `read_columns` does."""
     for name, counts in found.items():
         try:
             held.setdefault(groups.get(name, name), Multiplicities(name, counts)).hold(0, counts)
-        except ValueError as error:
+        except Disagreement as error:
+            if not hold:
+                held[name] = Multiplicities(name, counts)
+                continue
             error.add_note(f"branch {name!r}")
             raise
 
@@ -189,18 +202,23 @@ def _page_cache(file: RootFile) -> pages.PageCache:
 
 
 def _decode(
-    file: RootFile, index: FileIndex | PageIndex, start: int, stop: int, groups: Mapping[str, str]
+    file: RootFile, index: FileIndex | PageIndex, start: int, stop: int, groups: Mapping[str, str], hold: bool
 ) -> tuple[dict[str, Pieces], dict[str, Multiplicities]]:
-    if isinstance(index, PageIndex):
+    if isinstance(index, PageIndex):  # a group's multiplicities are in one column
         return pages.read_columns(partial(fetch, file), index, start, stop, groups, _page_cache(file))
-    return baskets.read_columns(partial(fetch, file), index, start, stop, groups)
+    return baskets.read_columns(partial(fetch, file), index, start, stop, groups, hold=hold)
 
 
-def _check_lengths(columns: Columns, infos: Sequence[BranchInfo]) -> None:
+def _check_lengths(columns: Columns, infos: Sequence[BranchInfo], groups: Mapping[str, str]) -> None:
     for info in infos:
         if info.kind == "array":
             columns.counts[info.group] = np.full(columns.num_entries, info.length, np.int64)
-        expected = columns.num_entries if info.kind == "flat" else int(columns.counts[info.group].sum())
+        group = info.name if info.name in columns.counts else groups.get(info.name, info.group)
+        expected = columns.num_entries if info.kind == "flat" else int(columns.counts[group].sum())
+        if info.kind == "nested":
+            if len(columns.inner[info.inner]) != expected:
+                raise ValueError(f"branch {info.name!r} has {len(columns.inner[info.inner])} lists, not {expected}")
+            expected = int(columns.inner[info.inner].sum())
         have = sum(map(len, columns.values[info.name]))
         if have != expected:
             raise ValueError(f"branch {info.name!r} has {have} values in {columns.num_entries} events, not {expected}")
@@ -208,22 +226,31 @@ def _check_lengths(columns: Columns, infos: Sequence[BranchInfo]) -> None:
 
 def _read_by_uproot(
     file: RootFile, infos: Sequence[BranchInfo], start: int, stop: int
-) -> tuple[dict[str, tuple[Array, ...]], dict[str, Array]]:
+) -> tuple[dict[str, Pieces], dict[str, Array], dict[str, Array]]:
+    """Values, counts by branch, and counts of inner lists by their name."""
     if not infos:
-        return {}, {}
+        return {}, {}, {}
     names = [info.name for info in infos]
+    values: dict[str, Pieces]
+    if start == stop:  # of lists of lists uproot cannot read none
+        nothing = np.zeros(0, np.int64)
+        lists = [info for info in infos if info.kind in _LISTS]
+        values = {info.name: (np.empty(0, info.dtype),) for info in infos}
+        return values, {i.name: nothing for i in lists}, {i.inner: nothing for i in lists if i.inner}
     record = _opened(file).tree.arrays(names, entry_start=start, entry_stop=stop, library="ak")
-    values: dict[str, tuple[Array, ...]] = {}
-    counts = {}
+    values = {}
+    counts, inner = {}, {}
     for info in infos:
         array = record[info.name] if info.name in record.fields else record[tuple(info.name.split("."))]
         numbers = np.asarray(ak.to_numpy(ak.flatten(array, axis=None))).reshape(-1)
         if numbers.dtype != info.dtype:
             raise ValueError(f"branch {info.name!r} is {numbers.dtype} where its type says {info.dtype}; exclude it")
         values[info.name] = (numbers,)
-        if info.kind == "jagged":
+        if info.kind in _LISTS:
             counts[info.name] = np.asarray(ak.to_numpy(ak.num(array)), np.int64)
-    return values, counts
+        if info.kind == "nested":
+            inner[info.inner] = np.asarray(ak.to_numpy(ak.flatten(ak.num(array, axis=2))), np.int64)
+    return values, counts, inner
 
 
 def pack(columns: Columns, layout: Layout, ref: BufferRef | None = None) -> Packed:
@@ -263,19 +290,48 @@ def read_packed(file: RootFile, start: int, stop: int, layout: Layout, ref: Buff
         InputFileError: also where branches that are one group by the layout differ in multiplicity.
         LabelError: a target that is not finite, or that its delivered dtype does not hold.
     """
-    columns = read(file, start, stop, layout.names)
-    with blame(file.url, file.tree, f"entries {start} to {stop}"):
-        columns = _joined(columns, layout, {info.name: info.group for info in file.branches})
+    where = f"{file.where}, entries {start} to {stop}"
+    return pack_checked(read_grouped(file, start, stop, layout.names, layout.groups), layout, where, ref)
+
+
+def pack_checked(columns: Columns, layout: Layout, where: str, ref: BufferRef | None) -> Packed:
+    """`pack`, once the targets are found to be what can be delivered; raises LabelError if not."""
     for name, dtype in layout.targets:
         for piece in columns.values[name]:
-            check_target(name, piece, dtype, f"{file.where}, entries {start} to {stop}")
+            check_target(name, piece, dtype, where)
     return pack(columns, layout, ref)
 
 
-def _joined(columns: Columns, layout: Layout, own: Mapping[str, str]) -> Columns:
-    """Columns with the counts of the layout's groups; those that several of the file's groups make up must agree."""
+def read_grouped(
+    file: RootFile, start: int, stop: int, names: Sequence[str], groups: Groups, *, counters: Iterable[str] = ()
+) -> Columns:
+    """`read`, with the counts of these groups of branches, which may be others than those of the file.
+
+    Raises:
+        InputFileError: also where branches that are one group differ in multiplicity.
+    """
+    own = _groups_apart({info.name: info.group for info in file.branches}, groups)
+    columns = read(file, start, stop, names, counters=counters, groups=own)
+    with blame(file.url, file.tree, f"entries {start} to {stop}"):
+        return _joined(columns, groups, own)
+
+
+def _groups_apart(stored: Mapping[str, str], groups: Groups) -> Mapping[str, str]:
+    """Branch -> the file's group, or the one asked for where a group of the file is in several of those."""
+    homes: dict[str, set[str]] = {}
+    for group, names in groups:
+        for name in names:
+            homes.setdefault(stored[name], set()).add(group)
+    if all(len(own) == 1 for own in homes.values()):
+        return stored
+    apart = {n: group for group, names in groups for n in names if len(homes[stored[n]]) > 1}
+    return {**stored, **apart}
+
+
+def _joined(columns: Columns, groups: Groups, own: Mapping[str, str]) -> Columns:
+    """Columns with the counts of these groups; those that several of the file's groups make up must agree."""
     counts = dict(columns.counts)
-    for group, names in layout.groups:
+    for group, names in groups:
         first, *others = dict.fromkeys(own[name] for name in names)
         for other in others:
             differing = int(np.count_nonzero(columns.counts[first] != columns.counts[other]))

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import uproot
 from numpy.typing import NDArray
 
 from mlaas4hep_tf import scan
 from mlaas4hep_tf.errors import BranchError, DataWarning, InputFileError
-from mlaas4hep_tf.io.branches import Selection
+from mlaas4hep_tf.io.branches import Layout, Selection
 from mlaas4hep_tf.io.files import RootFile, Source
 from mlaas4hep_tf.io.inspection import inspect
-from mlaas4hep_tf.io.reader import Columns, read
+from mlaas4hep_tf.io.reader import Columns, read, read_packed
 
 ODD = Path(__file__).parents[1] / "data" / "odd"
 
@@ -46,6 +47,30 @@ def test_counters_of_one_name_make_groups_apart():
 def test_a_group_agrees_in_every_event_not_in_the_total(names):
     with pytest.raises(InputFileError, match=r"entries 0 to 100, branch 'b': .*must agree in every event"):
         read(opened("shared_counter.root"), 0, 100, names, counters=["n"])
+
+
+def test_branches_of_one_counter_that_differ_are_groups_apart():
+    with pytest.warns(DataWarning, match=r"counter 'n' differ .*: 'b' in 98 of 100 events, so each is a group") as told:
+        specs = scan(ODD / "shared_counter.root", progress=False)
+    assert len(told) == 1
+    groups = {group: [b.name for b in members] for group, members in specs.groups.items()}
+    assert groups == {"n": ["a", "m[0]", "m[1]", "m[2]"], "b": ["b"]}
+    assert specs["a"].multiplicities == (25, 25, 25, 25)
+    file = opened("shared_counter.root")
+    specs.check([file])
+    layout = Layout((), tuple((group, tuple(names)) for group, names in groups.items()))
+    packed = read_packed(file.part(layout.names, 10, 90), 10, 90, layout)
+    assert packed.arrays is not None
+    _, a_and_m, n, b, own = packed.arrays
+    tree = uproot.open(ODD / "shared_counter.root")["Events"]  # which knows nothing of counters
+    for found, counts, name in ((a_and_m, n, "a"), (b, own, "b")):
+        events = [event[:, 0].tolist() for event in np.split(found, np.cumsum(counts)[:-1])]
+        assert events == tree[name].array(entry_start=10, entry_stop=90).tolist()
+
+
+def test_a_group_that_is_asked_for_does_not_hold_what_differs():
+    with pytest.raises(BranchError, match="'b' in 98 of 100 events; take it out of group 'all'"):
+        scan(ODD / "shared_counter.root", groups={"all": ["a", "b"]}, progress=False)
 
 
 def test_the_first_of_two_branches_of_one_name_is_read():
@@ -90,7 +115,9 @@ def test_a_branch_with_another_number_of_entries_than_its_tree_is_left_out_alone
     said = [str(w.message) for w in caught]
     for name, times in (("y", 50), ("z", 0), ("w", 120)):
         assert f"branch {name!r} is left out: filled {times} times in a tree of 100 entries (float)" in said
-    with pytest.raises(BranchError, match=r"'y' cannot become numbers: it is filled 50 times in a tree of 100 entries"):
+    with pytest.raises(
+        BranchError, match=r"'y' cannot become a feature: it is filled 50 times in a tree of 100 entries"
+    ):
         scan(ODD / "unequal.root", branches=["x", "y"], progress=False)
 
 
