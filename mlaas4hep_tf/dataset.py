@@ -19,7 +19,7 @@ from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.io.workers import WorkerPool
-from mlaas4hep_tf.scanner import scan_targets
+from mlaas4hep_tf.scanner import passing_events, scan_targets
 from mlaas4hep_tf.specs import Specs, TargetSpec
 from mlaas4hep_tf.streaming.chunks import Stream
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
@@ -142,8 +142,8 @@ def _open(
     files: FileArgument, specs: Specs, targets: tuple[str, ...], worker_pool: WorkerPool, skipped: Skipped | None
 ) -> tuple[RootFile, ...]:
     """Open the files for the features and the branches of labels and weights."""
-    wanted = Selection(tuple(b.name for b in specs.branches) + targets, (), ())
-    known = {f.url: f.entries for f in specs.files}
+    wanted = Selection(tuple(info.name for info in specs.read_infos) + targets, (), ())
+    known = {f.url: f.events for f in specs.files}
     return inspect_files(expand(files, specs.tree or None), wanted, worker_pool, skipped=skipped, known=known)
 
 
@@ -256,13 +256,15 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         label_target, weight_target = given.resolve(opened, skipped)
         specs = _with_targets(specs, given.branches, opened, worker_pool, skipped)
         preprocessor = Preprocessor(specs, normalize, image)
+        passing = passing_events(opened, specs, worker_pool, skipped)
         stream = Stream(
             opened, preprocessor.layout, {group: members[0].length for group, members in specs.groups.items()},
             given.typed(label_target, specs.targets), weight_target, worker_pool, skipped=skipped,
-            entries=sum(f.num_entries for f in opened),
+            entries=sum(own.entries for own in passing) if passing else sum(f.num_entries for f in opened),
+            steps=specs.steps, passing=passing,
         )  # fmt: skip
         options = PipelineOptions(batch_size, chunk_size, shuffle, seed, layout, mask)
-        self._build(stream, preprocessor, options, [(EntryRange(n, 0, f.num_entries),) for n, f in enumerate(opened)])
+        self._build(stream, preprocessor, options, [(EntryRange(n, 0, stream.events(n)),) for n in range(len(opened))])
 
     def _build(
         self,
@@ -273,9 +275,9 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
     ) -> None:
         self._stream, self._preprocessor, self._settings, self._parts = stream, preprocessor, options, parts
         self.plan = make_plan(
-            parts, [f.entry_offsets for f in stream.files],
+            parts, stream.entry_offsets,
             chunk_size=options.chunk_size, batch_size=options.batch_size, shuffle=options.shuffle,
-            seed=options.seed, shares=options.shares,
+            seed=options.seed, shares=options.shares, raw_offsets=stream.raw_offsets,
         )  # fmt: skip
         self._pipeline = build_pipeline(stream, preprocessor, options, self.plan)
         super().__init__(tf.data.experimental.to_variant(self._pipeline))
@@ -418,8 +420,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         return self._partition(sizes, None)[index]
 
     def _partition(self, sizes: Sequence[int], seed: int | None) -> tuple[RootDataset, ...]:
-        entry_offsets = [f.entry_offsets for f in self.files]
-        dealt = partition(self._parts, entry_offsets, sizes, self._settings.seed if seed is None else seed)
+        dealt = partition(self._parts, self._stream.entry_offsets, sizes, self._settings.seed if seed is None else seed)
         return tuple(self._part(parts) for parts in dealt if any(map(len, itertools.chain(*parts))))
 
     def in_order(self) -> RootDataset:

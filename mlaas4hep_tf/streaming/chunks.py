@@ -6,11 +6,14 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mlaas4hep_tf.analysis.passing import Passing, Segment
+from mlaas4hep_tf.analysis.steps import Steps
 from mlaas4hep_tf.errors import InputFileError, ReaderError
 from mlaas4hep_tf.io.branches import Layout
 from mlaas4hep_tf.io.buffers import ArrayPool, ArraySpec, BufferPool, BufferRef, keep_freed_memory
@@ -41,6 +44,8 @@ class Stream:
         failures: errors that ended an epoch; TensorFlow passes on only their text.
         skipped: where blocks that cannot be read are accounted for; None: they are errors.
         entries: events of an epoch.
+        steps: of an analysis, or None.
+        passing: of each file, where there is a selection; then blocks are of the events that pass.
     """
 
     files: tuple[RootFile, ...]
@@ -56,6 +61,22 @@ class Stream:
     failures: list[Exception] = field(default_factory=list)
     skipped: Skipped | None = None
     entries: int = 0
+    steps: Steps | None = None
+    passing: tuple[Passing, ...] = ()
+
+    def events(self, number: int) -> int:
+        """How many events a file has."""
+        return self.passing[number].entries if self.passing else self.files[number].num_entries
+
+    @cached_property
+    def entry_offsets(self) -> list[tuple[int, ...]]:
+        """For each file the events at which its clusters begin, and their number."""
+        return [own.entry_offsets for own in self.passing or self.files]
+
+    @property
+    def raw_offsets(self) -> list[tuple[int, ...]] | None:
+        """The entries at which these lie, where there is a selection."""
+        return [own.raw_offsets for own in self.passing] if self.passing else None
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -156,7 +177,9 @@ class Stream:
     def _lost(self, block: EntryRange, error: Exception) -> SkippedRange:
         per_file = self.labels.per_file if self.labels is not None else ()
         label = per_file[block.file] if per_file else None
-        return SkippedRange(self.files[block.file].url, block.file, block.start, block.stop, str(error), label)
+        url, segments = self.files[block.file].url, self._segments(block)
+        passing = len(block) if self.passing else None
+        return SkippedRange(url, block.file, segments[0].start, segments[-1].stop, str(error), label, passing=passing)
 
     def cancel(self, reading: _Reading) -> None:
         """Forget a block that was asked for; its buffer comes back when no reader writes to it any more."""
@@ -167,10 +190,22 @@ class Stream:
 
     def _submit(self, block: EntryRange, ref: BufferRef | None) -> Future[Any]:
         file = self.files[block.file]
+        if self.steps is not None:
+            segments, names = self._segments(block), self.steps.reads(self.read_layout.names)
+            return self.worker_pool.submit(
+                read_passing_block, file.part(names, segments[0].start, segments[-1].stop), segments,
+                self.read_layout, self.steps, ref,
+            )  # fmt: skip
         return self.worker_pool.submit(
             read_block, file.part(self.read_layout.names, block.start, block.stop), block.start, block.stop,
             self.read_layout, ref,
         )  # fmt: skip
+
+    def _segments(self, block: EntryRange) -> tuple[Segment, ...]:
+        """The entries of the file that a block stands for."""
+        if self.passing:
+            return self.passing[block.file].segments(block.start, block.stop)
+        return (Segment(block.start, block.stop, len(block), 0, len(block)),)
 
     def _with_targets(self, arrays: Sequence[Array], file: int) -> tuple[Array, ...]:
         """The arrays of a block, with the labels and weights that are numbers of its file in their place."""
@@ -278,16 +313,21 @@ def read_block(file: RootFile, start: int, stop: int, layout: Layout, ref: Buffe
     return read_packed(file, start, stop, layout, ref)
 
 
-def read_flat(names: tuple[str, ...], task: tuple[RootFile, EntryRange]) -> dict[str, Any]:
-    """Runs in a reader process: flat branches in their own dtype."""
-    from mlaas4hep_tf.io.reader import read
+def read_passing_block(
+    file: RootFile, segments: Sequence[Segment], layout: Layout, steps: Steps, ref: BufferRef | None
+) -> Any:
+    """Runs in a reader process: read, cut, derive and pack one block."""
+    from mlaas4hep_tf.analysis.reading import read_passing
 
-    file, entries = task
-    columns = read(file, entries.start, entries.stop, names)
-    return {
-        name: np.concatenate([np.empty(0, pieces[0].dtype.newbyteorder("=") if pieces else np.float32), *pieces])
-        for name, pieces in columns.values.items()
-    }
+    keep_freed_memory()
+    return read_passing(file, segments, layout, steps, ref)
+
+
+def read_others(names: tuple[str, ...], steps: Steps, task: tuple[RootFile, int, int]) -> dict[str, Array]:
+    """Runs in a reader process: flat branches in their own dtype, and which events are selected."""
+    from mlaas4hep_tf.analysis.reading import read_beside
+
+    return read_beside(names, steps, task)
 
 
 def _join(out: Array, parts: Sequence[Array]) -> None:
