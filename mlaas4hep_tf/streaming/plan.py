@@ -26,6 +26,7 @@ BLOCK_ENTRIES = 16_384  # entries per block at most; larger blocks take more mem
 OPEN_CLUSTERS = 4  # large clusters of a file group of which blocks are read in turn
 RAW_ENTRIES = 8 * BLOCK_ENTRIES  # of a file that a block of passing events spans at most
 SPLIT_BLOCKS = (8, 64)  # blocks per file in a split: at least 8, cutting clusters if needed, at most 64
+ORDER = 1  # changes with the order that these functions give: a training cannot go on in another one
 _SPLIT, _SHUFFLE, _ROWS = 1, 2, 3  # keys of the random generators, one for each purpose
 
 
