@@ -22,7 +22,7 @@ from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.models import wants_mask
 from mlaas4hep_tf.progress import progress_bar
 from mlaas4hep_tf.specs import Specs
-from mlaas4hep_tf.streaming.chunks import read_flat
+from mlaas4hep_tf.streaming.chunks import read_others
 from mlaas4hep_tf.streaming.open_files import inspect_files
 from mlaas4hep_tf.streaming.plan import EntryRange, blocks
 from mlaas4hep_tf.tasks import SCORE, Task
@@ -47,7 +47,8 @@ def predict_files(
 
     The output (of a ROOT file a tree with the name of the input's) has a row per event, in the order of files and
     entries: ``file`` (number of the input file), ``entry`` (in that file), the identifiers that the input has, and
-    ``score``; of more than two classes ``score_<class>`` each (``score_0``, ``score_1`` ... without a task).
+    ``score``; of more than two classes ``score_<class>`` each (``score_0``, ``score_1`` ... without a task); where the
+    specs have a selection also ``selected``, which the exported model gives as well.
 
     Args:
         trained: what the model was trained with: the `RootDataset`, the `runs.Run`, or a `Preprocessor`.  `Specs`
@@ -75,7 +76,7 @@ def predict_files(
     ds = _in_order(files, preprocessor, masked=wants_mask(model), read=read)
     scores = _Scores(predict_batch(model, x) for x in ds)
     with row_writer(out, ds.files[0].tree) as tree, progress_bar("predict", ds.entries, "events", progress) as advance:
-        for block, identifiers in _identifiers(ds.files, ds.specs, WorkerPool(read)):
+        for block, identifiers in _beside(ds.files, preprocessor.specs, WorkerPool(read)):
             tree.extend(_rows(block, identifiers, scores.take(len(block)), task))
             advance(len(block))
     if ds.truncated:
@@ -85,20 +86,23 @@ def predict_files(
 
 
 def _in_order(files: FileArgument, preprocessor: Preprocessor, *, masked: bool, read: ReadOptions) -> RootDataset:
-    """Every event of any files, as the model takes it."""
+    """Every event of any files, as the model takes it, whether it is selected or not."""
+    image = preprocessor.image
     return RootDataset(
-        files, preprocessor.specs.unbound(), batch_size=STEP_EVENTS, shuffle=False, normalize=preprocessor.normalize,
-        mask=masked, layout="vector" if preprocessor.image is None else "image", image=preprocessor.image, read=read,
+        files, preprocessor.specs.unbound().all_events(), batch_size=STEP_EVENTS, shuffle=False,
+        normalize=preprocessor.normalize, mask=masked, layout="vector" if image is None else "image", image=image,
+        read=read,
     )  # fmt: skip
 
 
 def _check_names(identifiers: Sequence[str]) -> None:
     """Raise BranchError for an identifier with the name of a branch of the output."""
-    met = [name for name in identifiers if name in ("file", "entry") or re.fullmatch(r"score(_.*)?", name)]
+    own = ("file", "entry", "selected")
+    met = [name for name in identifiers if name in own or re.fullmatch(r"score(_.*)?", name)]
     if met:
         raise BranchError(
-            f"predictions have branches file, entry and score beside the identifiers, of which {met[0]!r} is called so "
-            "too: name other identifiers when scanning"
+            f"predictions have branches {', '.join(own)} and score beside the identifiers, of which {met[0]!r} is "
+            "called so too: name other identifiers when scanning"
         )
 
 
@@ -133,14 +137,17 @@ class _Scores:
         return joined[:rows]
 
 
-def _identifiers(
+def _beside(
     files: tuple[RootFile, ...], specs: Specs, worker_pool: WorkerPool
 ) -> Iterator[tuple[EntryRange, dict[str, np.ndarray]]]:
-    wanted = [i for i in specs.identifiers if all(any(b.name == i for b in f.branches) for f in files)]
-    opened = (
-        inspect_files([f.source for f in files], Selection(tuple(wanted), (), ()), worker_pool) if wanted else files
-    )
+    """Identifiers of events, and whether each is selected, block by block."""
+    known = [{b.name for b in file.branches} for file in files]
+    wanted = [name for name in specs.identifiers if all(name in own for own in known)]
+    steps = specs.selection_steps
+    also = tuple(wanted + [info.name for info in steps.inputs])
+    opened = inspect_files([f.source for f in files], Selection(also, (), ()), worker_pool) if also else files
     names = tuple(i for i in wanted if all(b.kind == "flat" for f in opened for b in f.branches if b.name == i))
     tasks = [b for n, f in enumerate(opened) for b in blocks(n, f.num_entries, f.entry_offsets, WRITE_ENTRIES)]
-    parts = ((opened[b.file].part(names, b.start, b.stop), b) for b in tasks)
-    yield from zip(tasks, worker_pool.map(partial(read_flat, names), parts), strict=True)
+    reads = steps.reads(names)
+    parts = ((opened[b.file].part(reads, b.start, b.stop), b.start, b.stop) for b in tasks)
+    yield from zip(tasks, worker_pool.map(partial(read_others, names, steps), parts), strict=True)

@@ -14,6 +14,7 @@ from mlaas4hep_tf.io.branches import BranchInfo
 from mlaas4hep_tf.specs import FOUND, BranchSpec, TargetSpec
 
 Array = npt.NDArray[Any]
+FLOAT32_INTEGERS = 2**24  # up to it float32 holds every integer
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,13 @@ def statistics(values: Sequence[Array], multiplicities: Array) -> BranchStats:
     data -= mean
     m2 = float(np.einsum("i,i->", data, data))  # np.dot would start BLAS threads, which fight with the other readers
     return BranchStats(count, nan, posinf, neginf, smallest, largest, mean, m2, multiplicities)
+
+
+def beyond_float32(values: Array) -> bool:
+    """Whether there are integers among them that float32 does not hold."""
+    if values.dtype.kind not in "iu" or not len(values):
+        return False
+    return bool(values.max() > FLOAT32_INTEGERS or values.min() < -FLOAT32_INTEGERS)
 
 
 @dataclass(frozen=True)

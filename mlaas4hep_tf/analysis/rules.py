@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,7 +46,7 @@ class Analysis:
                 )
 
     def __bool__(self) -> bool:
-        return self != Analysis()
+        return self != NO_ANALYSIS
 
     @property
     def defined(self) -> tuple[str, ...]:
@@ -62,6 +62,20 @@ class Analysis:
     def served(self) -> Analysis:
         """The part of it that the exported model applies."""
         return replace(self, train_select=())
+
+    def for_selection(self, words_of: Callable[[str], frozenset[str]]) -> Analysis:
+        """The part of it that says which events pass.
+
+        Args:
+            words_of: the names in an expression.
+        """
+        needed = frozenset[str]().union(*map(words_of, (*self.select, *self.train_select)))
+        kept: list[tuple[str, str]] = []
+        for name, text in reversed(self.define):
+            if name in needed:
+                kept.insert(0, (name, text))
+                needed |= words_of(text)
+        return replace(self, define=tuple(kept))
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -79,6 +93,9 @@ class Analysis:
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> Analysis:
         return analysis(**content)
+
+
+NO_ANALYSIS = Analysis()
 
 
 def analysis(
