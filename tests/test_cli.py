@@ -384,7 +384,7 @@ def test_an_analysis_from_the_shell(work):
     fat = arrays["nFatJet"] >= 1
     both = fat & (arrays["nLepton"] == 0)
     assert specs.entries == np.sum(both)
-    assert [int(n.replace(",", "")) for n in re.findall(r"(?:all|>= 1|== 0) +([\d,]+) ", done.stdout)] == [
+    assert [int(n.replace(",", "")) for n in re.findall(r"(?:all|>= 1|== 0) +([\d,]+)", done.stdout)] == [
         8522, np.sum(fat), np.sum(both),
     ]  # fmt: skip
     kept = arrays["Jet_pt"][both]

@@ -168,11 +168,9 @@ def train(
     config = replace(training.config(named, labels.values(), learnt, paper, read), image=drawing.image())
     check_new(folder, overwrite=overwrite)
     config.check(choice.tree or paper.tree)
-    specs = (
-        choice.load(choice.specs, cuts)
-        if choice.specs
-        else choice.scan(named, paper, labels.branch(), training.weights, cuts.load(), read)
-    )
+    specs = choice.known(cuts, training.continue_from)
+    if specs is None:
+        specs = choice.scan(named, paper, labels.branch(), training.weights, cuts.load(), read)
     config.check(specs.tree, specs)
     import_tensorflow()
     from mlaas4hep_tf.runs.run import train_run

@@ -70,22 +70,23 @@ def print_specs(specs: Specs) -> None:
         table.add_row(group, str(len(members)), str(first.largest), str(first.length), f"{mean:.2f}")
     short = f"{len(specs.flat)} flat branches, {len(specs.groups)} groups"
     out.print(table if len(specs.groups) <= MOST_GROUPS else short)
-    if specs.cutflow is not None:
-        print_cutflow(specs.cutflow)
     for target in specs.targets:
         held = ", ".join(f"{value:g} in {count:,}" for value, count in target.found[:MOST_VALUES])
         more = ", ..." if len(target.found) > MOST_VALUES else ""
         out.print(f"label or weight {target.name} ({target.dtype}): {held + more or f'{target.min} to {target.max}'}")
+    if specs.cutflow is not None:
+        out.print(_cut_flow(specs.cutflow))
     out.print(f"{len(specs.branches)} branches, {len(specs.vector_names)} columns, fingerprint {specs.fingerprint}")
 
 
-def print_cutflow(flow: CutFlow) -> None:
-    """Events after each condition, and which fraction of those before."""
-    weighted = flow.weighted != ()
-    table = _table("condition", "events", "of those before", *(("weighted",) if weighted else ()))
-    for name, events, share, weight in flow.steps():
-        table.add_row(_escape(name), f"{events:,}", f"{share:.2%}", *((f"{weight:,.1f}",) if weighted else ()))
-    out.print(table)
+def _cut_flow(flow: CutFlow) -> Table:
+    labels = flow.by_label() if len(flow.by_label()) > 1 else {}
+    heads = (f"label {label:g}" for label in labels if label is not None)
+    table = _table("condition", "events", "of those before", *heads)
+    per_label = [own.events for label, own in labels.items() if label is not None]
+    for number, (name, events, share, _) in enumerate(flow.steps()):
+        table.add_row(name, f"{events:,}", f"{share:.1%}" if number else "", *(f"{own[number]:,}" for own in per_label))
+    return table
 
 
 def print_run(metrics: Mapping[str, Any]) -> None:

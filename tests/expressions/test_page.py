@@ -39,9 +39,8 @@ def branches():
             values[name] = np.array(first + second, np.float32)
             variables[name] = Variable(name, "float", Group(group))
         else:
-            kind = "float" if name == "met" else "int"
-            values[name] = np.array([first, second], "f4" if kind == "float" else "i8")
-            variables[name] = Variable(name, kind)
+            values[name] = np.array([first, second], "f4" if name == "met" else "i8")
+            variables[name] = Variable(name, "float" if name == "met" else "int")
     return values, counts, Schema(variables, {})
 
 
