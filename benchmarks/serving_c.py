@@ -4,8 +4,8 @@
 
 For the network with two hidden layers of 1024, 1 and 100 rows a request: closed loops of 100 clients; then open loops
 at 50 % and 80 % of the slowest peer's best rate, without and with a process that keeps one core busy.  Then that
-network and TFaaS's example, 100 and 200 clients.  All servers run all the time, and each round asks one after the other, so
-that a machine that is shared is the same to all.  Writes serving_c.json and serving_c.md.
+network and TFaaS's example, 100 and 200 clients.  All servers run all the time, and each round asks one after the
+other, so that a machine that is shared is the same to all.  Writes serving_c.json and serving_c.md.
 """
 
 from __future__ import annotations
