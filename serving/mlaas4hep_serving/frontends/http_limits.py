@@ -16,7 +16,7 @@ SECONDS = 60.0  # from the first byte of a request to its last
 
 
 class OneWrite:
-    """A transport that sends what is written in one turn of the loop as one: head and body in one call of the system."""
+    """A transport that sends what is written in one turn of the loop as one call of the system: head and body."""
 
     def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
         self._transport, self._loop = transport, loop
