@@ -27,6 +27,7 @@ from mlaas4hep_tf.streaming.forks import check_process
 from mlaas4hep_tf.streaming.open_files import inspect_files
 from mlaas4hep_tf.streaming.pipeline import MASK_SUFFIX, DataLayout, PipelineOptions, build_pipeline
 from mlaas4hep_tf.streaming.plan import EntryRange, make_plan, partition, split_sizes
+from mlaas4hep_tf.streaming.position import BEGINNING, Cursor, Position, describe_order, make_state, read_state
 from mlaas4hep_tf.streaming.skipped import Skipped, account
 from mlaas4hep_tf.streaming.targets import LabelDtype, Labels, PerFile, Target, check_law, label_of, resolve_target
 from mlaas4hep_tf.streaming.targets import label_dtype as default_label_dtype
@@ -174,8 +175,9 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
     - ``layout="ragged"``: a dict, flat branches [B], jagged ones `tf.RaggedTensor` [B, None];
     - ``layout="image"``: x is float32 [B, rows, columns, channels] (`transforms.image.EtaPhiImage`).
 
-    Every event comes exactly once per epoch.  Each iteration over the dataset is a new epoch with an order of
-    its own, which depends on the seed and not on the number of workers.  Files are mixed within every chunk
+    Every event comes exactly once per epoch.  Each iteration over the dataset is an epoch with an order of its own
+    (one that is not ended uses none up; `set_epoch` chooses one), which depends on the seed and not on the number of
+    workers.  Files are mixed within every chunk
     in proportion to their events (paper, section 3.3; `mixed` has other laws, and says what they do to
     exactly once); rows are shuffled within the chunk.  With ``shuffle=False`` events come in the order of
     files and entries, unmixed.
@@ -272,6 +274,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         preprocessor: Preprocessor,
         options: PipelineOptions,
         parts: Sequence[Sequence[EntryRange]],
+        start: Position = BEGINNING,
     ) -> None:
         self._stream, self._preprocessor, self._settings, self._parts = stream, preprocessor, options, parts
         self.plan = make_plan(
@@ -279,7 +282,8 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             chunk_size=options.chunk_size, batch_size=options.batch_size, shuffle=options.shuffle,
             seed=options.seed, shares=options.shares, raw_offsets=stream.raw_offsets,
         )  # fmt: skip
-        self._pipeline = build_pipeline(stream, preprocessor, options, self.plan)
+        self._cursor = Cursor(start)
+        self._pipeline = build_pipeline(stream, preprocessor, options, self.plan, self._cursor)
         super().__init__(tf.data.experimental.to_variant(self._pipeline))
 
     def _inputs(self) -> list[tf.data.Dataset]:  # abstract in tf.data.Dataset, so every subclass has it
@@ -377,11 +381,47 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             )  # fmt: skip
         return super().skip(count, name)
 
-    def _part(self, parts: Sequence[Sequence[EntryRange]], **changes: Any) -> RootDataset:
+    def state(self, epoch: int, batch: int = 0) -> dict[str, Any]:
+        """Where the training stands behind so many batches of an epoch, as JSON, for `starting_at`.
+
+        What could not be read on the way to there is part of it, so ask for it while that epoch is read.
+
+        Args:
+            epoch: its number, from 0.
+            batch: batches of it that were taken.
+        """
+        lost = self.skipped.now if self.skipped is not None and batch and epoch == self._cursor.epoch else []
+        position = Position(epoch, batch, frozenset((one.number, one.start) for one in lost))
+        return make_state(position, self._order(), self.skipped)
+
+    def starting_at(self, state: Mapping[str, Any]) -> RootDataset:
+        """The same batches in the same order from a state on, whatever the number of readers.
+
+        The first iteration is the rest of the epoch that `state` stands in, the next ones are the epochs behind it.  Of
+        what was delivered before, at most a chunk is read again.  How many batches it has is not known to TensorFlow
+        where it begins inside of an epoch.
+
+        Raises:
+            ResumeError: a state of other files, of another split, seed, mixing law or size of batches, or of a
+                version of this package with another order; says what differs.
+        """
+        position, account = read_state(state, self._order(), self.plan.batches)
+        if self.skipped is not None:
+            self.skipped.recall(account)
+        return self._part(self._parts, position)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Have the next iteration be this epoch, from 0; by default it is the one behind the last that was ended."""
+        self._cursor.move(Position(epoch))
+
+    def _order(self) -> dict[str, Any]:
+        return describe_order(self.plan, self.files, self.specs.fingerprint)
+
+    def _part(self, parts: Sequence[Sequence[EntryRange]], start: Position = BEGINNING, **changes: Any) -> RootDataset:
         part = RootDataset.__new__(RootDataset)
         events = sum(len(block) for ranges in parts for block in ranges)
         RootDataset._build(
-            part, self._stream.fresh(events), self._preprocessor, replace(self._settings, **changes), parts
+            part, self._stream.fresh(events), self._preprocessor, replace(self._settings, **changes), parts, start
         )
         return part
 

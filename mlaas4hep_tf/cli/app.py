@@ -150,7 +150,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Pass 2: train a model and leave a run folder with metrics, plots and report."""
-    from mlaas4hep_tf.runs.config import check_new
+    from mlaas4hep_tf.runs.config import check_new, describe
 
     paper = _paper(training.params)
     named = reading.locate(files, paper.redirector)
@@ -163,6 +163,8 @@ def train(
     specs = (
         choice.load(choice.specs)
         if choice.specs
+        else describe(training.continue_from).specs.unbound()
+        if training.continue_from
         else choice.scan(named, paper, labels.branch(), training.weights, read)
     )
     config.check(specs.tree, specs)

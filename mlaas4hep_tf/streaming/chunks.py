@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from mlaas4hep_tf.io.buffers import ArrayPool, ArraySpec, BufferPool, BufferRef,
 from mlaas4hep_tf.io.files import RootFile
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.streaming.plan import EntryRange, Plan, apportion, chunk_quotas
+from mlaas4hep_tf.streaming.position import Position
 from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange
 from mlaas4hep_tf.streaming.targets import Target
 
@@ -119,10 +121,12 @@ class Stream:
     def read_layout(self) -> Layout:
         return replace(self.layout, targets=tuple((t.branch, t.dtype) for t in self.targets if t.branch))
 
-    def chunks(self, plan: Plan, epoch: int, room: Room | None = None) -> Iterator[tuple[Array, ...]]:
-        """The chunks of an epoch, packed; each takes its share of every file group.
+    def chunks(self, plan: Plan, start: Position, room: Room | None = None) -> Iterator[tuple[Array, ...]]:
+        """The chunks of an epoch from a position on, packed; each takes its share of every file group.
 
         The blocks of a whole chunk are asked for at once, so that the reader processes never wait for one of them.
+        What was delivered before is not read again, but for the chunk in which the position lies: which events those
+        were is arithmetic.
 
         Yields:
             order of the rows int32 [n]; flat branches float32 [n, F]; of each group the row of each event's first
@@ -135,11 +139,19 @@ class Stream:
         self.delivered.clear()
         self.failures.clear()
         if self.skipped is not None:
-            self.skipped.begin()
+            self.skipped.begin(start.lost)
         try:
-            file_groups += (_FileGroup(self, plan.blocks(number, epoch)) for number in range(len(plan.file_groups)))
-            for number, pieces in enumerate(_mix(file_groups, plan)):
-                yield plan.rows(epoch, number, _events(pieces)), *self._assemble(pieces, room)
+            first, row = divmod(start.batch * plan.batch_size, plan.chunk_size)
+            passed = [
+                _Passed(self.delivered, start.lost, plan.blocks(number, start.epoch))
+                for number in range(len(plan.file_groups))
+            ]
+            steps = deque(plan.chunk_quotas.tolist())
+            before = sum(1 for _ in itertools.islice(_mix(passed, steps, plan.chunk_size), first))
+            file_groups += (_FileGroup(self, [*group.blocks], start.lost) for group in passed)
+            for number, pieces in enumerate(_mix(file_groups, steps, plan.chunk_size), before):
+                order = plan.rows(start.epoch, number, _events(pieces))
+                yield order[row if number == first else 0 :], *self._assemble(pieces, room)
         except Exception as error:
             self.failures.append(error)
             raise
@@ -259,13 +271,55 @@ class _Reading:
     future: Future[Any]
 
 
-class _FileGroup:
-    """The blocks of one file group, read ahead in order, from which any number of events is taken."""
+class _Events(Protocol):
+    """The events of one file group in their order; `left` are those that were not taken."""
 
-    def __init__(self, stream: Stream, blocks: Sequence[EntryRange]) -> None:
-        self._stream = stream
+    left: int
+
+    def ask(self, events: int) -> None: ...
+
+    def take(self, events: int) -> list[tuple[Array, ...]]: ...
+
+
+class _Passed:
+    """The blocks of one file group of which the first were delivered in an earlier process: events without content."""
+
+    def __init__(self, delivered: Counter[int], lost: frozenset[tuple[int, int]], blocks: Sequence[EntryRange]) -> None:
+        self._delivered, self._lost = delivered, lost
+        self.blocks = deque(blocks)
+        self.left = sum(map(len, blocks))
+
+    def ask(self, events: int) -> None:
+        """Nothing is read."""
+
+    def take(self, events: int) -> list[tuple[Array, ...]]:
+        """As `_FileGroup.take`, with rows without columns."""
+        pieces: list[tuple[Array, ...]] = []
+        while events:
+            block = self.blocks.popleft()
+            if (block.file, block.start) in self._lost:
+                self.left -= len(block)
+                break
+            taken = min(events, len(block))
+            if taken < len(block):
+                self.blocks.appendleft(EntryRange(block.file, block.start + taken, block.stop))
+            pieces.append((np.empty((taken, 0), np.float32),))
+            self._delivered[block.file] += taken
+            self.left -= taken
+            events -= taken
+        return pieces
+
+
+class _FileGroup:
+    """The blocks of one file group, read ahead in order, from which any number of events is taken.
+
+    Blocks that are known to be `lost` are not read.
+    """
+
+    def __init__(self, stream: Stream, blocks: Sequence[EntryRange], lost: frozenset[tuple[int, int]]) -> None:
+        self._stream, self._lost = stream, lost
         self._todo = iter(blocks)
-        self._reading: deque[_Reading] = deque()
+        self._reading: deque[_Reading | EntryRange] = deque()
         self._rest: tuple[Array, ...] | None = None
         self._file = 0  # from which it is
         self._asked = 0  # events that are being read, or left over
@@ -274,7 +328,8 @@ class _FileGroup:
     def ask(self, events: int) -> None:
         """Have the blocks read that the next `events` events lie in, and one more."""
         while self._asked < events + 1 and (block := next(self._todo, None)) is not None:
-            self._reading.append(self._stream.read(block))
+            known = (block.file, block.start) in self._lost
+            self._reading.append(block if known else self._stream.read(block))
             self._asked += len(block)
 
     def take(self, events: int) -> list[tuple[Array, ...]]:
@@ -294,6 +349,9 @@ class _FileGroup:
 
     def _next(self) -> tuple[Array, ...] | None:
         reading = self._reading.popleft()
+        if isinstance(reading, EntryRange):
+            self._forget(len(reading))
+            return None
         self._file = reading.block.file
         piece = self._stream.result(reading)
         if piece is None:
@@ -306,16 +364,16 @@ class _FileGroup:
 
     def close(self) -> None:
         for reading in self._reading:
-            self._stream.cancel(reading)
+            if isinstance(reading, _Reading):
+                self._stream.cancel(reading)
 
 
-def _mix(file_groups: Sequence[_FileGroup], plan: Plan) -> Iterator[list[tuple[Array, ...]]]:
-    """The pieces of each chunk.
+def _mix(file_groups: Sequence[_Events], steps: deque[list[int]], chunk_size: int) -> Iterator[list[tuple[Array, ...]]]:
+    """The pieces of each chunk; `steps` are the events that each takes from every file group, and those done go.
 
     Where a block is lost, the chunk is filled up from what is left in each file group, in proportion to that, and the
     chunks behind it are dealt out anew; so each but the last is still a whole one.
     """
-    steps = deque(plan.chunk_quotas.tolist())
     while steps:
         step = steps.popleft()
         before = sum(file_group.left for file_group in file_groups)
@@ -325,12 +383,13 @@ def _mix(file_groups: Sequence[_FileGroup], plan: Plan) -> Iterator[list[tuple[A
             pieces += _take(file_groups, more)
         left = [file_group.left for file_group in file_groups]
         if before - sum(left) != _events(pieces):
-            steps = deque(chunk_quotas(left, plan.chunk_size).tolist() if any(left) else ())
+            steps.clear()
+            steps.extend(chunk_quotas(left, chunk_size).tolist() if any(left) else ())
         if pieces:
             yield pieces
 
 
-def _take(file_groups: Sequence[_FileGroup], step: Sequence[int]) -> list[tuple[Array, ...]]:
+def _take(file_groups: Sequence[_Events], step: Sequence[int]) -> list[tuple[Array, ...]]:
     for file_group, events in zip(file_groups, step, strict=True):
         file_group.ask(events)
     return [piece for file_group, events in zip(file_groups, step, strict=True) for piece in file_group.take(events)]

@@ -6,21 +6,21 @@ already shuffled, straight into the rectangle.
 
 from __future__ import annotations
 
-import itertools
 import logging
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Literal
 
+import numpy as np
 import tensorflow as tf
 
 from mlaas4hep_tf.io.buffers import keep_freed_memory
 from mlaas4hep_tf.io.workers import default_workers
 from mlaas4hep_tf.streaming.chunks import Room, Stream
 from mlaas4hep_tf.streaming.plan import Plan
+from mlaas4hep_tf.streaming.position import Cursor
 from mlaas4hep_tf.transforms.vector import Preprocessor
 
 DataLayout = Literal["vector", "columns", "ragged", "image"]
@@ -47,38 +47,55 @@ class PipelineOptions:
     shares: tuple[float, ...] | None = None
 
 
-class _Epochs:
-    """Numbers the iterations over a dataset."""
-
-    def __init__(self) -> None:
-        self._next = itertools.count()
-        self._lock = threading.Lock()
-
-    def __call__(self) -> int:
-        with self._lock:
-            return next(self._next)
-
-
-def build_pipeline(stream: Stream, preprocessor: Preprocessor, options: PipelineOptions, plan: Plan) -> tf.data.Dataset:
+def build_pipeline(
+    stream: Stream, preprocessor: Preprocessor, options: PipelineOptions, plan: Plan, cursor: Cursor
+) -> tf.data.Dataset:
     """The whole graph from file groups to batches; nothing is read before it is iterated.
+
+    Each iteration begins where `cursor` says.  How many batches it has is known, unless some may be lost or the first
+    iteration is the rest of an epoch.
 
     The graph is kept small, above all the function inside `flat_map`: TensorFlow optimises each function anew for
     every epoch, and those inside such a function again for every chunk.
     """
     batch = options.batch_size
     step = batch * -(-STEP_ENTRIES // batch) if options.layout != "ragged" else batch  # rebatch is slow for ragged
-    batches = _steps(stream, plan, step, _room(options, plan)).map(
+    batches = _steps(stream, plan, cursor, step, _room(options, plan)).map(
         _step(preprocessor, options, plan, step),
         num_parallel_calls=default_workers(),
         deterministic=True,
     )
     if step != batch:
         batches = batches.rebatch(batch)
-    if stream.skipped is None:
-        if plan.entries % batch == 0 and options.layout != "ragged":
-            batches = batches.map(partial(_fix_rows, batch))
-        batches = batches.apply(tf.data.experimental.assert_cardinality(plan.batches))
-    return batches.prefetch(max(2, PREFETCH_ENTRIES // batch)).with_options(_settings())
+    if stream.skipped is None and plan.entries % batch == 0 and options.layout != "ragged":
+        batches = batches.map(partial(_fix_rows, batch))
+    batches = batches.prefetch(max(2, PREFETCH_ENTRIES // batch))
+    known = plan.batches if stream.skipped is None and cursor.next.batch == 0 else None
+    return _with_end(batches, cursor, known).with_options(_settings())
+
+
+def _with_end(batches: tf.data.Dataset, cursor: Cursor, known: int | None) -> tf.data.Dataset:
+    """The same batches, with which the cursor gets to know when all have been taken: with the last one, as Keras asks
+    for no more where it knows how many there are, or behind it.
+    """
+    weak = weakref.ref(cursor)
+
+    def end() -> np.int64:
+        if (alive := weak()) is not None:
+            alive.end()
+        return np.int64(0)
+
+    def nothing(_: tf.Tensor) -> tf.data.Dataset:
+        with tf.control_dependencies([tf.numpy_function(end, (), tf.int64, stateful=True)]):
+            return batches.take(tf.constant(0, tf.int64))
+
+    mark = tf.data.Dataset.range(1).flat_map(nothing)
+    if known is None:
+        return batches.concatenate(mark)
+    which = [tf.data.Dataset.from_tensors(tf.constant(n, tf.int64)) for n in (0, 1)]
+    turns = which[0].repeat(known - 1).concatenate(which[1]).concatenate(which[0])
+    marked = tf.data.Dataset.choose_from_datasets([batches, mark], turns, stop_on_empty_dataset=False)
+    return marked.apply(tf.data.experimental.assert_cardinality(known))
 
 
 def _settings() -> tf.data.Options:
@@ -90,20 +107,20 @@ def _settings() -> tf.data.Options:
     return settings
 
 
-def _steps(stream: Stream, plan: Plan, step: int, room: Room | None) -> tf.data.Dataset:
+def _steps(stream: Stream, plan: Plan, cursor: Cursor, step: int, room: Room | None) -> tf.data.Dataset:
     """Steps (rows, flat, bounds, groups, targets): the rows of a step, and the whole packed chunk they lie in.
 
-    TensorFlow never forgets a Python function that a graph has called, so the one here holds the stream and the plan
-    weakly; the RootDataset holds both, and every dataset and iterator made from it holds the RootDataset.
+    TensorFlow never forgets a Python function that a graph has called, so the one here holds stream, plan and cursor
+    weakly; the RootDataset holds them, and every dataset and iterator made from it holds the RootDataset.
     """
     keep_freed_memory()
-    epochs, weak_stream, weak_plan = _Epochs(), weakref.ref(stream), weakref.ref(plan)
+    weak_stream, weak_plan, weak_cursor = weakref.ref(stream), weakref.ref(plan), weakref.ref(cursor)
 
     def read() -> Iterator[tuple[Any, ...]]:
-        alive, its_plan = weak_stream(), weak_plan()
-        if alive is None or its_plan is None:
+        alive, its_plan, its_cursor = weak_stream(), weak_plan(), weak_cursor()
+        if alive is None or its_plan is None or its_cursor is None:
             raise ReferenceError("the RootDataset that this iterator reads from is gone; keep a reference to it")
-        for order, flat, bounds, *rest in alive.chunks(its_plan, epochs(), room):
+        for order, flat, bounds, *rest in alive.chunks(its_plan, its_cursor.begin(), room):
             yield order, flat, bounds, tuple(rest[: len(groups)]), tuple(rest[len(groups) :])
 
     def cut(order: tf.Tensor, *chunk: Any) -> tf.data.Dataset:

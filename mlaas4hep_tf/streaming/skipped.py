@@ -75,9 +75,14 @@ class Skipped:
         """The account of another dataset of the same files."""
         return replace(self, now=[])
 
-    def begin(self) -> None:
-        """A new epoch."""
-        self.now.clear()
+    def begin(self, known: Iterable[tuple[int, int]] = ()) -> None:
+        """A new epoch, or one of which blocks are known to be lost, by file and first entry."""
+        self.now[:] = [self.ever[key] for key in known]
+
+    def recall(self, lost: Iterable[SkippedRange]) -> None:
+        """Take over what was skipped before, in the process that this one goes on for."""
+        with self._lock:
+            self.ever.update({(one.number, one.start): one for one in lost})
 
     def open_failed(self, failed: Iterable[SkippedRange], entries: int) -> None:
         """Account for files that could not be opened; the others have `entries` events.

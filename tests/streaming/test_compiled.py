@@ -10,6 +10,7 @@ from helpers.streams import quiet_scan
 from mlaas4hep_tf import RootDataset
 from mlaas4hep_tf.streaming import pipeline
 from mlaas4hep_tf.streaming.chunks import Room
+from mlaas4hep_tf.streaming.position import BEGINNING
 from mlaas4hep_tf.testing import write_files
 
 
@@ -60,6 +61,6 @@ def test_room_grows_by_doubling_and_says_so(caplog):
 def test_chunks_have_one_shape(files):
     ds = RootDataset(files, quiet_scan(files), batch_size=50, chunk_size=400)
     room = Room(400)
-    shapes = {tuple(array.shape for array in chunk[1:]) for chunk in ds._stream.chunks(ds.plan, 0, room)}
+    shapes = {tuple(array.shape for array in chunk[1:]) for chunk in ds._stream.chunks(ds.plan, BEGINNING, room)}
     assert len(shapes) == 1
-    assert all(np.all(array.shape[0] >= 400) for array in next(iter(ds._stream.chunks(ds.plan, 0, room)))[1:3])
+    assert all(np.all(array.shape[0] >= 400) for array in next(iter(ds._stream.chunks(ds.plan, BEGINNING, room)))[1:3])
