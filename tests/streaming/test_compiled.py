@@ -2,7 +2,6 @@
 
 import logging
 
-import numpy as np
 import pytest
 import tensorflow as tf
 from helpers.streams import quiet_scan
@@ -36,7 +35,12 @@ def test_the_same_batches_bit_for_bit(files, monkeypatch, options):
     monkeypatch.setattr(pipeline, "COMPILED_ENTRIES", 0)
     compiled = []
     function = tf.function
-    monkeypatch.setattr(tf, "function", lambda f, **kw: compiled.append(kw.get("jit_compile")) or function(f, **kw))
+
+    def watched(work, **options):
+        compiled.append(options.get("jit_compile"))
+        return function(work, **options)
+
+    monkeypatch.setattr(tf, "function", watched)
     assert two_epochs() == plain
     assert True in compiled
 
@@ -60,7 +64,7 @@ def test_room_grows_by_doubling_and_says_so(caplog):
 
 def test_chunks_have_one_shape(files):
     ds = RootDataset(files, quiet_scan(files), batch_size=50, chunk_size=400)
-    room = Room(400)
-    shapes = {tuple(array.shape for array in chunk[1:]) for chunk in ds._stream.chunks(ds.plan, BEGINNING, room)}
-    assert len(shapes) == 1
-    assert all(np.all(array.shape[0] >= 400) for array in next(iter(ds._stream.chunks(ds.plan, BEGINNING, room)))[1:3])
+    stream, room = ds._stream, Room(400)  # noqa: SLF001 (chunks before TensorFlow)
+    chunks = [chunk[1:] for chunk in stream.chunks(ds.plan, BEGINNING, room)]
+    assert len(chunks) == 4
+    assert len({tuple(array.shape for array in chunk) for chunk in chunks}) == 1
