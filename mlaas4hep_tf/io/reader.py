@@ -189,23 +189,16 @@ def _hold(held: dict[str, Multiplicities], found: Mapping[str, Array], groups: M
             raise
 
 
-_page_caches: dict[object, pages.PageCache] = {}
-
-
-def _page_cache(file: RootFile) -> pages.PageCache:
-    """What this process keeps of the pages of the file that it read last."""
-    key = (file.source.location, file.stamp)
-    if key not in _page_caches:
-        _page_caches.clear()
-        _page_caches[key] = pages.PageCache(_PAGE_CACHE)
-    return _page_caches[key]
+_page_cache = pages.PageCache(_PAGE_CACHE)  # of all files, as those of a dataset are read in turn
 
 
 def _decode(
     file: RootFile, index: FileIndex | PageIndex, start: int, stop: int, groups: Mapping[str, str], hold: bool
 ) -> tuple[dict[str, Pieces], dict[str, Multiplicities]]:
     if isinstance(index, PageIndex):  # a group's multiplicities are in one column
-        return pages.read_columns(partial(fetch, file), index, start, stop, groups, _page_cache(file))
+        return pages.read_columns(
+            partial(fetch, file), index, start, stop, groups, _page_cache.of((file.source.location, file.stamp))
+        )
     return baskets.read_columns(partial(fetch, file), index, start, stop, groups, hold=hold)
 
 

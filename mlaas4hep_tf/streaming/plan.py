@@ -23,6 +23,7 @@ IntArray = npt.NDArray[np.int64]
 
 MAX_FILE_GROUPS = 64  # more files than that share groups, as each group keeps a block in memory and a file open
 BLOCK_ENTRIES = 16_384  # entries per block at most; larger blocks take more memory and are not faster
+OPEN_CLUSTERS = 4  # large clusters of a file group of which blocks are read in turn
 RAW_ENTRIES = 8 * BLOCK_ENTRIES  # of a file that a block of passing events spans at most
 SPLIT_BLOCKS = (8, 64)  # blocks per file in a split: at least 8, cutting clusters if needed, at most 64
 ORDER = 1  # changes with the order that these functions give: a training cannot go on in another one
@@ -52,6 +53,7 @@ class Plan:
         batch_size: events per batch.
         shuffle: permute the blocks of each file group anew in every epoch.
         seed: of the permutations.
+        clusters: number of the cluster in which each block of a file group begins; empty where each has its own.
     """
 
     file_groups: tuple[tuple[EntryRange, ...], ...]
@@ -60,6 +62,7 @@ class Plan:
     batch_size: int
     shuffle: bool
     seed: int
+    clusters: tuple[tuple[int, ...], ...] = ()
 
     @cached_property
     def file_group_entries(self) -> tuple[int, ...]:
@@ -104,9 +107,17 @@ class Plan:
         return [b for n in rounds for b in _window(self._round(file_group, n), first - n * size, last - n * size)]
 
     def _round(self, file_group: int, number: int) -> list[EntryRange]:
+        """A permutation of the blocks; where clusters have several, those of a few clusters follow each other.
+
+        So what a reader has decoded of a large cluster serves all its blocks.
+        """
         blocks = list(self.file_groups[file_group])
         if self.shuffle:
             _generator(self.seed, _SHUFFLE, number, file_group).shuffle(blocks)
+        if self.shuffle and self.clusters and self.clusters[file_group]:
+            cluster = dict(zip(self.file_groups[file_group], self.clusters[file_group], strict=True))
+            turn = {c: n // OPEN_CLUSTERS for n, c in enumerate(dict.fromkeys(cluster[block] for block in blocks))}
+            blocks.sort(key=lambda block: turn[cluster[block]])
         return blocks
 
     def rows(self, epoch: int, chunk: int, events: int) -> npt.NDArray[np.int32]:
@@ -341,7 +352,18 @@ def make_plan(
     ]  # fmt: skip
     sizes = tuple(sum(map(len, file_group)) for file_group in cuts)
     quotas = sizes if shares is None else _quotas(sum(sizes), [shares[n] for n in numbers], shuffle=shuffle)
-    return Plan(tuple(cuts), quotas, chunk, batch_size, shuffle, seed)
+    clusters = tuple(_clusters(blocks, entry_offsets) for blocks in cuts)
+    return Plan(tuple(cuts), quotas, chunk, batch_size, shuffle, seed, clusters)
+
+
+def _clusters(blocks: Sequence[EntryRange], entry_offsets: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """The number of the cluster in which each block begins; nothing where each has its own."""
+    found: dict[tuple[int, int], int] = {}
+    own = [
+        found.setdefault((block.file, bisect_right(entry_offsets[block.file], block.start)), len(found))
+        for block in blocks
+    ]
+    return tuple(own) if len(found) < len(blocks) else ()
 
 
 def _quotas(entries: int, shares: Sequence[float], *, shuffle: bool) -> tuple[int, ...]:
