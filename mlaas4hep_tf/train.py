@@ -289,10 +289,13 @@ def _quiet_about_short_epochs(checkpoint: str | os.PathLike[str] | None) -> Iter
 
 
 def _forget_epochs(history: Path, epoch: int) -> None:
-    """Take out of a history the epochs that are trained again."""
+    """Take out of a history the epochs that are trained again, and what was not written to its end."""
     if history.exists():
-        header, *rows = history.read_text().splitlines(keepends=True)
-        history.write_text("".join([header, *(row for row in rows if int(row.split(",")[0]) < epoch)]))
+        lines = [line for line in history.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        kept = lines[:1] + [row for row in lines[1:] if int(row.split(",")[0]) < epoch]
+        part = history.with_suffix(".part")
+        part.write_text("".join(kept))
+        os.replace(part, history)
 
 
 def _root(*datasets: tf.data.Dataset | None) -> list[RootDataset]:
