@@ -161,7 +161,7 @@ def train(
     """
     from mlaas4hep_tf.checkpoints import Every
     from mlaas4hep_tf.runs.config import CHECKPOINT, check_new
-    from mlaas4hep_tf.runs.interrupt import STATUS, within_two_seconds
+    from mlaas4hep_tf.runs.interrupt import within_two_seconds
 
     Every.parse(checkpoint_every)
 
@@ -194,8 +194,7 @@ def train(
                 checkpoint_every=checkpoint_every, interrupt=interrupt,
             )  # fmt: skip
         except KeyboardInterrupt:
-            err.print(again, soft_wrap=True)
-            raise typer.Exit(STATUS) from None
+            interrupt.leave()
     if as_json:
         print_json({**run.metrics, "run": str(folder)})
         return
