@@ -194,8 +194,9 @@ def _example(
 ) -> Example:
     """An event that passes, as it is in the file."""
     inputs = {info.name: info for info in (*steps.served, *wanted.raw) if info.name in raw}
-    own = {steps.groups[name]: count for name, count in counts.items()}
-    return example_event(list(inputs.values()), {name: (raw[name],) for name in inputs}, own, alive)
+    own = {steps.groups[name]: count for name, count in counts.items() if name not in steps.inner}
+    inner = {name: count for name, count in counts.items() if name in steps.inner}
+    return example_event(list(inputs.values()), {name: (raw[name],) for name in inputs}, own, alive, inner)
 
 
 def _statistics(wanted: Wanted, steps: Steps, applied: Applied) -> Scanned:

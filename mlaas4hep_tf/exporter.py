@@ -33,6 +33,7 @@ from mlaas4hep_tf.transforms.vector import Preprocessor, Trained, preprocessor_o
 
 SPLITS = "_row_splits"
 SELECTED = "selected"
+_RANKS = {"flat": 1, "jagged": 2, "array": 2, "nested": 3}  # of the padded inputs
 WARMUP_ROWS = (1, 8)
 
 
@@ -52,6 +53,7 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
         self._steps = preprocessor.specs.served_steps
         lists = [one for one in preprocessor.specs.served_inputs if one.kind != "flat"]
         self._groups = tuple(dict.fromkeys(one.group for one in lists))
+        self._inner = tuple(dict.fromkeys(one.inner for one in lists if one.inner))
         self._output = output_name(model)
 
     def _score(self, raw: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -70,8 +72,9 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
     def ragged(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         if self._steps is not None:
             named = {one.name: inputs[input_name(one.name)] for one in self._preprocessor.specs.served_inputs}
-            splits = {group: inputs[input_name(group + SPLITS)] for group in self._groups}
-            counts = {self._steps.name_of[group]: split[1:] - split[:-1] for group, split in splits.items()}
+            splits = {group: inputs[splits_name(group)] for group in (*self._groups, *self._inner)}
+            lengths = {group: split[1:] - split[:-1] for group, split in splits.items()}
+            counts = {self._steps.name_of.get(group, group): own for group, own in lengths.items()}
             return self._analysed(self._steps, named, counts)
         layout = self._preprocessor.layout
         branches = {name: inputs[input_name(name)] for name in layout.names}
@@ -104,14 +107,16 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
     def signatures(self) -> dict[str, Any]:
         taken = self._preprocessor.specs.served_inputs
         dtypes = {one.name: tf.int64 if one.integer else tf.float32 for one in taken}
-        padded = {b.name: tf.TensorSpec([None] if b.kind == "flat" else [None, None], dtypes[b.name]) for b in taken}
+        padded = {b.name: tf.TensorSpec([None] * _RANKS[b.kind], dtypes[b.name]) for b in taken}
         ragged = {b.name: tf.TensorSpec([None], dtypes[b.name]) for b in taken}
-        for group in self._groups:
-            if group + SPLITS in ragged:
+        named = {input_name(name): name for name in ragged}
+        for group in (*self._groups, *self._inner):
+            met = named.get(splits_name(group))
+            if met is not None:
                 raise ModelError(
-                    f"branch {group + SPLITS!r} has the name of the input for the row splits of {group!r}; exclude it"
+                    f"branch {met!r} has the name of the input for the row splits of {group!r}; exclude it"
                 )
-            ragged[group + SPLITS] = tf.TensorSpec([None], tf.int64)
+            ragged[splits_name(group)] = tf.TensorSpec([None], tf.int64)
         ready = self._preprocessor.input_specs(mask=self._masked)
         signatures = {
             "serving_default": (self.padded, padded),
@@ -131,6 +136,11 @@ def _named(spec: Mapping[str, tf.TensorSpec]) -> dict[str, tf.TensorSpec]:
         branches = shorten(repr(branch) for branch in spec if input_name(branch) == twice)
         raise ModelError(f"several branches would have the same input name {twice}: {branches}; exclude all but one")
     return named
+
+
+def splits_name(lists: str) -> str:
+    """Name of the input with the row splits of a group, or of the lists in its objects."""
+    return input_name(lists.removesuffix("[]") + SPLITS)
 
 
 def input_name(branch: str) -> str:
@@ -154,6 +164,7 @@ def export(
 
     - ``serving_default``: branches by name (`input_name`), flat float32 [B], jagged float32 [B, any] padded with NaN;
     - ``ragged``: flat float32 [B], jagged values float32 [m] and for each group ``<group>_row_splits`` int64 [B + 1];
+      lists in the objects of a group, which only expressions use, have row splits of their own beside the group's;
     - ``vector``: the ready ``vector`` float32 [B, D], and ``mask`` bool [B, D] if the model takes it;
       for a model on images instead ``image``: the ready ``image`` float32 [B, rows, columns, channels].
 

@@ -192,7 +192,11 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no ty
         self._steps, self._written = 0, monotonic()
 
     def _warn_of_strangers(self) -> None:
-        own = [c for c in self._others if not (type(c).__module__.startswith("keras.") or hasattr(c, "get_state"))]
+        own = [
+            c
+            for c in self._others
+            if not (type(c).__module__.startswith(("keras.", "mlaas4hep_tf.")) or hasattr(c, "get_state"))
+        ]
         if own and not self._warned:
             warnings.warn(
                 f"{type(own[0]).__name__} has no get_state() and set_state(state): what it remembers begins anew "

@@ -141,7 +141,7 @@ class InputSpec:
     """A branch of the files that an analysis reads, as a feature or for its expressions.
 
     Attributes:
-        name, kind, dtype, group, length: as in `BranchInfo`, with the group that scan found.
+        name, kind, dtype, group, length, inner: as in `BranchInfo`, with the group that scan found.
         feature: whether it is a feature too.
         served: whether the exported model needs it: a feature, or one that more than `train_select` uses.
         integer: whether the exported model takes it as int64, since every digit counts or float32 does not hold it.
@@ -155,10 +155,12 @@ class InputSpec:
     feature: bool = True
     served: bool = True
     integer: bool = False
+    inner: str = ""
 
     @property
     def info(self) -> BranchInfo:
-        return BranchInfo(self.name, "", self.kind, self.dtype, _shared(self.name, self.group), self.length)
+        shared = _shared(self.name, self.group)
+        return BranchInfo(self.name, "", self.kind, self.dtype, shared, self.length, inner=self.inner)
 
 
 @dataclass(frozen=True, repr=False)

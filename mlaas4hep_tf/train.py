@@ -19,8 +19,11 @@ import numpy as np
 import tensorflow as tf
 
 from mlaas4hep_tf.dataset import RootDataset, original_errors
-from mlaas4hep_tf.errors import LabelError, ModelError, ResumeError
+from mlaas4hep_tf.errors import LabelError, ModelError, PlanError, ResumeError
 from mlaas4hep_tf.evaluation import ClassEvaluation, Evaluated, Evaluation, FloatArray, OverTraining, over_training
+from mlaas4hep_tf.optimizers import callbacks as recipe_callbacks
+from mlaas4hep_tf.optimizers import optimizer
+from mlaas4hep_tf.recipe import DEFAULT_RECIPE, Recipe
 from mlaas4hep_tf.resume import Resume
 from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Classes, Task
 
@@ -197,6 +200,7 @@ def fit(
     out: str | os.PathLike[str] | None = None,
     patience: int | None = None,
     class_weights: ClassWeights | None = None,
+    recipe: Recipe | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | str = "60s",
@@ -208,7 +212,10 @@ def fit(
 
     Datasets are `RootDataset`, or what was made of one: ``train.map(...)``.
 
-    With validation data the weights of the epoch with the lowest validation loss are restored at the end, and
+    `recipe` says how: optimizer, learning rate and its schedule, clipping of gradients and which figure chooses the
+    best epoch; without one the model's own optimizer is used and the loss chooses.
+
+    With validation data the weights of the epoch with the best validation loss are restored at the end, and
     training stops early after `patience` epochs without a better one (None: never).  With `out` it leaves
     ``model.keras`` (the best so far, at any time), ``history.csv`` and, where TensorBoard is installed,
     ``tensorboard/`` there.
@@ -228,18 +235,25 @@ def fit(
         ResumeError: a checkpoint of other events, of another order or of another model; says what differs.
         LabelError: class weights for another dataset than a `RootDataset`: they go before its ``map``.
     """
-    monitor = "val_loss" if valid is not None else "loss"
+    chosen = recipe or DEFAULT_RECIPE
+    monitor = f"val_{chosen.monitor}" if valid is not None else chosen.monitor
+    steps = batches_of(train) if recipe is not None else 0
+    if recipe is not None:
+        model.optimizer = optimizer(recipe, epochs=epochs, steps=steps)
     wait, composition = InputWait(), _Composition()
     extra: list[keras.callbacks.Callback] = [*callbacks, wait, composition]
+    extra += recipe_callbacks(chosen, monitor, steps=steps)
     if valid is not None:
         extra.append(
-            keras.callbacks.EarlyStopping(monitor, patience=patience or epochs, restore_best_weights=True)
+            keras.callbacks.EarlyStopping(
+                monitor, mode=chosen.mode, patience=patience or epochs, restore_best_weights=True
+            )
         )  # fmt: skip
     if out is not None:
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
         extra += [
-            keras.callbacks.ModelCheckpoint(folder / "model.keras", monitor, save_best_only=True),
+            keras.callbacks.ModelCheckpoint(folder / "model.keras", monitor, mode=chosen.mode, save_best_only=True),
             keras.callbacks.CSVLogger(folder / "history.csv", append=resume),
         ]
         if find_spec("tensorboard") is not None:  # an extra
@@ -296,6 +310,20 @@ def _forget_epochs(history: Path, epoch: int) -> None:
         part = history.with_suffix(".part")
         part.write_text("".join(kept))
         os.replace(part, history)
+
+
+def batches_of(ds: tf.data.Dataset) -> int:
+    """How many batches an epoch has, by which schedules of the learning rate go.
+
+    Raises:
+        PlanError: a derived dataset that does not know.
+    """
+    if isinstance(ds, RootDataset):
+        return ds.plan.batches
+    known = int(ds.cardinality())
+    if known < 1:
+        raise PlanError("a recipe needs to know how many batches an epoch has: give ds.apply(assert_cardinality(...))")
+    return known
 
 
 def _root(*datasets: tf.data.Dataset | None) -> list[RootDataset]:

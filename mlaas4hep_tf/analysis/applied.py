@@ -27,9 +27,12 @@ class Applied(Mapping[str, Any]):
 
         Args:
             values: branch -> its values, event after event; at least those of `steps.inputs`.
-            counts: group, as expressions name it -> objects of each event, int64 [entries].
+            counts: group, as expressions name it -> objects of each event, int64 [entries]; and lists in the objects
+                -> values of each object.
         """
-        self.entries, self.counts = entries, dict(counts)
+        self.entries = entries
+        self.counts = {group: own for group, own in counts.items() if group not in steps.inner}
+        self._inner = {name: own for name, own in counts.items() if name in steps.inner}
         self._steps, self._do, self._values, self._raw = steps, do, dict(values), counts
         self._passing: Any = None
         self._places: dict[str, Any] = {}
@@ -53,7 +56,7 @@ class Applied(Mapping[str, Any]):
     def also(self, values: Mapping[str, Any], counts: Mapping[str, Any]) -> None:
         """Have more branches, of the event and of groups that no step changes."""
         self._values |= values
-        self.counts = {**counts, **self.counts}
+        self.counts = {**{n: own for n, own in counts.items() if n not in self._steps.inner}, **self.counts}
 
     def choose_events(self, passing: Any) -> None:
         """Leave out the events for which this is false; no expression can be worked out any more."""
@@ -68,7 +71,7 @@ class Applied(Mapping[str, Any]):
         self._known, self._passing, self.entries = {}, passing, do.size(do.keep(passing, passing))
 
     def _work_out(self, nodes: Sequence[Node]) -> list[Any]:
-        return evaluate(nodes, self._do, self, self.counts, self.entries)
+        return evaluate(nodes, self._do, self, {**self.counts, **self._inner}, self.entries)
 
     def _cut(self, group: str, kept: Any) -> None:
         do = self._do
@@ -80,6 +83,8 @@ class Applied(Mapping[str, Any]):
         before = self._places.get(group)
         self._places[group] = places if before is None else self._do.gather(before, places)
         self._known = {name: value for name, value in self._known.items() if self._steps.group_of.get(name) != group}
+        for name in [name for name, own in self._steps.inner.items() if own == group and name in self._inner]:
+            self._inner[name] = self._do.gather(self._raw[name], self._places[group])
 
     def __getitem__(self, name: str) -> Any:
         if name in self._steps.counters:
@@ -99,7 +104,16 @@ class Applied(Mapping[str, Any]):
         if group is None:
             return self._values[name] if self._passing is None else self._do.keep(self._values[name], self._passing)
         places = self._places.get(group)
+        if places is not None and name in self._steps.inner_of:
+            places = self._places_inside(self._steps.inner_of[name], places)
         return self._values[name] if places is None else self._do.gather(self._values[name], places)
+
+    def _places_inside(self, inner: str, places: Any) -> Any:
+        """Where the values of the lists in these objects stand."""
+        do, kept = self._do, self._inner[inner]
+        starts = do.apply("subtract", [do.gather(do.before(self._raw[inner]), places), do.before(kept)])
+        moved = do.repeat(starts, kept)
+        return do.apply("add", [moved, do.range(do.size(moved))])
 
     def __iter__(self) -> Iterator[str]:
         return iter((*self._values, *self._derived))

@@ -57,8 +57,9 @@ def _one_array(pieces: Sequence[Array]) -> Array:
 
 
 def group_counts(columns: Columns, steps: Steps) -> dict[str, Array]:
-    """Group, as expressions name it -> objects of each event."""
-    return {name: columns.counts[group] for group, name in steps.name_of.items() if group in columns.counts}
+    """Group, as expressions name it -> objects of each event; lists in them -> values of each object."""
+    inner = {name: columns.inner[name] for name in steps.inner if name in columns.inner}
+    return inner | {name: columns.counts[group] for group, name in steps.name_of.items() if group in columns.counts}
 
 
 def passing(applied: Applied, conditions: Sequence[Node]) -> Array:

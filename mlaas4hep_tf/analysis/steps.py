@@ -13,9 +13,10 @@ from mlaas4hep_tf.analysis.rules import Analysis
 from mlaas4hep_tf.errors import ConfigError, near_misses, shorten
 from mlaas4hep_tf.expressions.meaning import Schema, Variable, raw, understand
 from mlaas4hep_tf.expressions.syntax import words_of
-from mlaas4hep_tf.expressions.tree import Group, Node, Type, branches_of, integer_branches
+from mlaas4hep_tf.expressions.tree import Group, Inner, Node, Type, branches_of, integer_branches
 from mlaas4hep_tf.io.branches import BranchInfo
 
+LISTS = ("jagged", "array", "nested")  # kinds of branches with a list per event
 _SEPARATORS = "._:/"
 _TYPES: Mapping[str, Type] = {"b": "bool", "i": "int", "u": "int", "f": "float"}
 _DTYPES: Mapping[Type, str] = {"bool": "bool", "int": "int64", "float": "float32"}
@@ -65,8 +66,18 @@ class Steps:
     @cached_property
     def group_of(self) -> dict[str, str]:
         """List branch of the files -> its group, as expressions name it."""
-        lists = [info for info in self.infos if info.kind in ("jagged", "array")]
+        lists = [info for info in self.infos if info.kind in LISTS]
         return {info.name: self.name_of[info.group] for info in lists}
+
+    @cached_property
+    def inner(self) -> dict[str, str]:
+        """Name of the lists in the objects of a group -> the group, as expressions name it."""
+        return {info.inner: self.group_of[info.name] for info in self.infos if info.kind == "nested"}
+
+    @cached_property
+    def inner_of(self) -> dict[str, str]:
+        """Branch of lists in lists -> the name of the inner ones."""
+        return {info.name: info.inner for info in self.infos if info.kind == "nested"}
 
     @cached_property
     def counters(self) -> dict[str, str]:
@@ -146,7 +157,7 @@ def group_names(infos: Iterable[BranchInfo]) -> dict[str, str]:
     """Group -> its name in expressions: the common prefix of its branches (``Jet``) where it is no other's."""
     members: dict[str, list[str]] = {}
     for info in infos:
-        if info.kind in ("jagged", "array"):
+        if info.kind in LISTS:
             members.setdefault(info.group, []).append(info.name)
     prefixes = {group: _prefix(names) or group for group, names in members.items()}
     times = list(prefixes.values())
@@ -182,7 +193,7 @@ def steps_of(analysis: Analysis, infos: tuple[BranchInfo, ...]) -> Steps:
     """
     counters = _counters(infos)
     names = group_names(infos)
-    variables = {i.name: _variable(i, names) for i in infos if i.kind in ("flat", "jagged", "array")}
+    variables = {i.name: _variable(i, names) for i in infos if i.kind in ("flat", *LISTS)}
     variables |= {raw(counter): Variable(raw(counter), "int") for counter in counters}
     schema = Schema(variables, dict(analysis.vectors), tuple(counters))
     called = {name: name for name in names.values()} | counters | names
@@ -205,7 +216,10 @@ def steps_of(analysis: Analysis, infos: tuple[BranchInfo, ...]) -> Steps:
 
 def _variable(info: BranchInfo, names: Mapping[str, str]) -> Variable:
     kind = _TYPES[info.dtype.lstrip("<>=|")[0]]
-    return Variable(info.name, kind, None if info.kind == "flat" else Group(names[info.group]))
+    if info.kind == "flat":
+        return Variable(info.name, kind)
+    group = Group(names[info.group])
+    return Variable(info.name, kind, Inner(info.inner, group) if info.kind == "nested" else group)
 
 
 def _axis(node: Node) -> Group | None:

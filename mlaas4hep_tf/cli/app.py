@@ -160,7 +160,7 @@ def train(
     Ctrl-C ends it with a checkpoint; the same command with --resume goes on.
     """
     from mlaas4hep_tf.checkpoints import Every
-    from mlaas4hep_tf.runs.config import CHECKPOINT, check_new
+    from mlaas4hep_tf.runs.config import CHECKPOINT, check_new, describe
     from mlaas4hep_tf.runs.interrupt import within_two_seconds
 
     Every.parse(checkpoint_every)
@@ -178,6 +178,8 @@ def train(
     specs = (
         choice.load(choice.specs)
         if choice.specs
+        else describe(training.continue_from).specs.unbound()
+        if training.continue_from
         else choice.scan(named, paper, labels.branch(), training.weights, read)
     )
     config.check(specs.tree, specs)

@@ -15,6 +15,7 @@ from mlaas4hep_tf.errors import DataWarning, MissingExtraWarning, MlaasError
 from mlaas4hep_tf.model_names import BUILT_IN, OWN
 
 if TYPE_CHECKING:
+    from mlaas4hep_tf.analysis.cutflow import CutFlow
     from mlaas4hep_tf.bench.compare import Bench
     from mlaas4hep_tf.specs import Specs
 
@@ -72,7 +73,19 @@ def print_specs(specs: Specs) -> None:
         held = ", ".join(f"{value:g} in {count:,}" for value, count in target.found[:MOST_VALUES])
         more = ", ..." if len(target.found) > MOST_VALUES else ""
         out.print(f"label or weight {target.name} ({target.dtype}): {held + more or f'{target.min} to {target.max}'}")
+    if specs.cutflow is not None:
+        out.print(_cut_flow(specs.cutflow))
     out.print(f"{len(specs.branches)} branches, {len(specs.vector_names)} columns, fingerprint {specs.fingerprint}")
+
+
+def _cut_flow(flow: CutFlow) -> Table:
+    labels = flow.by_label() if len(flow.by_label()) > 1 else {}
+    heads = (f"label {label:g}" for label in labels if label is not None)
+    table = _table("condition", "events", "of those before", *heads)
+    per_label = [own.events for label, own in labels.items() if label is not None]
+    for number, (name, events, share, _) in enumerate(flow.steps()):
+        table.add_row(name, f"{events:,}", f"{share:.1%}" if number else "", *(f"{own[number]:,}" for own in per_label))
+    return table
 
 
 def print_run(metrics: Mapping[str, Any]) -> None:

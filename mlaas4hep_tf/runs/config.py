@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from mlaas4hep_tf.errors import ConfigError, PlanError, ResumeError
 from mlaas4hep_tf.io.files import Source, expand, names_of
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.model_names import check_model
+from mlaas4hep_tf.recipe import DEFAULT_RECIPE, Recipe
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
 from mlaas4hep_tf.streaming.position import differences
@@ -45,6 +46,9 @@ class RunConfig:
         balanced: weigh classes in training so that each has the same total weight.
         classes, signal, one_against_rest, loss: as for `tasks.classes_of`; `classes` are names for labels 0, 1 ...
             that are numbers.
+        recipe: how the weights are found.
+        class_weights: name of a class -> factor of the weight of its events in training.
+        continue_from: run folder whose model is trained on; None: a new one.
     """
 
     files: tuple[str, ...]
@@ -65,6 +69,9 @@ class RunConfig:
     signal: str | None = None
     one_against_rest: bool = False
     loss: str | None = None
+    recipe: Recipe = DEFAULT_RECIPE
+    class_weights: Mapping[str, float] | None = None
+    continue_from: str | None = None
     read: ReadOptions = DEFAULT_READ
 
     def __post_init__(self) -> None:
@@ -79,6 +86,10 @@ class RunConfig:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.patience is not None and self.patience < 1:
             raise ConfigError(f"patience must be at least 1 epoch, not {self.patience}")
+        if self.balanced and self.class_weights is not None:
+            raise ConfigError(
+                "classes are balanced or have weights of their own: take one of balanced and class_weights"
+            )
         check_normalize(self.normalize)
         check_law(self.mixing)
 
@@ -137,7 +148,7 @@ class RunConfig:
     def to_json(self) -> dict[str, Any]:
         """The content of ``config.json``, where the options of reading stand beside the others."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "read"}
-        return own | self.read.to_json()
+        return own | {"recipe": asdict(self.recipe)} | self.read.to_json()
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> RunConfig:
@@ -146,6 +157,7 @@ class RunConfig:
         Raises:
             TypeError: keys that are missing or unknown.
         """
+        content = {**content, "recipe": Recipe(**content["recipe"])} if "recipe" in content else content
         reading = {f.name for f in fields(ReadOptions)} & set(content)
         own: dict[str, Any] = {name: value for name, value in content.items() if name not in reading}
         own |= {name: tuple(own[name]) for name in ("files", "split", "classes") if name in own}

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mlaas4hep_tf.analysis.cutflow import CutFlow
 from mlaas4hep_tf.evaluation import EFFICIENCIES, ClassEvaluation, Evaluation, FloatArray
 from mlaas4hep_tf.specs import BranchSpec, Specs
 from mlaas4hep_tf.tasks import Classes
@@ -23,6 +24,7 @@ _STYLE: dict[Any, Any] = {
     "font.size": 12, "axes.titlesize": 12, "legend.frameon": False, "savefig.bbox": "tight", "savefig.dpi": 130,
 }  # fmt: skip
 BINS = 30
+LONGEST_CUT = 36  # characters of a condition that are shown
 
 
 @contextmanager
@@ -286,6 +288,29 @@ def plot_importance(importance: Sequence[Mapping[str, Any]], shown: int = 15) ->
     )
     axes.set(xlabel="AUC lost when the branch is shuffled")
     axes.grid(visible=False, axis="y")
+    figure.tight_layout()
+    return figure
+
+
+def plot_cut_flow(flow: CutFlow) -> Figure:
+    """Which share of the events is left after each condition, by label, with the numbers of events."""
+    labels = flow.by_label()
+    figure = Figure(figsize=(6.4, 1.2 + 0.45 * (1 + len(flow.cuts)) * len(labels) ** 0.5))
+    axes = figure.subplots()
+    names = [name if len(name) <= LONGEST_CUT else f"{name[: LONGEST_CUT - 1]}…" for name in ("all", *flow.cuts)]
+    height = 0.8 / len(labels)
+    for number, (label, own) in enumerate(labels.items()):
+        places = [place + (number - (len(labels) - 1) / 2) * height for place in range(len(names))]
+        shares = [events / max(own.events[0], 1) for events in own.events]
+        axes.barh(places, shares, height, label=None if label is None else f"label {label:g}")
+        for place, share, events in zip(places, shares, own.events, strict=True):
+            axes.text(share + 0.01, place, f"{events:,}", va="center", fontsize="small")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="events left, as a share of all", xlim=(0, 1.18))
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    if None not in labels:
+        axes.legend(loc="lower right")
     figure.tight_layout()
     return figure
 

@@ -36,6 +36,7 @@ IMPORTANCE = (
     "same stand in for each other."
 )
 CURVES = "Loss and AUC per epoch. Dropout is on for the training curve, so it may lie on the worse side."
+CUT_FLOW = "Events that each condition of the selection leaves, of all that were scanned."
 MULTIPLICITY = "How many objects events have, by group; dotted: where the length cuts."
 
 
@@ -75,6 +76,8 @@ def write_report(
             Plot("curves", plots.plot_curves(history), CURVES),
         ]
         about_data = [Plot("multiplicity", plots.plot_multiplicities(specs), MULTIPLICITY)]
+        if specs.cutflow is not None:
+            about_data.insert(0, Plot("cutflow", plots.plot_cut_flow(specs.cutflow), CUT_FLOW))
         drawn = {
             name: [one.saved(folder) for one in shown]
             for name, shown in (("physics", physics), ("learning", others), ("data", about_data))

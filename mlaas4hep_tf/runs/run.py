@@ -16,9 +16,10 @@ from time import strftime
 from typing import Any
 
 import keras
+import numpy as np
 
 from mlaas4hep_tf.dataset import RootDataset
-from mlaas4hep_tf.errors import ConfigError, LabelError, MissingExtra, MissingExtraWarning, need
+from mlaas4hep_tf.errors import ConfigError, LabelError, MissingExtra, MissingExtraWarning, near_misses, need
 from mlaas4hep_tf.evaluation import Evaluated, over_training
 from mlaas4hep_tf.heads import check as check_outputs
 from mlaas4hep_tf.io.read_options import ReadOptions
@@ -40,7 +41,8 @@ from mlaas4hep_tf.runs.lock import held
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.streaming.targets import Labels
 from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Task, numbered
-from mlaas4hep_tf.train import Fit, evaluate, fit
+from mlaas4hep_tf.train import ClassWeights, Fit, evaluate, fit
+from mlaas4hep_tf.transforms.normalize import constants
 from mlaas4hep_tf.transforms.vector import Preprocessor
 
 
@@ -134,8 +136,7 @@ def _train(
     keras.utils.set_random_seed(config.seed)
     ds = config.dataset(specs, mask=False)
     task = task_of(config, ds.specs, ds.composition())
-    model = build(config.model, ds.specs, task=task)
-    check_outputs(model, task)
+    model = _model(config, ds.specs, task)
     ds = ds.masked(wants_mask(model))
     parts = dict(zip(PARTS, ds.split(*config.split), strict=True))
     mixed = parts["train"].mixed(config.mixing)
@@ -143,7 +144,7 @@ def _train(
     with interrupt.listening() if interrupt else nullcontext() as stop:
         done = fit(
             model, mixed, parts["validation"], epochs=config.epochs, out=folder,
-            patience=config.patience, class_weights="balanced" if config.balanced else None, verbose=verbose,
+            patience=config.patience, class_weights=_class_weights(config, task), recipe=config.recipe, verbose=verbose,
             checkpoint=folder / CHECKPOINT, checkpoint_every=checkpoint_every, resume=resume, stop=stop,
         )  # fmt: skip
     model.save(folder / MODEL)
@@ -159,6 +160,50 @@ def _train(
 
         write_report(folder, metrics, ds.specs, done.history, results)
     return Run(folder, model, ds.specs, config, metrics)
+
+
+def _model(config: RunConfig, specs: Specs, task: Task) -> keras.Model:
+    """A new model, or the one that is trained on."""
+    if config.continue_from is not None:
+        return _known_model(config, specs, task)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(
+        "float32" if config.recipe.precision == "float32" else f"mixed_{config.recipe.precision}"
+    )
+    try:
+        model = build(config.model, specs, task=task)
+    finally:
+        keras.config.set_dtype_policy(before)
+    check_outputs(model, task)
+    return model
+
+
+def _known_model(config: RunConfig, specs: Specs, task: Task) -> keras.Model:
+    """The model of an earlier run, whose input and outputs must mean the same.
+
+    Raises:
+        ConfigError: other columns, another normalisation or another task.
+    """
+    base = Run.load(config.continue_from or "")
+    known, now = (constants(one, how) for one, how in ((base.specs, base.config.normalize), (specs, config.normalize)))
+    if base.specs.vector_names != specs.vector_names or not all(map(np.array_equal, known, now)):
+        raise ConfigError(
+            f"the model of {base.folder} takes other columns or another normalisation than these specs give: train it "
+            f"on with its own (--specs {base.folder / 'specs.json'}, which may be unbound)"
+        )
+    if base.task != task:
+        raise ConfigError(f"the model of {base.folder} tells {base.task.describe()}, and not {task.describe()}")
+    return base.model
+
+
+def _class_weights(config: RunConfig, task: Task) -> ClassWeights | None:
+    if config.class_weights is None:
+        return "balanced" if config.balanced else None
+    names = task.classes.names
+    unknown = sorted(set(config.class_weights) - set(names))
+    if unknown:
+        raise LabelError(f"class weights: no class {unknown[0]!r}{near_misses(unknown[0], names)}; there are {names}")
+    return {float(label): float(config.class_weights.get(name, 1.0)) for label, name in enumerate(names)}
 
 
 def _begin(folder: Path, config: RunConfig, specs: Specs) -> None:

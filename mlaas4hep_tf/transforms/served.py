@@ -23,35 +23,47 @@ def unpadded(
 
     Args:
         inputs: what is given.
-        named: input -> flat [B], or [B, any] padded with NaN, integers with `NO_INTEGER`.
+        named: input -> flat [B], or [B, any] padded with NaN, integers with `NO_INTEGER`; lists in lists
+            [B, any, any].
 
     Returns:
-        input -> its values [B] or [m]; group, as expressions name it -> objects of each event, int64 [B].
+        input -> its values [B] or [m]; group, as expressions name it -> objects of each event, int64 [B], and
+        lists in objects -> values of each object.
     """
     values = {one.name: named[one.name] for one in inputs if one.kind == "flat"}
     counts: dict[str, tf.Tensor] = {}
-    members: dict[str, list[str]] = {}
-    for one in inputs:
-        if one.kind != "flat":
-            members.setdefault(steps.name_of[one.group], []).append(one.name)
-    for group, names in members.items():
-        width = tf.reduce_max([tf.shape(named[name])[1] for name in names])
-        padded = {name: _widened(named[name], width) for name in names}
-        real = tf.reduce_any([_real(values) for values in padded.values()], axis=0)
-        ends = tf.where(real, tf.range(1, width + 1, dtype=tf.int32), 0)
-        counts[group] = tf.cast(tf.reduce_max(tf.concat([tf.zeros_like(ends[:, :1]), ends], 1), axis=1), tf.int64)
-        inside = tf.sequence_mask(counts[group], width)
-        values |= {name: tf.boolean_mask(own, inside) for name, own in padded.items()}
+    for group in dict.fromkeys(steps.name_of[one.group] for one in inputs if one.kind != "flat"):
+        own = [one.name for one in inputs if one.kind != "flat" and steps.name_of[one.group] == group]
+        counts[group], packed_values = _packed_lists({name: named[name] for name in own})
+        values |= packed_values
+    for inner in dict.fromkeys(one.inner for one in inputs if one.kind == "nested"):
+        own = [one.name for one in inputs if one.inner == inner]
+        counts[inner], packed_values = _packed_lists({name: values[name] for name in own})
+        values |= packed_values
     return values, counts
+
+
+def _packed_lists(lists: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    """How long lists are that have one length, [n, any, ...] each, and their values behind each other."""
+    width = tf.reduce_max([tf.shape(own)[1] for own in lists.values()])
+    padded = {name: _widened(own, width) for name, own in lists.items()}
+    real = tf.reduce_any([_real(own) for own in padded.values()], axis=0)
+    ends = tf.where(real, tf.range(1, width + 1, dtype=tf.int32), 0)
+    lengths = tf.reduce_max(tf.pad(ends, [[0, 0], [1, 0]]), axis=1)  # 0 where there is no column at all
+    inside = tf.sequence_mask(lengths, width)
+    return tf.cast(lengths, tf.int64), {name: tf.boolean_mask(own, inside) for name, own in padded.items()}
 
 
 def _widened(values: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
     missing = tf.constant(NO_INTEGER, tf.int64) if values.dtype == tf.int64 else tf.constant(np.nan, values.dtype)
-    return tf.pad(values, [[0, 0], [0, width - tf.shape(values)[1]]], constant_values=missing)
+    beside = [[0, 0]] * (values.shape.rank - 2)
+    return tf.pad(values, [[0, 0], [0, width - tf.shape(values)[1]], *beside], constant_values=missing)
 
 
 def _real(values: tf.Tensor) -> tf.Tensor:
-    return values != NO_INTEGER if values.dtype == tf.int64 else ~tf.math.is_nan(values)
+    """Which objects [n, any] have a value that is not missing."""
+    real = values != NO_INTEGER if values.dtype == tf.int64 else ~tf.math.is_nan(values)
+    return real if values.shape.rank == 2 else tf.reduce_any(real, axis=2)
 
 
 def packed(

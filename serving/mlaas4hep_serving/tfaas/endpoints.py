@@ -39,6 +39,8 @@ from mlaas4hep_serving.wire import json_requests, json_responses, jsonreader, si
 from mlaas4hep_serving.wire.ragged import open_inputs
 from mlaas4hep_serving.wire.tensors import DEFAULT_SIGNATURE, Array, numpy_dtype
 
+SCORE = "score"  # the output that is meant where others, such as ``selected``, stand beside it
+
 TOP = 5  # labels that /image answers
 MOST_PIXELS = 25_000_000
 _MOST_FIELDS = 16
@@ -161,6 +163,8 @@ class Tfaas:
         if len(outputs) == 1:
             return next(iter(outputs.values()))
         wanted = self._uploads.params(name).get("output_name") if name in self._uploads.names() else None
+        if wanted is None and SCORE in outputs:
+            return outputs[SCORE]
         if not isinstance(wanted, str) or wanted not in outputs:
             raise invalid_argument(f"model {name} has the outputs {sorted(outputs)}: set output_name in its params")
         return outputs[wanted]
