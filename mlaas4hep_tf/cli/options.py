@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
 from mlaas4hep_tf.cli.output import talks
-from mlaas4hep_tf.cli.parsing import branch_name, fractions, label_values, mixing_law, normalization, patterns, replicas
+from mlaas4hep_tf.cli.parsing import (
+    branch_name,
+    class_weights,
+    fractions,
+    label_values,
+    mixing_law,
+    normalization,
+    patterns,
+    replicas,
+)
 from mlaas4hep_tf.errors import ConfigError
 from mlaas4hep_tf.io.policy import DEFAULT_POLICY, ReadPolicy
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, OnBadFile, ReadOptions
 from mlaas4hep_tf.model_names import KNOWN
+from mlaas4hep_tf.recipe import Optimizer, Precision, Recipe, Schedule
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
 
 if TYPE_CHECKING:
@@ -166,7 +177,27 @@ class Training:
     patience: Annotated[
         int | None, training("--patience", help="Stop after so many epochs without a better validation loss.")
     ] = None
+    class_weight: Annotated[
+        list[str] | None,
+        training("--class-weight", metavar="NAME=NUMBER", help="Factor of the weight of a class; others have 1."),
+    ] = None
+    optimizer: Annotated[str, training("--optimizer", help=f"{', '.join(get_args(Optimizer))}.")] = "adam"
+    lr: Annotated[float, training("--lr", help="Learning rate; the largest one of a schedule.")] = 1e-3
+    schedule: Annotated[str, training("--schedule", help=f"{', '.join(get_args(Schedule))}.")] = "constant"
+    warmup: Annotated[float, training("--warmup", help="Epochs, or a part of one, in which the rate grows.")] = 0.0
+    clip: Annotated[float | None, training("--clip", help="Largest norm of the gradient.")] = None
+    monitor: Annotated[
+        str, training("--monitor", help="Loss or metric of validation that chooses the best epoch, such as auc.")
+    ] = "loss"
+    precision: Annotated[str, training("--precision", help=f"{', '.join(get_args(Precision))}.")] = "float32"
+    continue_from: Annotated[
+        Path | None, training("--continue-from", metavar="RUN", help="Train the model of that run on, with its specs.")
+    ] = None
     params: Annotated[Path | None, training("--params", help="params.json of the paper's programs.")] = None
+
+    def recipe(self) -> Recipe:
+        """How the weights are found."""
+        return Recipe(self.optimizer, self.lr, self.schedule, self.warmup, self.clip, self.monitor, self.precision)
 
     def config(
         self, files: tuple[str, ...], labels: Any, learnt: Learnt, paper: PaperParams, read: ReadOptions
@@ -180,7 +211,8 @@ class Training:
             normalize=normalization(self.normalize),
             chunk_size=_first(self.chunk_size, paper.chunk_size), weights=self.weights, patience=self.patience,
             max_events=paper.events, mixing=mixing_law(self.mix), balanced=self.balanced, read=read,
-            **learnt.options(),
+            **learnt.options(), recipe=self.recipe(), class_weights=class_weights(self.class_weight),
+            continue_from=os.path.abspath(self.continue_from) if self.continue_from else None,
         )  # fmt: skip
 
 

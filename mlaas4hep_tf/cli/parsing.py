@@ -50,6 +50,11 @@ def mixing_law(given: list[str] | None) -> Any:
     return given[0] if len(given) == 1 and "=" not in given[0] else dict(_pattern_number("--mix", g) for g in given)
 
 
+def class_weights(given: list[str] | None) -> dict[str, float] | None:
+    """``NAME=NUMBER``: name of a class -> factor of its weight."""
+    return dict(_pattern_number("--class-weight", text) for text in given) if given else None
+
+
 def normalization(given: list[str] | None) -> Any:
     """A normalisation as for `RootDataset`: one for all, or by pattern."""
     parts = [text.rpartition("=") for text in given or ["minmax"]]

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlaas4hep_tf.errors import ConfigError, PlanError
+from mlaas4hep_tf.errors import ConfigError, PlanError, ResumeError
 from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import Source, expand, names_of
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.model_names import check_model
+from mlaas4hep_tf.recipe import DEFAULT_RECIPE, Recipe
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
 from mlaas4hep_tf.streaming.open_files import inspect_source
+from mlaas4hep_tf.streaming.position import differences
 from mlaas4hep_tf.streaming.targets import Labels, PerFile, check_law, flat_branch, per_file
 from mlaas4hep_tf.tasks import Task, class_names, classes_of, numbered
 from mlaas4hep_tf.transforms.normalize import Normalize, by_branch, check_normalize
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 PARTS = ("train", "validation", "test")
 MODEL, MODEL_SOURCE = "model.keras", "model.py"  # in a run folder
+CHECKPOINT = "training.ckpt"  # in a run folder, as long as it is trained
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,9 @@ class RunConfig:
         balanced: weigh classes in training so that each has the same total weight.
         classes, signal, one_against_rest, loss: as for `tasks.classes_of`; `classes` are names for labels 0, 1 ...
             that are numbers.
+        recipe: how the weights are found.
+        class_weights: name of a class -> factor of the weight of its events in training.
+        continue_from: run folder whose model is trained on; None: a new one.
     """
 
     files: tuple[str, ...]
@@ -66,6 +72,9 @@ class RunConfig:
     signal: str | None = None
     one_against_rest: bool = False
     loss: str | None = None
+    recipe: Recipe = DEFAULT_RECIPE
+    class_weights: Mapping[str, float] | None = None
+    continue_from: str | None = None
     read: ReadOptions = DEFAULT_READ
 
     def __post_init__(self) -> None:
@@ -80,6 +89,10 @@ class RunConfig:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.patience is not None and self.patience < 1:
             raise ConfigError(f"patience must be at least 1 epoch, not {self.patience}")
+        if self.balanced and self.class_weights is not None:
+            raise ConfigError(
+                "classes are balanced or have weights of their own: take one of balanced and class_weights"
+            )
         check_normalize(self.normalize)
         check_law(self.mixing)
 
@@ -140,7 +153,7 @@ class RunConfig:
     def to_json(self) -> dict[str, Any]:
         """The content of ``config.json``, where the options of reading stand beside the others."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "read"}
-        return own | self.read.to_json()
+        return own | {"recipe": asdict(self.recipe)} | self.read.to_json()
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> RunConfig:
@@ -149,6 +162,7 @@ class RunConfig:
         Raises:
             TypeError: keys that are missing or unknown.
         """
+        content = {**content, "recipe": Recipe(**content["recipe"])} if "recipe" in content else content
         reading = {f.name for f in fields(ReadOptions)} & set(content)
         own: dict[str, Any] = {name: value for name, value in content.items() if name not in reading}
         own |= {name: tuple(own[name]) for name in ("files", "split", "classes") if name in own}
@@ -186,10 +200,28 @@ class Described:
     specs: Specs
 
 
-def check_new(folder: str | os.PathLike[str], *, overwrite: bool) -> None:
-    """Raise ConfigError where a run is already, unless it may be replaced."""
+def check_new(folder: str | os.PathLike[str], *, overwrite: bool, resume: bool = False) -> None:
+    """Raise ConfigError where a run is already, or one that was begun, unless it may be replaced or gone on with."""
+    if overwrite and resume:
+        raise ConfigError("a run is either gone on with or begun anew: resume or overwrite, not both")
     if (Path(folder) / "metrics.json").exists() and not overwrite:
         raise ConfigError(f"{folder} holds a run already; choose another folder, or overwrite it (--overwrite)")
+    if (Path(folder) / CHECKPOINT).exists() and not overwrite and not resume:
+        raise ConfigError(
+            f"{folder} holds a training that was begun; go on with it (--resume), or begin anew (--overwrite)"
+        )
+
+
+def check_same(folder: Path, config: RunConfig) -> None:
+    """Raise ResumeError unless a training that was begun there is the same, but for how files are read."""
+    known = folder / "config.json"
+    if not known.exists():
+        return
+    then, now = json.loads(known.read_text()), json.loads(json.dumps(config.to_json()))
+    reading = DEFAULT_READ.to_json()
+    differs = differences(*({k: v for k, v in c.items() if k not in reading} for c in (then, now)))
+    if differs:
+        raise ResumeError(f"{folder}: a training can only go on as it was begun; other {differs}")
 
 
 def describe(folder: str | os.PathLike[str]) -> Described:
