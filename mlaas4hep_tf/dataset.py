@@ -447,15 +447,36 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             raise PlanError(f"a sample must have 1 to {self.entries} events, not {events}")
         return self._partition([events, self.entries - events], None)[0]
 
-    def shard(self, num_shards: int, index: int, name: str | None = None) -> RootDataset:  # noqa: ARG002 (as in tf.data)
+    def shard(
+        self,
+        num_shards: int,
+        index: int,
+        name: str | None = None,  # noqa: ARG002 (as in tf.data)
+        *,
+        even: bool = False,
+    ) -> RootDataset:
         """The events of one of `num_shards` workers: disjoint, together all, equal in size to within one event.
 
         Unlike `tf.data.Dataset.shard` it shards the plan, so that each worker reads its own part only.
+
+        Args:
+            even: give each the same number of events and leave out what does not divide: processes that train
+                together wait for ever for one whose epoch has a batch less.
+
+        Raises:
+            PlanError: shards that make no sense, or even ones where blocks may be skipped, which makes them uneven.
         """
+        if even and self.skipped is not None:
+            raise PlanError(
+                "even shards and on_bad_file='skip' exclude each other: what one process skips, the others wait for"
+            )
         if not 0 <= index < num_shards:
             raise PlanError(f"the index of a shard must lie in 0 to {num_shards - 1}, not {index}")
         if num_shards > self.entries:
             raise PlanError(f"{self.entries} events cannot be given to {num_shards} shards; use fewer")
+        if even:
+            each = self.entries // num_shards
+            return self._partition([each] * num_shards + [self.entries - each * num_shards], None)[index]
         sizes = [self.entries * (i + 1) // num_shards - self.entries * i // num_shards for i in range(num_shards)]
         return self._partition(sizes, None)[index]
 

@@ -348,7 +348,9 @@ def test_mistakes_are_told_before_tensorflow_is_imported(work):
 def test_json_is_one_object_on_stdout_and_quiet_is_nothing(work):
     scanned = json.loads(cli("scan", "data/*.root", "--exclude", "isSignal", "--json", "-o", "s.json", cwd=work).stdout)
     assert (scanned["events"], scanned["branches"], scanned["columns"]) == (8522, 70, 508)
+    names = scanned["groups"]["nJet"].pop("names")
     assert scanned["groups"]["nJet"] == {"branches": 17, "largest": 14, "kept": 14}
+    assert (len(names), "Jet_pt" in names, len(scanned["flat_names"])) == (17, True, scanned["flat"])
     train = (
         "train",
         "data/*.root",

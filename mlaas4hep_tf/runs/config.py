@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlaas4hep_tf.errors import ConfigError, PlanError, ResumeError
+from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import Source, expand, names_of
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
+from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.model_names import check_form, check_model
 from mlaas4hep_tf.recipe import DEFAULT_RECIPE, Recipe
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
+from mlaas4hep_tf.streaming.open_files import inspect_source
 from mlaas4hep_tf.streaming.position import differences
-from mlaas4hep_tf.streaming.targets import Labels, PerFile, check_law, per_file
+from mlaas4hep_tf.streaming.targets import Labels, PerFile, check_law, flat_branch, per_file
 from mlaas4hep_tf.tasks import Task, class_names, classes_of, numbered
 from mlaas4hep_tf.transforms.image_axes import Image
 from mlaas4hep_tf.transforms.normalize import Normalize, by_branch, check_normalize
@@ -116,6 +119,8 @@ class RunConfig:
         sources = expand(self.files, tree or None)
         if self.read.on_bad_file == "raise" and not any(s.listing or s.tree is None for s in sources):
             _check_targets(self, sources)  # else which files there are is known when they are opened
+            if specs is not None:
+                _check_branches(self, specs, sources[0])
 
     def dataset(self, specs: Specs, *, mask: bool) -> RootDataset:
         from mlaas4hep_tf.dataset import RootDataset  # here: it imports TensorFlow
@@ -184,6 +189,15 @@ def _check_targets(config: RunConfig, sources: tuple[Source, ...]) -> None:
         per_file("weights", config.weights, files)
     if not isinstance(config.mixing, str):
         per_file("mixing shares", config.mixing, files)
+
+
+def _check_branches(config: RunConfig, specs: Specs, source: Source) -> None:
+    """Raise BranchError for labels or weights that are no branch of the first file; what was scanned is known."""
+    known = {target.name for target in specs.targets}
+    for what, given in (("labels", config.labels), ("weights", config.weights)):
+        if isinstance(given, str) and given not in known:
+            opened = WorkerPool(config.read).run(inspect_source, Selection((given,)), (given,), source)
+            flat_branch(what, given, [opened])
 
 
 @dataclass(frozen=True)
