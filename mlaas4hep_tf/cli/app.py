@@ -157,7 +157,7 @@ def train(
     if not named:
         raise ConfigError("no input files: name at least one, for example mlaas4hep-tf train data/*.root ...")
     read = reading.options()
-    config = training.config(named, labels.values(), learnt, paper, read)
+    config = training.config(named, labels, learnt, paper, read)
     check_new(folder, overwrite=overwrite)
     config.check(choice.tree or paper.tree)
     specs = (

@@ -255,6 +255,6 @@ def test_prediction_takes_no_specs_and_skips_nothing(standard, tmp_path):
 
 def test_a_run_is_evaluated_with_other_options_of_reading(standard):
     run, _ = standard
-    known = {name: result.auc for name, result in evaluate_run(run).items()}
+    known = {name: result.summary()["auc"] for name, result in evaluate_run(run).items()}
     again = evaluate_run(run, read=ReadOptions(workers=1))
-    assert {name: result.auc for name, result in again.items()} == pytest.approx(known)
+    assert {name: result.summary()["auc"] for name, result in again.items()} == pytest.approx(known)
