@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from mlaas4hep_tf.errors import ModelError
-from mlaas4hep_tf.tasks import OUTPUTS, SCORE, Head, Regression, Task
+from mlaas4hep_tf.tasks import OUTPUTS, SCORE, Classes, Head, Regression, Task
 
 
 def outputs(x: Any, task: Task) -> Any:
@@ -45,8 +45,9 @@ def in_unit_of_target(model: keras.Model, task: Task) -> keras.Model:
     head = task.head
     if isinstance(head, Classes) or any(isinstance(layer, Unscale) for layer in model.layers):
         return model
-    told = Unscale(head.offset, head.scale, name=head.output, dtype="float32")(model.output)
-    return keras.Model(model.input, told, name=model.name)
+    told = Unscale(head.offset, head.scale, name=head.output, dtype="float32")(model.outputs[0])
+    inputs = {one.name: one for one in model.inputs} if len(model.inputs) > 1 else model.inputs[0]
+    return keras.Model(inputs, told, name=model.name)
 
 
 def losses(task: Task) -> Any:

@@ -31,9 +31,8 @@ from mlaas4hep_tf.recipe import DEFAULT_RECIPE, Recipe
 from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Classes, Regression, Task
 
 __all__ = [
-    "INPUT_WAIT", "ClassEvaluation", "Evaluation", "Fit", "InputWait", "OverTraining", "RegressionEvaluation", "balanced_weights",
-    "evaluate",
-    "fit", "over_training", "predict_batch", "weigh_classes",
+    "INPUT_WAIT", "ClassEvaluation", "Evaluation", "Fit", "InputWait", "OverTraining", "RegressionEvaluation",
+    "balanced_weights", "evaluate", "fit", "over_training", "predict_batch", "weigh_classes",
 ]  # fmt: skip
 
 INPUT_WAIT = "input_wait"

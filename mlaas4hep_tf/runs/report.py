@@ -35,8 +35,8 @@ CALIBRATION = (
     "Test events: a probability that means what it says lies on the diagonal, if classes are mixed as in training."
 )
 IMPORTANCE = (
-    "What the model looks at: how much worse it is on test events when one branch is shuffled among them. Branches that "
-    "say the same stand in for each other."
+    "What the model looks at: how much worse it is on test events when one branch is shuffled among them. Branches "
+    "that say the same stand in for each other."
 )
 CURVES = "Loss and metric per epoch. Dropout is on for the training curve, so it may lie on the worse side."
 CUT_FLOW = "Events that each condition of the selection leaves, of all that were scanned."
