@@ -24,6 +24,7 @@ _STYLE: dict[Any, Any] = {
     "font.size": 12, "axes.titlesize": 12, "legend.frameon": False, "savefig.bbox": "tight", "savefig.dpi": 130,
 }  # fmt: skip
 BINS = 30
+ENOUGH = 10  # events in a bin, for a share with an error that means something
 LONGEST_CUT = 36  # characters of a condition that are shown
 
 
@@ -219,7 +220,7 @@ def plot_calibration(test: Evaluation | ClassEvaluation) -> Figure:
 
 
 def calibration(one: Evaluation, bins: int = 10) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Mean score, weighted share of signal and its standard error in equal bins of the score that have events."""
+    """Mean score, weighted share of signal and its standard error in equal bins of the score with 10 events or more."""
     at = np.clip((one.scores * bins).astype(int), 0, bins - 1)
     signal = (one.labels > 0.5).astype(np.float64)
 
@@ -227,8 +228,8 @@ def calibration(one: Evaluation, bins: int = 10) -> tuple[FloatArray, FloatArray
         return np.bincount(at, weights=values, minlength=bins).astype(np.float64)
 
     total = summed(one.weights)
-    filled = total > 0
     with np.errstate(invalid="ignore", divide="ignore"):
+        filled = np.square(total) / summed(np.square(one.weights)) >= ENOUGH  # events that would say as much
         told, share = summed(one.weights * one.scores) / total, summed(one.weights * signal) / total
         error = np.sqrt(summed(np.square(one.weights * (signal - share[at])))) / total
     return told[filled], share[filled], error[filled]
