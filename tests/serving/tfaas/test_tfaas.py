@@ -129,6 +129,14 @@ def test_rows_that_are_refused(asker, body, status):
     assert got == status and answer["error"]
 
 
+def test_rows_that_would_take_long_to_read(asker):
+    values = json.dumps({"values": [1.0] * 1_000_000, "model": "m"})
+    status, answer = asker.json("POST", "/json", values)
+    assert status == 400 and "larger than" in answer["error"]
+    row = messages.Row(value=[1.0] * (2 << 20), model="m").SerializeToString()
+    assert asker("POST", "/proto", row)[0] == 400
+
+
 def test_proto(asker):
     row = messages.Row(key=["a", "b", "c"], value=[1, 2, 3], model="m")
     status, body = asker("POST", "/proto", row.SerializeToString())
