@@ -147,10 +147,23 @@ def train(
     files: OptionalFiles = None,
     folder: Annotated[Path, output("--out", help="Run folder to make.")] = Path("runs/latest"),
     overwrite: Annotated[bool, output("--overwrite", help="Replace a run that is there.")] = False,
+    resume: Annotated[
+        bool, output("--resume", help="Go on with a training that was begun there, to the same model.")
+    ] = False,
+    checkpoint_every: Annotated[
+        str, output("--checkpoint-every", metavar="STEPS|SECONDSs", help="As 500 or 60s: how much a crash may cost.")
+    ] = "60s",
     as_json: Json = False,
 ) -> None:
-    """Pass 2: train a model and leave a run folder with metrics, plots and report."""
-    from mlaas4hep_tf.runs.config import check_new, describe
+    """Pass 2: train a model and leave a run folder with metrics, plots and report.
+
+    Ctrl-C ends it with a checkpoint; the same command with --resume goes on.
+    """
+    from mlaas4hep_tf.checkpoints import Every
+    from mlaas4hep_tf.runs.config import CHECKPOINT, check_new, describe
+    from mlaas4hep_tf.runs.interrupt import within_two_seconds
+
+    Every.parse(checkpoint_every)
 
     paper = _paper(training.params)
     named = reading.locate(files, paper.redirector)
@@ -158,7 +171,9 @@ def train(
         raise ConfigError("no input files: name at least one, for example mlaas4hep-tf train data/*.root ...")
     read = reading.options()
     config = training.config(named, labels, learnt, paper, read)
-    check_new(folder, overwrite=overwrite)
+    check_new(folder, overwrite=overwrite, resume=resume)
+    if resume and not (folder / CHECKPOINT).exists():
+        note(f"{folder} has no checkpoint yet: training begins at the beginning")
     config.check(choice.tree or paper.tree)
     specs = (
         choice.load(choice.specs)
@@ -173,13 +188,25 @@ def train(
 
     verbose = 0 if as_json or not talks() else 1 if out.is_terminal else 2
     command = shlex.join(("mlaas4hep-tf", *sys.argv[1:]))
-    run = train_run(config, specs, folder, overwrite=overwrite, verbose=verbose, command=command)
+    again = f"interrupted; to go on: {_with_resume(command)}"
+    with within_two_seconds(again) as interrupt:
+        try:
+            run = train_run(
+                config, specs, folder, overwrite=overwrite, verbose=verbose, command=command, resume=resume,
+                checkpoint_every=checkpoint_every, interrupt=interrupt,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            interrupt.leave()
     if as_json:
         print_json({**run.metrics, "run": str(folder)})
         return
     print_run(run.metrics)
     report = folder / "report.html"
     out.print(f"report: {report}" if report.exists() else f"run folder: {folder}", soft_wrap=True)
+
+
+def _with_resume(command: str) -> str:
+    return f"{command.replace(' --overwrite', '').replace(' --resume', '')} --resume"
 
 
 def _paper(params: Path | None) -> PaperParams:

@@ -10,13 +10,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlaas4hep_tf.errors import ConfigError, LabelError, PlanError
+from mlaas4hep_tf.errors import ConfigError, LabelError, PlanError, ResumeError
 from mlaas4hep_tf.io.files import Source, expand, names_of
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.model_names import check_model
 from mlaas4hep_tf.recipe import DEFAULT_RECIPE, Recipe
 from mlaas4hep_tf.specs import Specs, TargetSpec
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
+from mlaas4hep_tf.streaming.position import differences
 from mlaas4hep_tf.streaming.targets import Labels, PerFile, check_law, per_file
 from mlaas4hep_tf.tasks import QUANTILES, Regression, Task, class_names, classes_of, numbered
 from mlaas4hep_tf.transforms.normalize import Normalize, by_branch, check_normalize
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 PARTS = ("train", "validation", "test")
 MODEL, MODEL_SOURCE = "model.keras", "model.py"  # in a run folder
+CHECKPOINT = "training.ckpt"  # in a run folder, as long as it is trained
 
 
 @dataclass(frozen=True)
@@ -209,10 +211,28 @@ class Described:
     specs: Specs
 
 
-def check_new(folder: str | os.PathLike[str], *, overwrite: bool) -> None:
-    """Raise ConfigError where a run is already, unless it may be replaced."""
+def check_new(folder: str | os.PathLike[str], *, overwrite: bool, resume: bool = False) -> None:
+    """Raise ConfigError where a run is already, or one that was begun, unless it may be replaced or gone on with."""
+    if overwrite and resume:
+        raise ConfigError("a run is either gone on with or begun anew: resume or overwrite, not both")
     if (Path(folder) / "metrics.json").exists() and not overwrite:
         raise ConfigError(f"{folder} holds a run already; choose another folder, or overwrite it (--overwrite)")
+    if (Path(folder) / CHECKPOINT).exists() and not overwrite and not resume:
+        raise ConfigError(
+            f"{folder} holds a training that was begun; go on with it (--resume), or begin anew (--overwrite)"
+        )
+
+
+def check_same(folder: Path, config: RunConfig) -> None:
+    """Raise ResumeError unless a training that was begun there is the same, but for how files are read."""
+    known = folder / "config.json"
+    if not known.exists():
+        return
+    then, now = json.loads(known.read_text()), json.loads(json.dumps(config.to_json()))
+    reading = DEFAULT_READ.to_json()
+    differs = differences(*({k: v for k, v in c.items() if k not in reading} for c in (then, now)))
+    if differs:
+        raise ResumeError(f"{folder}: a training can only go on as it was begun; other {differs}")
 
 
 def describe(folder: str | os.PathLike[str]) -> Described:

@@ -7,6 +7,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -23,8 +24,20 @@ from mlaas4hep_tf.evaluation import Evaluated, over_training
 from mlaas4hep_tf.heads import check as check_outputs
 from mlaas4hep_tf.io.read_options import ReadOptions
 from mlaas4hep_tf.models import build, definitions, wants_mask
-from mlaas4hep_tf.runs.config import MODEL, MODEL_SOURCE, PARTS, Described, RunConfig, check_new, describe
+from mlaas4hep_tf.runs.config import (
+    CHECKPOINT,
+    MODEL,
+    MODEL_SOURCE,
+    PARTS,
+    Described,
+    RunConfig,
+    check_new,
+    check_same,
+    describe,
+)
 from mlaas4hep_tf.runs.importance import permutation_importance
+from mlaas4hep_tf.runs.interrupt import Interrupt
+from mlaas4hep_tf.runs.lock import held
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.streaming.targets import Labels
 from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Task, numbered
@@ -90,21 +103,36 @@ def _definitions(run: Described) -> dict[str, Any]:
 
 def train_run(
     config: RunConfig, specs: Specs, out: str | os.PathLike[str], *, overwrite: bool = False, verbose: int = 0,
-    command: str = "",
+    command: str = "", checkpoint_every: int | str = "60s", resume: bool = False, interrupt: Interrupt | None = None,
 ) -> Run:  # fmt: skip
     """Train as `config` says and leave a run folder; the report tells the `command` that asked for it.
 
     Without the extra ``report`` there are no plots, no ``report.html`` and no check of over-training; a
     `MissingExtraWarning` says so before anything is read.
 
+    As long as it trains, a checkpoint lies in the folder, with which `resume` goes on to the same model
+    (`resume.Resume`); it is written every so many steps or seconds, and when an `interrupt` asks for it.
+
     Raises:
+        ResumeError: what was begun there is another training; says what differs.
+        ConfigError: another training holds the folder.
         MlaasError: whatever is wrong with the data, before training where that can be known.
     """
     folder = Path(out)
-    check_new(folder, overwrite=overwrite)
+    check_new(folder, overwrite=overwrite, resume=resume)
     config.check(specs.tree, specs)
     reports = _can_report()
+    with held(folder):
+        return _train(config, specs, folder, reports, verbose, command, checkpoint_every, resume, interrupt)
+
+
+def _train(
+    config: RunConfig, specs: Specs, folder: Path, reports: bool, verbose: int, command: str,
+    checkpoint_every: int | str, resume: bool, interrupt: Interrupt | None,
+) -> Run:  # fmt: skip
     config = replace(config, files=tuple(_absolute(name) for name in config.files), model=_own_file(config.model))
+    if resume:
+        check_same(folder, config)
     keras.utils.set_random_seed(config.seed)
     ds = config.dataset(specs, mask=False)
     task = task_of(config, ds.specs, ds.composition())
@@ -113,10 +141,12 @@ def train_run(
     parts = dict(zip(PARTS, ds.split(*config.split), strict=True))
     mixed = parts["train"].mixed(config.mixing)
     _begin(folder, config, ds.specs)
-    done = fit(
-        model, mixed, parts["validation"], epochs=config.epochs, out=folder,
-        patience=config.patience, class_weights=_class_weights(config, task), recipe=config.recipe, verbose=verbose,
-    )  # fmt: skip
+    with interrupt.listening() if interrupt else nullcontext() as stop:
+        done = fit(
+            model, mixed, parts["validation"], epochs=config.epochs, out=folder,
+            patience=config.patience, class_weights=_class_weights(config, task), recipe=config.recipe, verbose=verbose,
+            checkpoint=folder / CHECKPOINT, checkpoint_every=checkpoint_every, resume=resume, stop=stop,
+        )  # fmt: skip
     model.save(folder / MODEL)
     results = {name: evaluate(model, part, task) for name, part in parts.items()}
     metrics = _metrics(config, task, ds, parts, done, results, model) | {"command": command}
@@ -124,6 +154,7 @@ def train_run(
         over = over_training(results["train"], results["test"])
         metrics["over_training"] = {name: asdict(one) for name, one in over.items()}
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    (folder / CHECKPOINT).unlink(missing_ok=True)
     if reports:
         from mlaas4hep_tf.runs.report import write_report  # an extra
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -26,6 +27,31 @@ from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange
 from mlaas4hep_tf.streaming.targets import Target
 
 Array = npt.NDArray[Any]
+_log = logging.getLogger(__name__)
+
+
+class Room:
+    """Rows that every chunk has room for, so that chunks have few shapes: a compiled step is compiled for each anew.
+
+    There are always enough for `events` events.  A group has room for an eighth more objects than the first chunk
+    has, and twice as much where that is too little.
+    """
+
+    def __init__(self, events: int) -> None:
+        self.events = events
+        self._objects: dict[str, int] = {}
+
+    def objects(self, group: str, needed: int) -> int:
+        """Rows for the objects of a group."""
+        known = self._objects.setdefault(group, needed + needed // 8)
+        while self._objects[group] < needed:
+            self._objects[group] *= 2
+        if self._objects[group] != known:
+            _log.info(
+                "room for %d objects of %s in a chunk, no longer %d; the step is compiled once more",
+                self._objects[group], group, known,
+            )  # fmt: skip
+        return self._objects[group]
 
 
 @dataclass(frozen=True)
@@ -95,7 +121,7 @@ class Stream:
     def read_layout(self) -> Layout:
         return replace(self.layout, targets=tuple((t.branch, t.dtype) for t in self.targets if t.branch))
 
-    def chunks(self, plan: Plan, start: Position) -> Iterator[tuple[Array, ...]]:
+    def chunks(self, plan: Plan, start: Position, room: Room | None = None) -> Iterator[tuple[Array, ...]]:
         """The chunks of an epoch from a position on, packed; each takes its share of every file group.
 
         The blocks of a whole chunk are asked for at once, so that the reader processes never wait for one of them.
@@ -105,7 +131,8 @@ class Stream:
         Yields:
             order of the rows int32 [n]; flat branches float32 [n, F]; of each group the row of each event's first
             object and how many it has, int32 [n, 2 G]; per group a row of NaN and the values, float32 [1 + m, F];
-            and labels and weights [n], each in its own dtype.
+            and labels and weights [n], each in its own dtype.  With `room` all but the order have more rows than that,
+            and what is in them means nothing.
         """
         file_groups: list[_FileGroup] = []
         self.truncated.clear()
@@ -124,7 +151,7 @@ class Stream:
             file_groups += (_FileGroup(self, [*group.blocks], start.lost) for group in passed)
             for number, pieces in enumerate(_mix(file_groups, steps, plan.chunk_size), before):
                 order = plan.rows(start.epoch, number, _events(pieces))
-                yield order[row if number == first else 0 :], *self._assemble(pieces)
+                yield order[row if number == first else 0 :], *self._assemble(pieces, room)
         except Exception as error:
             self.failures.append(error)
             raise
@@ -132,15 +159,14 @@ class Stream:
             for file_group in file_groups:
                 file_group.close()
 
-    def _assemble(self, pieces: Sequence[tuple[Array, ...]]) -> tuple[Array, ...]:
+    def _assemble(self, pieces: Sequence[tuple[Array, ...]], room: Room | None) -> tuple[Array, ...]:
         """Copy pieces behind each other into one chunk, in recycled memory."""
         groups = self.layout.groups
-        events = sum(len(piece[0]) for piece in pieces)
-        objects = [sum(len(piece[1 + 2 * g]) for piece in pieces) for g in range(len(groups))]
-        specs = [ArraySpec((events, len(self.layout.flat)), "float32"), ArraySpec((events, 2 * len(groups)), "int32")]
-        specs += [ArraySpec((1 + m, len(names)), "float32") for m, (_, names) in zip(objects, groups, strict=True)]
-        specs += [ArraySpec((events,), target.dtype) for target in self.targets]
-        flat, bounds, *values = chunk = self.chunk_pool.take(specs)
+        events = _events(pieces)
+        objects = [1 + sum(len(piece[1 + 2 * g]) for piece in pieces) for g in range(len(groups))]
+        rows = [events, events, *objects, *(events for _ in self.targets)]
+        chunk = self.chunk_pool.take(self._chunk_specs(events, objects, room))
+        flat, bounds, *values = (array[:used] for array, used in zip(chunk, rows, strict=True))
         _join(flat, [piece[0] for piece in pieces])
         for g, (group, _) in enumerate(groups):
             values[g][0] = np.nan
@@ -152,6 +178,15 @@ class Stream:
         for number, target in enumerate(values[len(groups) :], 1 + 2 * len(groups)):
             _join(target, [piece[number] for piece in pieces])
         return tuple(chunk)
+
+    def _chunk_specs(self, events: int, objects: Sequence[int], room: Room | None) -> list[ArraySpec]:
+        groups = self.layout.groups
+        if room is not None:
+            events = room.events
+            objects = [room.objects(group, rows) for (group, _), rows in zip(groups, objects, strict=True)]
+        specs = [ArraySpec((events, len(self.layout.flat)), "float32"), ArraySpec((events, 2 * len(groups)), "int32")]
+        specs += [ArraySpec((rows, len(names)), "float32") for rows, (_, names) in zip(objects, groups, strict=True)]
+        return [*specs, *(ArraySpec((events,), target.dtype) for target in self.targets)]
 
     def _count(self, group: str, counts: Array) -> None:
         beyond = counts - self.lengths[group]

@@ -6,10 +6,11 @@ already shuffled, straight into the rectangle.
 
 from __future__ import annotations
 
+import logging
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -17,16 +18,20 @@ import tensorflow as tf
 
 from mlaas4hep_tf.io.buffers import keep_freed_memory
 from mlaas4hep_tf.io.workers import default_workers
-from mlaas4hep_tf.streaming.chunks import Stream
+from mlaas4hep_tf.streaming.chunks import Room, Stream
 from mlaas4hep_tf.streaming.plan import Plan
 from mlaas4hep_tf.streaming.position import Cursor
 from mlaas4hep_tf.transforms.vector import Preprocessor
 
 DataLayout = Literal["vector", "columns", "ragged", "image"]
 
+COMPILED_ENTRIES = (
+    50_000  # in an epoch from which the step is compiled: that takes as long as it saves in 300 000 events
+)
 STEP_ENTRIES = 1024  # events padded at a time; smaller batches are cut from such a step
 PREFETCH_ENTRIES = 8192
 MASK_SUFFIX = "_mask"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,8 @@ def build_pipeline(
     """
     batch = options.batch_size
     step = batch * -(-STEP_ENTRIES // batch) if options.layout != "ragged" else batch  # rebatch is slow for ragged
-    batches = _steps(stream, plan, cursor, step).map(
-        partial(_finish, preprocessor, options),
+    batches = _steps(stream, plan, cursor, step, _room(options, plan)).map(
+        _step(preprocessor, options, plan, step),
         num_parallel_calls=default_workers(),
         deterministic=True,
     )
@@ -102,7 +107,7 @@ def _settings() -> tf.data.Options:
     return settings
 
 
-def _steps(stream: Stream, plan: Plan, cursor: Cursor, step: int) -> tf.data.Dataset:
+def _steps(stream: Stream, plan: Plan, cursor: Cursor, step: int, room: Room | None) -> tf.data.Dataset:
     """Steps (rows, flat, bounds, groups, targets): the rows of a step, and the whole packed chunk they lie in.
 
     TensorFlow never forgets a Python function that a graph has called, so the one here holds stream, plan and cursor
@@ -115,7 +120,7 @@ def _steps(stream: Stream, plan: Plan, cursor: Cursor, step: int) -> tf.data.Dat
         alive, its_plan, its_cursor = weak_stream(), weak_plan(), weak_cursor()
         if alive is None or its_plan is None or its_cursor is None:
             raise ReferenceError("the RootDataset that this iterator reads from is gone; keep a reference to it")
-        for order, flat, bounds, *rest in alive.chunks(its_plan, its_cursor.begin()):
+        for order, flat, bounds, *rest in alive.chunks(its_plan, its_cursor.begin(), room):
             yield order, flat, bounds, tuple(rest[: len(groups)]), tuple(rest[len(groups) :])
 
     def cut(order: tf.Tensor, *chunk: Any) -> tf.data.Dataset:
@@ -134,9 +139,47 @@ def _steps(stream: Stream, plan: Plan, cursor: Cursor, step: int) -> tf.data.Dat
     return tf.data.Dataset.from_generator(read, output_signature=signature).prefetch(1).flat_map(cut)
 
 
+def _compiled(options: PipelineOptions, plan: Plan) -> bool:
+    """Whether XLA compiles the step.  Ragged tensors have no shape to compile for, and in images sums would change."""
+    return options.layout in ("vector", "columns") and plan.entries >= COMPILED_ENTRIES and compiles()
+
+
+@cache
+def compiles() -> bool:
+    """Whether TensorFlow has XLA for this machine, tried once."""
+    try:
+        tf.function(lambda x: x + 1, jit_compile=True)(tf.zeros(1))
+    except (tf.errors.OpError, RuntimeError) as error:
+        _log.info("XLA compiles nothing here, so steps are not compiled: %s", error)
+        return False
+    return True
+
+
+def _room(options: PipelineOptions, plan: Plan) -> Room | None:
+    return Room(min(plan.entries, plan.chunk_size)) if _compiled(options, plan) else None
+
+
+def _step(preprocessor: Preprocessor, options: PipelineOptions, plan: Plan, step: int) -> Callable[..., Any]:
+    """The function that makes batches of the rows of a step; compiled it does the same, bit for bit, in half the time.
+
+    It is compiled for `step` rows, so a shorter step is filled up with row 0, which is cut off again.
+    """
+    if not _compiled(options, plan):
+        return partial(_finish, preprocessor, options, ())
+    compiled = tf.function(partial(_finish, preprocessor, options), jit_compile=True, autograph=False)
+    offset, scale = (tf.constant(numbers) for numbers in preprocessor.constants)
+
+    def finish(rows: tf.Tensor, *chunk: Any) -> Any:
+        count = tf.shape(rows)[0]
+        whole = tf.ensure_shape(tf.pad(rows, [[0, step - count]]), [step])
+        return tf.nest.map_structure(lambda part: part[:count], compiled((offset, scale), whole, *chunk))
+
+    return finish
+
+
 def _finish(
-    preprocessor: Preprocessor, options: PipelineOptions, rows: tf.Tensor, flat: tf.Tensor,
-    bounds: tf.Tensor, groups: tuple[tf.Tensor, ...], targets: tuple[tf.Tensor, ...],
+    preprocessor: Preprocessor, options: PipelineOptions, constants: tuple[tf.Tensor, ...],
+    rows: tf.Tensor, flat: tf.Tensor, bounds: tf.Tensor, groups: tuple[tf.Tensor, ...], targets: tuple[tf.Tensor, ...],
 ) -> Any:  # fmt: skip
     """The rows of one step in the form that the user asked for."""
     flat = tf.gather(flat, rows)
@@ -145,14 +188,18 @@ def _finish(
     if options.layout == "ragged":
         x = preprocessor.ragged(flat, packed)
     else:
-        x = _dense(preprocessor, options, preprocessor.from_packed(flat, packed))
+        x = _dense(preprocessor, options, constants, preprocessor.from_packed(flat, packed))
     return (x, *(tf.gather(target, rows) for target in targets)) if targets else x
 
 
-def _dense(preprocessor: Preprocessor, options: PipelineOptions, raw: tf.Tensor) -> Any:
-    if options.layout != "columns":
-        return preprocessor.model_input(raw, mask=options.mask)
-    vector, mask = preprocessor.finish(raw)
+def _dense(
+    preprocessor: Preprocessor, options: PipelineOptions, constants: tuple[tf.Tensor, ...], raw: tf.Tensor
+) -> Any:
+    if options.layout == "image":
+        return preprocessor.model_input(raw, mask=False)
+    vector, mask = preprocessor.finish(raw, *constants)
+    if options.layout == "vector":
+        return {"vector": vector, "mask": mask} if options.mask else vector
     columns = preprocessor.split(vector)
     if options.mask:
         columns |= {name + MASK_SUFFIX: part for name, part in preprocessor.split(mask).items()}

@@ -115,12 +115,20 @@ class Preprocessor:
     def _normalized(self, name: str, values: tf.Tensor) -> tf.Tensor:
         if not self.columns[name].stop > self.columns[name].start:
             return values
-        offset, scale = (c[self.columns[name].start] for c in self._constants)
+        offset, scale = (c[self.columns[name].start] for c in self.constants)
         return mask_missing(normalize_columns(values, offset, scale))[0]
 
-    def finish(self, vector: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Normalise and mask: raw [n, D] -> (float32 [n, D], bool [n, D], True = real value)."""
-        return mask_missing(normalize_columns(vector, *self._constants))
+    def finish(
+        self, vector: tf.Tensor, offset: tf.Tensor = None, scale: tf.Tensor = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Normalise and mask: raw [n, D] -> (float32 [n, D], bool [n, D], True = real value).
+
+        `offset` and `scale` are those of `constants` as tensors that a compiler does not know: it would multiply by
+        1 / scale, which rounds otherwise.
+        """
+        if offset is None:
+            offset, scale = self.constants
+        return mask_missing(normalize_columns(vector, offset, scale))
 
     def model_input(self, vector: tf.Tensor, *, mask: bool) -> tf.Tensor | dict[str, tf.Tensor]:
         """What the model takes, from the raw vector [n, D]: the image, or vector and mask as in `RootDataset`."""
@@ -141,7 +149,8 @@ class Preprocessor:
         return specs | {"mask": tf.TensorSpec([None, self.width], tf.bool)} if mask else specs
 
     @cached_property
-    def _constants(self) -> tuple[np.ndarray, np.ndarray]:
+    def constants(self) -> tuple[np.ndarray, np.ndarray]:
+        """Offset and scale of each column, float32 [D]."""
         return constants(self.specs, self.normalize)
 
     def split(self, vector: tf.Tensor) -> dict[str, tf.Tensor]:
