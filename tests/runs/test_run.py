@@ -12,7 +12,7 @@ import pytest
 import uproot
 
 from mlaas4hep_tf import Cache, ReadOptions, ReadPolicy, RootDataset, Specs, export, scan
-from mlaas4hep_tf.errors import ConfigError, InputFileError
+from mlaas4hep_tf.errors import BranchError, ConfigError, InputFileError
 from mlaas4hep_tf.models import build
 from mlaas4hep_tf.predict import predict_files
 from mlaas4hep_tf.recipe import Recipe
@@ -285,3 +285,12 @@ def test_a_number_is_trained_evaluated_predicted_and_exported(tmp_path):
     assert value[0] == pytest.approx([float(rows[0][column]) for column in again.task.columns], rel=1e-4)
     report = (tmp_path / "run" / "report.html").read_text()
     assert "How well it tells y" in report
+
+
+@pytest.mark.parametrize("given", [{"labels": "Y"}, {"labels": "y", "weights": "w"}])
+def test_labels_and_weights_that_are_no_branch_are_told_before_a_run_begins(tmp_path, given):
+    path = two_trees(tmp_path / "t.root")
+    specs = scan(path, tree="wanted", labels="y", progress=False)
+    RunConfig((path,), "y").check("wanted", specs)
+    with pytest.raises(BranchError, match=f"no branch {[*given.values()][-1]!r} .*for the {[*given][-1]} in file"):
+        RunConfig((path,), **given).check("wanted", specs)
