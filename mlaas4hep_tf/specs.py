@@ -247,8 +247,10 @@ class Specs:
         head = ("branch", "kind", "type", "group", "kept", "largest", "min", "max", "mean", "std", "missing")
         targets = ((t.name, t.dtype, t.min, t.max, len(t.found) or None, t.not_finite or None) for t in self.targets)
         about_targets = ("label or weight", "type", "min", "max", "values", "missing")
-        return table(f"Specs of {self._summary()}", head, map(_row, self.branches)) + (
-            table("Targets:", about_targets, targets) if self.targets else ""
+        return (
+            table(f"Specs of {self._summary()}", head, map(_row, self.branches))
+            + (table("Targets:", about_targets, targets) if self.targets else "")
+            + (self.cutflow._repr_html_() if self.cutflow is not None else "")
         )
 
     @property
