@@ -126,16 +126,17 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no ty
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
         self._steps += 1
-        self._batches = self._offset + batch + 1
+        batches = self._offset + batch + 1
         asked = self._stop is not None and self._stop.is_set()
-        if asked or self._every.due(self._steps, monotonic() - self._written):
-            self._write(self._now, self._batches)
+        due = asked or self._every.due(self._steps, monotonic() - self._written)
+        if due and self._more_than(batches):
+            self._write(self._now, batches)
         if asked:
             raise KeyboardInterrupt
 
-    def on_test_begin(self, logs: Any = None) -> None:  # noqa: ARG002
-        """Before validation, which may take long."""
-        self._write(self._now, getattr(self, "_batches", self._offset))
+    def _more_than(self, batches: int) -> bool:
+        """Whether this epoch surely has another batch: Keras has no logs of an epoch that goes on at its end."""
+        return sum(self.train.delivered.values()) > batches * self.train.plan.batch_size
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
         if self._stop is not None and self._stop.is_set():

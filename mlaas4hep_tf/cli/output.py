@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from mlaas4hep_tf.errors import DataWarning, MissingExtraWarning, MlaasError
+from mlaas4hep_tf.errors import DataWarning, MissingExtraWarning, MlaasError, shorten
 from mlaas4hep_tf.model_names import BUILT_IN, OWN
 
 if TYPE_CHECKING:
     from mlaas4hep_tf.analysis.cutflow import CutFlow
     from mlaas4hep_tf.bench.compare import Bench
-    from mlaas4hep_tf.specs import Specs
+    from mlaas4hep_tf.specs import BranchSpec, Specs
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 MOST_GROUPS = 12  # that a table of specs has
 MOST_VALUES = 8  # of a label that are listed
+MOST_NAMES = 6  # of the branches of a group that are listed
 
 
 def be_quiet() -> None:
@@ -51,22 +53,36 @@ def print_models() -> None:
 def specs_figures(specs: Specs) -> dict[str, Any]:
     """What `print_specs` prints."""
     groups = {
-        name: {"branches": len(members), "largest": members[0].largest, "kept": members[0].length}
+        name: {
+            "branches": len(members),
+            "largest": members[0].largest,
+            "kept": members[0].length,
+            "names": [b.name for b in members],
+        }
         for name, members in specs.groups.items()
     }
-    return {
-        "events": specs.entries, "files": len(specs.files), "branches": len(specs.branches), "flat": len(specs.flat),
-        "groups": groups, "columns": len(specs.vector_names), "fingerprint": specs.fingerprint,
-    }  # fmt: skip
+    cuts = {} if specs.cutflow is None else {"cutflow": [list(step) for step in specs.cutflow.steps()]}
+    return cuts | {
+        "events": specs.entries,
+        "files": len(specs.files),
+        "branches": len(specs.branches),
+        "flat": len(specs.flat),
+        "flat_names": [b.name for b in specs.flat],
+        "groups": groups,
+        "columns": len(specs.vector_names),
+        "fingerprint": specs.fingerprint,
+    }
 
 
 def print_specs(specs: Specs) -> None:
-    table = _table("group", "branches", "largest", "kept", "mean")
-    table.add_row("(flat)", str(len(specs.flat)), "", "", "")
+    table = _table("group", "branches", "largest", "kept", "mean", "names (all with --json)")
+    table.add_row("(flat)", str(len(specs.flat)), "", "", "", shorten((b.name for b in specs.flat), MOST_NAMES))
     for group, members in specs.groups.items():
         first = members[0]
         mean = sum(i * n for i, n in enumerate(first.multiplicities)) / max(sum(first.multiplicities), 1)
-        table.add_row(group, str(len(members)), str(first.largest), str(first.length), f"{mean:.2f}")
+        table.add_row(
+            group, str(len(members)), str(first.largest), str(first.length), f"{mean:.2f}", _names(group, members)
+        )
     short = f"{len(specs.flat)} flat branches, {len(specs.groups)} groups"
     out.print(table if len(specs.groups) <= MOST_GROUPS else short)
     for target in specs.targets:
@@ -76,6 +92,15 @@ def print_specs(specs: Specs) -> None:
     if specs.cutflow is not None:
         out.print(_cut_flow(specs.cutflow))
     out.print(f"{len(specs.branches)} branches, {len(specs.vector_names)} columns, fingerprint {specs.fingerprint}")
+
+
+def _names(group: str, members: Sequence[BranchSpec]) -> str:
+    """Names of a group's branches, without the prefix that they share."""
+    found = re.match(r".*[._:/]", members[0].name)
+    shared = found is not None and len(members) > 1 and all(b.name.startswith(found[0]) for b in members)
+    prefix = found[0] if found is not None and shared else ""
+    names = shorten((b.name.removeprefix(prefix) for b in members), MOST_NAMES)
+    return f"{prefix}: {names}" if prefix else names if members[0].name != group else ""
 
 
 def _cut_flow(flow: CutFlow) -> Table:

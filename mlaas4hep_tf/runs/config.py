@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlaas4hep_tf.errors import ConfigError, PlanError, ResumeError
+from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import Source, expand, names_of
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
-from mlaas4hep_tf.model_names import check_model
+from mlaas4hep_tf.io.workers import WorkerPool
+from mlaas4hep_tf.model_names import check_form, check_model
 from mlaas4hep_tf.recipe import DEFAULT_RECIPE, Recipe
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
+from mlaas4hep_tf.streaming.open_files import inspect_source
 from mlaas4hep_tf.streaming.position import differences
-from mlaas4hep_tf.streaming.targets import Labels, PerFile, check_law, per_file
+from mlaas4hep_tf.streaming.targets import Labels, PerFile, check_law, flat_branch, per_file
 from mlaas4hep_tf.tasks import Task, class_names, classes_of, numbered
+from mlaas4hep_tf.transforms.image_axes import Image
 from mlaas4hep_tf.transforms.normalize import Normalize, by_branch, check_normalize
 
 if TYPE_CHECKING:
@@ -44,6 +48,7 @@ class RunConfig:
         max_events: use so many events of the data; None: all.
         mixing: law by which the training part is mixed (`RootDataset.mixed`).
         balanced: weigh classes in training so that each has the same total weight.
+        image: the model takes this image rather than the vector.
         classes, signal, one_against_rest, loss: as for `tasks.classes_of`; `classes` are names for labels 0, 1 ...
             that are numbers.
         recipe: how the weights are found.
@@ -65,6 +70,7 @@ class RunConfig:
     max_events: int | None = None
     mixing: Mixing = "proportional"
     balanced: bool = False
+    image: Image | None = None
     classes: tuple[str, ...] = ()
     signal: str | None = None
     one_against_rest: bool = False
@@ -104,12 +110,17 @@ class RunConfig:
             MlaasError: no such model or file, or labels, weights or mixing shares that do not fit the files.
         """
         check_model(self.model)
+        check_form(self.model, image=self.image is not None)
         if specs is not None:
             by_branch(specs, self.normalize)
+            if self.image is not None:
+                self.image.check(specs)
         class_names(self.labels, self.signal)
         sources = expand(self.files, tree or None)
         if self.read.on_bad_file == "raise" and not any(s.listing or s.tree is None for s in sources):
             _check_targets(self, sources)  # else which files there are is known when they are opened
+            if specs is not None:
+                _check_branches(self, specs, sources[0])
 
     def dataset(self, specs: Specs, *, mask: bool) -> RootDataset:
         from mlaas4hep_tf.dataset import RootDataset  # here: it imports TensorFlow
@@ -117,6 +128,7 @@ class RunConfig:
         ds = RootDataset(
             self.files, specs, labels=self.numbers(self.labels), weights=self.weights, batch_size=self.batch_size,
             chunk_size=self.chunk_size, seed=self.seed, normalize=self.normalize, mask=mask, read=self.read,
+            layout="image" if self.image else "vector", image=self.image,
         )  # fmt: skip
         return ds.sample(self.max_events) if self.max_events and self.max_events < ds.entries else ds
 
@@ -148,7 +160,8 @@ class RunConfig:
     def to_json(self) -> dict[str, Any]:
         """The content of ``config.json``, where the options of reading stand beside the others."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "read"}
-        return own | {"recipe": asdict(self.recipe)} | self.read.to_json()
+        image = asdict(self.image) if self.image is not None else None
+        return own | {"recipe": asdict(self.recipe), "image": image} | self.read.to_json()
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> RunConfig:
@@ -161,6 +174,8 @@ class RunConfig:
         reading = {f.name for f in fields(ReadOptions)} & set(content)
         own: dict[str, Any] = {name: value for name, value in content.items() if name not in reading}
         own |= {name: tuple(own[name]) for name in ("files", "split", "classes") if name in own}
+        if own.get("image") is not None:
+            own["image"] = Image.from_json(own["image"])
         return RunConfig(**own, read=ReadOptions.from_json({name: content[name] for name in reading}))
 
 
@@ -174,6 +189,15 @@ def _check_targets(config: RunConfig, sources: tuple[Source, ...]) -> None:
         per_file("weights", config.weights, files)
     if not isinstance(config.mixing, str):
         per_file("mixing shares", config.mixing, files)
+
+
+def _check_branches(config: RunConfig, specs: Specs, source: Source) -> None:
+    """Raise BranchError for labels or weights that are no branch of the first file; what was scanned is known."""
+    known = {target.name for target in specs.targets}
+    for what, given in (("labels", config.labels), ("weights", config.weights)):
+        if isinstance(given, str) and given not in known:
+            opened = WorkerPool(config.read).run(inspect_source, Selection((given,)), (given,), source)
+            flat_branch(what, given, [opened])
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,8 @@ def permutation_importance(
 
     Args:
         model: trained on such a dataset.
-        ds: labelled events that the model has not seen, in ``layout="vector"``.
+        ds: labelled events that the model has not seen, in ``layout="vector"`` or ``"image"``, of which each
+            channel is a branch.
         task: what the model tells; of more than two classes it is the mean AUC of one against the rest that is lost.
         events: sample to use; its composition is that of the dataset.
         rounds: permutations per branch.
@@ -62,7 +63,7 @@ def permutation_importance(
     whole = _auc(model, x, labels, weight, task)
     rng = np.random.default_rng(seed)
     found = []
-    for branch, columns in ds.preprocessor.columns.items():
+    for branch, columns in ds.preprocessor.parts.items():
         if columns.stop == columns.start:
             continue
         lost = [whole - _auc(model, _dealt(x, columns, rng), labels, weight, task) for _ in range(rounds)]
@@ -77,7 +78,7 @@ def _dealt(x: Any, columns: slice, rng: np.random.Generator) -> Any:
 
     def move(matrix: Any) -> Any:
         moved = matrix.copy()
-        moved[:, columns] = matrix[order, columns]
+        moved[..., columns] = matrix[..., columns][order]
         return moved
 
     return tf.nest.map_structure(move, x)

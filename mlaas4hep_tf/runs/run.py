@@ -59,7 +59,7 @@ class Run:
     @property
     def preprocessor(self) -> Preprocessor:
         """What the model's input was made with."""
-        return Preprocessor(self.specs, self.config.normalize)
+        return Preprocessor(self.specs, self.config.normalize, self.config.image)
 
     @cached_property
     def task(self) -> Task:
@@ -171,7 +171,7 @@ def _model(config: RunConfig, specs: Specs, task: Task) -> keras.Model:
         "float32" if config.recipe.precision == "float32" else f"mixed_{config.recipe.precision}"
     )
     try:
-        model = build(config.model, specs, task=task)
+        model = build(config.model, specs, image=config.image, task=task)
     finally:
         keras.config.set_dtype_policy(before)
     check_outputs(model, task)
@@ -186,10 +186,11 @@ def _known_model(config: RunConfig, specs: Specs, task: Task) -> keras.Model:
     """
     base = Run.load(config.continue_from or "")
     known, now = (constants(one, how) for one, how in ((base.specs, base.config.normalize), (specs, config.normalize)))
-    if base.specs.vector_names != specs.vector_names or not all(map(np.array_equal, known, now)):
+    same = base.specs.vector_names == specs.vector_names and base.config.image == config.image
+    if not same or not all(map(np.array_equal, known, now)):
         raise ConfigError(
-            f"the model of {base.folder} takes other columns or another normalisation than these specs give: train it "
-            f"on with its own (--specs {base.folder / 'specs.json'}, which may be unbound)"
+            f"the model of {base.folder} takes other columns, another image or normalisation than these specs give: "
+            f"train it on with its own (--specs {base.folder / 'specs.json'}, which may be unbound)"
         )
     if base.task != task:
         raise ConfigError(f"the model of {base.folder} tells {base.task.describe()}, and not {task.describe()}")

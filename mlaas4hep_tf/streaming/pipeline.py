@@ -19,6 +19,7 @@ import tensorflow as tf
 from mlaas4hep_tf.io.buffers import keep_freed_memory
 from mlaas4hep_tf.io.workers import default_workers
 from mlaas4hep_tf.streaming.chunks import Room, Stream
+from mlaas4hep_tf.streaming.forks import NAME
 from mlaas4hep_tf.streaming.plan import Plan
 from mlaas4hep_tf.streaming.position import Cursor
 from mlaas4hep_tf.transforms.vector import Preprocessor
@@ -101,6 +102,7 @@ def _with_end(batches: tf.data.Dataset, cursor: Cursor, known: int | None) -> tf
 def _settings() -> tf.data.Options:
     settings = tf.data.Options()
     settings.deterministic = True
+    settings.dataset_name = NAME
     settings.autotune.enabled = False  # there is nothing to tune, and the end of an iterator would wait for the tuner
     settings.threading.private_threadpool_size = 1 + default_workers()  # one more, as one thread waits for the readers
     settings.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF

@@ -33,6 +33,9 @@ def train(folder: Path, law: str, kill_at: int, every: int) -> dict[str, Any]:
                 os.kill(os.getpid(), signal.SIGKILL)
             self.steps += 1
 
+        def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
+            self.on_train_batch_begin(batch)
+
     keras.utils.set_random_seed(0)
     tf.config.experimental.enable_op_determinism()
     files = sorted(str(path) for path in folder.glob("*.root"))

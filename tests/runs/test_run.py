@@ -12,7 +12,7 @@ import pytest
 import uproot
 
 from mlaas4hep_tf import Cache, ReadOptions, ReadPolicy, RootDataset, Specs, export, scan
-from mlaas4hep_tf.errors import ConfigError, InputFileError
+from mlaas4hep_tf.errors import BranchError, ConfigError, InputFileError
 from mlaas4hep_tf.models import build
 from mlaas4hep_tf.predict import predict_files
 from mlaas4hep_tf.runs import Run, RunConfig, evaluate_run, train_run
@@ -258,3 +258,12 @@ def test_a_run_is_evaluated_with_other_options_of_reading(standard):
     known = {name: result.auc for name, result in evaluate_run(run).items()}
     again = evaluate_run(run, read=ReadOptions(workers=1))
     assert {name: result.auc for name, result in again.items()} == pytest.approx(known)
+
+
+@pytest.mark.parametrize("given", [{"labels": "Y"}, {"labels": "y", "weights": "w"}])
+def test_labels_and_weights_that_are_no_branch_are_told_before_a_run_begins(tmp_path, given):
+    path = two_trees(tmp_path / "t.root")
+    specs = scan(path, tree="wanted", labels="y", progress=False)
+    RunConfig((path,), "y").check("wanted", specs)
+    with pytest.raises(BranchError, match=f"no branch {[*given.values()][-1]!r} .*for the {[*given][-1]} in file"):
+        RunConfig((path,), **given).check("wanted", specs)
