@@ -390,11 +390,11 @@ class Specs:
         rules = self.analysis.served
         return steps_of(rules, tuple(one.info for one in self.inputs)) if rules else None
 
-    @cached_property
-    def selection_steps(self) -> Steps:
-        """What it takes to say whether the exported model would select an event."""
-        rules = self.analysis.served.for_selection(words_of)
-        return steps_of(rules if rules.select else NO_ANALYSIS, tuple(one.info for one in self.inputs))
+    def steps_beside(self, names: Sequence[str] = ()) -> Steps:
+        """What it takes to say whether the exported model would select an event, and what some derived branches are."""
+        rules = self.analysis.served.for_selection(words_of, names)
+        needed = rules.select or rules.define
+        return steps_of(rules if needed else NO_ANALYSIS, tuple(one.info for one in self.inputs))
 
     @property
     def served_inputs(self) -> tuple[InputSpec, ...]:
