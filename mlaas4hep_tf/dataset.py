@@ -32,7 +32,7 @@ from mlaas4hep_tf.streaming.skipped import Skipped, account
 from mlaas4hep_tf.streaming.targets import LabelDtype, Labels, PerFile, Target, check_law, label_of, resolve_target
 from mlaas4hep_tf.streaming.targets import label_dtype as default_label_dtype
 from mlaas4hep_tf.tasks import class_names, numbered
-from mlaas4hep_tf.transforms.image import EtaPhiImage
+from mlaas4hep_tf.transforms.image_axes import Image
 from mlaas4hep_tf.transforms.normalize import Normalize
 from mlaas4hep_tf.transforms.vector import Preprocessor
 
@@ -120,7 +120,7 @@ def _label_dtype(labels: Target, known: Sequence[TargetSpec]) -> LabelDtype:
     return default_label_dtype([value for value, _ in spec.found], spec.min, spec.max)
 
 
-def _check_form(layout: DataLayout, mask: bool, image: EtaPhiImage | None, specs: Specs) -> None:
+def _check_form(layout: DataLayout, mask: bool, image: Image | None, specs: Specs) -> None:
     """Raise PlanError for a form of the elements that there is not."""
     names = {b.name for b in specs.branches}
     masks = sorted(name for name in names if name + MASK_SUFFIX in names) if mask and layout == "columns" else []
@@ -132,7 +132,7 @@ def _check_form(layout: DataLayout, mask: bool, image: EtaPhiImage | None, specs
     if layout not in get_args(DataLayout):
         raise PlanError(f"layout must be one of {', '.join(map(repr, get_args(DataLayout)))}, not {layout!r}")
     if (layout == "image") != (image is not None):
-        raise PlanError("layout='image' and image=EtaPhiImage(...) belong together: give both or neither")
+        raise PlanError("layout='image' and image=Image(...) belong together: give both or neither")
     if layout == "image" and mask:
         raise PlanError("an image's first channel is its mask: take mask=False")
     if layout == "ragged" and mask:
@@ -173,7 +173,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
     - ``layout="columns"``: a dict, flat branches [B], jagged ones [B, L], with ``mask=True`` also
       ``<branch>_mask``; normalised, counts too, unless `normalize` leaves them in their unit;
     - ``layout="ragged"``: a dict, flat branches [B], jagged ones `tf.RaggedTensor` [B, None];
-    - ``layout="image"``: x is float32 [B, rows, columns, channels] (`transforms.image.EtaPhiImage`).
+    - ``layout="image"``: x is float32 [B, bins of each axis ..., channels] (`transforms.image.Image`).
 
     Every event comes exactly once per epoch.  Each iteration over the dataset is an epoch with an order of its own
     (one that is not ended uses none up; `set_epoch` chooses one), which depends on the seed and not on the number of
@@ -208,7 +208,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         normalize: Normalize | None = "minmax",
         layout: DataLayout = "vector",
         mask: bool = False,
-        image: EtaPhiImage | None = None,
+        image: Image | None = None,
         read: ReadOptions = DEFAULT_READ,
     ) -> None:
         """Open the files and plan the reading; no event is read.
@@ -235,7 +235,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
                 ``filter`` keeps their unit, ``{"nMuon": None, "*": "minmax"}``.
             layout: form of the elements.
             mask: deliver the mask.
-            image: bins, branches and rule of ``layout="image"``.
+            image: axes, channels and rule of ``layout="image"``.
 
             read: how to read.  With ``on_bad_file="skip"`` what is left is mixed in proportion, `skipped` is the
                 account, and how many batches there are is not known before they are read.

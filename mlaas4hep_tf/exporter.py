@@ -166,7 +166,7 @@ def export(
     - ``ragged``: flat float32 [B], jagged values float32 [m] and for each group ``<group>_row_splits`` int64 [B + 1];
       lists in the objects of a group, which only expressions use, have row splits of their own beside the group's;
     - ``vector``: the ready ``vector`` float32 [B, D], and ``mask`` bool [B, D] if the model takes it;
-      for a model on images instead ``image``: the ready ``image`` float32 [B, rows, columns, channels].
+      for a model on images instead ``image``: the ready ``image`` float32 [B, bins of each axis ..., channels].
 
     Lengths, order and constants of the specs are part of the graph, so what is trained is what is served.
     ``assets.extra/`` holds warm-up requests for TF-Serving and the model card.

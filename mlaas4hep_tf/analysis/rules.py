@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from mlaas4hep_tf.errors import ConfigError
@@ -82,6 +82,22 @@ class Analysis:
         """All its expressions."""
         named = (*self.objects, *self.order, *self.define)
         return (*(text for _, text in named), *self.select, *self.train_select)
+
+    def extended(self, other: Analysis, where: str) -> Analysis:
+        """This, and behind it what another adds.
+
+        Args:
+            where: what this comes from, for the error.
+
+        Raises:
+            ConfigError: a group or name that both have.
+        """
+        for name in ("objects", "order", "define", "vectors"):
+            both = dict(getattr(self, name)).keys() & dict(getattr(other, name)).keys()
+            if both:
+                raise ConfigError(f"{name} of {min(both)!r} is given twice: {where} says it already")
+        names = [field.name for field in fields(self)]
+        return Analysis(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads: mappings in their order, and lists of conditions; what is empty is left out."""

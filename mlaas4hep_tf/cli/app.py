@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 import sys
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -19,6 +20,8 @@ from mlaas4hep_tf import __version__
 from mlaas4hep_tf.cli.grouped import grouped
 from mlaas4hep_tf.cli.options import (
     Choice,
+    Cuts,
+    Drawing,
     Files,
     Json,
     KnownOrChosen,
@@ -87,6 +90,7 @@ def scan(
     *,
     files: Files,
     choice: Choice,
+    cuts: Cuts,
     identifier: Annotated[
         list[str] | None,
         data("--identifier", help=f"Branches that identify an event; default {','.join(IDENTIFIERS)}."),
@@ -112,11 +116,13 @@ def scan(
 
     if quantile is not None:
         check_quantile(quantile)
+    loaded = cuts.load()
     start = perf_counter()
     specs = scan_files(
-        reading.locate(files), choice.tree, branches=patterns(choice.branches), exclude=patterns(choice.exclude),
+        reading.locate(files), choice.tree, branches=patterns(choice.branches),
+        exclude=(*patterns(choice.exclude), *loaded.exclude),
         identifiers=tuple(patterns(identifier)) or IDENTIFIERS, labels=labels, weights=weights, groups=groups(group),
-        read=reading.options(), progress=talks(),
+        analysis=loaded.analysis, read=reading.options(), progress=talks(),
     )  # fmt: skip
     if quantile is not None:
         specs = specs.with_lengths(quantile=quantile)
@@ -140,9 +146,11 @@ def _rate(events: int, seconds: float) -> dict[str, Any]:
 def train(
     *,
     choice: KnownOrChosen,
+    cuts: Cuts,
     labels: Labels,
     learnt: Learnt,
     training: Training,
+    drawing: Drawing,
     reading: TolerantReading,
     files: OptionalFiles = None,
     folder: Annotated[Path, output("--out", help="Run folder to make.")] = Path("runs/latest"),
@@ -160,7 +168,7 @@ def train(
     Ctrl-C ends it with a checkpoint; the same command with --resume goes on.
     """
     from mlaas4hep_tf.checkpoints import Every
-    from mlaas4hep_tf.runs.config import CHECKPOINT, check_new, describe
+    from mlaas4hep_tf.runs.config import CHECKPOINT, check_new
     from mlaas4hep_tf.runs.interrupt import within_two_seconds
 
     Every.parse(checkpoint_every)
@@ -170,18 +178,14 @@ def train(
     if not named:
         raise ConfigError("no input files: name at least one, for example mlaas4hep-tf train data/*.root ...")
     read = reading.options()
-    config = training.config(named, labels.values(), learnt, paper, read)
+    config = replace(training.config(named, labels, learnt, paper, read), image=drawing.image())
     check_new(folder, overwrite=overwrite, resume=resume)
     if resume and not (folder / CHECKPOINT).exists():
         note(f"{folder} has no checkpoint yet: training begins at the beginning")
     config.check(choice.tree or paper.tree)
-    specs = (
-        choice.load(choice.specs)
-        if choice.specs
-        else describe(training.continue_from).specs.unbound()
-        if training.continue_from
-        else choice.scan(named, paper, labels.branch(), training.weights, read)
-    )
+    specs = choice.known(cuts, training.continue_from)
+    if specs is None:
+        specs = choice.scan(named, paper, labels.branch(), training.weights, cuts.load(), read)
     config.check(specs.tree, specs)
     import_tensorflow()
     from mlaas4hep_tf.runs.run import train_run

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlaas4hep_tf.errors import ConfigError, LabelError
+
+if TYPE_CHECKING:
+    from mlaas4hep_tf.transforms.image_axes import Axis
 
 
 def patterns(given: list[str] | None) -> list[str]:
@@ -25,6 +28,22 @@ def groups(given: list[str] | None) -> dict[str, list[str]]:
     return found
 
 
+def named(option: str, given: list[str] | None) -> dict[str, str]:
+    """``NAME=EXPRESSION``: name -> expression, in the order given."""
+    found: dict[str, str] = {}
+    for text in given or ():
+        name, equals, expression = (part.strip() for part in text.partition("="))
+        if not name or not equals or not expression:
+            raise ConfigError(f"{option} needs NAME=EXPRESSION, such as {_EXAMPLES[option]!r}, not {text!r}")
+        if name in found:
+            raise ConfigError(f"{option} names {name!r} twice: {found[name]!r} and {expression!r}")
+        found[name] = expression
+    return found
+
+
+_EXAMPLES = {"--objects": "Jet=Jet_pt > 30", "--order": "Jet=-Jet_pt", "--define": "ht=sum(Jet_pt)"}
+
+
 def replicas(given: list[str] | None) -> dict[str, list[str]]:
     """``URL=URL``: start of a URL -> what may stand there."""
     found: dict[str, list[str]] = {}
@@ -41,6 +60,24 @@ def fractions(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(f"--split needs three fractions such as 0.64,0.16,0.20, not {text!r}") from None
+
+
+def image_axes(given: list[str]) -> tuple[Axis, ...]:
+    """``BRANCH=BINS:LOW:HIGH``: the axes of an image."""
+    from mlaas4hep_tf.transforms.image_axes import Axis
+
+    found = []
+    for text in given:
+        branch, _, binning = text.rpartition("=")
+        try:
+            bins, low, high = binning.split(":")
+            numbers = int(bins), float(low), float(high)
+        except ValueError:
+            raise ConfigError(
+                f"--image needs BRANCH=BINS:LOW:HIGH, such as Jet_eta=16:-2.5:2.5, not {text!r}"
+            ) from None
+        found.append(Axis(branch, *numbers))
+    return tuple(found)
 
 
 def mixing_law(given: list[str] | None) -> Any:

@@ -59,7 +59,7 @@ class Run:
     @property
     def preprocessor(self) -> Preprocessor:
         """What the model's input was made with."""
-        return Preprocessor(self.specs, self.config.normalize)
+        return Preprocessor(self.specs, self.config.normalize, self.config.image)
 
     @cached_property
     def task(self) -> Task:
@@ -171,7 +171,7 @@ def _model(config: RunConfig, specs: Specs, task: Task) -> keras.Model:
         "float32" if config.recipe.precision == "float32" else f"mixed_{config.recipe.precision}"
     )
     try:
-        model = build(config.model, specs, task=task)
+        model = build(config.model, specs, image=config.image, task=task)
     finally:
         keras.config.set_dtype_policy(before)
     check_outputs(model, task)
@@ -186,10 +186,11 @@ def _known_model(config: RunConfig, specs: Specs, task: Task) -> keras.Model:
     """
     base = Run.load(config.continue_from or "")
     known, now = (constants(one, how) for one, how in ((base.specs, base.config.normalize), (specs, config.normalize)))
-    if base.specs.vector_names != specs.vector_names or not all(map(np.array_equal, known, now)):
+    same = base.specs.vector_names == specs.vector_names and base.config.image == config.image
+    if not same or not all(map(np.array_equal, known, now)):
         raise ConfigError(
-            f"the model of {base.folder} takes other columns or another normalisation than these specs give: train it "
-            f"on with its own (--specs {base.folder / 'specs.json'}, which may be unbound)"
+            f"the model of {base.folder} takes other columns, another image or normalisation than these specs give: "
+            f"train it on with its own (--specs {base.folder / 'specs.json'}, which may be unbound)"
         )
     if base.task != task:
         raise ConfigError(f"the model of {base.folder} tells {base.task.describe()}, and not {task.describe()}")
@@ -199,7 +200,7 @@ def _known_model(config: RunConfig, specs: Specs, task: Task) -> keras.Model:
 def _class_weights(config: RunConfig, task: Task) -> ClassWeights | None:
     if config.class_weights is None:
         return "balanced" if config.balanced else None
-    names = task.classes.names
+    names = task.class_names
     unknown = sorted(set(config.class_weights) - set(names))
     if unknown:
         raise LabelError(f"class weights: no class {unknown[0]!r}{near_misses(unknown[0], names)}; there are {names}")
@@ -248,7 +249,7 @@ def evaluate_run(
     mask = wants_mask(run.model)
     config = replace(run.config, read=read or run.config.read)
     if files:
-        own = numbered(labels if labels is not None else config.labels, run.task.classes.names)
+        own = numbered(labels if labels is not None else config.labels, run.task.class_names)
         config = replace(config, files=files, labels=own, signal=None, max_events=None)
         ds = config.dataset(run.specs.unbound(), mask=mask)
         return {"files": evaluate(run.model, ds, run.task)}
@@ -284,6 +285,8 @@ def task_of(config: RunConfig, specs: Specs, composition: Mapping[float, int]) -
     if not isinstance(config.labels, str):
         return config.task([*composition])
     branch = next(target for target in specs.targets if target.name == config.labels)
+    if config.regression:
+        return config.regression_task(branch)
     if branch.not_finite or not branch.found:
         held = f"{branch.not_finite} events without a number" if branch.not_finite else f"{branch.min} to {branch.max}"
         raise LabelError(f"label branch {branch.name!r} must hold the numbers of classes, 0, 1 ...; it holds {held}")

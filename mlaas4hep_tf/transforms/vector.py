@@ -13,7 +13,7 @@ import tensorflow as tf
 from mlaas4hep_tf.errors import ModelError
 from mlaas4hep_tf.io.branches import Layout
 from mlaas4hep_tf.specs import BranchSpec, Specs
-from mlaas4hep_tf.transforms.image import EtaPhiImage, to_image
+from mlaas4hep_tf.transforms.image import Image, to_image
 from mlaas4hep_tf.transforms.mask import mask_missing
 from mlaas4hep_tf.transforms.normalize import Normalize, by_branch, check_normalize, constants, normalize_columns
 from mlaas4hep_tf.transforms.pad import pad, resize
@@ -31,7 +31,7 @@ class Preprocessor:
 
     specs: Specs
     normalize: Normalize | None
-    image: EtaPhiImage | None = None
+    image: Image | None = None
 
     def __post_init__(self) -> None:
         check_normalize(self.normalize)
@@ -67,6 +67,11 @@ class Preprocessor:
             found[branch.name] = slice(at, at + len(branch.columns))
             at += len(branch.columns)
         return found
+
+    @property
+    def parts(self) -> dict[str, slice]:
+        """Branch -> where it stands on the last axis of what the model takes."""
+        return self.columns if self.image is None else self.image.parts
 
     def from_packed(self, flat: tf.Tensor, groups: list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]) -> tf.Tensor:
         """Raw vector of packed events, NaN where there is no value.
@@ -137,9 +142,9 @@ class Preprocessor:
             return self._draw(self.image, self.split(vector), self.split(values))
         return {"vector": values, "mask": real} if mask else values
 
-    def _draw(self, image: EtaPhiImage, raw: dict[str, tf.Tensor], values: dict[str, tf.Tensor]) -> tf.Tensor:
+    def _draw(self, image: Image, raw: dict[str, tf.Tensor], values: dict[str, tf.Tensor]) -> tf.Tensor:
         channels = tf.stack([values[name] for name in image.channels], axis=2)
-        return to_image(image, raw[image.eta], raw[image.phi], channels)
+        return to_image(image, [raw[axis.branch] for axis in image.axes], channels)
 
     def input_specs(self, *, mask: bool) -> dict[str, tf.TensorSpec]:
         """Names, shapes and dtypes of the tensors of `model_input`."""
