@@ -101,7 +101,7 @@ def _in_order(files: FileArgument, preprocessor: Preprocessor, *, masked: bool, 
 def _check_names(identifiers: Sequence[str]) -> None:
     """Raise BranchError for an identifier, or what is observed, with the name of a branch of the output."""
     own = ("file", "entry", "selected")
-    met = [name for name in identifiers if name in own or re.fullmatch(r"score(_.*)?", name)]
+    met = [name for name in identifiers if name in own or re.fullmatch(r"score(_.*)?|predicted_.*", name)]
     if met:
         raise BranchError(
             f"predictions have branches {', '.join(own)} and score beside identifiers and what is observed, of which "

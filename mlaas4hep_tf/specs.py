@@ -99,6 +99,7 @@ class TargetSpec:
         not_finite: how many of them are NaN or infinite.
         min, max: of the finite values, integers exactly; None without any.
         found: each finite value and how often it comes, by value; empty where there are more than `FOUND`.
+        mean, variance: of the finite values (population variance); None without any, and in specs of before.
     """
 
     name: str
@@ -108,6 +109,8 @@ class TargetSpec:
     min: float | None
     max: float | None
     found: tuple[tuple[float, int], ...]
+    mean: float | None = None
+    variance: float | None = None
 
 
 FOUND = 256  # values of a target that are kept apart: classes, not measurements

@@ -178,7 +178,7 @@ def train(
     if not named:
         raise ConfigError("no input files: name at least one, for example mlaas4hep-tf train data/*.root ...")
     read = reading.options()
-    config = replace(training.config(named, labels.values(), learnt, paper, read), image=drawing.image())
+    config = replace(training.config(named, labels, learnt, paper, read), image=drawing.image())
     check_new(folder, overwrite=overwrite, resume=resume)
     if resume and not (folder / CHECKPOINT).exists():
         note(f"{folder} has no checkpoint yet: training begins at the beginning")
