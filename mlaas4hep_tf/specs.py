@@ -250,8 +250,10 @@ class Specs:
         head = ("branch", "kind", "type", "group", "kept", "largest", "min", "max", "mean", "std", "missing")
         targets = ((t.name, t.dtype, t.min, t.max, len(t.found) or None, t.not_finite or None) for t in self.targets)
         about_targets = ("label or weight", "type", "min", "max", "values", "missing")
-        return table(f"Specs of {self._summary()}", head, map(_row, self.branches)) + (
-            table("Targets:", about_targets, targets) if self.targets else ""
+        return (
+            table(f"Specs of {self._summary()}", head, map(_row, self.branches))
+            + (table("Targets:", about_targets, targets) if self.targets else "")
+            + (self.cutflow._repr_html_() if self.cutflow is not None else "")
         )
 
     @property
@@ -391,11 +393,11 @@ class Specs:
         rules = self.analysis.served
         return steps_of(rules, tuple(one.info for one in self.inputs)) if rules else None
 
-    @cached_property
-    def selection_steps(self) -> Steps:
-        """What it takes to say whether the exported model would select an event."""
-        rules = self.analysis.served.for_selection(words_of)
-        return steps_of(rules if rules.select else NO_ANALYSIS, tuple(one.info for one in self.inputs))
+    def steps_beside(self, names: Sequence[str] = ()) -> Steps:
+        """What it takes to say whether the exported model would select an event, and what some derived branches are."""
+        rules = self.analysis.served.for_selection(words_of, names)
+        needed = rules.select or rules.define
+        return steps_of(rules if needed else NO_ANALYSIS, tuple(one.info for one in self.inputs))
 
     @property
     def served_inputs(self) -> tuple[InputSpec, ...]:

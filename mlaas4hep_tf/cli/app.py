@@ -251,6 +251,9 @@ def predict(
     run: RunFolder,
     reading: Reading,
     to: Annotated[Path, output("-o", "--output", help=f"File for the scores: {FORMATS}.")] = Path("scores.root"),
+    observe: Annotated[
+        list[str] | None, output("--observe", help="Branches, of the files or derived, to write as well.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write scores and identifiers of every event, in the order of the input, as ROOT, CSV or Parquet."""
@@ -265,7 +268,9 @@ def predict(
 
     trained = Run.load(run)
     start = perf_counter()
-    events = predict_files(trained.model, named, trained, to, read=reading.options(), progress=talks())
+    events = predict_files(
+        trained.model, named, trained, to, observe=patterns(observe), read=reading.options(), progress=talks()
+    )
     seconds = perf_counter() - start
     if as_json:
         print_json({**_rate(events, seconds), "scores": str(to)})
