@@ -197,6 +197,7 @@ def build(
         check_inputs(model, width, image)
     if not model.compiled:
         heads.check(model, task)
+        model = heads.in_unit_of_target(model, task)
         model.compile(
             optimizer=keras.optimizers.Adam(learning_rate), loss=heads.losses(task),
             weighted_metrics=heads.metrics(task),

@@ -11,10 +11,11 @@ from functools import partial
 import keras
 import numpy as np
 
+from mlaas4hep_tf.analysis.steps import Steps
 from mlaas4hep_tf.dataset import RootDataset
-from mlaas4hep_tf.errors import BranchError, ConfigError, DataWarning
+from mlaas4hep_tf.errors import BranchError, ConfigError, DataWarning, near_misses
 from mlaas4hep_tf.evaluation import FloatArray
-from mlaas4hep_tf.io.branches import Selection
+from mlaas4hep_tf.io.branches import Selection, describe
 from mlaas4hep_tf.io.files import FileArgument, RootFile
 from mlaas4hep_tf.io.formats import check_format, row_writer
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
@@ -40,6 +41,7 @@ def predict_files(
     out: str | os.PathLike[str],
     *,
     task: Task | None = None,
+    observe: Sequence[str] = (),
     read: ReadOptions = DEFAULT_READ,
     progress: bool = False,
 ) -> int:
@@ -55,6 +57,7 @@ def predict_files(
             are not enough: they do not know the normalisation.
         out: the file to write; its ending says how: ``.root``, ``.csv`` or ``.parquet``.
         task: what the model tells; that of the `runs.Run` by default.
+        observe: branches with a number per event, of the files or derived, that go to the output as well.
         read: how to read.  Every event gets a row, so nothing can be skipped.
         progress: show a progress bar on a terminal.
 
@@ -63,7 +66,7 @@ def predict_files(
 
     Raises:
         ModelError: specs alone.
-        BranchError: an identifier with the name of a branch of the output.
+        BranchError: an identifier with the name of a branch of the output, or nothing to observe of that name.
         ConfigError: ``on_bad_file="skip"``, or an ending that says no format.
         MlaasError: files that lack a branch of the specs, or cannot be read.
     """
@@ -71,13 +74,13 @@ def predict_files(
     if read.on_bad_file == "skip":
         raise ConfigError("prediction gives every event a row, so on_bad_file='skip' has no place there; take 'raise'")
     preprocessor = preprocessor_of(trained)
-    _check_names(preprocessor.specs.identifiers)
+    _check_names((*preprocessor.specs.identifiers, *observe))
     task = task or getattr(trained, "task", None)
     ds = _in_order(files, preprocessor, masked=wants_mask(model), read=read)
     scores = _Scores(predict_batch(model, x) for x in ds)
     with row_writer(out, ds.files[0].tree) as tree, progress_bar("predict", ds.entries, "events", progress) as advance:
-        for block, identifiers in _beside(ds.files, preprocessor.specs, WorkerPool(read)):
-            tree.extend(_rows(block, identifiers, scores.take(len(block)), task))
+        for block, beside in _beside(ds.files, preprocessor.specs, observe, WorkerPool(read)):
+            tree.extend(_rows(block, beside, scores.take(len(block)), task))
             advance(len(block))
     if ds.truncated:
         cut = ", ".join(f"{count:,} {what}" for what, count in ds.truncated.items())
@@ -96,18 +99,18 @@ def _in_order(files: FileArgument, preprocessor: Preprocessor, *, masked: bool, 
 
 
 def _check_names(identifiers: Sequence[str]) -> None:
-    """Raise BranchError for an identifier with the name of a branch of the output."""
+    """Raise BranchError for an identifier, or what is observed, with the name of a branch of the output."""
     own = ("file", "entry", "selected")
-    met = [name for name in identifiers if name in own or re.fullmatch(r"score(_.*)?", name)]
+    met = [name for name in identifiers if name in own or re.fullmatch(r"score(_.*)?|predicted_.*", name)]
     if met:
         raise BranchError(
-            f"predictions have branches {', '.join(own)} and score beside the identifiers, of which {met[0]!r} is "
-            "called so too: name other identifiers when scanning"
+            f"predictions have branches {', '.join(own)} and score beside identifiers and what is observed, of which "
+            f"{met[0]!r} is called so too: name other identifiers when scanning, or do not observe it"
         )
 
 
 def _rows(
-    block: EntryRange, identifiers: dict[str, np.ndarray], scores: FloatArray, task: Task | None
+    block: EntryRange, beside: dict[str, np.ndarray], scores: FloatArray, task: Task | None
 ) -> dict[str, np.ndarray]:
     """The branches of the output for one block of a file."""
     names = (
@@ -116,7 +119,7 @@ def _rows(
     return {
         "file": np.full(len(block), block.file, np.int32),
         "entry": np.arange(block.start, block.stop, dtype=np.int64),
-        **identifiers,
+        **beside,
         **{name: scores[:, i].astype(np.float32) for i, name in enumerate(names)},
     }
 
@@ -138,16 +141,33 @@ class _Scores:
 
 
 def _beside(
-    files: tuple[RootFile, ...], specs: Specs, worker_pool: WorkerPool
+    files: tuple[RootFile, ...], specs: Specs, observe: Sequence[str], worker_pool: WorkerPool
 ) -> Iterator[tuple[EntryRange, dict[str, np.ndarray]]]:
-    """Identifiers of events, and whether each is selected, block by block."""
+    """Identifiers of events, what is observed, and whether each is selected, block by block."""
     known = [{b.name for b in file.branches} for file in files]
-    wanted = [name for name in specs.identifiers if all(name in own for own in known)]
-    steps = specs.selection_steps
-    also = tuple(wanted + [info.name for info in steps.inputs])
+    identifiers = [name for name in specs.identifiers if all(name in own for own in known)]
+    steps = specs.steps_beside(observe)
+    also = tuple(dict.fromkeys([*identifiers, *steps.reads(observe)]))
     opened = inspect_files([f.source for f in files], Selection(also, (), ()), worker_pool) if also else files
-    names = tuple(i for i in wanted if all(b.kind == "flat" for f in opened for b in f.branches if b.name == i))
+    for name in observe:
+        _check_observed(name, opened, steps)
+    flat = [i for i in identifiers if all(b.kind == "flat" for f in opened for b in f.branches if b.name == i)]
+    names = tuple(dict.fromkeys([*flat, *observe]))
     tasks = [b for n, f in enumerate(opened) for b in blocks(n, f.num_entries, f.entry_offsets, WRITE_ENTRIES)]
     reads = steps.reads(names)
     parts = ((opened[b.file].part(reads, b.start, b.stop), b.start, b.stop) for b in tasks)
     yield from zip(tasks, worker_pool.map(partial(read_others, names, steps), parts), strict=True)
+
+
+def _check_observed(name: str, files: Sequence[RootFile], steps: Steps) -> None:
+    """Raise BranchError unless there is a number per event of this name."""
+    derived = {info.name: info for info in steps.defined}
+    for file in files:
+        info = derived.get(name) or next((b for b in file.branches if b.name == name), None)
+        if name in steps.counters or (info is not None and info.kind == "flat"):
+            continue
+        known = [*derived, *(b.name for b in file.branches)]
+        what = near_misses(name, known) if info is None else f", but {describe(info)}"
+        raise BranchError(
+            f"what is observed is a number per event: there is no such branch {name!r}{what} in {file.where}"
+        )

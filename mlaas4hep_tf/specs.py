@@ -99,6 +99,7 @@ class TargetSpec:
         not_finite: how many of them are NaN or infinite.
         min, max: of the finite values, integers exactly; None without any.
         found: each finite value and how often it comes, by value; empty where there are more than `FOUND`.
+        mean, variance: of the finite values (population variance); None without any, and in specs of before.
     """
 
     name: str
@@ -108,6 +109,8 @@ class TargetSpec:
     min: float | None
     max: float | None
     found: tuple[tuple[float, int], ...]
+    mean: float | None = None
+    variance: float | None = None
 
 
 FOUND = 256  # values of a target that are kept apart: classes, not measurements
@@ -247,8 +250,10 @@ class Specs:
         head = ("branch", "kind", "type", "group", "kept", "largest", "min", "max", "mean", "std", "missing")
         targets = ((t.name, t.dtype, t.min, t.max, len(t.found) or None, t.not_finite or None) for t in self.targets)
         about_targets = ("label or weight", "type", "min", "max", "values", "missing")
-        return table(f"Specs of {self._summary()}", head, map(_row, self.branches)) + (
-            table("Targets:", about_targets, targets) if self.targets else ""
+        return (
+            table(f"Specs of {self._summary()}", head, map(_row, self.branches))
+            + (table("Targets:", about_targets, targets) if self.targets else "")
+            + (self.cutflow._repr_html_() if self.cutflow is not None else "")
         )
 
     @property
@@ -388,11 +393,11 @@ class Specs:
         rules = self.analysis.served
         return steps_of(rules, tuple(one.info for one in self.inputs)) if rules else None
 
-    @cached_property
-    def selection_steps(self) -> Steps:
-        """What it takes to say whether the exported model would select an event."""
-        rules = self.analysis.served.for_selection(words_of)
-        return steps_of(rules if rules.select else NO_ANALYSIS, tuple(one.info for one in self.inputs))
+    def steps_beside(self, names: Sequence[str] = ()) -> Steps:
+        """What it takes to say whether the exported model would select an event, and what some derived branches are."""
+        rules = self.analysis.served.for_selection(words_of, names)
+        needed = rules.select or rules.define
+        return steps_of(rules if needed else NO_ANALYSIS, tuple(one.info for one in self.inputs))
 
     @property
     def served_inputs(self) -> tuple[InputSpec, ...]:

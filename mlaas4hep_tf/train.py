@@ -20,16 +20,24 @@ import tensorflow as tf
 
 from mlaas4hep_tf.dataset import RootDataset, original_errors
 from mlaas4hep_tf.errors import LabelError, ModelError, PlanError, ResumeError
-from mlaas4hep_tf.evaluation import ClassEvaluation, Evaluated, Evaluation, FloatArray, OverTraining, over_training
+from mlaas4hep_tf.evaluation import (
+    ClassEvaluation,
+    Evaluated,
+    Evaluation,
+    FloatArray,
+    OverTraining,
+    RegressionEvaluation,
+    over_training,
+)
 from mlaas4hep_tf.optimizers import callbacks as recipe_callbacks
 from mlaas4hep_tf.optimizers import optimizer
 from mlaas4hep_tf.recipe import DEFAULT_RECIPE, Recipe
 from mlaas4hep_tf.resume import Resume
-from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Classes, Task
+from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Classes, Regression, Task
 
 __all__ = [
-    "INPUT_WAIT", "ClassEvaluation", "Evaluation", "Fit", "InputWait", "OverTraining", "balanced_weights", "evaluate",
-    "fit", "over_training", "predict_batch", "weigh_classes",
+    "INPUT_WAIT", "ClassEvaluation", "Evaluation", "Fit", "InputWait", "OverTraining", "RegressionEvaluation",
+    "balanced_weights", "evaluate", "fit", "over_training", "predict_batch", "weigh_classes",
 ]  # fmt: skip
 
 INPUT_WAIT = "input_wait"
@@ -356,15 +364,18 @@ def evaluate(model: keras.Model, ds: tf.data.Dataset, task: Task | None = None) 
 
 def judged(labels: FloatArray, scores: FloatArray, weights: FloatArray, task: Task) -> Evaluated:
     """Labels [n], outputs of a model [n, outputs] and weights [n] as what there is to say of them; see `evaluate`."""
-    classes = task.classes
-    classes.check(np.unique(labels).tolist())
-    if scores.shape[1] != classes.width:
-        raise ModelError(f"the model has {scores.shape[1]} outputs, but the task needs {classes.describe()}")
+    head = task.head
+    if isinstance(head, Classes):
+        head.check(np.unique(labels).tolist())
+    if scores.shape[1] != head.width:
+        raise ModelError(f"the model has {scores.shape[1]} outputs, but the task needs {head.describe()}")
     if not np.isfinite(scores).all():
         raise ModelError("the model gives scores that are not finite: its training diverged; lower the learning rate")
-    if classes.binary:
-        return Evaluation(labels, scores[:, 0], weights, classes)
-    return ClassEvaluation(labels, scores, weights, classes)
+    if isinstance(head, Regression):
+        return RegressionEvaluation(labels, scores, weights, head)
+    if head.binary:
+        return Evaluation(labels, scores[:, 0], weights, head)
+    return ClassEvaluation(labels, scores, weights, head)
 
 
 def _task(ds: tf.data.Dataset, outputs: int) -> Task:

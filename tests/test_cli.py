@@ -141,7 +141,7 @@ def test_the_test_part_is_found_again_or_not_at_all(work, monkeypatch):
     monkeypatch.chdir("/")
     run = Run.load(work / "runs" / "tth")
     test = evaluate_run(run)["test"]
-    assert test.auc == pytest.approx(run.metrics["parts"]["test"]["auc"], abs=1e-6)
+    assert test.summary()["auc"] == pytest.approx(run.metrics["parts"]["test"]["auc"], abs=1e-6)
     hidden = work / "data" / "bkg_tt_1.root"
     hidden.rename(work / "data" / "bkg_tt_1.bak")
     try:

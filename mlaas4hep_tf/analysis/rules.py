@@ -63,13 +63,14 @@ class Analysis:
         """The part of it that the exported model applies."""
         return replace(self, train_select=())
 
-    def for_selection(self, words_of: Callable[[str], frozenset[str]]) -> Analysis:
-        """The part of it that says which events pass.
+    def for_selection(self, words_of: Callable[[str], frozenset[str]], also: Iterable[str] = ()) -> Analysis:
+        """The part of it that says which events pass, and what some derived branches are.
 
         Args:
             words_of: the names in an expression.
+            also: names of these branches; others are not minded.
         """
-        needed = frozenset[str]().union(*map(words_of, (*self.select, *self.train_select)))
+        needed = frozenset(also).union(*map(words_of, (*self.select, *self.train_select)))
         kept: list[tuple[str, str]] = []
         for name, text in reversed(self.define):
             if name in needed:

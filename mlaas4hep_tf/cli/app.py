@@ -178,7 +178,7 @@ def train(
     if not named:
         raise ConfigError("no input files: name at least one, for example mlaas4hep-tf train data/*.root ...")
     read = reading.options()
-    config = replace(training.config(named, labels.values(), learnt, paper, read), image=drawing.image())
+    config = replace(training.config(named, labels, learnt, paper, read), image=drawing.image())
     check_new(folder, overwrite=overwrite, resume=resume)
     if resume and not (folder / CHECKPOINT).exists():
         note(f"{folder} has no checkpoint yet: training begins at the beginning")
@@ -251,6 +251,9 @@ def predict(
     run: RunFolder,
     reading: Reading,
     to: Annotated[Path, output("-o", "--output", help=f"File for the scores: {FORMATS}.")] = Path("scores.root"),
+    observe: Annotated[
+        list[str] | None, output("--observe", help="Branches, of the files or derived, to write as well.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write scores and identifiers of every event, in the order of the input, as ROOT, CSV or Parquet."""
@@ -265,7 +268,9 @@ def predict(
 
     trained = Run.load(run)
     start = perf_counter()
-    events = predict_files(trained.model, named, trained, to, read=reading.options(), progress=talks())
+    events = predict_files(
+        trained.model, named, trained, to, observe=patterns(observe), read=reading.options(), progress=talks()
+    )
     seconds = perf_counter() - start
     if as_json:
         print_json({**_rate(events, seconds), "scores": str(to)})

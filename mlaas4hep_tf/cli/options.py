@@ -25,7 +25,7 @@ from mlaas4hep_tf.cli.parsing import (
     patterns,
     replicas,
 )
-from mlaas4hep_tf.errors import ConfigError
+from mlaas4hep_tf.errors import ConfigError, LabelError
 from mlaas4hep_tf.io.policy import DEFAULT_POLICY, ReadPolicy
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, OnBadFile, ReadOptions
 from mlaas4hep_tf.model_names import KNOWN
@@ -167,16 +167,22 @@ class Labels:
         ),
     ] = None
 
+    target: Annotated[
+        str | None, data("--target", metavar="BRANCH", help="Instead: the branch of a number that is to be told.")
+    ] = None
+
     def values(self) -> Any:
         """Labels as for `RootDataset`."""
-        return label_values(self.label, self.labels)
+        if self.target and (self.label or self.labels):
+            raise LabelError("a run tells classes or a number: take --target, or --label and --labels")
+        return self.target or label_values(self.label, self.labels)
 
     def if_given(self) -> Any:
-        return self.values() if self.label or self.labels else None
+        return self.values() if self.label or self.labels or self.target else None
 
     def branch(self) -> str | None:
         """The branch that ``--labels`` names, if it is one."""
-        return branch_name(self.labels)
+        return self.target or branch_name(self.labels)
 
 
 @dataclass(frozen=True)
@@ -192,13 +198,21 @@ class Learnt:
         bool,
         training("--one-against-rest", help="Each of several classes by itself (sigmoid), not together 1 (softmax)."),
     ] = False
-    loss: Annotated[str | None, training("--loss", help="crossentropy or focal [default: crossentropy].")] = None
+    loss: Annotated[
+        str | None,
+        training(
+            "--loss", help="Of classes crossentropy [default], focal; of a target mse [default], mae, huber, quantile."
+        ),
+    ] = None
+    quantiles: Annotated[
+        list[float] | None, training("--quantile-of-target", help="For --loss quantile [default: 0.16 0.5 0.84].")
+    ] = None
 
     def options(self) -> dict[str, Any]:
         """These options as those of a `RunConfig`."""
         return {
             "signal": self.signal, "classes": tuple(patterns(self.classes)),
-            "one_against_rest": self.one_against_rest, "loss": self.loss,
+            "one_against_rest": self.one_against_rest, "loss": self.loss, "quantiles": tuple(self.quantiles or ()),
         }  # fmt: skip
 
 
@@ -259,13 +273,14 @@ class Training:
         return Recipe(self.optimizer, self.lr, self.schedule, self.warmup, self.clip, self.monitor, self.precision)
 
     def config(
-        self, files: tuple[str, ...], labels: Any, learnt: Learnt, paper: PaperParams, read: ReadOptions
+        self, files: tuple[str, ...], labels: Labels, learnt: Learnt, paper: PaperParams, read: ReadOptions
     ) -> RunConfig:
         """The run that is asked for; options count before the paper's keys."""
         from mlaas4hep_tf.runs.config import RunConfig
 
         return RunConfig(
-            files=files, labels=labels, model=self.model, epochs=_first(self.epochs, paper.epochs),
+            files=files, labels=labels.values(), regression=labels.target is not None,
+            model=self.model, epochs=_first(self.epochs, paper.epochs),
             batch_size=_first(self.batch_size, paper.batch_size), split=fractions(self.split), seed=self.seed,
             normalize=normalization(self.normalize),
             chunk_size=_first(self.chunk_size, paper.chunk_size), weights=self.weights, patience=self.patience,

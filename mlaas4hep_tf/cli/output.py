@@ -137,6 +137,9 @@ def print_composition(epochs: Sequence[Mapping[str, int]]) -> None:
 
 def print_parts(parts: Mapping[str, Mapping[str, Any]]) -> None:
     """Figures of each part; of more than two classes the AUC is the mean of one against the rest."""
+    if any("rmse" in part for part in parts.values()):
+        _print_residuals(parts)
+        return
     several = any("pairs" in part for part in parts.values())
     table = _table("part", "events", "mean AUC" if several else "AUC", "", "accuracy", "")
     for name, part in parts.items():
@@ -147,6 +150,14 @@ def print_parts(parts: Mapping[str, Mapping[str, Any]]) -> None:
     out.print(table)
     if several:
         _print_separations(*list(parts.items())[-1])
+
+
+def _print_residuals(parts: Mapping[str, Mapping[str, Any]]) -> None:
+    table = _table("part", "events", "bias", "", "resolution", "RMSE")
+    for name, part in parts.items():
+        bias = _with_error(part["bias"], part["bias_error"], ".4g", ".2g")
+        table.add_row(name, f"{part['events']:,}", *bias, f"{part['resolution']:.4g}", f"{part['rmse']:.4g}")
+    out.print(table)
 
 
 def _print_separations(name: str, part: Mapping[str, Any]) -> None:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlaas4hep_tf.errors import ConfigError, PlanError, ResumeError
+from mlaas4hep_tf.errors import ConfigError, LabelError, PlanError, ResumeError
 from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import Source, expand, names_of
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.model_names import check_form, check_model
 from mlaas4hep_tf.recipe import DEFAULT_RECIPE, Recipe
-from mlaas4hep_tf.specs import Specs
+from mlaas4hep_tf.specs import Specs, TargetSpec
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
 from mlaas4hep_tf.streaming.open_files import inspect_source
 from mlaas4hep_tf.streaming.position import differences
 from mlaas4hep_tf.streaming.targets import Labels, PerFile, check_law, flat_branch, per_file
-from mlaas4hep_tf.tasks import Task, class_names, classes_of, numbered
+from mlaas4hep_tf.tasks import QUANTILES, Regression, Task, class_names, classes_of, numbered
 from mlaas4hep_tf.transforms.image_axes import Image
 from mlaas4hep_tf.transforms.normalize import Normalize, by_branch, check_normalize
 
@@ -51,6 +52,8 @@ class RunConfig:
         image: the model takes this image rather than the vector.
         classes, signal, one_against_rest, loss: as for `tasks.classes_of`; `classes` are names for labels 0, 1 ...
             that are numbers.
+        regression: the branch of labels has a number to be told, and not classes.
+        quantiles: of that number, for ``loss="quantile"``; by default 0.16, 0.5 and 0.84.
         recipe: how the weights are found.
         class_weights: name of a class -> factor of the weight of its events in training.
         continue_from: run folder whose model is trained on; None: a new one.
@@ -75,6 +78,8 @@ class RunConfig:
     signal: str | None = None
     one_against_rest: bool = False
     loss: str | None = None
+    regression: bool = False
+    quantiles: tuple[float, ...] = ()
     recipe: Recipe = DEFAULT_RECIPE
     class_weights: Mapping[str, float] | None = None
     continue_from: str | None = None
@@ -96,6 +101,8 @@ class RunConfig:
             raise ConfigError(
                 "classes are balanced or have weights of their own: take one of balanced and class_weights"
             )
+        if self.regression and not isinstance(self.labels, str):
+            raise ConfigError(f"a number that is to be told is a branch of the events, not {self.labels}")
         check_normalize(self.normalize)
         check_law(self.mixing)
 
@@ -157,6 +164,24 @@ class RunConfig:
             )
         )  # fmt: skip
 
+    def regression_task(self, target: TargetSpec) -> Task:
+        """What the model is to tell, where it is a number.
+
+        Raises:
+            LabelError: a target with events without a finite number, or with one value.
+        """
+        if target.not_finite:
+            raise LabelError(
+                f"target {target.name!r} is NaN or infinite in {target.not_finite} of {target.values} events: select "
+                "those that have it, for example by scan(select=...)"
+            )
+        if target.mean is None or target.variance is None:
+            raise LabelError(f"these specs do not know mean and variance of target {target.name!r}; scan again")
+        quantiles = self.quantiles or (QUANTILES if self.loss == "quantile" else ())
+        return Task(
+            Regression(target.name, target.mean, math.sqrt(target.variance), self.loss or "mse", tuple(quantiles))
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The content of ``config.json``, where the options of reading stand beside the others."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "read"}
@@ -173,7 +198,7 @@ class RunConfig:
         content = {**content, "recipe": Recipe(**content["recipe"])} if "recipe" in content else content
         reading = {f.name for f in fields(ReadOptions)} & set(content)
         own: dict[str, Any] = {name: value for name, value in content.items() if name not in reading}
-        own |= {name: tuple(own[name]) for name in ("files", "split", "classes") if name in own}
+        own |= {name: tuple(own[name]) for name in ("files", "split", "classes", "quantiles") if name in own}
         if own.get("image") is not None:
             own["image"] = Image.from_json(own["image"])
         return RunConfig(**own, read=ReadOptions.from_json({name: content[name] for name in reading}))

@@ -200,7 +200,7 @@ def _known_model(config: RunConfig, specs: Specs, task: Task) -> keras.Model:
 def _class_weights(config: RunConfig, task: Task) -> ClassWeights | None:
     if config.class_weights is None:
         return "balanced" if config.balanced else None
-    names = task.classes.names
+    names = task.class_names
     unknown = sorted(set(config.class_weights) - set(names))
     if unknown:
         raise LabelError(f"class weights: no class {unknown[0]!r}{near_misses(unknown[0], names)}; there are {names}")
@@ -249,7 +249,7 @@ def evaluate_run(
     mask = wants_mask(run.model)
     config = replace(run.config, read=read or run.config.read)
     if files:
-        own = numbered(labels if labels is not None else config.labels, run.task.classes.names)
+        own = numbered(labels if labels is not None else config.labels, run.task.class_names)
         config = replace(config, files=files, labels=own, signal=None, max_events=None)
         ds = config.dataset(run.specs.unbound(), mask=mask)
         return {"files": evaluate(run.model, ds, run.task)}
@@ -285,6 +285,8 @@ def task_of(config: RunConfig, specs: Specs, composition: Mapping[float, int]) -
     if not isinstance(config.labels, str):
         return config.task([*composition])
     branch = next(target for target in specs.targets if target.name == config.labels)
+    if config.regression:
+        return config.regression_task(branch)
     if branch.not_finite or not branch.found:
         held = f"{branch.not_finite} events without a number" if branch.not_finite else f"{branch.min} to {branch.max}"
         raise LabelError(f"label branch {branch.name!r} must hold the numbers of classes, 0, 1 ...; it holds {held}")

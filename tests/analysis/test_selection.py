@@ -13,7 +13,15 @@ import uproot
 from helpers.streams import quiet_scan
 
 from mlaas4hep_tf import DataWarning, ReadOptions, RootDataset, Specs, export
-from mlaas4hep_tf.errors import ConfigError, ExpressionError, LostDataError, ModelError, PlanError, SpecsError
+from mlaas4hep_tf.errors import (
+    BranchError,
+    ConfigError,
+    ExpressionError,
+    LostDataError,
+    ModelError,
+    PlanError,
+    SpecsError,
+)
 from mlaas4hep_tf.predict import predict_files
 from mlaas4hep_tf.testing import make_events, write_files, write_tree
 
@@ -154,9 +162,17 @@ def test_predictions_have_every_event_and_say_which_is_selected(files, specs, ev
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
         ds = RootDataset(files, specs)
-        assert predict_files(model, files, ds, tmp_path / "out.root") == sum(SIZES)
+        observe = ["x", "ht", "nJet", "odd"]
+        assert predict_files(model, files, ds, tmp_path / "out.root", observe=observe) == sum(SIZES)
     out = uproot.open(tmp_path / "out.root")["events"].arrays()
     assert ak.all(out.selected == passing)
+    np.testing.assert_array_equal(out.x, events.x)
+    np.testing.assert_array_equal(out.nJet, ak.num(events.jets))
+    np.testing.assert_array_equal(out.odd, events.id % 2)
+    np.testing.assert_allclose(out.ht, events.ht, rtol=1e-7)
+    for name, why in (("nothing", "no such branch 'nothing'"), ("Jet_0", "jagged float32"), ("entry", "called so too")):
+        with pytest.raises(BranchError, match=why):
+            predict_files(model, files, ds, tmp_path / "not.root", observe=[name])
 
 
 def constant_model(width):

@@ -29,6 +29,7 @@ MEMORY = 2 << 30  # bytes, of the server and all its processes
 TOKEN = "of the siege"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 BUSY = {429, 503, 504}  # what large or slow requests may be told
+FULL = "RESOURCE_EXHAUSTED"  # the same over gRPC, of messages beyond 64 KiB
 PREDICT = "tensorflow.serving.PredictionService/Predict"
 FLAGS = ["--port=-1", "--rest_api_port=-1", "--enable_batching", "--enable_per_model_batching_parameters", "--enable_tfaas", "--rest_api_timeout_in_ms=20000", "--max_upload_processes=1"] + [f"--max_inflight_bytes={MEMORY // 8}"]  # what a machine of 2 GB has by default  # fmt: skip
 
@@ -157,9 +158,9 @@ def hostile_tensors(target):
         request.inputs[alias].tensor_shape.dim.add(size=size)
         assert target.code(PREDICT, request.SerializeToString()) == "INVALID_ARGUMENT"
     for garbage in (b"\xff" * 1000, b"\x0a" * 100_000, b"\x0a\xff\xff\xff\xff\x07"):
-        assert target.code(PREDICT, garbage) == "INVALID_ARGUMENT"
+        assert target.code(PREDICT, garbage) in {"INVALID_ARGUMENT", FULL}
     name = PredictRequest(model_spec={"name": "x" * (1 << 20)}).SerializeToString()
-    assert target.code(PREDICT, name) == "NOT_FOUND"
+    assert target.code(PREDICT, name) in {"NOT_FOUND", FULL}
 
 
 def odd_tokens(target):
