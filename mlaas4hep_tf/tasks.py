@@ -266,6 +266,11 @@ def classes_of(
         own = SIGNAL_BACKGROUND if count == 2 else tuple(str(label) for label in range(count))
     if sorted(set(found)) != [*range(len(own))]:
         what = "0 for background and 1 for signal" if own == SIGNAL_BACKGROUND else f"0 to {len(own) - 1}"
+        if isinstance(labels, str):
+            raise LabelError(
+                f"label branch {labels!r} must hold {what}, each in some event; it holds "
+                f"{shorten(f'{label:g}' for label in sorted(set(found)))}"
+            )
         raise LabelError(f"labels must be {what}, each with events; there are {sorted(set(found))}")
     if signal is not None and signal not in own:
         raise LabelError(f"signal {signal!r} is no class{near_misses(signal, own)}; there are {shorten(own)}")

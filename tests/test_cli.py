@@ -62,7 +62,10 @@ def test_the_run_folder(work):
     assert sum(p["composition"]["1"] for p in metrics["parts"].values()) == 900
     assert len((run / "history.csv").read_text().splitlines()) == 3
     report = (run / "report.html").read_text()
-    assert report.count("data:image/png;base64,") == 5
+    shown = ("roc", "rejection", "scores", "calibration", "importance", "curves", "multiplicity")
+    assert all(f'alt="{name}"' in report for name in shown)
+    assert report.count("data:image/png;base64,") == len(list(run.glob("*.png")))
+    assert report.count("data:image/png;base64,") >= len(shown)
     assert "Kolmogorov-Smirnov" in report
     assert "Keras on <b>tensorflow</b>" in report
     assert sum(one["events"] for one in metrics["data"] if one["label"] == 1) == 900
@@ -444,4 +447,4 @@ def test_labels_in_a_branch_of_one_of_two_trees(tmp_path):
     assert sum(part["events"] for part in metrics["parts"].values()) == 200
     assert json.loads((tmp_path / "run/config.json").read_text())["batch_size"] == 256
     wrong = cli("train", "two.root", "--tree", "other", "--labels", "y", "--out", "bad", cwd=tmp_path, check=False)
-    assert "label branch 'y' must hold 0 for background and 1 for signal; it holds 7" in wrong.stderr
+    assert "label branch 'y' must hold 0 to 2, each in some event; it holds 7" in wrong.stderr
