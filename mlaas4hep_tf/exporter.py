@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import keras
 import numpy as np
@@ -20,13 +20,15 @@ import tensorflow as tf
 
 from mlaas4hep_tf.errors import ModelError, shorten
 from mlaas4hep_tf.models import check_inputs, wants_mask
+from mlaas4hep_tf.onnx_files import NETWORK, Arrays, check_extra, write_onnx
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.transforms.pad import sentinel
 from mlaas4hep_tf.transforms.vector import Preprocessor, Trained, preprocessor_of
+from mlaas4hep_tf.trial_events import SPLITS, TrialEvents, trial_events
 
-SPLITS = "_row_splits"
 SCORE = "score"
 WARMUP_ROWS = (1, 8)
+Format = Literal["savedmodel", "onnx"]
 
 
 class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type information
@@ -41,10 +43,10 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
         self._weights = [variable.value for variable in model.variables]
         self._call = model.__call__  # a bound method is not tracked
         self._preprocessor = preprocessor
-        self._masked = wants_mask(model)
+        self.masked = wants_mask(model)
 
     def _score(self, raw: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {SCORE: self._call(self._preprocessor.model_input(raw, mask=self._masked), training=False)}
+        return {SCORE: self._call(self._preprocessor.model_input(raw, mask=self.masked), training=False)}
 
     def padded(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         branches = {b.name: inputs[input_name(b.name)] for b in self._preprocessor.specs.branches}
@@ -63,7 +65,7 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
         return self._score(self._preprocessor.from_packed(flat, groups))
 
     def ready(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        x = inputs if self._masked else next(iter(inputs.values()))
+        x = inputs if self.masked else next(iter(inputs.values()))
         return {SCORE: self._call(x, training=False)}
 
     def signatures(self) -> dict[str, Any]:
@@ -78,7 +80,7 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
                     f"branch {group + SPLITS!r} has the name of the input for the row splits of {group!r}; exclude it"
                 )
             ragged[group + SPLITS] = tf.TensorSpec([None], tf.int64)
-        ready = self._preprocessor.input_specs(mask=self._masked)
+        ready = self._preprocessor.input_specs(mask=self.masked)
         signatures = {
             "serving_default": (self.padded, padded),
             "ragged": (self.ragged, ragged),
@@ -110,11 +112,12 @@ def export(
     trained: Preprocessor | Trained,
     path: str | os.PathLike[str],
     *,
+    format: Format = "savedmodel",  # noqa: A002 (as in Keras)
     card: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a SavedModel that takes events as they are in the ROOT files.
+    """Write a model that takes events as they are in the ROOT files.
 
-    Signatures, all with output ``score`` float32 [B, outputs]:
+    A SavedModel has these signatures, all with output ``score`` float32 [B, outputs]:
 
     - ``serving_default``: branches by name (`input_name`), flat float32 [B], jagged float32 [B, any] padded with NaN;
     - ``ragged``: flat float32 [B], jagged values float32 [m] and for each group ``<group>_row_splits`` int64 [B + 1];
@@ -124,11 +127,16 @@ def export(
     Lengths, order and constants of the specs are part of the graph, so what is trained is what is served.
     ``assets.extra/`` holds warm-up requests for TF-Serving and the model card.
 
+    As ONNX the same three graphs are files: ``model.onnx`` (padded), ``model_ragged.onnx`` and ``network.onnx``
+    (vector or image), beside ``model_card.json``, which is each file's metadata ``model_card`` too.  They are written
+    only if onnxruntime gives TensorFlow's answers to 1e-5, on events with NaN, infinities, empty and over-long lists.
+
     Args:
         model: a Keras model trained on ``layout="vector"`` or ``layout="image"``.
         trained: what it was trained with: the `RootDataset`, the `runs.Run`, or a `Preprocessor`.  `Specs` are not
             enough: they do not know the normalisation.
-        path: version folder to make, ``<name>/<version>``, the version an integer.
+        path: folder to make; that of a SavedModel is ``<name>/<version>``, the version an integer.
+        format: ``savedmodel`` or ``onnx`` (the extra ``onnx``).
         card: more entries of the model card, for example metrics.
 
     Returns:
@@ -136,19 +144,25 @@ def export(
 
     Raises:
         ModelError: specs alone, a folder that exists or is no version, a model whose input is not the vector, or
-            Keras on another backend than TensorFlow.
+            Keras on another backend than TensorFlow; or ONNX files that would not agree.
+        MissingExtra: ONNX without its extra.
+
+    Warns:
+        DataWarning: ``network.onnx`` alone is written, because the preprocessing has an op that ONNX lacks.
     """
     preprocessor, target = preprocessor_of(trained), Path(path)
     _check_backend()
-    _check_version(target)
+    _check_target(target, format)
     check_inputs(model, preprocessor.width, preprocessor.image)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
         folder = Path(scratch) / "model"
-        _write(model, preprocessor, folder, _card(model, preprocessor, card or {}, target))
+        write = _write if format == "savedmodel" else _write_onnx
+        write(model, preprocessor, folder, _card(model, preprocessor, card or {}, target))
         folder.chmod(0o755)
         folder.replace(target)
-    shutil.copy(target / "assets.extra" / "model_card.json", target.parent / f"{target.name}.model_card.json")
+    if format == "savedmodel":
+        shutil.copy(target / "assets.extra" / "model_card.json", target.parent / f"{target.name}.model_card.json")
     return target
 
 
@@ -161,8 +175,12 @@ def _check_backend() -> None:
         )
 
 
-def _check_version(target: Path) -> None:
-    if not target.name.isdigit():
+def _check_target(target: Path, form: str) -> None:
+    if form not in get_args(Format):
+        raise ModelError(f"a model is exported as {' or '.join(map(repr, get_args(Format)))}, not {form!r}")
+    if form == "onnx":
+        check_extra()
+    elif not target.name.isdigit():
         raise ModelError(f"TF-Serving loads <name>/<version> with an integer version: {target} ends in {target.name!r}")
     if target.exists():
         raise ModelError(f"{target} exists already: a version is never changed; export the next one")
@@ -175,6 +193,35 @@ def _write(model: keras.Model, preprocessor: Preprocessor, folder: Path, card: M
     extra.mkdir()
     _write_warmup(extra / "tf_serving_warmup_requests", preprocessor.specs, card["name"])
     (extra / "model_card.json").write_text(json.dumps(card, indent=1) + "\n")
+
+
+def _write_onnx(model: keras.Model, preprocessor: Preprocessor, folder: Path, card: Mapping[str, Any]) -> None:
+    servable = _Servable(model, preprocessor)
+    padded, ragged, network = servable.signatures().values()
+    folder.mkdir()
+    events = trial_events(preprocessor.specs)
+    ready = preprocessor.model_input(_raw_vector(preprocessor, events), mask=servable.masked)
+    graphs: dict[str, tuple[Any, Arrays]] = {
+        "model.onnx": (padded, _named_inputs(events.padded())),
+        "model_ragged.onnx": (ragged, _named_inputs(events.ragged())),
+        NETWORK: (network, _ready_inputs(network, ready)),
+    }
+    write_onnx(folder, graphs, card)
+    (folder / "model_card.json").write_text(json.dumps(card, indent=1) + "\n")
+
+
+def _raw_vector(preprocessor: Preprocessor, events: TrialEvents) -> tf.Tensor:
+    return preprocessor.from_branches({name: tf.constant(values) for name, values in events.padded().items()})
+
+
+def _named_inputs(branches: Arrays) -> Arrays:
+    return {input_name(name): values for name, values in branches.items()}
+
+
+def _ready_inputs(network: Any, ready: Any) -> Arrays:
+    """The model's own input, by the names of its signature."""
+    (alone,) = network.structured_input_signature[1] if not isinstance(ready, dict) else ("",)
+    return {name: part.numpy() for name, part in (ready if isinstance(ready, dict) else {alone: ready}).items()}
 
 
 def next_version(base: str | os.PathLike[str]) -> Path:
@@ -215,7 +262,7 @@ def _card(model: keras.Model, preprocessor: Preprocessor, more: Mapping[str, Any
     packages = ("mlaas4hep_tf", "tensorflow", "keras", "numpy")
     return {
         "name": target.parent.name,
-        "version": int(target.name),
+        "version": int(target.name) if target.name.isdigit() else None,
         "model": {"name": model.name, "parameters": model.count_params(), "mask": wants_mask(model)},
         "data": {
             "fingerprint": specs.fingerprint,
