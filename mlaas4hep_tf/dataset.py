@@ -28,8 +28,9 @@ from mlaas4hep_tf.streaming.open_files import inspect_files
 from mlaas4hep_tf.streaming.pipeline import MASK_SUFFIX, DataLayout, PipelineOptions, build_pipeline
 from mlaas4hep_tf.streaming.plan import EntryRange, make_plan, partition, split_sizes
 from mlaas4hep_tf.streaming.skipped import Skipped, account
-from mlaas4hep_tf.streaming.targets import LabelDtype, PerFile, Target, check_law, label_of, resolve_target
+from mlaas4hep_tf.streaming.targets import LabelDtype, Labels, PerFile, Target, check_law, label_of, resolve_target
 from mlaas4hep_tf.streaming.targets import label_dtype as default_label_dtype
+from mlaas4hep_tf.tasks import class_names, numbered
 from mlaas4hep_tf.transforms.image import EtaPhiImage
 from mlaas4hep_tf.transforms.normalize import Normalize
 from mlaas4hep_tf.transforms.vector import Preprocessor
@@ -75,6 +76,7 @@ class _Targets:
     labels: PerFile | None
     weights: PerFile | None
     dtype: LabelDtype | None
+    names: tuple[str, ...] = ()
 
     @property
     def branches(self) -> tuple[str, ...]:
@@ -103,7 +105,9 @@ class _Targets:
 
     def typed(self, labels: Target | None, known: Sequence[TargetSpec]) -> Target | None:
         """The labels with the dtype in which they are delivered."""
-        return None if labels is None else replace(labels, dtype=self.dtype or _label_dtype(labels, known))
+        if labels is None:
+            return None
+        return replace(labels, dtype=self.dtype or _label_dtype(labels, known), names=self.names)
 
 
 def _label_dtype(labels: Target, known: Sequence[TargetSpec]) -> LabelDtype:
@@ -192,7 +196,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         files: FileArgument,
         specs: Specs,
         *,
-        labels: PerFile | None = None,
+        labels: Labels | None = None,
         weights: PerFile | None = None,
         label_dtype: LabelDtype | None = None,
         batch_size: int = BATCH_SIZE,
@@ -213,8 +217,9 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         Args:
             files: paths, patterns, folders, lists, URLs (`files.expand`).
             specs: from `scan`; they must belong to these files unless they are `unbound`.
-            labels: a number per file, by pattern (first match counts) or as a list, or the name of a branch.
-            weights: like `labels`; given to the loss by Keras.
+            labels: a number or the name of a class per file, by pattern (first match counts) or as a list, or the name
+                of a branch.  Classes are numbered 0, 1 ... in the order given; of two the first is signal, label 1.
+            weights: a number per file, in the same ways, or the name of a branch; given to the loss by Keras.
             label_dtype: ``float32``, ``int32`` or ``int64``.  By default float32 for two classes and for regression,
                 int32 for more classes (0 to K - 1), int64 for integers beyond 2^24, which float32 does not hold.
 
@@ -238,12 +243,14 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         """
         check_process()
         _check_form(layout, mask, image, specs)
-        given = _Targets(labels, weights, label_dtype)
+        names = class_names(labels) if labels is not None else ()
+        numbers = numbered(labels, names) if labels is not None else None
+        given = _Targets(numbers, weights, label_dtype, names)
         given.check(specs)
         skipped, worker_pool = account(read), WorkerPool(read)
         opened = _open(files, specs, given.branches, worker_pool, skipped)
         if skipped is not None:
-            skipped.label(partial(label_of, labels))
+            skipped.label(partial(label_of, numbers))
         specs = specs.resolve(opened[0])
         specs.check(opened)
         label_target, weight_target = given.resolve(opened, skipped)
@@ -315,6 +322,11 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
     @property
     def entries(self) -> int:
         return self.plan.entries
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes 0, 1 ..., where labels were given by name."""
+        return self._stream.labels.names if self._stream.labels is not None else ()
 
     @property
     def preprocessor(self) -> Preprocessor:
@@ -413,6 +425,11 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
     def in_order(self) -> RootDataset:
         """The same events in the order of files and entries, unmixed, each once: for evaluation and prediction."""
         return self._part(self._parts, shuffle=False, shares=None)
+
+    def masked(self, mask: bool = True) -> RootDataset:
+        """The same events with the mask, or without it."""
+        _check_form(self._settings.layout, mask, self._preprocessor.image, self.specs)
+        return self if mask == self._settings.mask else self._part(self._parts, mask=mask)
 
     def mixed(self, law: Mixing) -> RootDataset:
         """The same events mixed by another law than the number of events of each file; meant for training.

@@ -19,14 +19,15 @@ import numpy as np
 import tensorflow as tf
 
 from mlaas4hep_tf.errors import ModelError, shorten
+from mlaas4hep_tf.heads import output_name
 from mlaas4hep_tf.models import check_inputs, wants_mask
 from mlaas4hep_tf.onnx_files import NETWORK, Arrays, check_extra, write_onnx
 from mlaas4hep_tf.specs import Specs
+from mlaas4hep_tf.tasks import Task
 from mlaas4hep_tf.transforms.pad import sentinel
 from mlaas4hep_tf.transforms.vector import Preprocessor, Trained, preprocessor_of
 from mlaas4hep_tf.trial_events import SPLITS, TrialEvents, trial_events
 
-SCORE = "score"
 WARMUP_ROWS = (1, 8)
 Format = Literal["savedmodel", "onnx"]
 
@@ -44,9 +45,13 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
         self._call = model.__call__  # a bound method is not tracked
         self._preprocessor = preprocessor
         self.masked = wants_mask(model)
+        self._output = output_name(model)
 
     def _score(self, raw: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {SCORE: self._call(self._preprocessor.model_input(raw, mask=self.masked), training=False)}
+        return self._named(self._call(self._preprocessor.model_input(raw, mask=self.masked), training=False))
+
+    def _named(self, outputs: Any) -> dict[str, tf.Tensor]:
+        return outputs if isinstance(outputs, dict) else {self._output: outputs}
 
     def padded(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         branches = {b.name: inputs[input_name(b.name)] for b in self._preprocessor.specs.branches}
@@ -66,7 +71,7 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
 
     def ready(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         x = inputs if self.masked else next(iter(inputs.values()))
-        return {SCORE: self._call(x, training=False)}
+        return self._named(self._call(x, training=False))
 
     def signatures(self) -> dict[str, Any]:
         specs, layout = self._preprocessor.specs, self._preprocessor.layout
@@ -114,6 +119,7 @@ def export(
     *,
     format: Format = "savedmodel",  # noqa: A002 (as in Keras)
     card: Mapping[str, Any] | None = None,
+    task: Task | None = None,
 ) -> Path:
     """Write a model that takes events as they are in the ROOT files.
 
@@ -138,6 +144,7 @@ def export(
         path: folder to make; that of a SavedModel is ``<name>/<version>``, the version an integer.
         format: ``savedmodel`` or ``onnx`` (the extra ``onnx``).
         card: more entries of the model card, for example metrics.
+        task: what the model tells, for the card; that of the `runs.Run` by default.
 
     Returns:
         The folder.
@@ -151,6 +158,7 @@ def export(
         DataWarning: ``network.onnx`` alone is written, because the preprocessing has an op that ONNX lacks.
     """
     preprocessor, target = preprocessor_of(trained), Path(path)
+    told = task or getattr(trained, "task", None)
     _check_backend()
     _check_target(target, format)
     check_inputs(model, preprocessor.width, preprocessor.image)
@@ -158,7 +166,7 @@ def export(
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
         folder = Path(scratch) / "model"
         write = _write if format == "savedmodel" else _write_onnx
-        write(model, preprocessor, folder, _card(model, preprocessor, card or {}, target))
+        write(model, preprocessor, folder, _card(model, preprocessor, {**_told(told), **(card or {})}, target))
         folder.chmod(0o755)
         folder.replace(target)
     if format == "savedmodel":
@@ -255,6 +263,16 @@ def _write_warmup(path: Path, specs: Specs, name: str) -> None:
             for branch, values in sample_request(specs, rows).items():
                 request.inputs[branch].CopyFrom(tf.make_tensor_proto(values))
             writer.write(PredictionLog(predict_log=PredictLog(request=request)).SerializeToString())
+
+
+def _told(task: Task | None) -> dict[str, Any]:
+    """What the card says of the outputs."""
+    if task is None:
+        return {}
+    return {
+        "task": task.to_json(),
+        "outputs": {head.output: {"columns": head.columns, "what": head.describe()} for head in task.heads},
+    }
 
 
 def _card(model: keras.Model, preprocessor: Preprocessor, more: Mapping[str, Any], target: Path) -> dict[str, Any]:

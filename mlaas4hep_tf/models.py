@@ -16,24 +16,29 @@ from typing import Any
 import keras
 import numpy as np
 
+from mlaas4hep_tf import heads
 from mlaas4hep_tf.errors import ModelError
 from mlaas4hep_tf.model_names import check_model, there
 from mlaas4hep_tf.specs import Specs
+from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Task
 from mlaas4hep_tf.transforms.image import EtaPhiImage
 
 VECTOR, MASK, IMAGE = "vector", "mask", "image"
 
 
-def mlp(specs: Specs) -> keras.Model:
-    """The paper's network (section 4.2): 128 and 64 ReLU, dropout 0.5 between them, sigmoid; input [B, D]."""
+def mlp(specs: Specs, task: Task = SIGNAL_OR_NOT) -> keras.Model:
+    """The paper's network (section 4.2): 128 and 64 ReLU, dropout 0.5 between them, sigmoid; input [B, D].
+
+    As all models here it ends in the outputs of its task, by default the probability of signal.
+    """
     inputs = keras.Input((len(specs.vector_names),), name=VECTOR)
     x = keras.layers.Dense(128, activation="relu")(inputs)
     x = keras.layers.Dropout(0.5)(x)
     x = keras.layers.Dense(64, activation="relu")(x)
-    return keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid", name="score")(x), name="mlp")
+    return keras.Model(inputs, heads.outputs(x, task), name="mlp")
 
 
-def set_model(specs: Specs) -> keras.Model:
+def set_model(specs: Specs, task: Task = SIGNAL_OR_NOT) -> keras.Model:
     """A network that knows padding from objects: one small network per object, pooled over the real ones.
 
     Inputs ``vector`` float32 [B, D] and ``mask`` bool [B, D].  The order of the objects and the length of
@@ -60,11 +65,10 @@ def set_model(specs: Specs) -> keras.Model:
     x = keras.layers.Dense(128, activation="relu")(x)
     x = keras.layers.Dropout(0.2)(x)
     x = keras.layers.Dense(64, activation="relu")(x)
-    score = keras.layers.Dense(1, activation="sigmoid", name="score")(x)
-    return keras.Model({VECTOR: vector, MASK: mask}, score, name="set")
+    return keras.Model({VECTOR: vector, MASK: mask}, heads.outputs(x, task), name="set")
 
 
-def cnn(image: EtaPhiImage) -> keras.Model:
+def cnn(image: EtaPhiImage, task: Task = SIGNAL_OR_NOT) -> keras.Model:
     """A small convolutional network on the matrix representation; input [B, rows, columns, channels]."""
     inputs = keras.Input(image.shape, name=IMAGE)
     x = keras.layers.Conv2D(16, 3, padding="same", activation="relu")(inputs)
@@ -73,7 +77,7 @@ def cnn(image: EtaPhiImage) -> keras.Model:
     x = keras.layers.Concatenate()([keras.layers.GlobalAveragePooling2D()(x), keras.layers.GlobalMaxPooling2D()(x)])
     x = keras.layers.Dense(64, activation="relu")(x)
     x = keras.layers.Dropout(0.2)(x)
-    return keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid", name="score")(x), name="cnn")
+    return keras.Model(inputs, heads.outputs(x, task), name="cnn")
 
 
 def autoencoder(specs: Specs, code: int = 16, learning_rate: float = 1e-3) -> keras.Model:
@@ -153,30 +157,34 @@ class MaskedPool(keras.layers.Layer):  # type: ignore[misc]  # keras has no type
         return keras.KerasTensor((shape[0], 2 * shape[2]), inputs[0].dtype)
 
 
-_BUILDERS: dict[str, Callable[[Specs], keras.Model]] = {"mlp": mlp, "set": set_model}
+_BUILDERS: dict[str, Callable[[Specs, Task], keras.Model]] = {"mlp": mlp, "set": set_model}
 
 
-def build(name: str, specs: Specs, learning_rate: float = 1e-3, *, image: EtaPhiImage | None = None) -> keras.Model:
+def build(
+    name: str, specs: Specs, learning_rate: float = 1e-3, *, image: EtaPhiImage | None = None,
+    task: Task = SIGNAL_OR_NOT,
+) -> keras.Model:  # fmt: skip
     """A compiled model by name.
 
     Args:
         name: ``mlp``, ``set``, ``cnn`` (with `image`), ``package.module:function`` or a path of a
             ``model.py``.  The user's function (``model`` in a file, as in the paper) takes the length of the
             input vector, or with `image` its shape, and returns a model; one that is not compiled is compiled
-            with Adam and binary cross-entropy.
+            with Adam and the loss of the task.
         specs: of the data.
         learning_rate: of Adam.
         image: the model takes this image rather than the vector.
+        task: what the model is to tell; outputs, loss and metrics follow from it.
 
     Raises:
-        ModelError: no such model, or one that does not fit the data.
+        ModelError: no such model, or one that does not fit the data or the task.
     """
     if (name == "cnn" and image is None) or (name in _BUILDERS and image is not None):
         raise ModelError(f"model {name!r} takes {'an image: give image=' if name == 'cnn' else 'no image'}")
     if name in _BUILDERS:
-        model = _BUILDERS[name](specs)
+        model = _BUILDERS[name](specs, task)
     elif name == "cnn" and image is not None:
-        model = cnn(image)
+        model = cnn(image, task)
     else:
         width = len(specs.vector_names)
         model = _user_function(name)(width if image is None else image.shape)
@@ -184,11 +192,11 @@ def build(name: str, specs: Specs, learning_rate: float = 1e-3, *, image: EtaPhi
             raise ModelError(f"{name} must return a Keras model, not {type(model).__name__}")
         check_inputs(model, width, image)
     if not model.compiled:
+        heads.check(model, task)
         model.compile(
-            optimizer=keras.optimizers.Adam(learning_rate),
-            loss=keras.losses.BinaryCrossentropy(),
-            weighted_metrics=[keras.metrics.AUC(name="auc"), keras.metrics.BinaryAccuracy(name="accuracy")],
-        )
+            optimizer=keras.optimizers.Adam(learning_rate), loss=heads.losses(task),
+            weighted_metrics=heads.metrics(task),
+        )  # fmt: skip
     return model
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from mlaas4hep_tf.dataset import RootDataset
 from mlaas4hep_tf.errors import BranchError, ConfigError, DataWarning
+from mlaas4hep_tf.evaluation import FloatArray
 from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import FileArgument, RootFile
 from mlaas4hep_tf.io.formats import check_format, row_writer
@@ -24,7 +25,8 @@ from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.streaming.chunks import read_flat
 from mlaas4hep_tf.streaming.open_files import inspect_files
 from mlaas4hep_tf.streaming.plan import EntryRange, blocks
-from mlaas4hep_tf.train import FloatArray, predict_batch
+from mlaas4hep_tf.tasks import SCORE, Task
+from mlaas4hep_tf.train import predict_batch
 from mlaas4hep_tf.transforms.vector import Preprocessor, Trained, preprocessor_of
 
 STEP_EVENTS = 4096  # scored at a time
@@ -37,6 +39,7 @@ def predict_files(
     trained: Preprocessor | Trained,
     out: str | os.PathLike[str],
     *,
+    task: Task | None = None,
     read: ReadOptions = DEFAULT_READ,
     progress: bool = False,
 ) -> int:
@@ -44,12 +47,13 @@ def predict_files(
 
     The output (of a ROOT file a tree with the name of the input's) has a row per event, in the order of files and
     entries: ``file`` (number of the input file), ``entry`` (in that file), the identifiers that the input has, and
-    ``score`` (``score_0``, ``score_1`` ... for a model with several outputs).
+    ``score``; of more than two classes ``score_<class>`` each (``score_0``, ``score_1`` ... without a task).
 
     Args:
         trained: what the model was trained with: the `RootDataset`, the `runs.Run`, or a `Preprocessor`.  `Specs`
             are not enough: they do not know the normalisation.
         out: the file to write; its ending says how: ``.root``, ``.csv`` or ``.parquet``.
+        task: what the model tells; that of the `runs.Run` by default.
         read: how to read.  Every event gets a row, so nothing can be skipped.
         progress: show a progress bar on a terminal.
 
@@ -67,11 +71,12 @@ def predict_files(
         raise ConfigError("prediction gives every event a row, so on_bad_file='skip' has no place there; take 'raise'")
     preprocessor = preprocessor_of(trained)
     _check_names(preprocessor.specs.identifiers)
+    task = task or getattr(trained, "task", None)
     ds = _in_order(files, preprocessor, masked=wants_mask(model), read=read)
     scores = _Scores(predict_batch(model, x) for x in ds)
     with row_writer(out, ds.files[0].tree) as tree, progress_bar("predict", ds.entries, "events", progress) as advance:
         for block, identifiers in _identifiers(ds.files, ds.specs, WorkerPool(read)):
-            tree.extend(_rows(block, identifiers, scores.take(len(block))))
+            tree.extend(_rows(block, identifiers, scores.take(len(block)), task))
             advance(len(block))
     if ds.truncated:
         cut = ", ".join(f"{count:,} {what}" for what, count in ds.truncated.items())
@@ -89,7 +94,7 @@ def _in_order(files: FileArgument, preprocessor: Preprocessor, *, masked: bool, 
 
 def _check_names(identifiers: Sequence[str]) -> None:
     """Raise BranchError for an identifier with the name of a branch of the output."""
-    met = [name for name in identifiers if name in ("file", "entry") or re.fullmatch(r"score(_\d+)?", name)]
+    met = [name for name in identifiers if name in ("file", "entry") or re.fullmatch(r"score(_.*)?", name)]
     if met:
         raise BranchError(
             f"predictions have branches file, entry and score beside the identifiers, of which {met[0]!r} is called so "
@@ -97,9 +102,13 @@ def _check_names(identifiers: Sequence[str]) -> None:
         )
 
 
-def _rows(block: EntryRange, identifiers: dict[str, np.ndarray], scores: FloatArray) -> dict[str, np.ndarray]:
+def _rows(
+    block: EntryRange, identifiers: dict[str, np.ndarray], scores: FloatArray, task: Task | None
+) -> dict[str, np.ndarray]:
     """The branches of the output for one block of a file."""
-    names = ["score"] if scores.shape[1] == 1 else [f"score_{i}" for i in range(scores.shape[1])]
+    names = (
+        task.columns if task else [SCORE] if scores.shape[1] == 1 else [f"{SCORE}_{i}" for i in range(scores.shape[1])]
+    )
     return {
         "file": np.full(len(block), block.file, np.int32),
         "entry": np.arange(block.start, block.stop, dtype=np.int64),

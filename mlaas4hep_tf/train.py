@@ -12,14 +12,17 @@ from typing import Any, Literal
 
 import keras
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from mlaas4hep_tf.dataset import RootDataset, original_errors
-from mlaas4hep_tf.errors import LabelError, ModelError, need
-from mlaas4hep_tf.streaming.targets import check_binary
+from mlaas4hep_tf.errors import LabelError, ModelError
+from mlaas4hep_tf.evaluation import ClassEvaluation, Evaluated, Evaluation, FloatArray, OverTraining, over_training
+from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Classes, Task
 
-FloatArray = npt.NDArray[np.float64]
+__all__ = [
+    "INPUT_WAIT", "ClassEvaluation", "Evaluation", "Fit", "InputWait", "OverTraining", "balanced_weights", "evaluate",
+    "fit", "over_training", "predict_batch", "weigh_classes",
+]  # fmt: skip
 
 INPUT_WAIT = "input_wait"
 
@@ -48,101 +51,6 @@ class Fit:
     def input_wait(self) -> float:
         """Mean share of the time of an epoch that the trainer waited for input."""
         return float(np.mean(self.history[INPUT_WAIT]))
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How well a model tells two classes apart on one dataset.
-
-    Attributes:
-        labels, scores, weights: per event, float64 [n].
-    """
-
-    labels: FloatArray
-    scores: FloatArray
-    weights: FloatArray
-
-    @property
-    def auc(self) -> float | None:
-        """Area under the ROC curve; None where a class is missing."""
-        if len(np.unique(self.labels)) < 2:
-            return None
-        false, true = self.roc()
-        return float(np.trapezoid(true, false))
-
-    @property
-    def auc_error(self) -> float | None:
-        """Standard error of the AUC (J. Hanley and B. McNeil, Radiology 143, 1982), for unweighted events."""
-        if self.auc is None:
-            return None
-        a = min(max(self.auc, 0.0), 1.0)  # negative weights may push it out
-        n1 = int(np.count_nonzero(self.labels > 0.5))
-        n0 = len(self.labels) - n1
-        q1, q2 = a / (2 - a), 2 * a * a / (1 + a)
-        return float(np.sqrt(max(a * (1 - a) + (n1 - 1) * (q1 - a * a) + (n0 - 1) * (q2 - a * a), 0) / (n1 * n0)))
-
-    @property
-    def accuracy(self) -> float:
-        """Weighted fraction of events on the right side of 0.5."""
-        return float(np.average((self.scores > 0.5) == (self.labels > 0.5), weights=self.weights))
-
-    def roc(self) -> tuple[FloatArray, FloatArray]:
-        """Background and signal efficiency along the ROC curve, from (0, 0) to (1, 1).
-
-        Weights may be negative, as those of NLO generators are (scikit-learn refuses them).
-        """
-        order = np.argsort(-self.scores, kind="stable")
-        last = np.append(np.flatnonzero(np.diff(self.scores[order])), len(order) - 1)  # of each distinct score
-        signal = np.where(self.labels[order] > 0.5, self.weights[order], 0.0)
-        passed = np.cumsum(np.stack([self.weights[order] - signal, signal]), axis=1)[:, last]
-        false, true = np.concatenate([np.zeros((2, 1)), passed / passed[:, -1:]], axis=1)
-        return false, true
-
-    def of_class(self, label: float) -> FloatArray:
-        """Scores of the events with this label."""
-        chosen: FloatArray = self.scores[self.labels == label]
-        return chosen
-
-    def weights_of_class(self, label: float) -> FloatArray:
-        """Weights of the events with this label, in the same order."""
-        chosen: FloatArray = self.weights[self.labels == label]
-        return chosen
-
-    def summary(self) -> dict[str, Any]:
-        return {
-            "events": len(self.labels), "auc": self.auc, "auc_error": self.auc_error, "accuracy": self.accuracy,
-        }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class OverTraining:
-    """Two-sample Kolmogorov-Smirnov test of the scores of one class in training and test, unweighted.
-
-    Attributes:
-        distance: largest difference of the two cumulative distributions.
-        p_value: chance of at least this distance if the model had learnt nothing of single training events.
-    """
-
-    distance: float
-    p_value: float
-
-
-def over_training(train: Evaluation, test: Evaluation) -> dict[str, OverTraining]:
-    """Compare training with test for ``signal`` and ``background``; a class without events is left out.
-
-    Raises:
-        MissingExtra: scipy, of the extra ``report``, is not installed.
-    """
-    need("report", "scipy", purpose="checks of over-training")
-    from scipy.stats import ks_2samp  # an extra
-
-    found = {}
-    for name, label in (("signal", 1), ("background", 0)):
-        a, b = train.of_class(label), test.of_class(label)
-        if len(a) and len(b):
-            result = ks_2samp(a, b, method="asymp")
-            found[name] = OverTraining(float(result.statistic), float(result.pvalue))
-    return found
 
 
 class InputWait(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no type information
@@ -315,12 +223,16 @@ def _root(*datasets: tf.data.Dataset | None) -> list[RootDataset]:
     return [ds for ds in datasets if isinstance(ds, RootDataset)]
 
 
-def evaluate(model: keras.Model, ds: tf.data.Dataset) -> Evaluation:
+def evaluate(model: keras.Model, ds: tf.data.Dataset, task: Task | None = None) -> Evaluated:
     """Scores of a labelled dataset, in the order of its files; of one that was derived (``ds.take(3)``) in its own.
 
+    Args:
+        task: what the model tells; by default classes, of which two have one output and more have one each, with the
+            names that the dataset's labels have.
+
     Raises:
-        LabelError: a dataset without labels, or with others than 0 and 1.
-        ModelError: a model with several outputs, or scores that are not finite.
+        LabelError: a dataset without labels, or with others than those of the classes.
+        ModelError: a model whose outputs are not those of the task, or scores that are not finite.
     """
     labels, scores, weights = [], [], []
     for element in ds.in_order() if isinstance(ds, RootDataset) else ds:
@@ -330,15 +242,31 @@ def evaluate(model: keras.Model, ds: tf.data.Dataset) -> Evaluation:
         scores.append(predict_batch(model, x))
         labels.append(y.numpy().astype(np.float64))
         weights.append(w[0].numpy().astype(np.float64) if w else np.ones(len(labels[-1])))
-    check_binary(np.unique(np.concatenate(labels)).tolist())
-    outputs = np.concatenate(scores)
-    if outputs.shape[1] != 1:
-        raise ModelError(
-            f"evaluation needs a model with one output, the score of signal; this one has {outputs.shape[1]}"
-        )
-    if not np.isfinite(outputs).all():
+    outputs, known = np.concatenate(scores), np.concatenate(labels)
+    return judged(known, outputs, np.concatenate(weights), task or _task(ds, outputs.shape[1]))
+
+
+def judged(labels: FloatArray, scores: FloatArray, weights: FloatArray, task: Task) -> Evaluated:
+    """Labels [n], outputs of a model [n, outputs] and weights [n] as what there is to say of them; see `evaluate`."""
+    classes = task.classes
+    classes.check(np.unique(labels).tolist())
+    if scores.shape[1] != classes.width:
+        raise ModelError(f"the model has {scores.shape[1]} outputs, but the task needs {classes.describe()}")
+    if not np.isfinite(scores).all():
         raise ModelError("the model gives scores that are not finite: its training diverged; lower the learning rate")
-    return Evaluation(np.concatenate(labels), outputs[:, 0], np.concatenate(weights))
+    if classes.binary:
+        return Evaluation(labels, scores[:, 0], weights, classes)
+    return ClassEvaluation(labels, scores, weights, classes)
+
+
+def _task(ds: tf.data.Dataset, outputs: int) -> Task:
+    """What a model with so many outputs is to tell of these data, where nobody says."""
+    names = ds.classes if isinstance(ds, RootDataset) else ()
+    if outputs == 2:
+        raise ModelError("evaluation of two classes needs a model with one output, the score of signal; this one has 2")
+    if outputs == 1:
+        return Task(Classes(names)) if len(names) == 2 else SIGNAL_OR_NOT
+    return Task(Classes(names if len(names) == outputs else tuple(map(str, range(outputs))), signal=0))
 
 
 def predict_batch(model: keras.Model, x: Any) -> FloatArray:

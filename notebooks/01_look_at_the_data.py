@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from mlaas4hep_tf import RootDataset, scan
-from mlaas4hep_tf.runs.report import BACKGROUND, SIGNAL
+from mlaas4hep_tf.runs.plots import BACKGROUND, SIGNAL
 
 plt.rcParams.update({"figure.dpi": 70, "axes.spines.top": False, "axes.spines.right": False})
 data = "../benchmarks/data/tth"

@@ -26,7 +26,7 @@ import numpy as np
 from mlaas4hep_tf import RootDataset, export, scan
 from mlaas4hep_tf.models import build
 from mlaas4hep_tf.runs.importance import permutation_importance
-from mlaas4hep_tf.runs.report import plot_curves, plot_importance, plot_roc, plot_scores
+from mlaas4hep_tf.runs.plots import plot_curves, plot_importance, plot_roc, plot_scores
 from mlaas4hep_tf.train import Evaluation, evaluate, fit, over_training
 
 # %matplotlib inline
@@ -67,7 +67,7 @@ plot_roc(results)
 # %%
 for name, ks in over_training(results["train"], results["test"]).items():
     print(f"{name:10} distance {ks.distance:.3f}, p = {ks.p_value:.2f}")
-plot_scores(results)
+plot_scores(results["train"], results["test"])
 
 # %% [markdown]
 # What does it look at? The AUC that is lost when one branch is shuffled among the events of the test part.

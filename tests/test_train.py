@@ -201,7 +201,9 @@ def test_evaluation_needs_two_classes_of_labels(data):
     model = build("mlp", specs)
     with pytest.raises(LabelError, match="needs labels"):
         evaluate(model, RootDataset(files, specs))
-    with pytest.raises(LabelError, match=r"two classes are expected.*\[0.0, 3.0\]"):
+    with pytest.raises(
+        LabelError, match=r"labels are expected to be 0 for background, 1 for signal; there are \[0.0, 3.0\]"
+    ):
         evaluate(model, RootDataset(files, specs, labels=[3, 0]))
 
 

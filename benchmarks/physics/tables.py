@@ -16,7 +16,7 @@ from inside import Sample
 from matplotlib.figure import Figure
 
 from mlaas4hep_tf.bench.compare import environment
-from mlaas4hep_tf.runs.report import COLORS
+from mlaas4hep_tf.runs.plots import COLORS
 
 Results = Mapping[str, Mapping[str, Mapping[str, Any]]]  # row -> seed -> what `study.summary` kept
 

@@ -5,6 +5,7 @@ What can be wrong is looked for before `import_tensorflow`, which takes seconds.
 
 from __future__ import annotations
 
+import shlex
 import sys
 import warnings
 from functools import partial
@@ -22,6 +23,7 @@ from mlaas4hep_tf.cli.options import (
     Json,
     KnownOrChosen,
     Labels,
+    Learnt,
     OptionalFiles,
     Reading,
     RunFolder,
@@ -140,6 +142,7 @@ def train(
     *,
     choice: KnownOrChosen,
     labels: Labels,
+    learnt: Learnt,
     training: Training,
     reading: TolerantReading,
     files: OptionalFiles = None,
@@ -155,7 +158,7 @@ def train(
     if not named:
         raise ConfigError("no input files: name at least one, for example mlaas4hep-tf train data/*.root ...")
     read = reading.options()
-    config = training.config(named, labels.values(), paper, read)
+    config = training.config(named, labels.values(), learnt, paper, read)
     check_new(folder, overwrite=overwrite)
     config.check(choice.tree or paper.tree)
     specs = (
@@ -168,7 +171,8 @@ def train(
     from mlaas4hep_tf.runs.run import train_run
 
     verbose = 0 if as_json or not talks() else 1 if out.is_terminal else 2
-    run = train_run(config, specs, folder, overwrite=overwrite, verbose=verbose)
+    command = shlex.join(("mlaas4hep-tf", *sys.argv[1:]))
+    run = train_run(config, specs, folder, overwrite=overwrite, verbose=verbose, command=command)
     if as_json:
         print_json({**run.metrics, "run": str(folder)})
         return

@@ -82,7 +82,12 @@ class Labels:
     """The labels of files, or the branch that has them."""
 
     label: Annotated[
-        list[str] | None, data("--label", metavar="PATTERN=NUMBER", help="Label of files; the first match counts.")
+        list[str] | None,
+        data(
+            "--label",
+            metavar="PATTERN=NAME",
+            help="Class of files, by name or as a number; the first match counts. Of two names the first is signal.",
+        ),
     ] = None
     labels: Annotated[
         str | None,
@@ -102,6 +107,29 @@ class Labels:
     def branch(self) -> str | None:
         """The branch that ``--labels`` names, if it is one."""
         return branch_name(self.labels)
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What the model is to tell."""
+
+    signal: Annotated[str | None, data("--signal", metavar="NAME", help="The class that is looked for.")] = None
+    classes: Annotated[
+        list[str] | None,
+        data("--classes", metavar="NAMES", help="Names of the labels 0, 1 ..., where they are numbers or a branch."),
+    ] = None
+    one_against_rest: Annotated[
+        bool,
+        training("--one-against-rest", help="Each of several classes by itself (sigmoid), not together 1 (softmax)."),
+    ] = False
+    loss: Annotated[str | None, training("--loss", help="crossentropy or focal [default: crossentropy].")] = None
+
+    def options(self) -> dict[str, Any]:
+        """These options as those of a `RunConfig`."""
+        return {
+            "signal": self.signal, "classes": tuple(patterns(self.classes)),
+            "one_against_rest": self.one_against_rest, "loss": self.loss,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -140,7 +168,9 @@ class Training:
     ] = None
     params: Annotated[Path | None, training("--params", help="params.json of the paper's programs.")] = None
 
-    def config(self, files: tuple[str, ...], labels: Any, paper: PaperParams, read: ReadOptions) -> RunConfig:
+    def config(
+        self, files: tuple[str, ...], labels: Any, learnt: Learnt, paper: PaperParams, read: ReadOptions
+    ) -> RunConfig:
         """The run that is asked for; options count before the paper's keys."""
         from mlaas4hep_tf.runs.config import RunConfig
 
@@ -150,6 +180,7 @@ class Training:
             normalize=normalization(self.normalize),
             chunk_size=_first(self.chunk_size, paper.chunk_size), weights=self.weights, patience=self.patience,
             max_events=paper.events, mixing=mixing_law(self.mix), balanced=self.balanced, read=read,
+            **learnt.options(),
         )  # fmt: skip
 
 

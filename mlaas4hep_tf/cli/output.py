@@ -98,11 +98,40 @@ def print_composition(epochs: Sequence[Mapping[str, int]]) -> None:
 
 
 def print_parts(parts: Mapping[str, Mapping[str, Any]]) -> None:
-    table = _table("part", "events", "AUC", "", "accuracy")
+    """Figures of each part; of more than two classes the AUC is the mean of one against the rest."""
+    several = any("pairs" in part for part in parts.values())
+    table = _table("part", "events", "mean AUC" if several else "AUC", "", "accuracy", "")
     for name, part in parts.items():
-        auc = ("-", "") if part["auc"] is None else (f"{part['auc']:.4f}", f"± {part['auc_error']:.4f}")
-        table.add_row(name, f"{part['events']:,}", *auc, f"{part['accuracy']:.4f}")
+        table.add_row(
+            name, f"{part['events']:,}", *_with_error(part["auc"], part["auc_error"]),
+            *_with_error(part["accuracy"], part["accuracy_error"]),
+        )  # fmt: skip
     out.print(table)
+    if several:
+        _print_separations(*list(parts.items())[-1])
+
+
+def _print_separations(name: str, part: Mapping[str, Any]) -> None:
+    """Each class against the rest and each pair, with the rejection of background at some efficiencies."""
+    rows = {f"{one} / rest": found for one, found in part["classes"].items()} | part["pairs"]
+    efficiencies = [*next(iter(rows.values()))["rejection"]]
+    table = _table(f"{name}, rejection at", "AUC", "", *(f"{float(e):.0%}" for e in efficiencies))
+    for what, found in rows.items():
+        rejected = [found["rejection"].get(e, {"value": None, "error": None}) for e in efficiencies]
+        told = [
+            " ".join(_with_error(one["value"], one["error"], _digits(one["value"]), _digits(one["value"]))).strip()
+            for one in rejected
+        ]
+        table.add_row(_escape(what), *_with_error(found["auc"], found["auc_error"]), *told)
+    out.print(table)
+
+
+def _digits(value: float | None) -> str:
+    return ",.0f" if value is None or value >= 100 else ".1f"
+
+
+def _with_error(value: float | None, error: float | None, form: str = ".4f", of_error: str = ".4f") -> tuple[str, str]:
+    return "-" if value is None else f"{value:{form}}", "" if error is None else f"± {error:{of_error}}"
 
 
 def print_bench(result: Bench, rounds: int, environment: str) -> None:

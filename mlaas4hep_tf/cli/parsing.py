@@ -60,12 +60,22 @@ def normalization(given: list[str] | None) -> Any:
 
 
 def label_values(by_pattern: list[str] | None, labels: str | None) -> Any:
-    """Labels as for `RootDataset`, from ``--label PATTERN=NUMBER`` or ``--labels``."""
+    """Labels as for `RootDataset`, from ``--label PATTERN=NUMBER``, ``--label PATTERN=NAME`` or ``--labels``."""
     if bool(by_pattern) == bool(labels):
-        raise LabelError("labels are needed once: --label '*signal*=1' --label '*=0', or --labels")
+        raise LabelError("labels are needed once: --label '*ttH*=ttH' --label '*QCD*=QCD', or --labels")
     if labels:
         return _numbers_or_branch(labels)
-    return dict(_pattern_number("--label", text) for text in by_pattern or ())
+    return dict(_pattern_label(text) for text in by_pattern or ())
+
+
+def _pattern_label(text: str) -> tuple[str, float | str]:
+    pattern, _, label = text.rpartition("=")
+    if not pattern or not label:
+        raise LabelError(f"--label must be PATTERN=NAME or PATTERN=NUMBER, such as '*ttH*=ttH', not {text!r}")
+    try:
+        return pattern, float(label)
+    except ValueError:
+        return pattern, label
 
 
 def branch_name(labels: str | None) -> str | None:

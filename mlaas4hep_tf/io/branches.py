@@ -10,10 +10,12 @@ from typing import Literal
 
 from mlaas4hep_tf.errors import BranchError, near_misses, shorten
 
-Kind = Literal["flat", "jagged", "array", "other"]
+Kind = Literal["flat", "jagged", "array", "nested", "other"]
 
 _WILD = re.compile(r"[*?[]")
 _BOOKKEEPING = re.compile(r"(^|[./*])f(Bits|UniqueID|Name|Title)$")  # of TObject and TNamed: no physics
+NESTED = "lists of lists"
+NO_FEATURES = ("nested", "other")
 IDENTIFIERS = ("run", "event", "luminosityBlock", "lumi")
 
 
@@ -25,11 +27,12 @@ class BranchInfo:
         name: name of the branch.
         typename: C++ type, as uproot prints it.
         kind: ``flat`` (a number per event), ``jagged`` (a list per event), ``array`` (a list of constant
-            length) or ``other`` (nothing that becomes numbers).
+            length), ``nested`` (a list of lists, which is no feature) or ``other`` (nothing that becomes numbers).
         dtype: NumPy dtype of the values in native byte order, empty for ``other``.
         counter: whole path of the leaf that holds the multiplicity, if the branch shares one.
         length: number of values per event of an ``array``, else 0.
-        reason: why a branch is ``other``.
+        reason: why a branch is no feature.
+        inner: of a ``nested`` one the name of its inner lists, which branches of one storage share.
     """
 
     name: str
@@ -39,6 +42,7 @@ class BranchInfo:
     counter: str | None = None
     length: int = 0
     reason: str = ""
+    inner: str = ""
 
     @property
     def group(self) -> str:
@@ -138,18 +142,18 @@ def select(infos: Sequence[BranchInfo], selection: Selection, where: str) -> Sel
     chosen = selection.among(names)
     wanted = [info for info in infos if info.name in chosen]
     for info in wanted:
-        if info.kind == "other" and info.name in selection.branches:
+        if info.kind in NO_FEATURES and info.name in selection.branches:
             raise BranchError(
-                f"branch {info.name!r} cannot become numbers: it is {info.reason} ({info.typename}) in {where}; "
+                f"branch {info.name!r} cannot become a feature: it is {info.reason} ({info.typename}) in {where}; "
                 "take it out of branches="
             )
-    features = [info for info in wanted if info.kind != "other"]
+    features = [info for info in wanted if info.kind not in NO_FEATURES]
     if not features:
         raise BranchError(
             f"no numeric branch is left to learn from in {where}, which has {len(infos)} branches "
             f"({shorten(names)}); widen branches= or exclude="
         )
-    left_out = {i.name: f"{i.reason} ({i.typename})" for i in wanted if i.kind == "other"}
+    left_out = {i.name: f"{i.reason} ({i.typename})" for i in wanted if i.kind in NO_FEATURES}
     found = tuple(name for name in selection.identifiers if name in set(names))
     return Selected(tuple(sorted(features, key=_order)), found, left_out)
 
@@ -186,7 +190,7 @@ def check_schema(expected: Iterable[BranchInfo], infos: Sequence[BranchInfo], wh
 
 def describe(info: BranchInfo) -> str:
     """``jagged float32``, ``array[3] float64``, or why it is nothing of the kind."""
-    if info.kind == "other":
+    if info.kind in NO_FEATURES:
         return info.reason
     return f"{info.kind}{f'[{info.length}]' if info.kind == 'array' else ''} {info.dtype}"
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from mlaas4hep_tf.io.branches import BranchInfo, Kind, Selection
+from mlaas4hep_tf.io.branches import NESTED, BranchInfo, Kind, Selection
 from mlaas4hep_tf.io.page_index import Encoding, Field, PageColumn, PageIndex, Step
 from mlaas4hep_tf.io.pages import known
 
@@ -27,14 +27,14 @@ _UNNAMED = re.compile(r"_collection\d+$")  # what projected fields show under th
 
 @dataclass(frozen=True)
 class _Leaf:
-    """A number below a field: its names and types, and the way to it; or why it is none."""
+    """A number below a field: its names and types, the way to it and whose each list is; or why it is none."""
 
     name: str
     typename: str
     steps: tuple[Step, ...]
     column: int | None = None
     dtype: str = ""
-    owner: str = ""
+    owners: tuple[str, ...] = ()
     reason: str = ""
 
 
@@ -66,7 +66,7 @@ class _Schema:
                 yield number
 
     def leaves(
-        self, number: int, name: str, typename: str, steps: tuple[Step, ...] = (), owner: str = ""
+        self, number: int, name: str, typename: str, steps: tuple[Step, ...] = (), owners: tuple[str, ...] = ()
     ) -> Iterator[_Leaf]:
         """The numbers below a field; an anonymous one has its parent's name and type."""
         record, below = self.records[number], self.children[number]
@@ -75,11 +75,12 @@ class _Schema:
             for child in below:
                 path = self.fields[child].path
                 kind = self.records[child].type_name if path else typename
-                yield from self.leaves(child, path or name, kind, steps, owner)
+                yield from self.leaves(child, path or name, kind, steps, owners)
         elif record.struct_role == _COLLECTION and below and column is not None:
             step = Step("maybe" if record.type_name.startswith(_MAYBE) else "list", column)
+            further_owners = (*owners, name) if step.op == "list" else owners
             for child in below:
-                yield from self.leaves(child, name, typename, (*steps, step), name if step.op == "list" else owner)
+                yield from self.leaves(child, name, typename, (*steps, step), further_owners)
         elif record.struct_role == _LEAF and record.type_name.startswith("ROOT::RNTupleCardinality<"):
             yield _Leaf(name, typename, (*steps, Step("list", column)) if column is not None else steps, dtype="int64")
         elif record.struct_role == _LEAF and record.type_name == "std::string":
@@ -87,11 +88,11 @@ class _Schema:
         elif record.struct_role == _LEAF and below:
             further = (*steps, Step("times", record.repetition)) if record.repetition else steps
             for child in below:
-                yield from self.leaves(child, name, typename, further, owner)
+                yield from self.leaves(child, name, typename, further, owners)
         elif record.struct_role == _LEAF and column is not None:
             bits = record.type_name.startswith("std::bitset<")
             further = (*steps, Step("times", record.repetition)) if bits else steps
-            yield self._number(_Leaf(name, typename, further, column, "bool" if bits else record.type_name, owner))
+            yield self._number(_Leaf(name, typename, further, column, "bool" if bits else record.type_name, owners))
         else:
             reason = "objects" if record.struct_role in (_LEAF, _COLLECTION) else "variants"
             yield _Leaf(name, typename, steps, reason=reason)
@@ -103,7 +104,7 @@ class _Schema:
             return _Leaf(leaf.name, leaf.typename, (), reason=reason or "objects")
         if any(step.op == "maybe" for step in leaf.steps) and not dtype.startswith("float"):
             dtype = "float64"
-        return _Leaf(leaf.name, leaf.typename, leaf.steps, leaf.column, dtype, leaf.owner)
+        return _Leaf(leaf.name, leaf.typename, leaf.steps, leaf.column, dtype, leaf.owners)
 
     def columns_of(self, leaf: _Leaf) -> list[int]:
         own = [step.number for step in leaf.steps if step.op != "times"]
@@ -111,10 +112,10 @@ class _Schema:
 
 
 def _reason(steps: tuple[Step, ...], columns: list[Any]) -> str:
-    """Why numbers behind these steps are neither flat, an array nor a list; empty if they are."""
+    """Why numbers behind these steps are neither flat, an array, a list nor a list of lists; empty if they are."""
     ops = [step.op for step in steps]
-    if ops.count("list") > 1:
-        return "lists of lists"
+    if ops.count("list") > 1 and ops != ["list", "list"]:
+        return NESTED
     if "list" in ops and ops[0] != "list":
         return "arrays of lists" if ops[0] == "times" else "optional lists"
     if "maybe" in ops[:-1]:
@@ -157,7 +158,10 @@ def _groups(leaves: list[_Leaf]) -> dict[int, str]:
     """Column of the ends of lists -> name of the group: of the field that counts it, else of the collection."""
     counting = {leaf.steps[0].number: leaf.name for leaf in leaves if leaf.column is None and len(leaf.steps) == 1}
     numbers = [leaf for leaf in reversed(leaves) if leaf.column is not None]
-    own = {step.number: leaf.owner for leaf in numbers for step in leaf.steps if step.op == "list"}
+    own = {
+        step.number: owner for leaf in numbers
+        for step, owner in zip((s for s in leaf.steps if s.op == "list"), leaf.owners, strict=True)
+    }  # fmt: skip
     return own | counting
 
 
@@ -175,6 +179,12 @@ def _branches(leaf: _Leaf, groups: dict[int, str]) -> Iterator[tuple[BranchInfo,
         yield BranchInfo(leaf.name, leaf.typename, kind, leaf.dtype, None, length * arrays), field
         return
     group = groups[lists[0].number]
+    if len(lists) == 2:
+        inner = f"{groups[lists[1].number]}[]"
+        counter = group if group != leaf.name else None
+        info = BranchInfo(leaf.name, leaf.typename, "nested", leaf.dtype, counter, reason=NESTED, inner=inner)
+        yield info, replace(field, inner=inner)
+        return
     for item in range(length):
         name = leaf.name if length == 1 else f"{leaf.name}[{item}]"
         counter = group if group != name else None

@@ -22,7 +22,7 @@ from mlaas4hep_tf.errors import InputFileError, MlaasError, TreeError, near_miss
 from mlaas4hep_tf.io import fields
 from mlaas4hep_tf.io.basket_index import BranchBaskets, BranchIndex, FileIndex, build_index
 from mlaas4hep_tf.io.baskets import plain_basket
-from mlaas4hep_tf.io.branches import BranchInfo, Selection, meant
+from mlaas4hep_tf.io.branches import NO_FEATURES, BranchInfo, Selection, meant
 from mlaas4hep_tf.io.files import RootFile, Source, file_status
 from mlaas4hep_tf.io.http import Busy
 from mlaas4hep_tf.io.interpretations import Described, describe
@@ -213,7 +213,8 @@ def _survey_ttree(tree: Any, selection: Selection, also: tuple[str, ...]) -> _Su
             infos.append(info)
             if info.kind == "other":
                 continue
-            entry_offsets.append(tuple(branch.entry_offsets))
+            if info.kind not in NO_FEATURES:
+                entry_offsets.append(tuple(branch.entry_offsets))
             if isinstance(how, str):
                 by_uproot[info.name] = how
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,12 +13,14 @@ import numpy as np
 import uproot
 
 from mlaas4hep_tf.io.basket_index import BranchIndex
-from mlaas4hep_tf.io.branches import BranchInfo, Kind
+from mlaas4hep_tf.io.branches import NESTED, BranchInfo, Kind
 from mlaas4hep_tf.io.reals import Reals, reals, reals_of_leaf
 
+_log = logging.getLogger(__name__)
 _UNVERSIONED = 10  # bytes of the header of an object whose class has no version: size, 0, checksum
 _HEADERS = (0, 10)  # bytes before each list
 _MOST_ITEMS = 64  # of arrays in lists that become branches of their own
+_VECTORS = (uproot.containers.AsVector, uproot.containers.AsRVec)
 _SIZES = re.compile(r"(\[\d+\])+$")
 
 Described = tuple[BranchInfo, BranchIndex | str]  # and how our decoder reads it, or why it does not
@@ -62,6 +65,8 @@ def describe(name: str, branch: Any) -> tuple[Described, ...]:
 
 
 def _interpreted(name: str, typename: str, interpretation: Any, branch: Any) -> tuple[Described, ...]:
+    if branch.classname == "TBranchObject":
+        return _whole_objects(name, typename, interpretation, branch)
     jagged = isinstance(interpretation, uproot.interpretation.jagged.AsJagged)
     content = interpretation.content if jagged else interpretation
     header = int(interpretation.header_bytes) if jagged else 0
@@ -74,7 +79,45 @@ def _interpreted(name: str, typename: str, interpretation: Any, branch: Any) -> 
     if members and header in _HEADERS:
         return tuple(_branches(name, typename, members, size, jagged, header))
     why = f"its interpretation is {interpretation}"
+    nested = _nested_dtype(interpretation)
+    if nested:
+        return ((BranchInfo(name, typename, "nested", nested, reason=NESTED, inner=f"{name}[]"), why),)
     return ((BranchInfo(name, typename, "other", reason=_nothing(interpretation)), why),)
+
+
+def _whole_objects(name: str, typename: str, interpretation: Any, branch: Any) -> tuple[Described, ...]:
+    """The numbers in the objects of a TBranchObject, in front of each of which is the name of its class."""
+    title = str(branch.member("fClassName")).encode()
+    front = bytes([len(title)]) + title + b"\0"
+    try:
+        content = branch.file.class_named(branch.member("fClassName")).strided_interpretation(branch.file)
+        members, size = _members(content)
+    except Exception as error:  # noqa: BLE001 (uproot has several for classes without a fixed size)
+        _log.debug("branch %r of class %s has no fixed size: %s", name, typename, error)
+        members, size = [], 0
+    moved = [replace(member, offset=member.offset + len(front)) for member in members]
+    if not members or not _begins(branch, front, len(front) + size):
+        return ((BranchInfo(name, typename, "other", reason=_nothing(interpretation)), "objects of other sizes"),)
+    return tuple(_branches(name, typename, moved, len(front) + size, False, 0))
+
+
+def _begins(branch: Any, front: bytes, size: int) -> bool:
+    """Whether all objects of the first basket have this size and begin with these bytes."""
+    data = branch.basket(0).data.tobytes() if branch.num_baskets else b""
+    return len(data) == size * (int(branch.basket(0).num_entries) if data else 0) and all(
+        data.startswith(front, at) for at in range(0, len(data), size)
+    )
+
+
+def _nested_dtype(interpretation: Any) -> str:
+    """The dtype of the numbers in lists of lists; empty if these are none."""
+    levels = [getattr(interpretation, "model", None)]
+    while isinstance(levels[-1], _VECTORS):
+        levels.append(levels[-1].values)
+    number = levels[-1]
+    if len(levels) != 3 or not isinstance(number, np.dtype) or number.kind not in "biuf":
+        return ""
+    return number.newbyteorder("=").name
 
 
 def _whole(content: Any) -> bool:
@@ -97,7 +140,7 @@ def _nothing(interpretation: Any) -> str:
         return "text"
     model = getattr(interpretation, "model", None)
     if isinstance(getattr(model, "values", None), uproot.containers.AsVectorLike):
-        return "lists of lists"
+        return NESTED
     return "objects"
 
 

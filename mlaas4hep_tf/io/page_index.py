@@ -89,6 +89,7 @@ class Field:
         steps: the way from entries to elements.
         column: the column of the values; None if the value is the length of the list.
         item: which element of the arrays in a list the branch is; None: all.
+        inner: of lists of lists the name of the inner ones.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Field:
     steps: tuple[Step, ...]
     column: int | None
     item: int | None = None
+    inner: str = ""
 
     @property
     def columns(self) -> tuple[int, ...]:

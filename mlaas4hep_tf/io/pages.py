@@ -29,7 +29,7 @@ _ZIGZAG = (0x11, 0x13, 0x15)  # 0, -1, 1, -2, 2 ... as 0, 1, 2, 3, 4 ...
 _DELTA = (0x1A, 0x1B)  # differences; the first of a page is itself
 
 _Want = tuple[int, int, int, int]  # column, elements [lo, hi) of a cluster, and how many it has (-1: unknown)
-_Walk = Generator[_Want, Pieces, tuple[Pieces, Array | None]]
+_Walk = Generator[_Want, Pieces, tuple[Pieces, list[Array]]]
 
 
 class PageCache:
@@ -71,7 +71,7 @@ def read_columns(
         cache: pages of this file that were decoded before.
 
     Returns:
-        The values of each branch, and the multiplicities of each group.
+        The values of each branch, and the multiplicities of each group and of each name of inner lists.
 
     Raises:
         ValueError, OSError, and those of decompression: bytes that are no such page.
@@ -89,15 +89,22 @@ def read_columns(
     }
     known = {}
     for field in index.fields:
-        if field.jagged and groups[field.name] not in known:
-            counts = [done[field.name, cluster][1] for cluster in clusters]
-            known[groups[field.name]] = Multiplicities(field.name, np.concatenate([np.empty(0, np.int64), *counts]))
+        if not field.jagged:
+            continue
+        for level, name in enumerate((groups[field.name], field.inner)):
+            if name and name not in known:
+                counts = (done[field.name, cluster][1][level] for cluster in clusters)
+                known[name] = Multiplicities(field.name, np.concatenate([np.empty(0, np.int64), *counts]))
     return columns, known
 
 
 def _walk(field: Field, lo: int, hi: int, entries: int) -> _Walk:
-    """From entries [lo, hi) of a cluster to values and counts; yields what it needs, and is sent its elements."""
-    total, width, counts, present = entries, 1, None, None
+    """From entries [lo, hi) of a cluster to values, and counts of the lists of each level.
+
+    It yields what it needs, and is sent its elements.
+    """
+    total, width, present = entries, 1, None
+    counts: list[Array] = []
     for step in field.steps:
         if step.op == "times":
             lo, hi, total, width = lo * step.number, hi * step.number, total * step.number, width * step.number
@@ -108,9 +115,9 @@ def _walk(field: Field, lo: int, hi: int, entries: int) -> _Walk:
         if len(sizes) and (sizes.min() < 0 or (step.op == "maybe" and sizes.max() > 1)):
             raise ValueError("the ends of lists are not in order")
         lo, hi, total, width = int(ends[0]), int(ends[-1]), -1, 1
-        counts, present = (sizes, None) if step.op == "list" else (counts, sizes > 0)
+        counts, present = ([*counts, sizes], None) if step.op == "list" else (counts, sizes > 0)
     if field.column is None:
-        return (() if counts is None else (counts,)), None
+        return tuple(counts), []
     pieces = yield field.column, lo, hi, total
     pieces = tuple(_as(piece, np.dtype(field.dtype)) for piece in pieces)
     if present is None and field.item is None:

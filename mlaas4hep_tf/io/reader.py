@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import awkward as ak
@@ -25,6 +25,7 @@ from mlaas4hep_tf.io.inspection import OpenTree, blame, file_stamp
 from mlaas4hep_tf.io.page_index import PageIndex
 from mlaas4hep_tf.io.remote import place, read_ranges
 
+_LISTS = ("jagged", "nested")
 _PAGE_CACHE = 1 << 27  # bytes of decoded pages that a process keeps
 
 
@@ -35,12 +36,14 @@ class Columns:
     Attributes:
         num_entries: number of events.
         values: branch -> 1-D arrays of any byte order which together are its values, event after event.
-        counts: group -> values per event, int64 [entries].
+        counts: group -> values per event, int64 [entries]; of lists of lists how many lists.
+        inner: inner lists (`BranchInfo.inner`) -> values of each, event after event, int64.
     """
 
     num_entries: int
     values: dict[str, tuple[Array, ...]]
     counts: dict[str, Array]
+    inner: dict[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -153,15 +156,16 @@ def read(
     infos = [known[name] for name in names]
     with blame(file.url, file.tree, f"entries {start} to {stop}"):
         index = file.index.part((*names, *counters), start, stop)
-        groups = {info.name: (groups or {}).get(info.name, info.group) for info in infos if info.kind == "jagged"}
+        groups = {info.name: (groups or {}).get(info.name, info.group) for info in infos if info.kind in _LISTS}
         values, held = _decode(file, index, start, stop, groups, hold)
         slow_infos = [info for info in (*infos, *_flat(known, counters)) if info.name not in values]
-        slow, slow_counts = _read_by_uproot(file, slow_infos, start, stop)
+        slow, slow_counts, slow_inner = _read_by_uproot(file, slow_infos, start, stop)
         values |= slow
         counted = {name: baskets.joined(slow[name]) for name in groups.values() if name in slow and name not in groups}
         _hold(held, counted | slow_counts, groups, hold)
+        inner = slow_inner | {i.inner: held.pop(i.inner).counts for i in infos if i.inner in held}
         columns = Columns(
-            stop - start, {name: values[name] for name in names}, {group: held[group].counts for group in held}
+            stop - start, {name: values[name] for name in names}, {group: held[group].counts for group in held}, inner
         )
         _check_lengths(columns, infos, groups)
     return columns
@@ -210,6 +214,10 @@ def _check_lengths(columns: Columns, infos: Sequence[BranchInfo], groups: Mappin
             columns.counts[info.group] = np.full(columns.num_entries, info.length, np.int64)
         group = info.name if info.name in columns.counts else groups.get(info.name, info.group)
         expected = columns.num_entries if info.kind == "flat" else int(columns.counts[group].sum())
+        if info.kind == "nested":
+            if len(columns.inner[info.inner]) != expected:
+                raise ValueError(f"branch {info.name!r} has {len(columns.inner[info.inner])} lists, not {expected}")
+            expected = int(columns.inner[info.inner].sum())
         have = sum(map(len, columns.values[info.name]))
         if have != expected:
             raise ValueError(f"branch {info.name!r} has {have} values in {columns.num_entries} events, not {expected}")
@@ -217,22 +225,31 @@ def _check_lengths(columns: Columns, infos: Sequence[BranchInfo], groups: Mappin
 
 def _read_by_uproot(
     file: RootFile, infos: Sequence[BranchInfo], start: int, stop: int
-) -> tuple[dict[str, tuple[Array, ...]], dict[str, Array]]:
+) -> tuple[dict[str, Pieces], dict[str, Array], dict[str, Array]]:
+    """Values, counts by branch, and counts of inner lists by their name."""
     if not infos:
-        return {}, {}
+        return {}, {}, {}
     names = [info.name for info in infos]
+    values: dict[str, Pieces]
+    if start == stop:  # of lists of lists uproot cannot read none
+        nothing = np.zeros(0, np.int64)
+        lists = [info for info in infos if info.kind in _LISTS]
+        values = {info.name: (np.empty(0, info.dtype),) for info in infos}
+        return values, {i.name: nothing for i in lists}, {i.inner: nothing for i in lists if i.inner}
     record = _opened(file).tree.arrays(names, entry_start=start, entry_stop=stop, library="ak")
-    values: dict[str, tuple[Array, ...]] = {}
-    counts = {}
+    values = {}
+    counts, inner = {}, {}
     for info in infos:
         array = record[info.name] if info.name in record.fields else record[tuple(info.name.split("."))]
         numbers = np.asarray(ak.to_numpy(ak.flatten(array, axis=None))).reshape(-1)
         if numbers.dtype != info.dtype:
             raise ValueError(f"branch {info.name!r} is {numbers.dtype} where its type says {info.dtype}; exclude it")
         values[info.name] = (numbers,)
-        if info.kind == "jagged":
+        if info.kind in _LISTS:
             counts[info.name] = np.asarray(ak.to_numpy(ak.num(array)), np.int64)
-    return values, counts
+        if info.kind == "nested":
+            inner[info.inner] = np.asarray(ak.to_numpy(ak.flatten(ak.num(array, axis=2))), np.int64)
+    return values, counts, inner
 
 
 def pack(columns: Columns, layout: Layout, ref: BufferRef | None = None) -> Packed:

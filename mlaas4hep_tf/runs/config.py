@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,8 @@ from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.model_names import check_model
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
-from mlaas4hep_tf.streaming.targets import PerFile, check_binary, check_law, per_file
+from mlaas4hep_tf.streaming.targets import Labels, PerFile, check_law, per_file
+from mlaas4hep_tf.tasks import Task, class_names, classes_of, numbered
 from mlaas4hep_tf.transforms.normalize import Normalize, by_branch, check_normalize
 
 if TYPE_CHECKING:
@@ -40,10 +41,12 @@ class RunConfig:
         max_events: use so many events of the data; None: all.
         mixing: law by which the training part is mixed (`RootDataset.mixed`).
         balanced: weigh classes in training so that each has the same total weight.
+        classes, signal, one_against_rest, loss: as for `tasks.classes_of`; `classes` are names for labels 0, 1 ...
+            that are numbers.
     """
 
     files: tuple[str, ...]
-    labels: PerFile
+    labels: Labels
     model: str = "mlp"
     epochs: int = 5
     batch_size: int = BATCH_SIZE
@@ -56,6 +59,10 @@ class RunConfig:
     max_events: int | None = None
     mixing: Mixing = "proportional"
     balanced: bool = False
+    classes: tuple[str, ...] = ()
+    signal: str | None = None
+    one_against_rest: bool = False
+    loss: str | None = None
     read: ReadOptions = DEFAULT_READ
 
     def __post_init__(self) -> None:
@@ -86,6 +93,7 @@ class RunConfig:
         check_model(self.model)
         if specs is not None:
             by_branch(specs, self.normalize)
+        class_names(self.labels, self.signal)
         sources = expand(self.files, tree or None)
         if self.read.on_bad_file == "raise" and not any(s.listing or s.tree is None for s in sources):
             _check_targets(self, sources)  # else which files there are is known when they are opened
@@ -94,10 +102,35 @@ class RunConfig:
         from mlaas4hep_tf.dataset import RootDataset  # here: it imports TensorFlow
 
         ds = RootDataset(
-            self.files, specs, labels=self.labels, weights=self.weights, batch_size=self.batch_size,
+            self.files, specs, labels=self.numbers(self.labels), weights=self.weights, batch_size=self.batch_size,
             chunk_size=self.chunk_size, seed=self.seed, normalize=self.normalize, mask=mask, read=self.read,
         )  # fmt: skip
         return ds.sample(self.max_events) if self.max_events and self.max_events < ds.entries else ds
+
+    def numbers(self, labels: Labels) -> PerFile:
+        """Labels as the numbers that they have in this run.
+
+        Raises:
+            LabelError: a name of no class.
+        """
+        return numbered(labels, class_names(self.labels, self.signal) or self.classes)
+
+    def task(self, found: Sequence[float]) -> Task:
+        """What the model is to tell.
+
+        Args:
+            found: the distinct labels, as numbers.
+
+        Raises:
+            LabelError: labels that are not those of classes.
+        """
+        loss = self.loss or "crossentropy"
+        return Task(
+            classes_of(
+                self.labels, found, names=self.classes, signal=self.signal, one_against_rest=self.one_against_rest,
+                loss=loss,
+            )
+        )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``config.json``, where the options of reading stand beside the others."""
@@ -113,15 +146,16 @@ class RunConfig:
         """
         reading = {f.name for f in fields(ReadOptions)} & set(content)
         own: dict[str, Any] = {name: value for name, value in content.items() if name not in reading}
-        own |= {name: tuple(own[name]) for name in ("files", "split") if name in own}
+        own |= {name: tuple(own[name]) for name in ("files", "split", "classes") if name in own}
         return RunConfig(**own, read=ReadOptions.from_json({name: content[name] for name in reading}))
 
 
 def _check_targets(config: RunConfig, sources: tuple[Source, ...]) -> None:
     """Raise LabelError for numbers per file that do not fit the files, or labels that are no classes."""
     files = [names_of(source.url, source.tree) for source in sources]
-    if not isinstance(config.labels, str):
-        check_binary(per_file("labels", config.labels, files))
+    labels = config.numbers(config.labels)
+    if not isinstance(labels, str):
+        config.task(per_file("labels", labels, files))
     if config.weights is not None and not isinstance(config.weights, str):
         per_file("weights", config.weights, files)
     if not isinstance(config.mixing, str):

@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from mlaas4hep_tf.dataset import RootDataset
 from mlaas4hep_tf.errors import LabelError
-from mlaas4hep_tf.train import Evaluation, predict_batch
+from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Task
+from mlaas4hep_tf.train import judged, predict_batch
 
 EVENTS = 2000  # of the sample whose values are shuffled
 ROUNDS = 3
@@ -33,15 +34,17 @@ class Importance:
 
 
 def permutation_importance(
-    model: keras.Model, ds: RootDataset, *, events: int = EVENTS, rounds: int = ROUNDS, seed: int = 0
-) -> list[Importance]:
+    model: keras.Model, ds: RootDataset, *, task: Task = SIGNAL_OR_NOT, events: int = EVENTS, rounds: int = ROUNDS,
+    seed: int = 0,
+) -> list[Importance]:  # fmt: skip
     """Importance of every branch, the greatest first.
 
     Branches that say the same stand in for each other: each of them alone then looks unimportant.
 
     Args:
-        model: a classifier with one output, trained on such a dataset.
+        model: trained on such a dataset.
         ds: labelled events that the model has not seen, in ``layout="vector"``.
+        task: what the model tells; of more than two classes it is the mean AUC of one against the rest that is lost.
         events: sample to use; its composition is that of the dataset.
         rounds: permutations per branch.
         seed: of the permutations.
@@ -56,13 +59,13 @@ def permutation_importance(
         np.concatenate(column).astype(np.float64) for column in zip(*(p[1:] for p in parts), strict=True)
     )
     weight = weights[0] if weights else np.ones_like(labels)
-    whole = _auc(model, x, labels, weight)
+    whole = _auc(model, x, labels, weight, task)
     rng = np.random.default_rng(seed)
     found = []
     for branch, columns in ds.preprocessor.columns.items():
         if columns.stop == columns.start:
             continue
-        lost = [whole - _auc(model, _dealt(x, columns, rng), labels, weight) for _ in range(rounds)]
+        lost = [whole - _auc(model, _dealt(x, columns, rng), labels, weight, task) for _ in range(rounds)]
         found.append(Importance(branch, float(np.mean(lost)), float(np.std(lost))))
     return sorted(found, key=lambda one: -one.loss)
 
@@ -80,9 +83,8 @@ def _dealt(x: Any, columns: slice, rng: np.random.Generator) -> Any:
     return tf.nest.map_structure(move, x)
 
 
-def _auc(model: keras.Model, x: Any, labels: Any, weights: Any) -> float:
-    scores = predict_batch(model, x)[:, 0]
-    auc = Evaluation(labels, scores, weights).auc
+def _auc(model: keras.Model, x: Any, labels: Any, weights: Any, task: Task) -> float:
+    auc = judged(labels, predict_batch(model, x), weights, task).auc
     if auc is None:
-        raise LabelError(f"importance needs events of both classes; the sample of {len(labels)} has one")
+        raise LabelError(f"importance needs events of several classes; the sample of {len(labels)} has one")
     return auc

@@ -1,57 +1,116 @@
-"""Plots and the HTML report of a run: one file that can be sent to a colleague."""
+"""The HTML report of a run, which follows its task: one file that can be sent to a colleague."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib as mpl
-import numpy as np
 from matplotlib.figure import Figure
 
-from mlaas4hep_tf.specs import BranchSpec, Specs
-from mlaas4hep_tf.train import Evaluation, FloatArray
+from mlaas4hep_tf.evaluation import EFFICIENCIES, ClassEvaluation, Evaluated, Evaluation
+from mlaas4hep_tf.runs import plots
+from mlaas4hep_tf.specs import Specs
 
-COLORS = {"train": "#4477AA", "validation": "#CCBB44", "test": "#EE6677"}  # P. Tol's bright scheme
-SIGNAL, BACKGROUND = "#EE6677", "#4477AA"
-_STYLE: dict[Any, Any] = {
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "grid.linewidth": 0.6,
-    "font.size": 11, "axes.titlesize": 12, "legend.frameon": False, "savefig.bbox": "tight", "savefig.dpi": 130,
-}  # fmt: skip
+ROC = "ROC of the three parts; the uncertainty of the AUC is that of DeLong."
+CLASS_ROC = "Test events: each class against all others, by its own probability. Uncertainties are those of DeLong."
+REJECTION = "Test events: how many background events there are for one that passes; bars are from a bootstrap."
+PAIRS = (
+    "Test events: {signal} against each other class alone, by p(signal) / (p(signal) + p(other)); bars are from a "
+    "bootstrap."
+)
+SCORES = (
+    "Scores: training filled, test as points; a small p of the test below says that training events are known by heart."
+)
+CLASS_SCORES = "Test events: the probability of each class, by the class that an event is of."
+OWN_SCORES = "Probability of the own class: training filled, test as points, which should lie on it."
+CONFUSION = "Test events: which share of each class (row) is told to be of which (column), weighted."
+CALIBRATION = (
+    "Test events: a probability that means what it says lies on the diagonal, if classes are mixed as in training."
+)
+IMPORTANCE = (
+    "What the model looks at: AUC lost on test events when one branch is shuffled among them. Branches that say the "
+    "same stand in for each other."
+)
+CURVES = "Loss and AUC per epoch. Dropout is on for the training curve, so it may lie on the worse side."
+MULTIPLICITY = "How many objects events have, by group; dotted: where the length cuts."
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure with what there is to say of it.
+
+    Attributes:
+        name: of its file in the run folder.
+        figure: as it was drawn.
+        caption: what it shows.
+        wide: it takes the whole width of the page.
+    """
+
+    name: str
+    figure: Figure
+    caption: str
+    wide: bool = False
+
+    def saved(self, folder: Path) -> dict[str, Any]:
+        """Write it to the run folder; what the page needs of it."""
+        path = folder / f"{self.name}.png"
+        self.figure.savefig(path)
+        source = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+        return {"name": self.name, "source": source, "caption": self.caption, "wide": self.wide}
 
 
 def write_report(
     folder: Path, metrics: Mapping[str, Any], specs: Specs, history: Mapping[str, Sequence[float]],
-    results: Mapping[str, Evaluation],
+    results: Mapping[str, Evaluated],
 ) -> Path:  # fmt: skip
-    """Draw curves, ROC, scores, importance and multiplicities and write ``report.html`` with them inside."""
-    with mpl.rc_context(_STYLE):
-        plots = {
-            "curves": plot_curves(history), "roc": plot_roc(results), "scores": plot_scores(results),
-            "multiplicity": plot_multiplicities(specs), "importance": plot_importance(metrics["importance"]),
-        }  # fmt: skip
-        images = {}
-        for name, figure in plots.items():
-            path = folder / f"{name}.png"
-            figure.savefig(path)
-            images[name] = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    """Draw what the task asks for and write ``report.html`` with it inside."""
+    with plots.style():
+        physics = [*_class_plots(results)]
+        others = [
+            Plot("importance", plots.plot_importance(metrics["importance"]), IMPORTANCE),
+            Plot("curves", plots.plot_curves(history), CURVES),
+        ]
+        about_data = [Plot("multiplicity", plots.plot_multiplicities(specs), MULTIPLICITY)]
+        drawn = {
+            name: [one.saved(folder) for one in shown]
+            for name, shown in (("physics", physics), ("learning", others), ("data", about_data))
+        }
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     page = environment.from_string((Path(__file__).parent / "report.html.jinja").read_text())
     report = folder / "report.html"
     report.write_text(
         page.render(
-            title=folder.name,
-            metrics=metrics,
-            specs=specs,
-            images=images,
-            notes=data_notes(specs),
-            missing=missing_values(specs),
+            title=folder.name, metrics=metrics, specs=specs, plots=drawn, notes=data_notes(specs),
+            missing=missing_values(specs), classes=_names(results), efficiencies=EFFICIENCIES,
         )
-    )
+    )  # fmt: skip
     return report
+
+
+def _names(results: Mapping[str, Evaluated]) -> tuple[str, ...]:
+    return next(iter(results.values())).classes.names
+
+
+def _class_plots(results: Mapping[str, Evaluated]) -> Iterator[Plot]:
+    train, test = results["train"], results["test"]
+    signal = test.classes.names[test.classes.signal]
+    if isinstance(train, Evaluation) and isinstance(test, Evaluation):
+        two = {name: one for name, one in results.items() if isinstance(one, Evaluation)}
+        yield Plot("roc", plots.plot_roc(two), ROC)
+        yield Plot("rejection", plots.plot_rejection(plots.rejection_curves(test), signal), REJECTION)
+        yield Plot("scores", plots.plot_scores(train, test), SCORES)
+        yield Plot("calibration", plots.plot_calibration(test), CALIBRATION)
+    if isinstance(train, ClassEvaluation) and isinstance(test, ClassEvaluation):
+        yield Plot("roc", plots.plot_class_roc(test), CLASS_ROC)
+        yield Plot("rejection", plots.plot_rejection(plots.rejection_curves(test), signal), PAIRS.format(signal=signal))
+        yield Plot("scores", plots.plot_class_scores(test), CLASS_SCORES, wide=True)
+        yield Plot("confusion", plots.plot_confusion(test), CONFUSION)
+        yield Plot("calibration", plots.plot_calibration(test), CALIBRATION)
+        yield Plot("overtraining", plots.plot_own_scores(train, test), OWN_SCORES, wide=True)
 
 
 def missing_values(specs: Specs) -> tuple[int, int]:
@@ -75,108 +134,3 @@ def data_notes(specs: Specs) -> list[tuple[str, str]]:
         if events:
             notes.append((group, f"cut at {members[0].length} objects: {events:,} events lose {objects:,} objects"))
     return notes + [(name, f"left out: {why}") for name, why in specs.left_out.items()]
-
-
-def plot_curves(history: Mapping[str, Sequence[float]]) -> Figure:
-    """Loss and AUC of training and validation per epoch."""
-    names = [name for name in ("loss", "auc") if name in history]
-    figure = Figure(figsize=(5.4, 2.7 * len(names)))
-    for axes, name in zip(figure.subplots(len(names), squeeze=False)[:, 0], names, strict=True):
-        for part, key in (("train", name), ("validation", f"val_{name}")):
-            if key in history:
-                values = history[key]
-                axes.plot(range(1, len(values) + 1), values, "o-", color=COLORS[part], label=part, markersize=4)
-        axes.set(xlabel="epoch", ylabel={"loss": "loss", "auc": "AUC"}[name])
-        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-        axes.legend()
-    figure.tight_layout()
-    return figure
-
-
-def plot_roc(results: Mapping[str, Evaluation]) -> Figure:
-    """Signal efficiency against background efficiency, with the AUC of each part."""
-    figure = Figure(figsize=(4.8, 4.4))
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color="0.7", linestyle=":", linewidth=1)
-    for name, result in results.items():
-        if result.auc is None:
-            continue
-        false, true = result.roc()
-        axes.plot(false, true, color=COLORS[name], label=f"{name}  AUC = {result.auc:.3f} ± {result.auc_error:.3f}")
-    axes.set(xlabel="background efficiency", ylabel="signal efficiency", xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
-    axes.legend(loc="lower right")
-    figure.tight_layout()
-    return figure
-
-
-def plot_scores(results: Mapping[str, Evaluation]) -> Figure:
-    """Weighted scores of signal and background: filled for training, points with errors for test (over-training)."""
-    figure = Figure(figsize=(5.2, 4.7))
-    axes = figure.subplots()
-    top = max((float(r.scores.max()) for r in results.values() if len(r.scores)), default=1.0)
-    low = min((float(r.scores.min()) for r in results.values() if len(r.scores)), default=0.0)
-    bins = [low + (max(top, low + 1e-6) - low) * i / 30 for i in range(31)]
-    for wanted, name, color in ((1, "signal", SIGNAL), (0, "background", BACKGROUND)):
-        train, test = results["train"], results["test"]
-        axes.hist(
-            train.of_class(wanted), bins=bins, weights=train.weights_of_class(wanted), density=True,
-            color=color, alpha=0.35, label=f"{name} (train)",
-        )  # fmt: skip
-        height, error = density(test.of_class(wanted), test.weights_of_class(wanted), bins)
-        middle, filled = (np.array(bins[1:]) + bins[:-1]) / 2, height > 0
-        axes.errorbar(
-            middle[filled], height[filled], error[filled], fmt="o", color=color, markersize=3, linewidth=1,
-            label=f"{name} (test)",
-        )  # fmt: skip
-    axes.set(xlabel="score", ylabel="events (normalised)", xlim=(bins[0], bins[-1]), yscale="log")
-    axes.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
-    figure.tight_layout()
-    return figure
-
-
-def density(values: FloatArray, weights: FloatArray, bins: Sequence[float]) -> tuple[FloatArray, FloatArray]:
-    """Weighted events per unit of score, normalised to 1, and their statistical errors sqrt(sum of w^2)."""
-    content, entry_offsets = np.histogram(values, bins=bins, weights=weights)
-    squares, _ = np.histogram(values, bins=bins, weights=weights**2)
-    scale = (content.sum() or 1.0) * np.diff(entry_offsets)
-    return content / scale, np.sqrt(squares) / scale
-
-
-def plot_importance(importance: Sequence[Mapping[str, Any]], shown: int = 15) -> Figure:
-    """Loss of AUC of the most important branches when they are shuffled; errors are between rounds."""
-    first = importance[:shown][::-1]
-    figure = Figure(figsize=(5.4, 1.1 + 0.29 * len(first)))
-    axes = figure.subplots()
-    axes.barh(
-        [one["branch"] for one in first],
-        [one["loss"] for one in first],
-        xerr=[one["spread"] for one in first],
-        color=BACKGROUND,
-        alpha=0.85,
-        error_kw={"elinewidth": 1, "ecolor": "0.3"},
-    )
-    axes.set(xlabel="AUC lost when the branch is shuffled")
-    axes.grid(visible=False, axis="y")
-    figure.tight_layout()
-    return figure
-
-
-def plot_multiplicities(specs: Specs) -> Figure:
-    """Events against multiplicity of each group, and where its length cuts."""
-    groups: dict[str, BranchSpec] = {g: m[0] for g, m in specs.groups.items() if m[0].multiplicities}
-    shown = dict(sorted(groups.items(), key=lambda item: -sum(item[1].multiplicities[1:]))[:6])
-    figure = Figure(figsize=(5.6, 3.6))
-    axes = figure.subplots()
-    for number, (group, branch) in enumerate(shown.items()):
-        color = f"C{number}"
-        axes.stairs(
-            branch.multiplicities, [i - 0.5 for i in range(len(branch.multiplicities) + 1)], color=color, label=group
-        )
-        if branch.length < branch.largest:
-            axes.axvline(branch.length + 0.5, color=color, linestyle=":", linewidth=1)
-    axes.set(xlabel="objects in an event", ylabel="events")
-    if shown:
-        axes.set_yscale("log")
-        axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
-    figure.tight_layout()
-    return figure

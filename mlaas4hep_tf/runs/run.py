@@ -8,6 +8,7 @@ import shutil
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from time import strftime
@@ -17,13 +18,16 @@ import keras
 
 from mlaas4hep_tf.dataset import RootDataset
 from mlaas4hep_tf.errors import ConfigError, LabelError, MissingExtra, MissingExtraWarning, need
+from mlaas4hep_tf.evaluation import Evaluated, over_training
+from mlaas4hep_tf.heads import check as check_outputs
 from mlaas4hep_tf.io.read_options import ReadOptions
 from mlaas4hep_tf.models import build, definitions, wants_mask
 from mlaas4hep_tf.runs.config import MODEL, MODEL_SOURCE, PARTS, Described, RunConfig, check_new, describe
 from mlaas4hep_tf.runs.importance import permutation_importance
-from mlaas4hep_tf.specs import Specs, TargetSpec
-from mlaas4hep_tf.streaming.targets import PerFile, check_binary
-from mlaas4hep_tf.train import Evaluation, Fit, evaluate, fit, over_training
+from mlaas4hep_tf.specs import Specs
+from mlaas4hep_tf.streaming.targets import Labels
+from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Task, numbered
+from mlaas4hep_tf.train import Fit, evaluate, fit
 from mlaas4hep_tf.transforms.vector import Preprocessor
 
 
@@ -41,6 +45,12 @@ class Run:
     def preprocessor(self) -> Preprocessor:
         """What the model's input was made with."""
         return Preprocessor(self.specs, self.config.normalize)
+
+    @cached_property
+    def task(self) -> Task:
+        """What the model tells."""
+        known = self.metrics.get("task")
+        return Task.from_json(known) if known else SIGNAL_OR_NOT  # runs of older versions told no other
 
     @staticmethod
     def load(folder: str | os.PathLike[str]) -> Run:
@@ -77,9 +87,10 @@ def _definitions(run: Described) -> dict[str, Any]:
 
 
 def train_run(
-    config: RunConfig, specs: Specs, out: str | os.PathLike[str], *, overwrite: bool = False, verbose: int = 0
-) -> Run:
-    """Train as `config` says and leave a run folder.
+    config: RunConfig, specs: Specs, out: str | os.PathLike[str], *, overwrite: bool = False, verbose: int = 0,
+    command: str = "",
+) -> Run:  # fmt: skip
+    """Train as `config` says and leave a run folder; the report tells the `command` that asked for it.
 
     Without the extra ``report`` there are no plots, no ``report.html`` and no check of over-training; a
     `MissingExtraWarning` says so before anything is read.
@@ -93,9 +104,11 @@ def train_run(
     reports = _can_report()
     config = replace(config, files=tuple(_absolute(name) for name in config.files), model=_own_file(config.model))
     keras.utils.set_random_seed(config.seed)
-    model = build(config.model, specs)
-    ds = config.dataset(specs, mask=wants_mask(model))
-    _check_labels(config, ds)
+    ds = config.dataset(specs, mask=False)
+    task = task_of(config, ds.specs, ds.composition())
+    model = build(config.model, ds.specs, task=task)
+    check_outputs(model, task)
+    ds = ds.masked(wants_mask(model))
     parts = dict(zip(PARTS, ds.split(*config.split), strict=True))
     mixed = parts["train"].mixed(config.mixing)
     _begin(folder, config, ds.specs)
@@ -104,8 +117,8 @@ def train_run(
         patience=config.patience, class_weights="balanced" if config.balanced else None, verbose=verbose,
     )  # fmt: skip
     model.save(folder / MODEL)
-    results = {name: evaluate(model, part) for name, part in parts.items()}
-    metrics = _metrics(config, ds, parts, done, results, model)
+    results = {name: evaluate(model, part, task) for name, part in parts.items()}
+    metrics = _metrics(config, task, ds, parts, done, results, model) | {"command": command}
     if reports:
         over = over_training(results["train"], results["test"])
         metrics["over_training"] = {name: asdict(one) for name, one in over.items()}
@@ -145,8 +158,8 @@ def _can_report() -> bool:
 
 
 def evaluate_run(
-    run: Run, files: tuple[str, ...] = (), labels: PerFile | None = None, *, read: ReadOptions | None = None
-) -> dict[str, Evaluation]:
+    run: Run, files: tuple[str, ...] = (), labels: Labels | None = None, *, read: ReadOptions | None = None
+) -> dict[str, Evaluated]:
     """Evaluate a run again: on the three parts of its own data, or on all events of other files.
 
     Args:
@@ -159,9 +172,10 @@ def evaluate_run(
     mask = wants_mask(run.model)
     config = replace(run.config, read=read or run.config.read)
     if files:
-        config = replace(config, files=files, labels=labels or config.labels, max_events=None)
+        own = numbered(labels if labels is not None else config.labels, run.task.classes.names)
+        config = replace(config, files=files, labels=own, signal=None, max_events=None)
         ds = config.dataset(run.specs.unbound(), mask=mask)
-        return {"files": evaluate(run.model, ds)}
+        return {"files": evaluate(run.model, ds, run.task)}
     ds = config.dataset(run.specs, mask=mask)
     if _identity(ds) != run.metrics["files"]:
         raise ConfigError(
@@ -169,7 +183,7 @@ def evaluate_run(
             f"there are {len(ds.files)} now, {len(run.metrics['files'])} then; name files to evaluate them as a whole"
         )
     parts = ds.split(*config.split)
-    return {name: evaluate(run.model, part) for name, part in zip(PARTS, parts, strict=True)}
+    return {name: evaluate(run.model, part, run.task) for name, part in zip(PARTS, parts, strict=True)}
 
 
 def _absolute(name: str) -> str:
@@ -185,29 +199,27 @@ def _identity(ds: RootDataset) -> list[list[Any]]:
     return [[file.uuid, file.num_entries] for file in ds.files]
 
 
-def _check_labels(config: RunConfig, ds: RootDataset) -> None:
-    """Raise LabelError before training, not after it, unless there are two classes, 0 and 1."""
-    composition = ds.composition()
-    check_binary(list(composition))
-    if isinstance(config.labels, str):
-        _check_label_branch(next(target for target in ds.specs.targets if target.name == config.labels))
-    if len(composition) == 1:
-        raise LabelError(
-            f"training needs events of two classes; all {ds.entries} events have label {next(iter(composition)):g}"
-        )
+def task_of(config: RunConfig, specs: Specs, composition: Mapping[float, int]) -> Task:
+    """What the model of a run is to tell, where the labels are known.
 
-
-def _check_label_branch(label: TargetSpec) -> None:
-    if [value for value, _ in label.found] != [0, 1] or label.not_finite:
-        held = ", ".join(f"{value:g}" for value, _ in label.found) or f"{label.min} to {label.max}"
-        raise LabelError(f"label branch {label.name!r} must hold 0 for background and 1 for signal; it holds {held}")
+    Raises:
+        LabelError: labels that are not those of classes, before training and not after it.
+    """
+    if not isinstance(config.labels, str):
+        return config.task([*composition])
+    branch = next(target for target in specs.targets if target.name == config.labels)
+    if branch.not_finite or not branch.found:
+        held = f"{branch.not_finite} events without a number" if branch.not_finite else f"{branch.min} to {branch.max}"
+        raise LabelError(f"label branch {branch.name!r} must hold the numbers of classes, 0, 1 ...; it holds {held}")
+    return config.task([value for value, _ in branch.found])
 
 
 def _metrics(
-    config: RunConfig, ds: RootDataset, parts: Mapping[str, RootDataset], done: Fit,
-    results: Mapping[str, Evaluation], model: keras.Model,
+    config: RunConfig, task: Task, ds: RootDataset, parts: Mapping[str, RootDataset], done: Fit,
+    results: Mapping[str, Evaluated], model: keras.Model,
 ) -> dict[str, Any]:  # fmt: skip
     return {
+        "task": task.to_json(),
         "parts": {
             name: result.summary() | {"composition": {f"{k:g}": v for k, v in parts[name].composition().items()}}
             for name, result in results.items()
@@ -223,7 +235,9 @@ def _metrics(
             {"file": file.url.split("/")[-1], "events": events, "label": label}
             for file, events, label in ds.files_and_labels()
         ],
-        "importance": [asdict(one) for one in permutation_importance(model, parts["test"], seed=config.seed)],
+        "importance": [
+            asdict(one) for one in permutation_importance(model, parts["test"], task=task, seed=config.seed)
+        ],
         "truncated": {
             group: dict(zip(("events", "objects"), members[0].truncated, strict=True))
             for group, members in ds.specs.groups.items() if members[0].truncated[0]

@@ -12,6 +12,7 @@ from mlaas4hep_tf.io.files import RootFile, meant_files, names_of
 from mlaas4hep_tf.streaming.skipped import SkippedRange
 
 PerFile = Mapping[str, float] | Sequence[float] | str
+Labels = Mapping[str, float] | Mapping[str, str] | Sequence[float] | Sequence[str] | str  # as users give them
 
 
 LabelDtype = Literal["float32", "int32", "int64"]
@@ -26,11 +27,13 @@ class Target:
         per_file: a number for each file, or empty.
         branch: name of the branch that has it per event, or empty.
         dtype: in which it is delivered.
+        names: of the classes 0, 1 ..., where labels were given by name.
     """
 
     per_file: tuple[float, ...] = ()
     branch: str = ""
     dtype: str = "float32"
+    names: tuple[str, ...] = ()
 
 
 def resolve_target(
@@ -72,14 +75,6 @@ def per_file(
         raise LabelError(f"a list of {what} needs one number per file: {len(values)} for {count} files")
     gone = {lost.number for lost in failed}
     return tuple(value for number, value in enumerate(values) if number not in gone)
-
-
-def check_binary(labels: Sequence[float]) -> None:
-    """Raise LabelError unless all labels are 0 or 1."""
-    if not set(labels) <= {0.0, 1.0}:
-        raise LabelError(
-            f"two classes are expected, label 0 for background and 1 for signal; there are {sorted(set(labels))}"
-        )
 
 
 def check_law(law: object) -> None:

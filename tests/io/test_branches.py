@@ -52,7 +52,7 @@ def test_patterns(selection, found):
     [
         (Selection(("jet_pt",)), r"no branch matches 'jet_pt' \(did you mean 'Jet_pt'"),
         (Selection((), ("isSignal",)), "no branch matches 'isSignal'"),
-        (Selection(("name",)), "'name' cannot become numbers: it is text"),
+        (Selection(("name",)), "'name' cannot become a feature: it is text"),
         (Selection(("na*",)), "no numeric branch is left"),
     ],
 )

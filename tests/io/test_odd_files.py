@@ -115,7 +115,9 @@ def test_a_branch_with_another_number_of_entries_than_its_tree_is_left_out_alone
     said = [str(w.message) for w in caught]
     for name, times in (("y", 50), ("z", 0), ("w", 120)):
         assert f"branch {name!r} is left out: filled {times} times in a tree of 100 entries (float)" in said
-    with pytest.raises(BranchError, match=r"'y' cannot become numbers: it is filled 50 times in a tree of 100 entries"):
+    with pytest.raises(
+        BranchError, match=r"'y' cannot become a feature: it is filled 50 times in a tree of 100 entries"
+    ):
         scan(ODD / "unequal.root", branches=["x", "y"], progress=False)
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlaas4hep_tf.io.branches import Selection
+from mlaas4hep_tf import scan
+from mlaas4hep_tf.errors import BranchError, DataWarning
+from mlaas4hep_tf.io.branches import NO_FEATURES, Selection
 from mlaas4hep_tf.io.files import Source
 from mlaas4hep_tf.io.inspection import inspect
 from mlaas4hep_tf.io.reader import read
@@ -18,15 +20,12 @@ VALUES = json.loads((FOLDER / "values.json").read_text())
 LEFT_OUT = {
     "delphes.root": {"Jet/Jet.Constituents": "objects"},
     "objects.root": {
-        "whole": "objects",  # a TBranchObject, of which each entry has its class's name
         "polars_whole": "objects stored member by member",
         "derived": "objects stored otherwise than uproot thinks",  # its base class has a header
     },
-    "physlite.root": {"AnalysisJetsAuxDyn.constituentPt": "lists of lists"},
     "reals.root": {"member./member.list": "objects"},
-    "vectors.root": {"nested": "lists of lists", "text": "text"},
-    "physlite_rntuple.root": {"AnalysisJetsAuxDyn:constituentPt": "lists of lists"},
-    "objects_rntuple.root": {"nested": "lists of lists", "variant": "variants", "text": "text"},
+    "vectors.root": {"text": "text"},
+    "objects_rntuple.root": {"variant": "variants", "text": "text"},
 }
 SPREAD = re.compile(r"(\[\d+\])+$")  # of an array in a list: the element, or in ROOT's names the size
 
@@ -60,6 +59,58 @@ def flat(value):
     return [number for one in value for number in flat(one)]
 
 
+NESTED = {
+    "nested.root": {*(f"hits_{kind}" for kind in ("float", "double", "short", "long", "unsigned", "bool"))},
+    "physlite.root": {"AnalysisJetsAuxDyn.constituentPt"},
+    "physlite_rntuple.root": {"AnalysisJetsAuxDyn:constituentPt"},
+    "vectors.root": {"nested"},
+    "objects_rntuple.root": {"nested"},
+    "nested_rntuple.root": {
+        *(f"hits_{kind}" for kind in ("float", "double", "short", "char", "long", "unsigned", "bool")),
+        "electrons.pt", "electrons.eta", "electrons.charge", "links.m_persKey", "links.m_persIndex",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(VALUES))
+@pytest.mark.parametrize(("start", "stop"), [(0, None), (3, 11), (4, 5), (5, 5)])
+def test_lists_of_lists_come_with_two_levels_of_counts(name, start, stop):
+    file = opened(name)
+    infos = [info for info in file.branches if info.kind == "nested"]
+    assert {info.name for info in infos} == NESTED.get(name, set())
+    stop = stop or file.num_entries
+    names = [info.name for info in infos]
+    columns = read(file.part(names, start, stop), start, stop, names)
+    for info in infos:
+        values = np.concatenate([np.empty(0, info.dtype), *columns.values[info.name]])
+        lists = split(split(values.tolist(), columns.inner[info.inner]), columns.counts[info.group])
+        key = info.name if info.name in VALUES[name] else info.name.partition(".")[0]
+        members = info.name[len(key) + 1 :].split(".") if key != info.name else []
+        expected = [[member(one, members) for one in event] for event in VALUES[name][key][start:stop]]
+        assert lists == expected, info
+
+
+def split(items, sizes):
+    ends = np.cumsum(sizes).tolist()
+    return [items[end - size : end] for end, size in zip(ends, sizes.tolist(), strict=True)]
+
+
+def test_inner_lists_of_one_storage_share_their_counts():
+    inner = {info.name: info.inner for info in opened("nested_rntuple.root").branches}
+    assert inner["links.m_persKey"] == inner["links.m_persIndex"]
+    assert inner["electrons.pt"] != inner["electrons.eta"]  # each is a vector of its own
+    groups = {info.name: info.group for info in opened("nested_rntuple.root").branches}
+    assert groups["electrons.pt"] == groups["electrons.eta"] == "electrons"
+
+
+def test_lists_of_lists_are_no_features():
+    with pytest.warns(DataWarning, match="branch 'nested' is left out: lists of lists"):
+        specs = scan(FOLDER / "vectors.root", exclude="text", progress=False)
+    assert "nested" not in specs
+    with pytest.raises(BranchError, match="'nested' cannot become a feature: it is lists of lists"):
+        scan(FOLDER / "vectors.root", branches=["nested", "jet_f"], progress=False)
+
+
 def per_event(columns, info):
     values = np.concatenate([np.empty(0, info.dtype), *columns.values[info.name]])
     assert all(piece.dtype.newbyteorder("=") == info.dtype for piece in columns.values[info.name])
@@ -71,7 +122,7 @@ def per_event(columns, info):
 @pytest.mark.parametrize(("start", "stop"), [(0, None), (3, 11), (4, 5)])
 def test_every_number_is_that_of_root(name, start, stop):
     file = opened(name)
-    infos = [info for info in file.branches if info.kind != "other"]
+    infos = [info for info in file.branches if info.kind not in NO_FEATURES]
     stop = stop or file.num_entries
     items = Counter(SPREAD.sub("", info.name) for info in infos)
     columns = read(file, start, stop, [info.name for info in infos])

@@ -34,7 +34,7 @@ def test_the_branch_that_decides_is_the_most_important(tmp_path, mask):
 def test_one_class_says_nothing(tmp_path):
     path = write_tree(tmp_path / "a.root", make_events(50))
     specs = scan(path, progress=False)
-    with pytest.raises(LabelError, match="both classes; the sample of 50 has one"):
+    with pytest.raises(LabelError, match="several classes; the sample of 50 has one"):
         permutation_importance(models.build("mlp", specs), RootDataset(path, specs, labels=[1]))
 
 

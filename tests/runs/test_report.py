@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mlaas4hep_tf.runs.report import density, plot_scores
+from mlaas4hep_tf.runs.plots import density, plot_scores
 from mlaas4hep_tf.train import Evaluation
 
 
@@ -22,6 +22,6 @@ def test_no_events_are_no_error():
 def test_the_histograms_of_scores_weigh_events():
     labels, scores = np.array([1.0, 1.0, 0.0, 0.0]), np.array([0.9, 0.1, 0.1, 0.2])
     result = Evaluation(labels, scores, np.array([3.0, 1.0, 1.0, 1.0]))
-    axes = plot_scores({"train": result, "test": result}).axes[0]
+    axes = plot_scores(result, result).axes[0]
     signal = [patch.get_height() for patch in axes.containers[0]]
     assert max(signal) == pytest.approx(3 * min(height for height in signal if height > 0))

@@ -1,12 +1,13 @@
 """Writes the files of this folder with ROOT, and values.json with what ROOT reads from them.
 
 Needs an environment apart: python3 -m venv rootenv; rootenv/bin/pip install --pre root==0.1a12 (ROOT 6.40.00), and a C++
-compiler.  Then rootenv/bin/python make_files.py.  No value comes from another reader.
+compiler.  Then rootenv/bin/python make_files.py, or with the names of some files to make these alone.  No value comes from another reader.
 """
 
 import json
 import os
 import re
+import sys
 import tempfile
 from array import array
 from pathlib import Path
@@ -262,6 +263,55 @@ def vectors(name):
     file.Close()
 
 
+NESTED = {"float": "float", "double": "double", "short": "short", "char": "signed char", "long": "Long64_t",
+          "unsigned": "ULong64_t", "bool": "bool"}  # fmt: skip
+
+
+def nested_values(i, kind):
+    """Lists of lists, empty ones among both."""
+    unsigned, bits = kind.startswith("U"), kind == "bool"
+    return [
+        [(i + k + n) % 2 if bits else (1 if unsigned else (-1) ** n) * (i + k + n) for n in range(k)]
+        for k in range(size(i))
+    ]
+
+
+def nested(name):
+    """Lists of lists of numbers; those of char ROOT reads only with a dictionary of its own."""
+    file, tree = new_tree(name)
+    vectors = {key: ROOT.std.vector[f"std::vector<{kind}>"]() for key, kind in NESTED.items() if key != "char"}
+    for key, vector in vectors.items():
+        tree.Branch(f"hits_{key}", vector)
+    for i in range(EVENTS):
+        for key, vector in vectors.items():
+            kind = NESTED[key]
+            fill_vector(vector, [ROOT.std.vector[kind](values) for values in nested_values(i, kind)])
+        tree.Fill()
+    file.Write()
+    file.Close()
+
+
+def nested_rntuple(name):
+    """Lists of lists of numbers, of structs that have lists, and of lists of structs, which share their lengths."""
+
+    def fill(entry, i):
+        for key, kind in NESTED.items():
+            lists = [ROOT.std.vector[kind](values) for values in nested_values(i, kind)]
+            fill_vector(entry[f"hits_{key}"], lists)
+        electrons, links = [], []
+        for k in range(size(i)):
+            electron = ROOT.ElectronAux()
+            fill_electrons(electron, i + k)
+            electrons.append(electron)
+            links.append(ROOT.std.vector["ElementLink"]([link_to(k + n) for n in range(k)]))
+        fill_vector(entry["electrons"], electrons)
+        fill_vector(entry["links"], links)
+
+    fields = {f"hits_{key}": f"std::vector<std::vector<{kind}>>" for key, kind in NESTED.items()}
+    fields |= {"electrons": "std::vector<ElectronAux>", "links": "std::vector<std::vector<ElementLink>>"}
+    write_rntuple(name, "events", fields, fill)
+
+
 def objects(name):
     """Leaf lists, and objects split into members and whole."""
     file, tree = new_tree(name)
@@ -448,12 +498,13 @@ def values_of(name, path):
 
 def main():
     os.chdir(HERE)
+    wanted = sys.argv[1:] or list(FILES)
     with tempfile.TemporaryDirectory() as folder:
         for source in ("classes.C", "rntuples.C"):
             assert ROOT.gSystem.CompileMacro(source, "k", "", folder)
     ROOT.gErrorIgnoreLevel = ROOT.kError
-    values = {}
-    for name, (write, tree) in FILES.items():
+    values = json.loads(Path("values.json").read_text()) if sys.argv[1:] else {}
+    for name, (write, tree) in ((name, FILES[name]) for name in wanted):
         Path(name).unlink(missing_ok=True)
         write(name)
         values[name] = values_of(tree, name)
@@ -473,6 +524,8 @@ FILES = {
     "snapshot.root": (snapshot, "Events"),
     "snapshot_rntuple.root": (lambda name: snapshot(name, rntuple=True), "Events"),
     "vectors.root": (vectors, "Events"),
+    "nested.root": (nested, "Events"),
+    "nested_rntuple.root": (nested_rntuple, "events"),
     "objects.root": (objects, "Events"),
     "reals.root": (reals, "Events"),
     "numbers_rntuple.root": (lambda name: ROOT.write_numbers(name, EVENTS, 505), "events"),

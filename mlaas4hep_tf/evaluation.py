@@ -1,0 +1,327 @@
+"""How well a model does its task on one dataset: events in, figures with uncertainties out; no Keras.
+
+All figures are weighted, and weights may be negative, as those of NLO generators are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlaas4hep_tf.errors import need
+from mlaas4hep_tf.tasks import BINARY, Classes
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+EFFICIENCIES = (0.3, 0.5, 0.7)  # of signal, at which the rejection of background is told
+REPLICAS = 100  # of the bootstrap
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """How many events of background there are for one that passes a cut.
+
+    Attributes:
+        efficiency: of signal, at that cut.
+        value: 1 / (efficiency of background); None where no background passes.
+        error: standard deviation in a bootstrap of the events; None without a value, or where some replicas have none.
+    """
+
+    efficiency: float
+    value: float | None
+    error: float | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a model tells two classes apart on one dataset.
+
+    Attributes:
+        labels, scores, weights: per event, float64 [n]; label 1 is signal.
+        classes: their names.
+    """
+
+    labels: FloatArray
+    scores: FloatArray
+    weights: FloatArray
+    classes: Classes = BINARY
+
+    @cached_property
+    def auc(self) -> float | None:
+        """Area under the ROC curve; None where a class is missing."""
+        if len(np.unique(self.labels)) < 2:
+            return None
+        false, true = self.roc()
+        return float(np.trapezoid(true, false))
+
+    @cached_property
+    def auc_error(self) -> float | None:
+        """Standard error of the AUC (E. DeLong, D. DeLong and D. Clarke-Pearson, Biometrics 44, 1988), with weights."""
+        return None if self.auc is None else float(np.sqrt(np.sum(self.influence() ** 2)))
+
+    def influence(self) -> FloatArray:
+        """What each event adds to the deviation of the AUC from its expectation, float64 [n].
+
+        For signal it is w / sum(w) (share of background below it - AUC), for background the same the other way round;
+        the factor sqrt(n / (n - 1)) with n = sum(w)^2 / sum(w^2) makes the sum of squares DeLong's where weights are 1.
+        """
+        signal, found = self.labels > 0.5, np.zeros(len(self.labels))
+        for own, sign in ((signal, 1), (~signal, -1)):
+            other = ~own
+            below = _share_below(self.scores[other], self.weights[other], self.scores[own])
+            placed = below if sign > 0 else 1 - below
+            weights = self.weights[own]
+            total, squares = weights.sum(), np.square(weights).sum()
+            effective = total**2 / squares
+            correction = np.sqrt(effective / (effective - 1)) if effective > 1 else 0.0
+            found[own] = weights / total * (placed - (self.auc or 0.0)) * correction
+        return found
+
+    @property
+    def accuracy(self) -> float:
+        """Weighted fraction of events on the right side of 0.5."""
+        return float(np.average(self._right, weights=self.weights))
+
+    @property
+    def accuracy_error(self) -> float:
+        """Standard error of the accuracy, sqrt(sum of w^2 (right - accuracy)^2) / sum of w."""
+        return _error_of_mean(self._right, self.weights)
+
+    @property
+    def _right(self) -> BoolArray:
+        right: BoolArray = (self.scores > 0.5) == (self.labels > 0.5)
+        return right
+
+    def roc(self) -> tuple[FloatArray, FloatArray]:
+        """Background and signal efficiency along the ROC curve, from (0, 0) to (1, 1).
+
+        Weights may be negative, as those of NLO generators are (scikit-learn refuses them).
+        """
+        return self._roc(self.weights)
+
+    def _roc(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        order, last = self._sorted
+        signal = np.where(self.labels[order] > 0.5, weights[order], 0.0)
+        passed = np.cumsum(np.stack([weights[order] - signal, signal]), axis=1)[:, last]
+        with np.errstate(invalid="ignore", divide="ignore"):  # a class without events, or in a replica
+            false, true = np.concatenate([np.zeros((2, 1)), passed / passed[:, -1:]], axis=1)
+        return false, true
+
+    @cached_property
+    def _sorted(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Events by falling score, and the last of each distinct one."""
+        order = np.argsort(-self.scores, kind="stable")
+        return order, np.append(np.flatnonzero(np.diff(self.scores[order])), len(order) - 1)
+
+    def rejections(
+        self, efficiencies: Sequence[float] = EFFICIENCIES, *, replicas: int = REPLICAS
+    ) -> tuple[Rejection, ...]:
+        """Rejection of background at these efficiencies of signal, with errors from a bootstrap of the events.
+
+        In a replica every event comes n times, n drawn from a Poisson distribution of mean 1 (always the same draws).
+        Between two points of the ROC curve efficiencies are interpolated.
+        """
+        if self.auc is None:
+            return ()
+        rng = np.random.default_rng(0)
+        whole = _rejected(*self.roc(), efficiencies)
+        drawn = np.array(
+            [
+                _rejected(*self._roc(self.weights * rng.poisson(1.0, len(self.weights))), efficiencies)
+                for _ in range(replicas)
+            ]
+        )
+        with np.errstate(invalid="ignore"):  # of replicas in which no background passes
+            spread = np.std(drawn, axis=0, ddof=1)
+        return tuple(
+            Rejection(
+                efficiency, *((float(v), float(s) if np.isfinite(s) else None) if np.isfinite(v) else (None, None))
+            )
+            for efficiency, v, s in zip(efficiencies, whole, spread, strict=True)
+        )
+
+    def of_class(self, label: float) -> FloatArray:
+        """Scores of the events with this label."""
+        chosen: FloatArray = self.scores[self.labels == label]
+        return chosen
+
+    def weights_of_class(self, label: float) -> FloatArray:
+        """Weights of the events with this label, in the same order."""
+        chosen: FloatArray = self.weights[self.labels == label]
+        return chosen
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "events": len(self.labels), "auc": self.auc, "auc_error": self.auc_error, "accuracy": self.accuracy,
+            "accuracy_error": self.accuracy_error, "rejection": _as_dict(self.rejections()),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ClassEvaluation:
+    """How well a model tells K > 2 classes apart on one dataset.
+
+    Attributes:
+        labels: per event, float64 [n], 0 to K - 1.
+        scores: a probability for each class, float64 [n, K].
+        weights: float64 [n].
+        classes: their names.
+    """
+
+    labels: FloatArray
+    scores: FloatArray
+    weights: FloatArray
+    classes: Classes
+
+    def against_rest(self, label: int) -> Evaluation:
+        """One class against all others, by its probability."""
+        return Evaluation((self.labels == label).astype(np.float64), self.scores[:, label], self.weights)
+
+    def pair(self, signal: int, background: int) -> Evaluation:
+        """One class against one other, by the discriminant p_a / (p_a + p_b) on the events of the two."""
+        chosen = (self.labels == signal) | (self.labels == background)
+        return Evaluation(
+            (self.labels[chosen] == signal).astype(np.float64),
+            discriminant(self.scores[chosen, signal], self.scores[chosen, background]), self.weights[chosen],
+        )  # fmt: skip
+
+    @cached_property
+    def confusion(self) -> FloatArray:
+        """Weighted events of each class (row) that are told to be of each class (column), float64 [K, K]."""
+        found = np.zeros(self.scores.shape[1:] * 2)
+        np.add.at(found, (self.labels.astype(int), np.argmax(self.scores, axis=1)), self.weights)
+        return found
+
+    @property
+    def accuracy(self) -> float:
+        """Weighted fraction of events whose most probable class is theirs."""
+        return float(np.average(self._right, weights=self.weights))
+
+    @property
+    def accuracy_error(self) -> float:
+        """Standard error of the accuracy, sqrt(sum of w^2 (right - accuracy)^2) / sum of w."""
+        return _error_of_mean(self._right, self.weights)
+
+    @property
+    def _right(self) -> BoolArray:
+        right: BoolArray = np.argmax(self.scores, axis=1) == self.labels.astype(int)
+        return right
+
+    @cached_property
+    def present(self) -> tuple[int, ...]:
+        """Labels that there are events of."""
+        return tuple(int(label) for label in np.unique(self.labels))
+
+    @cached_property
+    def auc(self) -> float | None:
+        """Mean of the areas of one class against the rest, over the classes that there are; None for one alone."""
+        areas = [self.against_rest(label).auc for label in self.present]
+        return None if len(areas) < 2 else float(np.mean(np.array(areas, np.float64)))
+
+    @cached_property
+    def auc_error(self) -> float | None:
+        """Standard error of that mean, by DeLong: the curves are of the same events."""
+        if self.auc is None:
+            return None
+        mean = np.mean([self.against_rest(label).influence() for label in self.present], axis=0)
+        return float(np.sqrt(np.sum(mean**2)))
+
+    def of_class(self, label: float) -> FloatArray:
+        """Probabilities of their own class for the events with this label."""
+        chosen: FloatArray = self.scores[self.labels == label, int(label)]
+        return chosen
+
+    def summary(self) -> dict[str, Any]:
+        names = self.classes.names
+        pairs = combinations([label for label in self.classes.signal_first if label in self.present], 2)
+        return {
+            "events": len(self.labels), "auc": self.auc, "auc_error": self.auc_error, "accuracy": self.accuracy,
+            "accuracy_error": self.accuracy_error,
+            "classes": {names[label]: _separation(self.against_rest(label)) for label in self.present},
+            "pairs": {f"{names[a]}/{names[b]}": _separation(self.pair(a, b)) for a, b in pairs},
+            "confusion": self.confusion.tolist(),
+        }  # fmt: skip
+
+
+Evaluated = Evaluation | ClassEvaluation
+
+
+def discriminant(signal: FloatArray, background: FloatArray) -> FloatArray:
+    """p_a / (p_a + p_b), and a half where both are 0."""
+    total = signal + background
+    share: FloatArray = np.divide(signal, total, out=np.full(len(total), 0.5), where=total > 0)
+    return share
+
+
+def _separation(one: Evaluation) -> dict[str, Any]:
+    signal = int(np.count_nonzero(one.labels > 0.5))
+    return {"events": signal, "auc": one.auc, "auc_error": one.auc_error, "rejection": _as_dict(one.rejections())}
+
+
+def _as_dict(rejections: Sequence[Rejection]) -> dict[str, dict[str, float | None]]:
+    return {f"{one.efficiency:g}": {"value": one.value, "error": one.error} for one in rejections}
+
+
+def _share_below(values: FloatArray, weights: FloatArray, of: FloatArray) -> FloatArray:
+    """Weighted share of `values` below each number of `of`; of equal ones a half."""
+    order = np.argsort(values)
+    summed = np.concatenate([[0.0], np.cumsum(weights[order])])
+    at = (summed[np.searchsorted(values[order], of, side)] for side in ("left", "right"))
+    share: FloatArray = sum(at, np.zeros(len(of))) / 2 / summed[-1]
+    return share
+
+
+def _rejected(false: FloatArray, true: FloatArray, efficiencies: Sequence[float]) -> FloatArray:
+    """1 / (background efficiency) where the ROC curve first reaches each signal efficiency; infinite if that is 0."""
+    found = np.full(len(efficiencies), np.inf)
+    for number, efficiency in enumerate(efficiencies):
+        at = int(np.argmax(true >= efficiency))
+        if not true[at] >= efficiency:
+            continue
+        share = (efficiency - true[at - 1]) / (true[at] - true[at - 1]) if at else 0.0
+        passing = false[at - 1] + share * (false[at] - false[at - 1]) if at else false[0]
+        found[number] = 1 / passing if passing > 0 else np.inf
+    return found
+
+
+def _error_of_mean(values: npt.NDArray[Any], weights: FloatArray) -> float:
+    mean = np.average(values, weights=weights)
+    return float(np.sqrt(np.sum(np.square(weights * (values - mean)))) / abs(weights.sum()))
+
+
+@dataclass(frozen=True)
+class OverTraining:
+    """Two-sample Kolmogorov-Smirnov test of the scores of one class in training and test, unweighted.
+
+    Attributes:
+        distance: largest difference of the two cumulative distributions.
+        p_value: chance of at least this distance if the model had learnt nothing of single training events.
+    """
+
+    distance: float
+    p_value: float
+
+
+def over_training(train: Evaluated, test: Evaluated) -> dict[str, OverTraining]:
+    """Compare training with test for each class, by name, signal first; a class without events is left out.
+
+    Raises:
+        MissingExtra: scipy, of the extra ``report``, is not installed.
+    """
+    need("report", "scipy", purpose="checks of over-training")
+    from scipy.stats import ks_2samp  # an extra
+
+    found = {}
+    for label in train.classes.signal_first:
+        a, b = train.of_class(label), test.of_class(label)
+        if len(a) and len(b):
+            result = ks_2samp(a, b, method="asymp")
+            found[train.classes.names[label]] = OverTraining(float(result.statistic), float(result.pvalue))
+    return found

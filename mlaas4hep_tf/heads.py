@@ -1,0 +1,113 @@
+"""A task as Keras needs it: the last layers of a model, their losses and metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from mlaas4hep_tf.errors import ModelError
+from mlaas4hep_tf.tasks import OUTPUTS, SCORE, Classes, Task
+
+
+def outputs(x: Any, task: Task) -> Any:
+    """What a model tells, from its last features [B, H]: a tensor, or a dict of them for a task with several heads."""
+    layers = {head.output: _last_layer(head)(x) for head in task.heads}
+    return layers if len(layers) > 1 else next(iter(layers.values()))
+
+
+def _last_layer(head: Classes) -> keras.layers.Layer:
+    activation = "sigmoid" if head.binary or head.one_against_rest else "softmax"
+    return keras.layers.Dense(head.width, activation=activation, name=head.output, dtype="float32")
+
+
+def check(model: keras.Model, task: Task) -> None:
+    """Raise ModelError unless a model has the outputs of a task."""
+    names = model.output_names if len(model.outputs) > 1 else [task.heads[0].output]
+    found = dict(zip(names, model.outputs, strict=True))
+    shapes = {name: (*tensor.shape, 1)[:2] for name, tensor in found.items()}  # [B] is as good as [B, 1]
+    wanted = {head.output: (None, head.width) for head in task.heads}
+    if shapes != wanted:
+        raise ModelError(f"the model gives {shapes}, but the task needs {wanted}: {task.describe()}")
+
+
+def output_name(model: keras.Model) -> str:
+    """Name of the one output of a model: ours where the last layer is, else that of a score."""
+    last = model.output_names[0] if getattr(model, "output_names", None) else SCORE
+    return last if last in OUTPUTS else SCORE
+
+
+def losses(task: Task) -> Any:
+    """Of each head, as `keras.Model.compile` takes them."""
+    return _each(task, {head.output: _loss(head) for head in task.heads})
+
+
+def metrics(task: Task) -> Any:
+    """Of each head, weighted like the loss."""
+    return _each(task, {head.output: _metrics(head) for head in task.heads})
+
+
+def _each(task: Task, by_output: dict[str, Any]) -> Any:
+    return by_output if len(task.heads) > 1 else next(iter(by_output.values()))
+
+
+def _loss(head: Classes) -> keras.losses.Loss:
+    focal = head.loss == "focal"
+    if head.binary:
+        return keras.losses.BinaryFocalCrossentropy() if focal else keras.losses.BinaryCrossentropy()
+    return ClassLoss(head.width, one_against_rest=head.one_against_rest, focal=focal)
+
+
+def _metrics(head: Classes) -> list[keras.metrics.Metric]:
+    if head.binary:
+        return [keras.metrics.AUC(name="auc"), keras.metrics.BinaryAccuracy(name="accuracy")]
+    return [ClassAUC(head.width, name="auc"), keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+
+
+def _one_hot(labels: Any, classes: int) -> Any:
+    """Labels [B] or [B, 1] -> [B, K]."""
+    flat = keras.ops.reshape(keras.ops.cast(labels, "int32"), (-1,))
+    return keras.ops.one_hot(flat, classes, dtype="float32")
+
+
+@keras.saving.register_keras_serializable(package="mlaas4hep_tf")
+class ClassLoss(keras.losses.Loss):  # type: ignore[misc]  # keras has no type information
+    """Cross-entropy of labels 0 to K - 1 [B] and K > 2 probabilities [B, K].
+
+    One against rest it is the mean of the binary cross-entropies of the K classes.
+    """
+
+    def __init__(
+        self, classes: int, *, one_against_rest: bool = False, focal: bool = False, name: str = "class_loss",
+        **kwargs: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(name=name, **kwargs)
+        self.classes, self.one_against_rest, self.focal = classes, one_against_rest, focal
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        truth = _one_hot(y_true, self.classes)
+        if self.one_against_rest:
+            binary = keras.losses.binary_focal_crossentropy if self.focal else keras.losses.binary_crossentropy
+            return binary(truth, y_pred)
+        one = keras.losses.categorical_focal_crossentropy if self.focal else keras.losses.categorical_crossentropy
+        return one(truth, y_pred)
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"classes": self.classes, "one_against_rest": self.one_against_rest, "focal": self.focal}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable(package="mlaas4hep_tf")
+class ClassAUC(keras.metrics.AUC):  # type: ignore[misc]  # keras has no type information
+    """Mean of the K areas under the ROC curve of one class against the rest, labels being 0 to K - 1 [B]."""
+
+    def __init__(self, classes: int, name: str = "auc", **kwargs: Any) -> None:
+        kwargs = {key: value for key, value in kwargs.items() if key not in ("multi_label", "num_labels")}
+        super().__init__(name=name, multi_label=True, num_labels=classes, **kwargs)
+        self.classes = classes
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        super().update_state(_one_hot(y_true, self.classes), y_pred, sample_weight)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "classes": self.classes}
