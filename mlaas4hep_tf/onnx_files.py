@@ -74,8 +74,9 @@ def converted(graph: Any) -> Any:
     import tf2onnx
 
     inputs: dict[str, tf.TensorSpec] = graph.structured_input_signature[1]
+    numbered = [tf.TensorSpec(spec.shape, spec.dtype, f"input_{n}") for n, spec in enumerate(inputs.values())]
 
-    @tf.function(input_signature=list(inputs.values()))  # type: ignore[untyped-decorator]  # tensorflow has no types
+    @tf.function(input_signature=numbered)  # type: ignore[untyped-decorator]  # tensorflow has no types
     def positional(*values: tf.Tensor) -> dict[str, tf.Tensor]:
         found: dict[str, tf.Tensor] = graph(**dict(zip(inputs, values, strict=True)))
         return found
@@ -83,16 +84,27 @@ def converted(graph: Any) -> Any:
     selections = {op: (_keep_selection, []) for op in ("Select", "SelectV2")}
     try:
         with _silent("tf2onnx"):
-            model, _ = tf2onnx.convert.from_function(
-                positional, list(inputs.values()), opset=OPSET, custom_op_handlers=selections
-            )
+            model, _ = tf2onnx.convert.from_function(positional, numbered, opset=OPSET, custom_op_handlers=selections)
     except Exception as error:
         said = next(iter(str(error).splitlines()), "")
         raise NotConvertible(f"tf2onnx fails with {type(error).__name__}: {said}") from error
     lacking = sorted({node.op_type for node in model.graph.node if not onnx.defs.has(node.op_type, node.domain)})
     if lacking:
         raise NotConvertible(f"ONNX has no counterpart of {shorten(lacking)}")
+    _rename_inputs(model.graph, {spec.name: name for spec, name in zip(numbered, inputs, strict=True)})
     return model
+
+
+def _rename_inputs(graph: Any, names: Mapping[str, str]) -> None:
+    """Give the inputs their names, of which `tf.function` would leave the small letters alone."""
+    taken = sorted(set(names.values()) & {output for node in graph.node for output in node.output})
+    if taken:
+        raise NotConvertible(f"inputs and outputs share names in ONNX, and {shorten(taken)} would be both; rename it")
+    for one in graph.input:
+        one.name = names[one.name]
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = names.get(name, name)
 
 
 def _keep_selection(_graph: Any, node: Any, _name: str, _arguments: Any) -> None:
