@@ -21,6 +21,7 @@ from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import expand
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.streaming.open_files import inspect_files
+from mlaas4hep_tf.streaming.position import BEGINNING
 from mlaas4hep_tf.testing import has_xrootd, xrootd_server
 
 PAPER_1 = {
@@ -47,7 +48,7 @@ def measure(files: Sequence[str], tree: str, exclude: Sequence[str], rounds: int
             inspect_files(expand(files, tree), selection, worker_pool), names, worker_pool
         ),
         "step 1": lambda: scan(files, tree, exclude=exclude, progress=False),
-        "chunk, reading": lambda: [None for _ in ds._stream.chunks(ds.plan, 0)],  # noqa: SLF001 (the part of a pass before TensorFlow)
+        "chunk, reading": lambda: [None for _ in ds._stream.chunks(ds.plan, BEGINNING)],  # noqa: SLF001 (the part of a pass before TensorFlow)
         "chunk": lambda: [None for _ in ds],
     }
     times: dict[str, list[float]] = {name: [] for name in ways}

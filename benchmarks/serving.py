@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +35,20 @@ INPUTS = 30
 
 def export_model(base: Path, width: int) -> None:
     """A dense network with two hidden layers, without training."""
+    export_network(base, (INPUTS, width, width, 1))
+
+
+def export_network(base: Path, sizes: Sequence[int]) -> None:
+    """A dense network: its inputs and its layers."""
     import tensorflow as tf
 
     class Dense(tf.Module):  # type: ignore[misc]  # tensorflow has no type information
         def __init__(self) -> None:
             super().__init__()
-            sizes = [INPUTS, width, width, 1]
             shapes = itertools.pairwise(sizes)
             self.weights = [tf.Variable(tf.random.normal(shape, stddev=shape[0] ** -0.5)) for shape in shapes]
 
-        @tf.function(input_signature=[tf.TensorSpec([None, INPUTS], tf.float32, name="x")])  # type: ignore[untyped-decorator]
+        @tf.function(input_signature=[tf.TensorSpec([None, sizes[0]], tf.float32, name="x")])  # type: ignore[untyped-decorator]
         def __call__(self, x: Any) -> Any:
             for weight in self.weights[:-1]:
                 x = tf.nn.relu(x @ weight)

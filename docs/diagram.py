@@ -25,7 +25,7 @@ LAYERS: dict[str, list[dict[str, str]]] = {  # layer of the paper -> rows of box
             "streaming/pipeline": "batches",
             "dataset": "pass 2",
         },
-        {"models": "Keras", "runs/run": "run folder", "runs/report": "HTML", "train": "fit, evaluate"},
+        {"models": "Keras", "runs/run": "run folder", "evaluation": "AUC, rejection", "train": "fit, evaluate"},
     ],
     "Inference layer": [{"predict": "scores.root", "": "", "exporter": "SavedModel"}],
 }
@@ -35,7 +35,7 @@ ARROWS = [  # what one makes goes to the other
     ("io/reader", "streaming/chunks"), ("streaming/plan", "streaming/chunks"), ("io/workers", "streaming/chunks"),
     ("specs", "transforms/vector"), ("transforms/vector", "streaming/pipeline"),
     ("streaming/chunks", "streaming/pipeline"), ("streaming/pipeline", "dataset"), ("dataset", "train"),
-    ("train", "runs/report"), ("runs/report", "runs/run"), ("models", "runs/run"), ("models", "predict"),
+    ("train", "evaluation"), ("evaluation", "runs/run"), ("models", "runs/run"), ("models", "predict"),
     ("models", "exporter"), ("transforms/vector", "exporter"),
 ]  # fmt: skip
 COLORS = {"Streaming layer": "#4477aa", "Training layer": "#ee6677", "Inference layer": "#228833"}

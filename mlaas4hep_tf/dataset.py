@@ -19,7 +19,7 @@ from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.io.workers import WorkerPool
-from mlaas4hep_tf.scanner import scan_targets
+from mlaas4hep_tf.scanner import passing_events, scan_targets
 from mlaas4hep_tf.specs import Specs, TargetSpec
 from mlaas4hep_tf.streaming.chunks import Stream
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
@@ -27,11 +27,12 @@ from mlaas4hep_tf.streaming.forks import check_process
 from mlaas4hep_tf.streaming.open_files import inspect_files
 from mlaas4hep_tf.streaming.pipeline import MASK_SUFFIX, DataLayout, PipelineOptions, build_pipeline
 from mlaas4hep_tf.streaming.plan import EntryRange, make_plan, partition, split_sizes
+from mlaas4hep_tf.streaming.position import BEGINNING, Cursor, Position, describe_order, make_state, read_state
 from mlaas4hep_tf.streaming.skipped import Skipped, account
 from mlaas4hep_tf.streaming.targets import LabelDtype, Labels, PerFile, Target, check_law, label_of, resolve_target
 from mlaas4hep_tf.streaming.targets import label_dtype as default_label_dtype
 from mlaas4hep_tf.tasks import class_names, numbered
-from mlaas4hep_tf.transforms.image import EtaPhiImage
+from mlaas4hep_tf.transforms.image_axes import Image
 from mlaas4hep_tf.transforms.normalize import Normalize
 from mlaas4hep_tf.transforms.vector import Preprocessor
 
@@ -119,7 +120,7 @@ def _label_dtype(labels: Target, known: Sequence[TargetSpec]) -> LabelDtype:
     return default_label_dtype([value for value, _ in spec.found], spec.min, spec.max)
 
 
-def _check_form(layout: DataLayout, mask: bool, image: EtaPhiImage | None, specs: Specs) -> None:
+def _check_form(layout: DataLayout, mask: bool, image: Image | None, specs: Specs) -> None:
     """Raise PlanError for a form of the elements that there is not."""
     names = {b.name for b in specs.branches}
     masks = sorted(name for name in names if name + MASK_SUFFIX in names) if mask and layout == "columns" else []
@@ -131,7 +132,7 @@ def _check_form(layout: DataLayout, mask: bool, image: EtaPhiImage | None, specs
     if layout not in get_args(DataLayout):
         raise PlanError(f"layout must be one of {', '.join(map(repr, get_args(DataLayout)))}, not {layout!r}")
     if (layout == "image") != (image is not None):
-        raise PlanError("layout='image' and image=EtaPhiImage(...) belong together: give both or neither")
+        raise PlanError("layout='image' and image=Image(...) belong together: give both or neither")
     if layout == "image" and mask:
         raise PlanError("an image's first channel is its mask: take mask=False")
     if layout == "ragged" and mask:
@@ -142,8 +143,8 @@ def _open(
     files: FileArgument, specs: Specs, targets: tuple[str, ...], worker_pool: WorkerPool, skipped: Skipped | None
 ) -> tuple[RootFile, ...]:
     """Open the files for the features and the branches of labels and weights."""
-    wanted = Selection(tuple(b.name for b in specs.branches) + targets, (), ())
-    known = {f.url: f.entries for f in specs.files}
+    wanted = Selection(tuple(info.name for info in specs.read_infos) + targets, (), ())
+    known = {f.url: f.events for f in specs.files}
     return inspect_files(expand(files, specs.tree or None), wanted, worker_pool, skipped=skipped, known=known)
 
 
@@ -172,10 +173,11 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
     - ``layout="columns"``: a dict, flat branches [B], jagged ones [B, L], with ``mask=True`` also
       ``<branch>_mask``; normalised, counts too, unless `normalize` leaves them in their unit;
     - ``layout="ragged"``: a dict, flat branches [B], jagged ones `tf.RaggedTensor` [B, None];
-    - ``layout="image"``: x is float32 [B, rows, columns, channels] (`transforms.image.EtaPhiImage`).
+    - ``layout="image"``: x is float32 [B, bins of each axis ..., channels] (`transforms.image.Image`).
 
-    Every event comes exactly once per epoch.  Each iteration over the dataset is a new epoch with an order of
-    its own, which depends on the seed and not on the number of workers.  Files are mixed within every chunk
+    Every event comes exactly once per epoch.  Each iteration over the dataset is an epoch with an order of its own
+    (one that is not ended uses none up; `set_epoch` chooses one), which depends on the seed and not on the number of
+    workers.  Files are mixed within every chunk
     in proportion to their events (paper, section 3.3; `mixed` has other laws, and says what they do to
     exactly once); rows are shuffled within the chunk.  With ``shuffle=False`` events come in the order of
     files and entries, unmixed.
@@ -206,7 +208,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         normalize: Normalize | None = "minmax",
         layout: DataLayout = "vector",
         mask: bool = False,
-        image: EtaPhiImage | None = None,
+        image: Image | None = None,
         read: ReadOptions = DEFAULT_READ,
     ) -> None:
         """Open the files and plan the reading; no event is read.
@@ -233,7 +235,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
                 ``filter`` keeps their unit, ``{"nMuon": None, "*": "minmax"}``.
             layout: form of the elements.
             mask: deliver the mask.
-            image: bins, branches and rule of ``layout="image"``.
+            image: axes, channels and rule of ``layout="image"``.
 
             read: how to read.  With ``on_bad_file="skip"`` what is left is mixed in proportion, `skipped` is the
                 account, and how many batches there are is not known before they are read.
@@ -256,13 +258,15 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         label_target, weight_target = given.resolve(opened, skipped)
         specs = _with_targets(specs, given.branches, opened, worker_pool, skipped)
         preprocessor = Preprocessor(specs, normalize, image)
+        passing = passing_events(opened, specs, worker_pool, skipped)
         stream = Stream(
             opened, preprocessor.layout, {group: members[0].length for group, members in specs.groups.items()},
             given.typed(label_target, specs.targets), weight_target, worker_pool, skipped=skipped,
-            entries=sum(f.num_entries for f in opened),
+            entries=sum(own.entries for own in passing) if passing else sum(f.num_entries for f in opened),
+            steps=specs.steps, passing=passing,
         )  # fmt: skip
         options = PipelineOptions(batch_size, chunk_size, shuffle, seed, layout, mask)
-        self._build(stream, preprocessor, options, [(EntryRange(n, 0, f.num_entries),) for n, f in enumerate(opened)])
+        self._build(stream, preprocessor, options, [(EntryRange(n, 0, stream.events(n)),) for n in range(len(opened))])
 
     def _build(
         self,
@@ -270,14 +274,16 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         preprocessor: Preprocessor,
         options: PipelineOptions,
         parts: Sequence[Sequence[EntryRange]],
+        start: Position = BEGINNING,
     ) -> None:
         self._stream, self._preprocessor, self._settings, self._parts = stream, preprocessor, options, parts
         self.plan = make_plan(
-            parts, [f.entry_offsets for f in stream.files],
+            parts, stream.entry_offsets,
             chunk_size=options.chunk_size, batch_size=options.batch_size, shuffle=options.shuffle,
-            seed=options.seed, shares=options.shares,
+            seed=options.seed, shares=options.shares, raw_offsets=stream.raw_offsets,
         )  # fmt: skip
-        self._pipeline = build_pipeline(stream, preprocessor, options, self.plan)
+        self._cursor = Cursor(start)
+        self._pipeline = build_pipeline(stream, preprocessor, options, self.plan, self._cursor)
         super().__init__(tf.data.experimental.to_variant(self._pipeline))
 
     def _inputs(self) -> list[tf.data.Dataset]:  # abstract in tf.data.Dataset, so every subclass has it
@@ -375,11 +381,47 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             )  # fmt: skip
         return super().skip(count, name)
 
-    def _part(self, parts: Sequence[Sequence[EntryRange]], **changes: Any) -> RootDataset:
+    def state(self, epoch: int, batch: int = 0) -> dict[str, Any]:
+        """Where the training stands behind so many batches of an epoch, as JSON, for `starting_at`.
+
+        What could not be read on the way to there is part of it, so ask for it while that epoch is read.
+
+        Args:
+            epoch: its number, from 0.
+            batch: batches of it that were taken.
+        """
+        lost = self.skipped.now if self.skipped is not None and batch and epoch == self._cursor.epoch else []
+        position = Position(epoch, batch, frozenset((one.number, one.start) for one in lost))
+        return make_state(position, self._order(), self.skipped)
+
+    def starting_at(self, state: Mapping[str, Any]) -> RootDataset:
+        """The same batches in the same order from a state on, whatever the number of readers.
+
+        The first iteration is the rest of the epoch that `state` stands in, the next ones are the epochs behind it.  Of
+        what was delivered before, at most a chunk is read again.  How many batches it has is not known to TensorFlow
+        where it begins inside of an epoch.
+
+        Raises:
+            ResumeError: a state of other files, of another split, seed, mixing law or size of batches, or of a
+                version of this package with another order; says what differs.
+        """
+        position, account = read_state(state, self._order(), self.plan.batches)
+        if self.skipped is not None:
+            self.skipped.recall(account)
+        return self._part(self._parts, position)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Have the next iteration be this epoch, from 0; by default it is the one behind the last that was ended."""
+        self._cursor.move(Position(epoch))
+
+    def _order(self) -> dict[str, Any]:
+        return describe_order(self.plan, self.files, self.specs.fingerprint)
+
+    def _part(self, parts: Sequence[Sequence[EntryRange]], start: Position = BEGINNING, **changes: Any) -> RootDataset:
         part = RootDataset.__new__(RootDataset)
         events = sum(len(block) for ranges in parts for block in ranges)
         RootDataset._build(
-            part, self._stream.fresh(events), self._preprocessor, replace(self._settings, **changes), parts
+            part, self._stream.fresh(events), self._preprocessor, replace(self._settings, **changes), parts, start
         )
         return part
 
@@ -405,21 +447,41 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             raise PlanError(f"a sample must have 1 to {self.entries} events, not {events}")
         return self._partition([events, self.entries - events], None)[0]
 
-    def shard(self, num_shards: int, index: int, name: str | None = None) -> RootDataset:  # noqa: ARG002 (as in tf.data)
+    def shard(
+        self,
+        num_shards: int,
+        index: int,
+        name: str | None = None,  # noqa: ARG002 (as in tf.data)
+        *,
+        even: bool = False,
+    ) -> RootDataset:
         """The events of one of `num_shards` workers: disjoint, together all, equal in size to within one event.
 
         Unlike `tf.data.Dataset.shard` it shards the plan, so that each worker reads its own part only.
+
+        Args:
+            even: give each the same number of events and leave out what does not divide: processes that train
+                together wait for ever for one whose epoch has a batch less.
+
+        Raises:
+            PlanError: shards that make no sense, or even ones where blocks may be skipped, which makes them uneven.
         """
+        if even and self.skipped is not None:
+            raise PlanError(
+                "even shards and on_bad_file='skip' exclude each other: what one process skips, the others wait for"
+            )
         if not 0 <= index < num_shards:
             raise PlanError(f"the index of a shard must lie in 0 to {num_shards - 1}, not {index}")
         if num_shards > self.entries:
             raise PlanError(f"{self.entries} events cannot be given to {num_shards} shards; use fewer")
+        if even:
+            each = self.entries // num_shards
+            return self._partition([each] * num_shards + [self.entries - each * num_shards], None)[index]
         sizes = [self.entries * (i + 1) // num_shards - self.entries * i // num_shards for i in range(num_shards)]
         return self._partition(sizes, None)[index]
 
     def _partition(self, sizes: Sequence[int], seed: int | None) -> tuple[RootDataset, ...]:
-        entry_offsets = [f.entry_offsets for f in self.files]
-        dealt = partition(self._parts, entry_offsets, sizes, self._settings.seed if seed is None else seed)
+        dealt = partition(self._parts, self._stream.entry_offsets, sizes, self._settings.seed if seed is None else seed)
         return tuple(self._part(parts) for parts in dealt if any(map(len, itertools.chain(*parts))))
 
     def in_order(self) -> RootDataset:

@@ -11,6 +11,7 @@
     ├── PlanError            a batch, chunk, split or selection of events that makes no sense
     ├── ReaderError          reader processes that die again and again, or a process that cannot read
     ├── ModelError           a model that cannot be loaded, or does not fit the data
+    ├── ResumeError          a training that cannot go on: no checkpoint of it, or one of other events or another model
     ├── MissingExtra         a part that an extra installs (`mlaas4hep_tf[report]`) and that is not there
     └── ConfigError          a parameter file or command line that cannot be understood
 
@@ -69,6 +70,9 @@ class ReaderError(MlaasError): ...
 
 
 class ModelError(MlaasError): ...
+
+
+class ResumeError(MlaasError): ...
 
 
 class ConfigError(MlaasError): ...

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlaas4hep_tf.errors import need
-from mlaas4hep_tf.tasks import BINARY, Classes
+from mlaas4hep_tf.tasks import BINARY, Classes, Regression
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -250,7 +250,93 @@ class ClassEvaluation:
         }  # fmt: skip
 
 
-Evaluated = Evaluation | ClassEvaluation
+@dataclass(frozen=True)
+class RegressionEvaluation:
+    """How well a model tells a number on one dataset.
+
+    Attributes:
+        labels: the truth, float64 [n].
+        scores: what the model tells, float64 [n, outputs].
+        weights: float64 [n].
+        regression: target and quantiles.
+    """
+
+    labels: FloatArray
+    scores: FloatArray
+    weights: FloatArray
+    regression: Regression
+
+    @cached_property
+    def residuals(self) -> FloatArray:
+        """Told - true, float64 [n]; of quantiles the one next to the median."""
+        missed: FloatArray = self.scores[:, self.regression.central] - self.labels
+        return missed
+
+    @property
+    def bias(self) -> float:
+        """Weighted mean of the residuals."""
+        return float(np.average(self.residuals, weights=self.weights))
+
+    @property
+    def rmse(self) -> float:
+        """Square root of the weighted mean of the squared residuals."""
+        return float(np.sqrt(np.average(np.square(self.residuals), weights=self.weights)))
+
+    @property
+    def resolution(self) -> float:
+        """Half the width of the central 68.3 % of the residuals."""
+        return half_width(self.residuals, self.weights)
+
+    def profile(self, bins: int = 10) -> list[Profile]:
+        """Bias and resolution in bins of the truth that have as many events each."""
+        edges = np.unique(np.quantile(self.labels, np.linspace(0, 1, bins + 1)))
+        at = np.clip(np.searchsorted(edges, self.labels, side="right") - 1, 0, max(len(edges) - 2, 0))
+        found = []
+        for number in np.unique(at):
+            own = at == number
+            missed, weights = self.residuals[own], self.weights[own]
+            middle = float(np.average(self.labels[own], weights=weights))
+            bias = float(np.average(missed, weights=weights))
+            found.append(Profile(middle, bias, _error_of_mean(missed, weights), half_width(missed, weights)))
+        return found
+
+    def summary(self) -> dict[str, Any]:
+        told = {
+            "events": len(self.labels), "bias": self.bias, "bias_error": _error_of_mean(self.residuals, self.weights),
+            "rmse": self.rmse, "resolution": self.resolution,
+            "mae": float(np.average(np.abs(self.residuals), weights=self.weights)),
+        }  # fmt: skip
+        below = self.labels[:, np.newaxis] <= self.scores
+        held = {f"{q:g}": float(np.average(below[:, n], weights=self.weights))
+                for n, q in enumerate(self.regression.quantiles)}  # fmt: skip
+        return told | ({"below": held} if held else {})
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Residuals in one bin of the truth.
+
+    Attributes:
+        truth: its weighted mean.
+        bias, bias_error: weighted mean of the residuals, and its standard error.
+        resolution: half the width of their central 68.3 %.
+    """
+
+    truth: float
+    bias: float
+    bias_error: float
+    resolution: float
+
+
+Evaluated = Evaluation | ClassEvaluation | RegressionEvaluation
+
+
+def half_width(values: FloatArray, weights: FloatArray) -> float:
+    """Half the width of the central 68.3 % of weighted values, one standard deviation where they are normal."""
+    order = np.argsort(values)
+    share = (np.cumsum(weights[order]) - weights[order] / 2) / weights.sum()
+    low, high = np.interp([0.15865, 0.84135], share, values[order])
+    return float(high - low) / 2
 
 
 def discriminant(signal: FloatArray, background: FloatArray) -> FloatArray:
@@ -318,6 +404,8 @@ def over_training(train: Evaluated, test: Evaluated) -> dict[str, OverTraining]:
     need("report", "scipy", purpose="checks of over-training")
     from scipy.stats import ks_2samp  # an extra
 
+    if isinstance(train, RegressionEvaluation) or isinstance(test, RegressionEvaluation):
+        return {}
     found = {}
     for label in train.classes.signal_first:
         a, b = train.of_class(label), test.of_class(label)

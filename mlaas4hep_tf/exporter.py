@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,16 +19,23 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mlaas4hep_tf.errors import ModelError, shorten
+from mlaas4hep_tf.analysis.applied import Applied
+from mlaas4hep_tf.analysis.steps import Steps
+from mlaas4hep_tf.errors import DataWarning, ModelError, shorten
+from mlaas4hep_tf.expressions.by_tensorflow import TensorFlow
 from mlaas4hep_tf.heads import output_name
 from mlaas4hep_tf.models import check_inputs, wants_mask
 from mlaas4hep_tf.onnx_files import NETWORK, Arrays, check_extra, write_onnx
+from mlaas4hep_tf.remarks import is_truth
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.tasks import Task
 from mlaas4hep_tf.transforms.pad import sentinel
+from mlaas4hep_tf.transforms.served import packed, unpadded
 from mlaas4hep_tf.transforms.vector import Preprocessor, Trained, preprocessor_of
 from mlaas4hep_tf.trial_events import SPLITS, TrialEvents, trial_events
 
+SELECTED = "selected"
+_RANKS = {"flat": 1, "jagged": 2, "array": 2, "nested": 3}  # of the padded inputs
 WARMUP_ROWS = (1, 8)
 Format = Literal["savedmodel", "onnx"]
 
@@ -45,6 +53,10 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
         self._call = model.__call__  # a bound method is not tracked
         self._preprocessor = preprocessor
         self.masked = wants_mask(model)
+        self._steps = preprocessor.specs.served_steps
+        lists = [one for one in preprocessor.specs.served_inputs if one.kind != "flat"]
+        self._groups = tuple(dict.fromkeys(one.group for one in lists))
+        self._inner = tuple(dict.fromkeys(one.inner for one in lists if one.inner))
         self._output = output_name(model)
 
     def _score(self, raw: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -54,10 +66,19 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
         return outputs if isinstance(outputs, dict) else {self._output: outputs}
 
     def padded(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        if self._steps is not None:
+            named = {one.name: inputs[input_name(one.name)] for one in self._preprocessor.specs.served_inputs}
+            return self._analysed(self._steps, *unpadded(self._preprocessor.specs.served_inputs, self._steps, named))
         branches = {b.name: inputs[input_name(b.name)] for b in self._preprocessor.specs.branches}
         return self._score(self._preprocessor.from_branches(branches))
 
     def ragged(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        if self._steps is not None:
+            named = {one.name: inputs[input_name(one.name)] for one in self._preprocessor.specs.served_inputs}
+            splits = {group: inputs[splits_name(group)] for group in (*self._groups, *self._inner)}
+            lengths = {group: split[1:] - split[:-1] for group, split in splits.items()}
+            counts = {self._steps.name_of.get(group, group): own for group, own in lengths.items()}
+            return self._analysed(self._steps, named, counts)
         layout = self._preprocessor.layout
         branches = {name: inputs[input_name(name)] for name in layout.names}
         groups = []
@@ -69,22 +90,36 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
         flat = tf.stack([branches[name] for name in layout.flat], axis=1) if layout.flat else tf.zeros([rows, 0])
         return self._score(self._preprocessor.from_packed(flat, groups))
 
+    def _analysed(
+        self, steps: Steps, values: dict[str, tf.Tensor], counts: dict[str, tf.Tensor]
+    ) -> dict[str, tf.Tensor]:
+        """The answer for raw branches and objects per event; all events get a score, and those that pass are told."""
+        flat = [one.name for one in self._preprocessor.specs.served_inputs if one.kind == "flat"]
+        entries = tf.size(next(iter(counts.values())) if counts else values[flat[0]], tf.int64)
+        applied = Applied(steps, TensorFlow(), values, counts, entries)
+        features = packed(applied, self._preprocessor.layout, steps, entries)
+        answer = self._score(self._preprocessor.from_packed(*features))
+        if steps.select:
+            answer[SELECTED] = tf.reduce_all(tf.stack(applied.truths(steps.select)), axis=0)
+        return answer
+
     def ready(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         x = inputs if self.masked else next(iter(inputs.values()))
         return self._named(self._call(x, training=False))
 
     def signatures(self) -> dict[str, Any]:
-        specs, layout = self._preprocessor.specs, self._preprocessor.layout
-        padded = {
-            b.name: tf.TensorSpec([None] if b.kind == "flat" else [None, None], tf.float32) for b in specs.branches
-        }
-        ragged = {b.name: tf.TensorSpec([None], tf.float32) for b in specs.branches}
-        for group, _ in layout.groups:
-            if group + SPLITS in ragged:
+        taken = self._preprocessor.specs.served_inputs
+        dtypes = {one.name: tf.int64 if one.integer else tf.float32 for one in taken}
+        padded = {b.name: tf.TensorSpec([None] * _RANKS[b.kind], dtypes[b.name]) for b in taken}
+        ragged = {b.name: tf.TensorSpec([None], dtypes[b.name]) for b in taken}
+        named = {input_name(name): name for name in ragged}
+        for group in (*self._groups, *self._inner):
+            met = named.get(splits_name(group))
+            if met is not None:
                 raise ModelError(
-                    f"branch {group + SPLITS!r} has the name of the input for the row splits of {group!r}; exclude it"
+                    f"branch {met!r} has the name of the input for the row splits of {group!r}; exclude it"
                 )
-            ragged[group + SPLITS] = tf.TensorSpec([None], tf.int64)
+            ragged[splits_name(group)] = tf.TensorSpec([None], tf.int64)
         ready = self._preprocessor.input_specs(mask=self.masked)
         signatures = {
             "serving_default": (self.padded, padded),
@@ -106,6 +141,11 @@ def _named(spec: Mapping[str, tf.TensorSpec]) -> dict[str, tf.TensorSpec]:
     return named
 
 
+def splits_name(lists: str) -> str:
+    """Name of the input with the row splits of a group, or of the lists in its objects."""
+    return input_name(lists.removesuffix("[]") + SPLITS)
+
+
 def input_name(branch: str) -> str:
     """Name of a branch in a signature: TensorFlow takes letters, digits and ``_``; others become ``_``."""
     name = re.sub(r"\W", "_", branch, flags=re.ASCII)
@@ -123,12 +163,14 @@ def export(
 ) -> Path:
     """Write a model that takes events as they are in the ROOT files.
 
-    A SavedModel has these signatures, all with output ``score`` float32 [B, outputs]:
+    A SavedModel has these signatures, all with output ``score`` float32 [B, outputs], the first two also with
+    ``selected`` bool [B] where the specs have a selection; what is not selected gets a score as well:
 
     - ``serving_default``: branches by name (`input_name`), flat float32 [B], jagged float32 [B, any] padded with NaN;
     - ``ragged``: flat float32 [B], jagged values float32 [m] and for each group ``<group>_row_splits`` int64 [B + 1];
+      lists in the objects of a group, which only expressions use, have row splits of their own beside the group's;
     - ``vector``: the ready ``vector`` float32 [B, D], and ``mask`` bool [B, D] if the model takes it;
-      for a model on images instead ``image``: the ready ``image`` float32 [B, rows, columns, channels].
+      for a model on images instead ``image``: the ready ``image`` float32 [B, bins of each axis ..., channels].
 
     Lengths, order and constants of the specs are part of the graph, so what is trained is what is served.
     ``assets.extra/`` holds warm-up requests for TF-Serving and the model card.
@@ -155,13 +197,15 @@ def export(
         MissingExtra: ONNX without its extra.
 
     Warns:
-        DataWarning: ``network.onnx`` alone is written, because the preprocessing has an op that ONNX lacks.
+        DataWarning: ``network.onnx`` alone is written, because the specs have an analysis, or the preprocessing an op
+            that ONNX lacks.
     """
     preprocessor, target = preprocessor_of(trained), Path(path)
     told = task or getattr(trained, "task", None)
     _check_backend()
     _check_target(target, format)
     check_inputs(model, preprocessor.width, preprocessor.image)
+    _check_truth(preprocessor.specs)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
         folder = Path(scratch) / "model"
@@ -180,6 +224,17 @@ def _check_backend() -> None:
         raise ModelError(
             f"a SavedModel is a TensorFlow graph, and this process runs Keras on {backend}: save the "
             "model as .keras, which is the same for every backend, and export with KERAS_BACKEND=tensorflow"
+        )
+
+
+def _check_truth(specs: Specs) -> None:
+    """Raise ModelError where the served model would need what only simulation knows."""
+    targets = {target.name for target in specs.targets}
+    truth = [one.name for one in specs.served_inputs if not one.feature and (one.name in targets or is_truth(one.name))]
+    if truth:
+        raise ModelError(
+            f"the exported model would need {shorten(map(repr, truth))}, which only simulation knows: objects, "
+            "order, define and select are part of it; take it out of them, or cut by train_select (--train-select)"
         )
 
 
@@ -209,11 +264,15 @@ def _write_onnx(model: keras.Model, preprocessor: Preprocessor, folder: Path, ca
     folder.mkdir()
     events = trial_events(preprocessor.specs)
     ready = preprocessor.model_input(_raw_vector(preprocessor, events), mask=servable.masked)
-    graphs: dict[str, tuple[Any, Arrays]] = {
-        "model.onnx": (padded, _named_inputs(events.padded())),
-        "model_ragged.onnx": (ragged, _named_inputs(events.ragged())),
-        NETWORK: (network, _ready_inputs(network, ready)),
-    }
+    graphs: dict[str, tuple[Any, Arrays]] = {NETWORK: (network, _ready_inputs(network, ready))}
+    if preprocessor.specs.served_steps is None:
+        graphs["model.onnx"] = padded, _named_inputs(events.padded())
+        graphs["model_ragged.onnx"] = ragged, _named_inputs(events.ragged())
+    else:
+        warnings.warn(
+            f"{NETWORK} alone is written: selections, object cuts and derived branches are not converted to ONNX",
+            DataWarning, stacklevel=4,
+        )  # fmt: skip
     write_onnx(folder, graphs, card)
     (folder / "model_card.json").write_text(json.dumps(card, indent=1) + "\n")
 
@@ -240,8 +299,16 @@ def next_version(base: str | os.PathLike[str]) -> Path:
 
 
 def sample_request(specs: Specs, rows: int) -> dict[str, np.ndarray]:
-    """A plausible request to ``serving_default``: every value at its mean (or middle), lists of full length."""
+    """A plausible request to ``serving_default``: every value at its mean (or middle), lists of full length.
+
+    Where there is an analysis, the example event of the specs, as its inputs are more than the features.
+    """
     request = {}
+    if specs.analysis:
+        for one in specs.served_inputs:
+            example = np.array(specs.example[one.name], np.int64 if one.integer else np.float32)
+            request[input_name(one.name)] = np.repeat(example[np.newaxis], rows, axis=0)
+        return request
     for branch in specs.branches:
         middle = 0.0 if branch.min is None or branch.max is None else (branch.min + branch.max) / 2
         value = np.float32(branch.mean if branch.mean is not None else middle)
@@ -292,7 +359,7 @@ def _card(model: keras.Model, preprocessor: Preprocessor, more: Mapping[str, Any
         "image": asdict(preprocessor.image) if preprocessor.image else None,
         "padding": "NaN",
         "columns": len(specs.vector_names),
-        "inputs": {b.name: input_name(b.name) for b in specs.branches},
+        "inputs": {one.name: input_name(one.name) for one in specs.served_inputs},
         "example": {input_name(name): value for name, value in specs.example.items()},
         "versions": {package: version(package) for package in packages},
         "metrics": None,

@@ -7,18 +7,21 @@ from typing import Any
 import keras
 
 from mlaas4hep_tf.errors import ModelError
-from mlaas4hep_tf.tasks import OUTPUTS, SCORE, Classes, Task
+from mlaas4hep_tf.tasks import OUTPUTS, SCORE, Classes, Head, Regression, Task
 
 
 def outputs(x: Any, task: Task) -> Any:
     """What a model tells, from its last features [B, H]: a tensor, or a dict of them for a task with several heads."""
-    layers = {head.output: _last_layer(head)(x) for head in task.heads}
+    layers = {head.output: _last(head, x) for head in task.heads}
     return layers if len(layers) > 1 else next(iter(layers.values()))
 
 
-def _last_layer(head: Classes) -> keras.layers.Layer:
+def _last(head: Head, x: Any) -> Any:
+    if isinstance(head, Regression):
+        plain = keras.layers.Dense(head.width, name=f"normalised_{head.output}", dtype="float32")(x)
+        return Unscale(head.offset, head.scale, name=head.output, dtype="float32")(plain)
     activation = "sigmoid" if head.binary or head.one_against_rest else "softmax"
-    return keras.layers.Dense(head.width, activation=activation, name=head.output, dtype="float32")
+    return keras.layers.Dense(head.width, activation=activation, name=head.output, dtype="float32")(x)
 
 
 def check(model: keras.Model, task: Task) -> None:
@@ -37,6 +40,16 @@ def output_name(model: keras.Model) -> str:
     return last if last in OUTPUTS else SCORE
 
 
+def in_unit_of_target(model: keras.Model, task: Task) -> keras.Model:
+    """The model of a user, who need not know the unit of a target: what it gives is taken as the normalised number."""
+    head = task.head
+    if isinstance(head, Classes) or any(isinstance(layer, Unscale) for layer in model.layers):
+        return model
+    told = Unscale(head.offset, head.scale, name=head.output, dtype="float32")(model.outputs[0])
+    inputs = {one.name: one for one in model.inputs} if len(model.inputs) > 1 else model.inputs[0]
+    return keras.Model(inputs, told, name=model.name)
+
+
 def losses(task: Task) -> Any:
     """Of each head, as `keras.Model.compile` takes them."""
     return _each(task, {head.output: _loss(head) for head in task.heads})
@@ -51,14 +64,18 @@ def _each(task: Task, by_output: dict[str, Any]) -> Any:
     return by_output if len(task.heads) > 1 else next(iter(by_output.values()))
 
 
-def _loss(head: Classes) -> keras.losses.Loss:
+def _loss(head: Head) -> keras.losses.Loss:
+    if isinstance(head, Regression):
+        return ScaledLoss(head.loss, head.scale, head.quantiles)
     focal = head.loss == "focal"
     if head.binary:
         return keras.losses.BinaryFocalCrossentropy() if focal else keras.losses.BinaryCrossentropy()
     return ClassLoss(head.width, one_against_rest=head.one_against_rest, focal=focal)
 
 
-def _metrics(head: Classes) -> list[keras.metrics.Metric]:
+def _metrics(head: Head) -> list[keras.metrics.Metric]:
+    if isinstance(head, Regression):
+        return [] if head.quantiles else [keras.metrics.MeanAbsoluteError(name="mae")]
     if head.binary:
         return [keras.metrics.AUC(name="auc"), keras.metrics.BinaryAccuracy(name="accuracy")]
     return [ClassAUC(head.width, name="auc"), keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
@@ -111,3 +128,48 @@ class ClassAUC(keras.metrics.AUC):  # type: ignore[misc]  # keras has no type in
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "classes": self.classes}
+
+
+@keras.saving.register_keras_serializable(package="mlaas4hep_tf")
+class Unscale(keras.layers.Layer):  # type: ignore[misc]  # keras has no type information
+    """From the normalised number to the one of the target: x scale + offset."""
+
+    def __init__(self, offset: float, scale: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.offset, self.scale = offset, scale
+
+    def call(self, inputs: Any) -> Any:
+        return inputs * self.scale + self.offset
+
+    def compute_output_spec(self, inputs: Any) -> Any:
+        return keras.KerasTensor(inputs.shape, inputs.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "offset": self.offset, "scale": self.scale}
+
+
+@keras.saving.register_keras_serializable(package="mlaas4hep_tf")
+class ScaledLoss(keras.losses.Loss):  # type: ignore[misc]  # keras has no type information
+    """Loss of (told - truth) / scale: truth [B], told [B, 1], or [B, Q] for quantiles."""
+
+    def __init__(
+        self, kind: str, scale: float, quantiles: Any = (), *, name: str = "scaled_loss", **kwargs: Any
+    ) -> None:
+        super().__init__(name=name, **kwargs)
+        self.kind, self.scale, self.quantiles = kind, scale, tuple(quantiles)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        truth = keras.ops.reshape(keras.ops.cast(y_true, y_pred.dtype), (-1, 1))
+        missed = (truth - y_pred) / self.scale  # [B, outputs]
+        size = keras.ops.abs(missed)
+        if self.kind == "quantile":
+            q = keras.ops.convert_to_tensor([self.quantiles], y_pred.dtype)
+            each = keras.ops.maximum(q * missed, (q - 1) * missed)
+        elif self.kind == "huber":
+            each = keras.ops.where(size < 1, keras.ops.square(missed) / 2, size - 0.5)
+        else:
+            each = size if self.kind == "mae" else keras.ops.square(missed)
+        return keras.ops.mean(each, axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "kind": self.kind, "scale": self.scale, "quantiles": self.quantiles}

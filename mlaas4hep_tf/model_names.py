@@ -30,7 +30,7 @@ class BuiltIn:
 BUILT_IN = (
     BuiltIn("mlp", "vector", "the paper's: 128, 64 ReLU, dropout, sigmoid", shell=True),
     BuiltIn("set", "vector, mask", "a network per object, pooled (Deep Sets)", shell=True),
-    BuiltIn("cnn", "image", 'build("cnn", specs, image=EtaPhiImage(...))', shell=False),
+    BuiltIn("cnn", "image", "convolutions on an image (--image)", shell=True),
     BuiltIn("autoencoder", "vector, mask", "autoencoder(specs), to a code and back", shell=False),
 )
 OWN = "module:function or a model.py of your own"
@@ -50,6 +50,15 @@ def check_model(name: str) -> None:
         python = [one for one in BUILT_IN if one.name == name]
         why = f" for the shell; in Python it is {python[0].what}" if python else near_misses(name, TRAINED)
         raise ModelError(f"no model {name!r}{why}; there are {KNOWN}")
+
+
+def check_form(name: str, *, image: bool) -> None:
+    """Raise ModelError for a model of ours that does not take this form: the image, or the vector."""
+    takes = [one.inputs == "image" for one in BUILT_IN if one.name == name]
+    if takes and takes[0] != image:
+        raise ModelError(
+            f"model {name!r} takes {'an image: give --image, or in Python image=' if takes[0] else 'no image'}"
+        )
 
 
 def _check_file(name: str) -> None:

@@ -18,10 +18,10 @@ import numpy as np
 
 from mlaas4hep_tf import heads
 from mlaas4hep_tf.errors import ModelError
-from mlaas4hep_tf.model_names import check_model, there
+from mlaas4hep_tf.model_names import check_form, check_model, there
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Task
-from mlaas4hep_tf.transforms.image import EtaPhiImage
+from mlaas4hep_tf.transforms.image_axes import Image
 
 VECTOR, MASK, IMAGE = "vector", "mask", "image"
 
@@ -68,13 +68,18 @@ def set_model(specs: Specs, task: Task = SIGNAL_OR_NOT) -> keras.Model:
     return keras.Model({VECTOR: vector, MASK: mask}, heads.outputs(x, task), name="set")
 
 
-def cnn(image: EtaPhiImage, task: Task = SIGNAL_OR_NOT) -> keras.Model:
-    """A small convolutional network on the matrix representation; input [B, rows, columns, channels]."""
+def cnn(image: Image, task: Task = SIGNAL_OR_NOT) -> keras.Model:
+    """A small convolutional network on the matrix representation; input [B, bins of each axis ..., channels]."""
+    axes = len(image.axes)
+    convolution, pooling, mean, largest = (
+        getattr(keras.layers, f"{name}{axes}D")
+        for name in ("Conv", "MaxPooling", "GlobalAveragePooling", "GlobalMaxPooling")
+    )
     inputs = keras.Input(image.shape, name=IMAGE)
-    x = keras.layers.Conv2D(16, 3, padding="same", activation="relu")(inputs)
-    x = keras.layers.MaxPooling2D(2, padding="same")(x)
-    x = keras.layers.Conv2D(32, 3, padding="same", activation="relu")(x)
-    x = keras.layers.Concatenate()([keras.layers.GlobalAveragePooling2D()(x), keras.layers.GlobalMaxPooling2D()(x)])
+    x = convolution(16, 3, padding="same", activation="relu")(inputs)
+    x = pooling(2, padding="same")(x)
+    x = convolution(32, 3, padding="same", activation="relu")(x)
+    x = keras.layers.Concatenate()([mean()(x), largest()(x)])
     x = keras.layers.Dense(64, activation="relu")(x)
     x = keras.layers.Dropout(0.2)(x)
     return keras.Model(inputs, heads.outputs(x, task), name="cnn")
@@ -161,7 +166,7 @@ _BUILDERS: dict[str, Callable[[Specs, Task], keras.Model]] = {"mlp": mlp, "set":
 
 
 def build(
-    name: str, specs: Specs, learning_rate: float = 1e-3, *, image: EtaPhiImage | None = None,
+    name: str, specs: Specs, learning_rate: float = 1e-3, *, image: Image | None = None,
     task: Task = SIGNAL_OR_NOT,
 ) -> keras.Model:  # fmt: skip
     """A compiled model by name.
@@ -179,8 +184,7 @@ def build(
     Raises:
         ModelError: no such model, or one that does not fit the data or the task.
     """
-    if (name == "cnn" and image is None) or (name in _BUILDERS and image is not None):
-        raise ModelError(f"model {name!r} takes {'an image: give image=' if name == 'cnn' else 'no image'}")
+    check_form(name, image=image is not None)
     if name in _BUILDERS:
         model = _BUILDERS[name](specs, task)
     elif name == "cnn" and image is not None:
@@ -193,6 +197,7 @@ def build(
         check_inputs(model, width, image)
     if not model.compiled:
         heads.check(model, task)
+        model = heads.in_unit_of_target(model, task)
         model.compile(
             optimizer=keras.optimizers.Adam(learning_rate), loss=heads.losses(task),
             weighted_metrics=heads.metrics(task),
@@ -200,7 +205,7 @@ def build(
     return model
 
 
-def check_inputs(model: keras.Model, width: int, image: EtaPhiImage | None = None) -> None:
+def check_inputs(model: keras.Model, width: int, image: Image | None = None) -> None:
     """Hold a model's inputs to the vector, or to the image.
 
     Raises:

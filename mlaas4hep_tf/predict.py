@@ -11,10 +11,11 @@ from functools import partial
 import keras
 import numpy as np
 
+from mlaas4hep_tf.analysis.steps import Steps
 from mlaas4hep_tf.dataset import RootDataset
-from mlaas4hep_tf.errors import BranchError, ConfigError, DataWarning
+from mlaas4hep_tf.errors import BranchError, ConfigError, DataWarning, near_misses
 from mlaas4hep_tf.evaluation import FloatArray
-from mlaas4hep_tf.io.branches import Selection
+from mlaas4hep_tf.io.branches import Selection, describe
 from mlaas4hep_tf.io.files import FileArgument, RootFile
 from mlaas4hep_tf.io.formats import check_format, row_writer
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
@@ -22,7 +23,7 @@ from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.models import wants_mask
 from mlaas4hep_tf.progress import progress_bar
 from mlaas4hep_tf.specs import Specs
-from mlaas4hep_tf.streaming.chunks import read_flat
+from mlaas4hep_tf.streaming.chunks import read_others
 from mlaas4hep_tf.streaming.open_files import inspect_files
 from mlaas4hep_tf.streaming.plan import EntryRange, blocks
 from mlaas4hep_tf.tasks import SCORE, Task
@@ -40,6 +41,7 @@ def predict_files(
     out: str | os.PathLike[str],
     *,
     task: Task | None = None,
+    observe: Sequence[str] = (),
     read: ReadOptions = DEFAULT_READ,
     progress: bool = False,
 ) -> int:
@@ -47,13 +49,15 @@ def predict_files(
 
     The output (of a ROOT file a tree with the name of the input's) has a row per event, in the order of files and
     entries: ``file`` (number of the input file), ``entry`` (in that file), the identifiers that the input has, and
-    ``score``; of more than two classes ``score_<class>`` each (``score_0``, ``score_1`` ... without a task).
+    ``score``; of more than two classes ``score_<class>`` each (``score_0``, ``score_1`` ... without a task); where the
+    specs have a selection also ``selected``, which the exported model gives as well.
 
     Args:
         trained: what the model was trained with: the `RootDataset`, the `runs.Run`, or a `Preprocessor`.  `Specs`
             are not enough: they do not know the normalisation.
         out: the file to write; its ending says how: ``.root``, ``.csv`` or ``.parquet``.
         task: what the model tells; that of the `runs.Run` by default.
+        observe: branches with a number per event, of the files or derived, that go to the output as well.
         read: how to read.  Every event gets a row, so nothing can be skipped.
         progress: show a progress bar on a terminal.
 
@@ -62,7 +66,7 @@ def predict_files(
 
     Raises:
         ModelError: specs alone.
-        BranchError: an identifier with the name of a branch of the output.
+        BranchError: an identifier with the name of a branch of the output, or nothing to observe of that name.
         ConfigError: ``on_bad_file="skip"``, or an ending that says no format.
         MlaasError: files that lack a branch of the specs, or cannot be read.
     """
@@ -70,13 +74,13 @@ def predict_files(
     if read.on_bad_file == "skip":
         raise ConfigError("prediction gives every event a row, so on_bad_file='skip' has no place there; take 'raise'")
     preprocessor = preprocessor_of(trained)
-    _check_names(preprocessor.specs.identifiers)
+    _check_names((*preprocessor.specs.identifiers, *observe))
     task = task or getattr(trained, "task", None)
     ds = _in_order(files, preprocessor, masked=wants_mask(model), read=read)
     scores = _Scores(predict_batch(model, x) for x in ds)
     with row_writer(out, ds.files[0].tree) as tree, progress_bar("predict", ds.entries, "events", progress) as advance:
-        for block, identifiers in _identifiers(ds.files, ds.specs, WorkerPool(read)):
-            tree.extend(_rows(block, identifiers, scores.take(len(block)), task))
+        for block, beside in _beside(ds.files, preprocessor.specs, observe, WorkerPool(read)):
+            tree.extend(_rows(block, beside, scores.take(len(block)), task))
             advance(len(block))
     if ds.truncated:
         cut = ", ".join(f"{count:,} {what}" for what, count in ds.truncated.items())
@@ -85,25 +89,28 @@ def predict_files(
 
 
 def _in_order(files: FileArgument, preprocessor: Preprocessor, *, masked: bool, read: ReadOptions) -> RootDataset:
-    """Every event of any files, as the model takes it."""
+    """Every event of any files, as the model takes it, whether it is selected or not."""
+    image = preprocessor.image
     return RootDataset(
-        files, preprocessor.specs.unbound(), batch_size=STEP_EVENTS, shuffle=False, normalize=preprocessor.normalize,
-        mask=masked, layout="vector" if preprocessor.image is None else "image", image=preprocessor.image, read=read,
+        files, preprocessor.specs.unbound().all_events(), batch_size=STEP_EVENTS, shuffle=False,
+        normalize=preprocessor.normalize, mask=masked, layout="vector" if image is None else "image", image=image,
+        read=read,
     )  # fmt: skip
 
 
 def _check_names(identifiers: Sequence[str]) -> None:
-    """Raise BranchError for an identifier with the name of a branch of the output."""
-    met = [name for name in identifiers if name in ("file", "entry") or re.fullmatch(r"score(_.*)?", name)]
+    """Raise BranchError for an identifier, or what is observed, with the name of a branch of the output."""
+    own = ("file", "entry", "selected")
+    met = [name for name in identifiers if name in own or re.fullmatch(r"score(_.*)?|predicted_.*", name)]
     if met:
         raise BranchError(
-            f"predictions have branches file, entry and score beside the identifiers, of which {met[0]!r} is called so "
-            "too: name other identifiers when scanning"
+            f"predictions have branches {', '.join(own)} and score beside identifiers and what is observed, of which "
+            f"{met[0]!r} is called so too: name other identifiers when scanning, or do not observe it"
         )
 
 
 def _rows(
-    block: EntryRange, identifiers: dict[str, np.ndarray], scores: FloatArray, task: Task | None
+    block: EntryRange, beside: dict[str, np.ndarray], scores: FloatArray, task: Task | None
 ) -> dict[str, np.ndarray]:
     """The branches of the output for one block of a file."""
     names = (
@@ -112,7 +119,7 @@ def _rows(
     return {
         "file": np.full(len(block), block.file, np.int32),
         "entry": np.arange(block.start, block.stop, dtype=np.int64),
-        **identifiers,
+        **beside,
         **{name: scores[:, i].astype(np.float32) for i, name in enumerate(names)},
     }
 
@@ -133,14 +140,34 @@ class _Scores:
         return joined[:rows]
 
 
-def _identifiers(
-    files: tuple[RootFile, ...], specs: Specs, worker_pool: WorkerPool
+def _beside(
+    files: tuple[RootFile, ...], specs: Specs, observe: Sequence[str], worker_pool: WorkerPool
 ) -> Iterator[tuple[EntryRange, dict[str, np.ndarray]]]:
-    wanted = [i for i in specs.identifiers if all(any(b.name == i for b in f.branches) for f in files)]
-    opened = (
-        inspect_files([f.source for f in files], Selection(tuple(wanted), (), ()), worker_pool) if wanted else files
-    )
-    names = tuple(i for i in wanted if all(b.kind == "flat" for f in opened for b in f.branches if b.name == i))
+    """Identifiers of events, what is observed, and whether each is selected, block by block."""
+    known = [{b.name for b in file.branches} for file in files]
+    identifiers = [name for name in specs.identifiers if all(name in own for own in known)]
+    steps = specs.steps_beside(observe)
+    also = tuple(dict.fromkeys([*identifiers, *steps.reads(observe)]))
+    opened = inspect_files([f.source for f in files], Selection(also, (), ()), worker_pool) if also else files
+    for name in observe:
+        _check_observed(name, opened, steps)
+    flat = [i for i in identifiers if all(b.kind == "flat" for f in opened for b in f.branches if b.name == i)]
+    names = tuple(dict.fromkeys([*flat, *observe]))
     tasks = [b for n, f in enumerate(opened) for b in blocks(n, f.num_entries, f.entry_offsets, WRITE_ENTRIES)]
-    parts = ((opened[b.file].part(names, b.start, b.stop), b) for b in tasks)
-    yield from zip(tasks, worker_pool.map(partial(read_flat, names), parts), strict=True)
+    reads = steps.reads(names)
+    parts = ((opened[b.file].part(reads, b.start, b.stop), b.start, b.stop) for b in tasks)
+    yield from zip(tasks, worker_pool.map(partial(read_others, names, steps), parts), strict=True)
+
+
+def _check_observed(name: str, files: Sequence[RootFile], steps: Steps) -> None:
+    """Raise BranchError unless there is a number per event of this name."""
+    derived = {info.name: info for info in steps.defined}
+    for file in files:
+        info = derived.get(name) or next((b for b in file.branches if b.name == name), None)
+        if name in steps.counters or (info is not None and info.kind == "flat"):
+            continue
+        known = [*derived, *(b.name for b in file.branches)]
+        what = near_misses(name, known) if info is None else f", but {describe(info)}"
+        raise BranchError(
+            f"what is observed is a number per event: there is no such branch {name!r}{what} in {file.where}"
+        )

@@ -9,7 +9,22 @@ from mlaas4hep_tf.errors import shorten
 from mlaas4hep_tf.io.branches import IDENTIFIERS
 from mlaas4hep_tf.specs import BranchSpec, Specs, at_quantile
 
-TRUTH = ("MC*", "nMC*", "mc_*", "Gen*", "nGen*", "gen*", "*[tT]ruth*", "isSignal", "*[wW]eight*")
+TRUTH = (
+    "MC*",
+    "nMC*",
+    "mc_*",
+    "Gen*",
+    "nGen*",
+    "gen*",
+    "*_gen[A-Z]*",
+    "*[np]Flavour",
+    "LHE*",
+    "nLHE*",
+    "HTXS*",
+    "*[tT]ruth*",
+    "isSignal",
+    "*[wW]eight*",
+)
 _DROP = "; specs.without_constant() (--drop-constant) leaves them out"
 _TRUTH = "; take them out by exclude= (--exclude) or as labels= and weights=, unless they are meant"
 WIDE_COLUMNS, WIDE_FACTOR = 1000, 10  # of a group that few events make so wide, against what the others need

@@ -3,98 +3,44 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
-import numpy as np
-
-from mlaas4hep_tf.errors import DataWarning, InputFileError, ReaderError, shorten
-from mlaas4hep_tf.examples import Example, example_event
-from mlaas4hep_tf.grouping import Agreement, Candidate, Groups, agreement, candidates, differing, joined
+from mlaas4hep_tf.analysis.passing import Passing
+from mlaas4hep_tf.analysis.rules import Analysis, Cuts
+from mlaas4hep_tf.analysis.rules import analysis as make_analysis
+from mlaas4hep_tf.analysis.steps import mentioned, steps_of
+from mlaas4hep_tf.blockscan import Scanned, Wanted, scan_range
+from mlaas4hep_tf.errors import ConfigError, DataWarning, InputFileError, PlanError, ReaderError, SpecsError, shorten
+from mlaas4hep_tf.expressions.syntax import words_of
+from mlaas4hep_tf.grouping import Groups, candidates, joined
 from mlaas4hep_tf.io.branches import IDENTIFIERS, BranchInfo, Selected, Selection, check_schema, parse_patterns, select
-from mlaas4hep_tf.io.buffers import keep_freed_memory
-from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
+from mlaas4hep_tf.io.files import FileArgument, RootFile, Source, expand
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.io.workers import WorkerPool
+from mlaas4hep_tf.passed import (
+    Passed,
+    counted_files,
+    cut_flow,
+    edges,
+    not_counted,
+    nothing_passes,
+    with_analysis,
+    with_steps,
+    without_defined,
+)  # fmt: skip
 from mlaas4hep_tf.progress import progress_bar
 from mlaas4hep_tf.remarks import remarks
 from mlaas4hep_tf.specs import FileSpec, Specs, TargetSpec
-from mlaas4hep_tf.statistics import NO_TARGET, NOTHING, BranchStats, TargetStats, statistics, target_statistics
 from mlaas4hep_tf.streaming.open_files import inspect_files
-from mlaas4hep_tf.streaming.plan import EntryRange, blocks
+from mlaas4hep_tf.streaming.plan import blocks
 from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange, account
 from mlaas4hep_tf.streaming.targets import PerFile, flat_branch
 
 SCAN_VALUES = 1 << 22  # of one value per event and branch at most, where pages are longer
 SCAN_ENTRIES = 32_768  # read at a time by one process: larger reads do not pay (only memory grows)
-
-
-@dataclass(frozen=True)
-class Scanned:
-    """What is known of some entries; `merge` of two is that of both.
-
-    Attributes:
-        features, targets: statistics of each branch.
-        agreements: which members of each group that might be one agree.
-        apart: list branches that differ from their group, and in how many events.
-        example: an event, of the first block that has one.
-    """
-
-    features: list[BranchStats]
-    targets: list[TargetStats]
-    agreements: list[Agreement]
-    apart: Counter[str]
-    example: Example
-
-    def merge(self, other: Scanned) -> Scanned:
-        return Scanned(
-            [a.merge(b) for a, b in zip(self.features, other.features, strict=True)],
-            [a.merge(b) for a, b in zip(self.targets, other.targets, strict=True)],
-            [a.merge(b) for a, b in zip(self.agreements, other.agreements, strict=True)],
-            self.apart + other.apart,
-            self.example or other.example,
-        )
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is to be known: feature branches, branches of labels and weights, and groups that might be one."""
-
-    features: Sequence[BranchInfo]
-    targets: Sequence[BranchInfo]
-    groups: Sequence[Candidate] = ()
-
-    @property
-    def nothing(self) -> Scanned:
-        apart = [Agreement((0,) * len(c.members), (0,) * len(c.members)) for c in self.groups]
-        return Scanned([NOTHING] * len(self.features), [NO_TARGET] * len(self.targets), apart, Counter(), {})
-
-
-def scan_range(wanted: Wanted, task: tuple[RootFile, EntryRange]) -> Scanned:
-    """Runs in a reader process: what is wanted of one entry range; the first of a file gives the example."""
-    from mlaas4hep_tf.io.reader import read  # here, so that the training process never imports uproot
-
-    keep_freed_memory()
-    file, entries = task
-    infos = wanted.features
-    names = dict.fromkeys(info.name for info in (*infos, *wanted.targets))
-    counters = {info.counter: None for info in infos if info.counter}
-    columns = read(file, entries.start, entries.stop, list(names), counters=counters, hold=False)
-    apart = differing(infos, columns.counts)
-    if apart:
-        infos = [replace(info, counter=None) if info.name in apart else info for info in infos]
-    per_group = {group: np.bincount(counts).astype(np.int64) for group, counts in columns.counts.items()}
-    nothing = np.zeros(0, np.int64)
-    return Scanned(
-        [statistics(columns.values[i.name], nothing if i.kind == "flat" else per_group[i.group]) for i in infos],
-        [target_statistics(columns.values[info.name]) for info in wanted.targets],
-        [agreement(candidate, columns.counts) for candidate in wanted.groups],
-        apart,
-        example_event(infos, columns.values, columns.counts) if infos and entries.start == 0 else {},
-    )
 
 
 def scan(
@@ -107,6 +53,13 @@ def scan(
     labels: PerFile | None = None,
     weights: PerFile | None = None,
     groups: Groups | None = None,
+    objects: Mapping[str, str] | None = None,
+    order: Mapping[str, str] | None = None,
+    define: Mapping[str, str] | None = None,
+    select: Cuts = None,
+    train_select: Cuts = None,
+    vectors: Mapping[str, Iterable[str]] | None = None,
+    analysis: Analysis | None = None,
     read: ReadOptions = DEFAULT_READ,
     progress: bool = True,
 ) -> Specs:
@@ -121,6 +74,14 @@ def scan(
         labels, weights: as for `RootDataset`; a branch of them is no feature, and `Specs.targets` describes it.
         groups: name -> patterns of list branches that are one group, as they have the same multiplicity in every
             event; those of a common prefix, such as ``jet_pt`` and ``jet_eta``, are found without.
+        objects: group (``Jet`` or ``nJet``) -> condition on its objects; the others are left out.
+        order: group -> key by which its objects are ordered, rising.
+        define: name -> expression of a branch that is derived, and a feature unless it is excluded.
+        select: condition on the event, or several; only events that pass are described here, trained on and
+            marked ``selected`` by the exported model.
+        train_select: like `select`, but not part of the exported model, so that it may use the truth.
+        vectors: group -> branches of its pt, eta, phi and mass, where their names do not tell.
+        analysis: all of these as one, instead.
         read: how to read; where files and blocks that cannot be read are skipped, a warning has the report.
         progress: show a progress bar on a terminal.
 
@@ -129,23 +90,73 @@ def scan(
 
     Raises:
         InputFileError, TreeError, BranchError: see `errors`; also where files differ in their schema.
+        ExpressionError, ConfigError: an analysis that is none, or not for these branches.
+        PlanError: no event passes the selection.
     """
+    rules = make_analysis(objects, order, define, select, train_select, vectors)
+    if analysis is not None and rules:
+        raise ConfigError("analysis= has all that is said of selections and objects: give it or the parts, not both")
+    rules = analysis or rules
     sources = expand(files, tree)
     skipped, worker_pool = account(read), WorkerPool(read)
     named = tuple(dict.fromkeys(given for given in (labels, weights) if isinstance(given, str)))
     selection = Selection(parse_patterns(branches), (*parse_patterns(exclude), *named), tuple(identifiers))
+    from_files = without_defined(selection, rules)
+    opened = _open_all(sources, from_files, rules, named, worker_pool, skipped, progress)
+    chosen = choose(opened, from_files)
+    target_infos = [flat_branch("labels or weights", name, opened) for name in named]
+    wanted = Wanted(chosen.features, target_infos, candidates(chosen.features, groups))
+    near: list[str] = []
+    if rules:
+        infos, near = _in_groups(opened, chosen.features, rules, groups, worker_pool, skipped)
+        wanted = with_steps(wanted, steps_of(rules, infos), selection, _name(labels), _name(weights))
+    total, passing = _read_all(opened, wanted, worker_pool, progress, skipped)
+    specs, nearly = _finish(opened, selection, chosen, wanted, total)
+    if wanted.steps is not None:
+        specs = with_analysis(specs, wanted.steps, wanted, total, passing, opened)
+        specs = replace(specs, cutflow=cut_flow(wanted.steps, total, opened, labels, weights))
+    lost = skipped.report() if skipped is not None else []
+    for message in near + nearly + remarks(specs) + (["\n".join(lost)] if lost else []):
+        warnings.warn(message, DataWarning, stacklevel=2)
+    return specs
+
+
+def _name(target: PerFile | None) -> str:
+    return target if isinstance(target, str) else ""
+
+
+def _open_all(
+    sources: Sequence[Source], selection: Selection, rules: Analysis, named: tuple[str, ...],
+    worker_pool: WorkerPool, skipped: Skipped | None, progress: bool,
+) -> tuple[RootFile, ...]:  # fmt: skip
+    """The files, opened once more where expressions name branches that are not selected."""
     opened = inspect_files(sources, selection, worker_pool, progress, skipped, also=named)
     if not sum(file.num_entries for file in opened):
         raise InputFileError(f"there is no event in {shorten(f.url for f in opened)}: every tree is empty")
-    chosen = choose(opened, selection)
-    target_infos = [flat_branch("labels or weights", name, opened) for name in named]
-    wanted = Wanted(chosen.features, target_infos, candidates(chosen.features, groups))
-    total = _read_all(opened, wanted, worker_pool, progress, skipped)
-    specs, near = _finish(opened, selection, chosen, wanted, total)
-    lost = skipped.report() if skipped is not None else []
-    for message in near + remarks(specs) + (["\n".join(lost)] if lost else []):
-        warnings.warn(message, DataWarning, stacklevel=2)
-    return specs
+    names = [info.name for info in opened[0].branches]
+    more = set(mentioned(rules, names)) - selection.among(names) - {*named}
+    if not more:
+        return opened
+    also = (*named, *sorted(more))
+    return inspect_files([file.source for file in opened], selection, worker_pool, skipped=skipped, also=also)
+
+
+def _in_groups(
+    files: Sequence[RootFile], features: Sequence[BranchInfo], rules: Analysis, groups: Groups | None,
+    worker_pool: WorkerPool, skipped: Skipped | None,
+) -> tuple[tuple[BranchInfo, ...], list[str]]:  # fmt: skip
+    """Branches that features or expressions may need, with their groups, which are found first if need be."""
+    named = {*mentioned(rules, [info.name for info in files[0].branches]), *(info.name for info in features)}
+    infos = [info for info in files[0].branches if info.name in named and info.kind != "other"]
+    alike = candidates(infos, groups)
+    if not alike:
+        return tuple(infos), []
+    firsts = {info.group: info for info in reversed(infos)}
+    members = [firsts[member] for candidate in alike for member in candidate.members]
+    total, _ = _read_all(files, Wanted(members, (), alike), worker_pool, progress=False, skipped=skipped)
+    found = list(zip(alike, total.agreements, strict=True))
+    joins, near = joined(infos, found, total.apart, sum(file.num_entries for file in files))
+    return tuple(replace(i, counter=joins[i.name]) if i.name in joins else i for i in infos), near
 
 
 def _finish(
@@ -154,6 +165,8 @@ def _finish(
     """The specs of what was scanned, and which groups are nearly one."""
     alike = list(zip(wanted.groups, total.agreements, strict=True))
     joins, near = joined(wanted.features, alike, total.apart, sum(file.num_entries for file in files))
+    if wanted.steps is not None and not any(stats.values for stats in total.features):
+        raise PlanError(nothing_passes(wanted.steps.analysis))
     specs = Specs(
         tree=files[0].tree,
         branches=tuple(
@@ -183,28 +196,34 @@ def choose(files: Sequence[RootFile], selection: Selection) -> Selected:
 
 def _read_all(
     files: Sequence[RootFile], wanted: Wanted, worker_pool: WorkerPool, progress: bool, skipped: Skipped | None
-) -> Scanned:
-    infos = wanted.features
-    tasks = [
-        (files[b.file], b)
-        for number, f in enumerate(files)
-        for b in blocks(number, f.num_entries, f.entry_offsets, _scan_entries(f, len(infos)))
-    ]
-    names = [info.name for info in (*infos, *wanted.targets)] + [info.counter for info in infos if info.counter]
-    entries = sum(len(b) for _, b in tasks)
-    total = wanted.nothing
+) -> tuple[Scanned, list[Passed]]:
+    """All that is wanted; and for each block how many events pass, where there is a selection."""
+    tasks = [task for number, file in enumerate(files) for task in _tasks(number, file, wanted)]
+    entries = sum(edges[-1] - edges[0] for _, edges in tasks)
+    total, passing = wanted.nothing, []
     with progress_bar("scan", entries, "events", progress) as advance:
-        parts = ((file.part(names, b.start, b.stop), b) for file, b in tasks)
+        parts = ((files[n].part(wanted.names, edges[0], edges[-1]), n, edges) for n, edges in tasks)
         outcomes = worker_pool.outcomes(partial(scan_range, wanted), parts)
-        for (file, done), outcome in zip(tasks, outcomes, strict=True):
+        for (number, edges), outcome in zip(tasks, outcomes, strict=True):
+            found = wanted.nothing
             try:
-                total = total.merge(outcome.result())
+                found = outcome.result()
             except (InputFileError, ReaderError) as error:
                 if skipped is None:
                     raise
-                skipped.add(SkippedRange(file.url, done.file, done.start, done.stop, str(error)), entries)
-            advance(len(done))
-    return total
+                skipped.add(SkippedRange(files[number].url, number, edges[0], edges[-1], str(error)), entries)
+            total = total.merge(found)
+            passing.append(Passed(number, tuple(edges), found.passing))
+            advance(edges[-1] - edges[0])
+    return total, passing
+
+
+def _tasks(number: int, file: RootFile, wanted: Wanted) -> list[tuple[int, list[int]]]:
+    """The blocks of a file, each with the edges between which events are counted."""
+    found = blocks(number, file.num_entries, file.entry_offsets, _scan_entries(file, len(wanted.read)))
+    if wanted.steps is None or not wanted.steps.analysis.selects:
+        return [(number, [block.start, block.stop]) for block in found]
+    return [(number, edges(block, file.entry_offsets)) for block in found]
 
 
 def _scan_entries(file: RootFile, branches: int) -> int:
@@ -218,5 +237,44 @@ def scan_targets(
 ) -> tuple[TargetSpec, ...]:
     """What `Specs.targets` says of some flat branches of opened files, read for this alone."""
     infos = [flat_branch("labels or weights", name, files) for name in names]
-    total = _read_all(files, Wanted((), infos), worker_pool, progress=False, skipped=skipped)
+    total, _ = _read_all(files, Wanted((), infos), worker_pool, progress=False, skipped=skipped)
     return tuple(stats.finish(info) for stats, info in zip(total.targets, infos, strict=True))
+
+
+def passing_events(
+    files: Sequence[RootFile], specs: Specs, worker_pool: WorkerPool, skipped: Skipped | None
+) -> tuple[Passing, ...]:
+    """Which events of opened files pass: as the specs have it, or counted now; none where there is no selection.
+
+    Raises:
+        SpecsError: entries that could not be read when the specs were made, where nothing may be skipped.
+        LostDataError: more than may be skipped.
+        PlanError: no event passes.
+    """
+    if not specs.analysis.selects:
+        return ()
+    known = {(file.uuid, file.entries): file for file in specs.files if file.edges}
+    new = [n for n, file in enumerate(files) if (file.uuid, file.num_entries) not in known]
+    counted = dict(zip(new, _count([files[n] for n in new], specs.analysis, specs, worker_pool, skipped), strict=True))
+    found = [counted.get(n) or known[file.uuid, file.num_entries] for n, file in enumerate(files)]
+    lost = [one for n, own in enumerate(found) for one in not_counted(files[n], n, own)]
+    if lost and skipped is None:
+        raise SpecsError(f"it is not known which events pass where the scan could not read: {lost[0]}; scan again")
+    passing = tuple(Passing(own.edges, tuple(max(n, 0) for n in own.passing)) for own in found)
+    events = sum(own.entries for own in passing)
+    if not events:
+        raise PlanError(nothing_passes(specs.analysis))
+    if skipped is not None:
+        skipped.not_counted(lost, events)
+    return passing
+
+
+def _count(
+    files: Sequence[RootFile], rules: Analysis, specs: Specs, worker_pool: WorkerPool, skipped: Skipped | None
+) -> Sequence[FileSpec]:
+    """Passing events of files, for which only the branches of the selection are read."""
+    if not files:
+        return []
+    steps = steps_of(rules.for_selection(words_of), tuple(one.info for one in specs.inputs))
+    _, passing = _read_all(files, Wanted((), (), steps=steps), worker_pool, progress=False, skipped=skipped)
+    return counted_files([FileSpec(f.url, f.uuid, f.num_entries) for f in files], passing)

@@ -9,10 +9,15 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mlaas4hep_tf.analysis.cutflow import CutFlow
+from mlaas4hep_tf.analysis.rules import NO_ANALYSIS, Analysis
+from mlaas4hep_tf.analysis.steps import Steps, steps_of
 from mlaas4hep_tf.errors import BranchError, PlanError, SpecsError, near_misses, shorten
+from mlaas4hep_tf.expressions.syntax import words_of
 from mlaas4hep_tf.htmltable import table, text
 from mlaas4hep_tf.io.branches import IDENTIFIERS, BranchInfo, Kind, Selection, check_schema
 from mlaas4hep_tf.io.files import RootFile
@@ -94,6 +99,7 @@ class TargetSpec:
         not_finite: how many of them are NaN or infinite.
         min, max: of the finite values, integers exactly; None without any.
         found: each finite value and how often it comes, by value; empty where there are more than `FOUND`.
+        mean, variance: of the finite values (population variance); None without any, and in specs of before.
     """
 
     name: str
@@ -103,6 +109,8 @@ class TargetSpec:
     min: float | None
     max: float | None
     found: tuple[tuple[float, int], ...]
+    mean: float | None = None
+    variance: float | None = None
 
 
 FOUND = 256  # values of a target that are kept apart: classes, not measurements
@@ -110,11 +118,52 @@ FOUND = 256  # values of a target that are kept apart: classes, not measurements
 
 @dataclass(frozen=True)
 class FileSpec:
-    """One file of the dataset: its path or URL when it was scanned, its uuid, and its entries."""
+    """One file of the dataset.
+
+    Attributes:
+        url: its path or URL when it was scanned.
+        uuid, entries: of the tree, as it was then.
+        edges: where there is a selection, entries between which events were counted, from 0 to `entries`.
+        passing: how many events pass between an edge and the next; -1 where that could not be read.
+    """
 
     url: str
     uuid: str
     entries: int
+    edges: tuple[int, ...] = ()
+    passing: tuple[int, ...] = ()
+
+    @property
+    def events(self) -> int:
+        """Events that are used: those that pass, where there is a selection."""
+        return sum(max(n, 0) for n in self.passing) if self.edges else self.entries
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """A branch of the files that an analysis reads, as a feature or for its expressions.
+
+    Attributes:
+        name, kind, dtype, group, length, inner: as in `BranchInfo`, with the group that scan found.
+        feature: whether it is a feature too.
+        served: whether the exported model needs it: a feature, or one that more than `train_select` uses.
+        integer: whether the exported model takes it as int64, since every digit counts or float32 does not hold it.
+    """
+
+    name: str
+    kind: Kind
+    dtype: str
+    group: str
+    length: int = 0
+    feature: bool = True
+    served: bool = True
+    integer: bool = False
+    inner: str = ""
+
+    @property
+    def info(self) -> BranchInfo:
+        shared = _shared(self.name, self.group)
+        return BranchInfo(self.name, "", self.kind, self.dtype, shared, self.length, inner=self.inner)
 
 
 @dataclass(frozen=True, repr=False)
@@ -133,8 +182,11 @@ class Specs:
         bound: whether these specs hold for `files` only (`unbound` lifts that).
         targets: branches of labels and weights, by name.
         stored_groups: branches that scan joined in a group -> their group in the files.
-        example: feature branch -> its number or list in one event of the data, None for what is not finite; empty in
-            specs that were made before there was one.
+        example: input of the model -> its number or list in one event of the data, None for what is not finite; empty
+            in specs that were made before there was one.
+        analysis: selections, object cuts and derived branches.
+        inputs: branches of the files that are read, where there is an analysis; else the feature branches are.
+        cutflow: what the selection left, where there is one.
     """
 
     tree: str
@@ -147,6 +199,9 @@ class Specs:
     targets: tuple[TargetSpec, ...] = ()
     stored_groups: Mapping[str, str] = field(default_factory=dict)
     example: Mapping[str, Any] = field(default_factory=dict)
+    analysis: Analysis = NO_ANALYSIS
+    inputs: tuple[InputSpec, ...] = ()
+    cutflow: CutFlow | None = None
 
     def __post_init__(self) -> None:
         if not self.branches:
@@ -195,13 +250,21 @@ class Specs:
         head = ("branch", "kind", "type", "group", "kept", "largest", "min", "max", "mean", "std", "missing")
         targets = ((t.name, t.dtype, t.min, t.max, len(t.found) or None, t.not_finite or None) for t in self.targets)
         about_targets = ("label or weight", "type", "min", "max", "values", "missing")
-        return table(f"Specs of {self._summary()}", head, map(_row, self.branches)) + (
-            table("Targets:", about_targets, targets) if self.targets else ""
+        return (
+            table(f"Specs of {self._summary()}", head, map(_row, self.branches))
+            + (table("Targets:", about_targets, targets) if self.targets else "")
+            + (self.cutflow._repr_html_() if self.cutflow is not None else "")
         )
 
     @property
     def entries(self) -> int:
-        return sum(file.entries for file in self.files)
+        """Events that are used: those that pass, where there is a selection."""
+        return sum(file.events for file in self.files)
+
+    @cached_property
+    def steps(self) -> Steps | None:
+        """What the analysis does with the inputs; None where there is no analysis."""
+        return steps_of(self.analysis, tuple(one.info for one in self.inputs)) if self.analysis else None
 
     @property
     def flat(self) -> tuple[BranchSpec, ...]:
@@ -239,6 +302,8 @@ class Specs:
         """Identity of the data and the selection: uuids, entries and schema, not where the files lie."""
         parts = [sorted((f.uuid, f.entries) for f in self.files), self.tree, asdict(self.selection)]
         parts += [[b.name, b.kind, b.dtype, b.group] for b in self.branches]
+        if self.analysis:
+            parts.append(self.analysis.to_json())
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def with_lengths(self, *, quantile: float) -> Specs:
@@ -277,6 +342,13 @@ class Specs:
         """The same specs for any files of the same schema: new data to predict, or more of the same simulation."""
         return replace(self, bound=False)
 
+    def all_events(self) -> Specs:
+        """The same specs without the selection: objects are cut and branches derived in every event."""
+        rules = replace(self.analysis, select=(), train_select=())
+        return replace(
+            self, analysis=rules, cutflow=None, files=tuple(replace(f, edges=(), passing=()) for f in self.files)
+        )
+
     def resolve(self, file: RootFile) -> Specs:
         """Fill in kind, dtype and group, which the paper's specs lack, from a file of the dataset."""
         known = {info.name: info for info in file.branches}
@@ -294,8 +366,7 @@ class Specs:
             SpecsError: files that were not scanned, or that changed since.
             BranchError: a branch that is missing or of another type.
         """
-        own = [replace(b, group=self.stored_groups.get(b.name, b.group)) for b in self.branches]
-        expected = [BranchInfo(b.name, "", b.kind, b.dtype, *_counter(b)) for b in own]
+        expected = [self._stored(info) for info in self.read_infos]
         for file in files:
             check_schema(expected, file.branches, file.where, "the specs")
         if not self.bound:
@@ -316,6 +387,37 @@ class Specs:
                 "or use specs.unbound() to apply the specs to new data of the same kind"
             )
 
+    @cached_property
+    def served_steps(self) -> Steps | None:
+        """What of the analysis the exported model does; None where it does nothing."""
+        rules = self.analysis.served
+        return steps_of(rules, tuple(one.info for one in self.inputs)) if rules else None
+
+    def steps_beside(self, names: Sequence[str] = ()) -> Steps:
+        """What it takes to say whether the exported model would select an event, and what some derived branches are."""
+        rules = self.analysis.served.for_selection(words_of, names)
+        needed = rules.select or rules.define
+        return steps_of(rules if needed else NO_ANALYSIS, tuple(one.info for one in self.inputs))
+
+    @property
+    def served_inputs(self) -> tuple[InputSpec, ...]:
+        """What the exported model takes of an event."""
+        if self.analysis:
+            return tuple(one for one in self.inputs if one.served)
+        return tuple(InputSpec(b.name, b.kind, b.dtype, b.group) for b in self.branches)
+
+    @property
+    def read_infos(self) -> tuple[BranchInfo, ...]:
+        """The branches of the files that are read, in the groups of the specs."""
+        if self.analysis:
+            return tuple(one.info for one in self.inputs)
+        return tuple(BranchInfo(b.name, "", b.kind, b.dtype, *_counter(b)) for b in self.branches)
+
+    def _stored(self, info: BranchInfo) -> BranchInfo:
+        """The same with the group that it has in the files."""
+        stored = self.stored_groups.get(info.name)
+        return info if stored is None else replace(info, counter=_shared(info.name, stored))
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write JSON; the file appears under its name only when it is complete."""
         target = Path(path)
@@ -325,7 +427,7 @@ class Specs:
         partial.replace(target)
 
     def to_json(self) -> dict[str, Any]:
-        content = asdict(self)
+        content = asdict(self) | {"analysis": self.analysis.to_json()}
         return {"version": VERSION, "fingerprint": self.fingerprint, "checksum": _checksum(content), **content}
 
     @staticmethod
@@ -362,8 +464,12 @@ def check_quantile(quantile: float) -> None:
 
 
 def _counter(branch: BranchSpec) -> tuple[str | None, int]:
-    shared = branch.group if branch.group != branch.name else None
-    return shared, branch.largest if branch.kind == "array" else 0
+    return _shared(branch.name, branch.group), branch.largest if branch.kind == "array" else 0
+
+
+def _shared(name: str, group: str) -> str | None:
+    """The counter of a branch, if its group is not it alone."""
+    return group if group != name else None
 
 
 def at_quantile(branch: BranchSpec, quantile: float) -> int:
@@ -388,7 +494,7 @@ def _from_json(content: dict[str, Any], path: str) -> Specs:
         specs = Specs(
             tree=content["tree"],
             branches=tuple(_branch(b) for b in content["branches"]),
-            files=tuple(FileSpec(**f) for f in content["files"]),
+            files=tuple(_file(f) for f in content["files"]),
             selection=Selection(**{k: tuple(v) for k, v in content["selection"].items()}),
             identifiers=tuple(content["identifiers"]),
             left_out=content["left_out"],
@@ -396,6 +502,9 @@ def _from_json(content: dict[str, Any], path: str) -> Specs:
             targets=tuple(_target(t) for t in content.get("targets", ())),
             stored_groups=content.get("stored_groups", {}),
             example=content.get("example", {}),
+            analysis=Analysis.from_json(content.get("analysis", {})),
+            inputs=tuple(InputSpec(**one) for one in content.get("inputs", ())),
+            cutflow=CutFlow.from_json(content["cutflow"]) if content.get("cutflow") else None,
         )
     except (KeyError, TypeError) as error:
         raise SpecsError(f"the specs {path} are damaged ({type(error).__name__}: {error}); scan again") from error
@@ -411,6 +520,10 @@ def _checksum(content: Mapping[str, Any]) -> str:
 def _branch(content: dict[str, Any]) -> BranchSpec:
     known: dict[str, Any] = {f.name: content[f.name] for f in fields(BranchSpec) if f.name in content}
     return BranchSpec(**known | {"multiplicities": tuple(known["multiplicities"])})
+
+
+def _file(content: dict[str, Any]) -> FileSpec:
+    return FileSpec(**content | {name: tuple(content.get(name, ())) for name in ("edges", "passing")})
 
 
 def _target(content: dict[str, Any]) -> TargetSpec:

@@ -14,6 +14,7 @@ from mlaas4hep_tf.io.branches import BranchInfo
 from mlaas4hep_tf.specs import FOUND, BranchSpec, TargetSpec
 
 Array = npt.NDArray[Any]
+FLOAT32_INTEGERS = 2**24  # up to it float32 holds every integer
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,20 @@ def statistics(values: Sequence[Array], multiplicities: Array) -> BranchStats:
     return BranchStats(count, nan, posinf, neginf, smallest, largest, mean, m2, multiplicities)
 
 
+def beyond_float32(values: Array) -> bool:
+    """Whether there are integers among them that float32 does not hold."""
+    if values.dtype.kind not in "iu" or not len(values):
+        return False
+    return bool(values.max() > FLOAT32_INTEGERS or values.min() < -FLOAT32_INTEGERS)
+
+
 @dataclass(frozen=True)
 class TargetStats:
     """What `TargetSpec` says, over some entries; `merge` of two is that of both.
 
     Attributes:
         found: how often each finite value comes; None where there are too many to keep.
+        mean, m2: of the finite values, and the sum of squared deviations from it, as in `BranchStats`.
     """
 
     values: int
@@ -115,12 +124,18 @@ class TargetStats:
     min: float
     max: float
     found: Counter[float] | None
+    mean: float = 0.0
+    m2: float = 0.0
 
     def merge(self, other: TargetStats) -> TargetStats:
+        n, m = self.values - self.not_finite, other.values - other.not_finite
+        share = m / (n + m) if n + m else 0.0
+        delta = other.mean - self.mean
         found = None if self.found is None or other.found is None else _few(self.found + other.found)
         return TargetStats(
             self.values + other.values, self.not_finite + other.not_finite,
             min(self.min, other.min), max(self.max, other.max), found,
+            self.mean + delta * share, self.m2 + other.m2 + delta * delta * n * share,
         )  # fmt: skip
 
     def finish(self, info: BranchInfo) -> TargetSpec:
@@ -128,6 +143,7 @@ class TargetStats:
         return TargetSpec(
             info.name, info.dtype, self.values, self.not_finite,
             self.min if known else None, self.max if known else None, tuple(sorted((self.found or {}).items())),
+            self.mean if known else None, self.m2 / (self.values - self.not_finite) if known else None,
         )  # fmt: skip
 
 
@@ -146,5 +162,7 @@ def target_statistics(pieces: Sequence[Array]) -> TargetStats:
         values, counts = np.unique(finite, return_counts=True)
         found = Counter(dict(zip(values.tolist(), counts.tolist(), strict=True))) if len(values) <= FOUND else None
         low, high = (values[0].item(), values[-1].item()) if len(values) else (np.inf, -np.inf)
-        total = total.merge(TargetStats(len(piece), len(piece) - len(finite), low, high, found))
+        mean = float(finite.mean(dtype=np.float64)) if len(finite) else 0.0
+        m2 = float(np.sum(np.square(finite - mean, dtype=np.float64)))
+        total = total.merge(TargetStats(len(piece), len(piece) - len(finite), low, high, found, mean, m2))
     return total

@@ -12,7 +12,10 @@ from mlaas4hep_tf.streaming.targets import Labels, PerFile
 
 CLASS_LOSSES = ("crossentropy", "focal")
 SCORE = "score"  # output of a model that tells classes apart
-OUTPUTS = (SCORE,)
+VALUE = "value"  # and of one that tells a number
+OUTPUTS = (SCORE, VALUE)
+REGRESSION_LOSSES = ("mse", "mae", "huber", "quantile")
+QUANTILES = (0.16, 0.5, 0.84)  # the median, and one standard deviation of a normal distribution around it
 
 
 def _plain(name: str) -> str:
@@ -89,6 +92,66 @@ class Classes:
             raise LabelError(f"labels are expected to be {named}; there are {sorted(set(labels))}")
 
 
+@dataclass(frozen=True)
+class Regression:
+    """Tell a number, or quantiles of what it may be.
+
+    Attributes:
+        target: branch that has the truth.
+        offset, scale: of the truth, its mean and standard deviation; the network itself tells (value - offset) / scale,
+            and its last layer, which is exported with it, undoes that.
+        loss: of the normalised number: ``mse``, ``mae``, ``huber`` (squared up to one scale, linear beyond), or
+            ``quantile`` (R. Koenker and G. Bassett, 1978), with an output for each of `quantiles`.
+        quantiles: rising, between 0 and 1; for that loss alone.
+    """
+
+    target: str
+    offset: float
+    scale: float
+    loss: str = "mse"
+    quantiles: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.loss not in REGRESSION_LOSSES:
+            raise PlanError(f"a loss of numbers must be one of {', '.join(REGRESSION_LOSSES)}, not {self.loss!r}")
+        if not self.scale > 0:
+            raise LabelError(f"target {self.target!r} has one value in all events: there is nothing to learn")
+        if bool(self.quantiles) != (self.loss == "quantile"):
+            raise PlanError("quantiles and loss='quantile' belong together: give both or neither")
+        inside = all(0 < q < 1 for q in self.quantiles)
+        if not inside or sorted(set(self.quantiles)) != [*self.quantiles]:
+            raise PlanError(f"quantiles must rise between 0 and 1, not {self.quantiles}")
+
+    @property
+    def output(self) -> str:
+        """Name of the model's output."""
+        return VALUE
+
+    @property
+    def width(self) -> int:
+        """Outputs of the model."""
+        return len(self.quantiles) or 1
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Branches of the predictions, one per output."""
+        name = f"predicted_{_plain(self.target)}"
+        return tuple(f"{name}_q{100 * q:g}".replace(".", "_") for q in self.quantiles) or (name,)
+
+    @property
+    def central(self) -> int:
+        """Which output is the number that is told: the quantile next to the median."""
+        return min(range(self.width), key=lambda n: abs(self.quantiles[n] - 0.5)) if self.quantiles else 0
+
+    def describe(self) -> str:
+        """What it tells, in words."""
+        if self.quantiles:
+            return f"the quantiles {', '.join(f'{q:g}' for q in self.quantiles)} of {self.target}"
+        return self.target
+
+
+Head = Classes | Regression
+
 SIGNAL_BACKGROUND = ("background", "signal")
 BINARY = Classes(SIGNAL_BACKGROUND)
 
@@ -98,15 +161,20 @@ class Task:
     """All that a model is to tell.
 
     Attributes:
-        classes: which class an event is of.
+        head: classes or a number.
     """
 
-    classes: Classes
+    head: Head
 
     @property
-    def heads(self) -> tuple[Classes, ...]:
+    def heads(self) -> tuple[Head, ...]:
         """What the model has an output for, in the order of its outputs."""
-        return (self.classes,)
+        return (self.head,)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes by label; none where a number is told."""
+        return self.head.names if isinstance(self.head, Classes) else ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -118,13 +186,17 @@ class Task:
         return "; ".join(head.describe() for head in self.heads)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        kind = "classes" if isinstance(self.head, Classes) else "regression"
+        return {kind: asdict(self.head)}
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> Task:
         """What `to_json` wrote."""
-        classes = content["classes"]
-        return Task(Classes(**classes | {"names": tuple(classes["names"])}))
+        if "classes" in content:
+            classes = content["classes"]
+            return Task(Classes(**classes | {"names": tuple(classes["names"])}))
+        regression = content["regression"]
+        return Task(Regression(**regression | {"quantiles": tuple(regression["quantiles"])}))
 
 
 SIGNAL_OR_NOT = Task(BINARY)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter, time
@@ -15,13 +19,25 @@ import numpy as np
 import tensorflow as tf
 
 from mlaas4hep_tf.dataset import RootDataset, original_errors
-from mlaas4hep_tf.errors import LabelError, ModelError
-from mlaas4hep_tf.evaluation import ClassEvaluation, Evaluated, Evaluation, FloatArray, OverTraining, over_training
-from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Classes, Task
+from mlaas4hep_tf.errors import LabelError, ModelError, PlanError, ResumeError
+from mlaas4hep_tf.evaluation import (
+    ClassEvaluation,
+    Evaluated,
+    Evaluation,
+    FloatArray,
+    OverTraining,
+    RegressionEvaluation,
+    over_training,
+)
+from mlaas4hep_tf.optimizers import callbacks as recipe_callbacks
+from mlaas4hep_tf.optimizers import optimizer
+from mlaas4hep_tf.recipe import DEFAULT_RECIPE, Recipe
+from mlaas4hep_tf.resume import Resume
+from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Classes, Regression, Task
 
 __all__ = [
-    "INPUT_WAIT", "ClassEvaluation", "Evaluation", "Fit", "InputWait", "OverTraining", "balanced_weights", "evaluate",
-    "fit", "over_training", "predict_batch", "weigh_classes",
+    "INPUT_WAIT", "ClassEvaluation", "Evaluation", "Fit", "InputWait", "OverTraining", "RegressionEvaluation",
+    "balanced_weights", "evaluate", "fit", "over_training", "predict_batch", "weigh_classes",
 ]  # fmt: skip
 
 INPUT_WAIT = "input_wait"
@@ -71,11 +87,12 @@ class InputWait(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no
 
     def watch(self, ds: tf.data.Dataset) -> tf.data.Dataset:
         """The same batches, stamped and counted on their way."""
+        now = _clock()
 
         def stamp(*batch: Any) -> Any:
             last = tf.nest.flatten(batch)[-1]  # the labels or weights, where there are any
             rows = last.nrows(tf.int64) if isinstance(last, tf.RaggedTensor) else tf.shape(last, tf.int64)[0]
-            with tf.control_dependencies([self._ready.enqueue((tf.timestamp(), rows))]):
+            with tf.control_dependencies([self._ready.enqueue((now(), rows))]):
                 return tf.nest.map_structure(tf.identity, batch if len(batch) > 1 else batch[0])
 
         return ds.map(stamp).prefetch(2)
@@ -94,20 +111,42 @@ class InputWait(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no
         logs[INPUT_WAIT] = float(np.maximum(ready - free[:-1], 0).sum() / seconds)
         self.events, self.seconds = self.events + int(rows.sum()), self.seconds + seconds
 
+    def get_state(self) -> Any:
+        return [self.events, self.seconds]
+
+    def set_state(self, state: Any) -> None:
+        self.events, self.seconds = state
+
     def _stamps(self) -> list[Any]:
         return [column.numpy() for column in self._ready.dequeue_many(self._ready.size())]
+
+
+def _clock() -> Callable[[], tf.Tensor]:
+    """Seconds as a tensor; TensorFlow's own way is forbidden where determinism of all ops is asked for."""
+    try:
+        tf.timestamp()
+    except tf.errors.FailedPreconditionError:
+        return partial(tf.numpy_function, time, (), tf.float64)
+    return tf.timestamp  # type: ignore[no-any-return]  # tensorflow has no type information
 
 
 class _Composition(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no type information
     """Notes at the end of each epoch how many events every file gave."""
 
-    def __init__(self, ds: RootDataset) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._ds = ds
+        self.ds: RootDataset | None = None
         self.epochs: list[dict[str, int]] = []
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002 (as Keras calls it)
-        self.epochs.append(self._ds.delivered)
+        if self.ds is not None:
+            self.epochs.append(self.ds.delivered)
+
+    def get_state(self) -> Any:
+        return self.epochs
+
+    def set_state(self, state: Any) -> None:
+        self.epochs = list(state)
 
 
 def balanced_weights(composition: Mapping[float, int]) -> dict[float, float]:
@@ -169,14 +208,22 @@ def fit(
     out: str | os.PathLike[str] | None = None,
     patience: int | None = None,
     class_weights: ClassWeights | None = None,
+    recipe: Recipe | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | str = "60s",
+    resume: bool = False,
+    stop: threading.Event | None = None,
     verbose: int = 0,
 ) -> Fit:
     """Train over the whole data in every epoch and keep the best model.
 
     Datasets are `RootDataset`, or what was made of one: ``train.map(...)``.
 
-    With validation data the weights of the epoch with the lowest validation loss are restored at the end, and
+    `recipe` says how: optimizer, learning rate and its schedule, clipping of gradients and which figure chooses the
+    best epoch; without one the model's own optimizer is used and the loss chooses.
+
+    With validation data the weights of the epoch with the best validation loss are restored at the end, and
     training stops early after `patience` epochs without a better one (None: never).  With `out` it leaves
     ``model.keras`` (the best so far, at any time), ``history.csv`` and, where TensorBoard is installed,
     ``tensorboard/`` there.
@@ -184,38 +231,107 @@ def fit(
     `class_weights` (see `weigh_classes`) hold for training alone, like a mixing law (`RootDataset.mixed`) of the
     training part: validation data stay as they are.
 
+    With `checkpoint`, a file, everything that training rests on is kept there, every so many steps (``500``) or seconds
+    (``"60s"``), and where `stop` is set, which ends training with KeyboardInterrupt.  With `resume` a training goes on
+    with it as if it had never been interrupted (`resume.Resume`), or begins at the beginning where there is none yet.
+    Datasets are then `RootDataset`.
+
     Call `keras.utils.set_random_seed` before building the model for reproducible results.
 
     Raises:
         MlaasError: reading errors, as they are.
+        ResumeError: a checkpoint of other events, of another order or of another model; says what differs.
         LabelError: class weights for another dataset than a `RootDataset`: they go before its ``map``.
     """
-    monitor = "val_loss" if valid is not None else "loss"
-    batches = train if class_weights is None else weigh_classes(train, class_weights)
-    wait, composition = InputWait(), [_Composition(ds) for ds in _root(train)]
-    extra: list[keras.callbacks.Callback] = [*callbacks, wait, *composition]
+    chosen = recipe or DEFAULT_RECIPE
+    monitor = f"val_{chosen.monitor}" if valid is not None else chosen.monitor
+    steps = batches_of(train) if recipe is not None else 0
+    if recipe is not None:
+        model.optimizer = optimizer(recipe, epochs=epochs, steps=steps)
+    wait, composition = InputWait(), _Composition()
+    extra: list[keras.callbacks.Callback] = [*callbacks, wait, composition]
+    extra += recipe_callbacks(chosen, monitor, steps=steps)
     if valid is not None:
         extra.append(
-            keras.callbacks.EarlyStopping(monitor, patience=patience or epochs, restore_best_weights=True)
+            keras.callbacks.EarlyStopping(
+                monitor, mode=chosen.mode, patience=patience or epochs, restore_best_weights=True
+            )
         )  # fmt: skip
     if out is not None:
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
         extra += [
-            keras.callbacks.ModelCheckpoint(folder / "model.keras", monitor, save_best_only=True),
-            keras.callbacks.CSVLogger(folder / "history.csv"),
+            keras.callbacks.ModelCheckpoint(folder / "model.keras", monitor, mode=chosen.mode, save_best_only=True),
+            keras.callbacks.CSVLogger(folder / "history.csv", append=resume),
         ]
         if find_spec("tensorboard") is not None:  # an extra
             extra.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
     start = perf_counter()
-    with original_errors(*_root(train, valid)):
-        history = model.fit(
-            wait.watch(batches), validation_data=valid, epochs=epochs, callbacks=extra, verbose=verbose, shuffle=False
-        )
+
+    def fit_once(train: tf.data.Dataset, valid: tf.data.Dataset | None, *more: Any, **options: Any) -> Any:
+        batches = train if class_weights is None else weigh_classes(train, class_weights)
+        composition.ds = next(iter(_root(train)), None)
+        with original_errors(*_root(train, valid)), _quiet_about_short_epochs(checkpoint):
+            return model.fit(
+                wait.watch(batches), validation_data=valid, callbacks=[*extra, *more], verbose=verbose, shuffle=False,
+                **options,
+            )  # fmt: skip
+
+    if checkpoint is None:
+        history = fit_once(train, valid, epochs=epochs)
+    else:
+        roots = _root(train, valid)
+        if len(roots) != 1 + (valid is not None):
+            raise ResumeError(
+                "checkpoint= needs a RootDataset, which knows its order: what .map does belongs in the model"
+            )
+        backup = Resume(
+            checkpoint, roots[0], roots[1] if valid is not None else None, every=checkpoint_every, callbacks=extra,
+            resume=resume, stop=stop,
+        )  # fmt: skip
+        if out is not None and resume:
+            _forget_epochs(Path(out) / "history.csv", backup.epoch)
+        while backup.goes_on(epochs):
+            history = fit_once(
+                backup.train, backup.valid, backup, initial_epoch=backup.epoch, epochs=backup.until(epochs),
+                steps_per_epoch=backup.steps,
+            )  # fmt: skip
     seconds = perf_counter() - start
     done = {name: [float(v) for v in values] for name, values in history.history.items()}
-    epochs_of_files = tuple(epoch for one in composition for epoch in one.epochs)
-    return Fit(done, seconds, wait.events / wait.seconds, epochs_of_files)
+    return Fit(done, seconds, wait.events / wait.seconds if wait.seconds else 0.0, tuple(composition.epochs))
+
+
+@contextmanager
+def _quiet_about_short_epochs(checkpoint: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Keras takes the rest of an epoch for data that ran out, which they have not."""
+    with warnings.catch_warnings():
+        if checkpoint is not None:
+            warnings.filterwarnings("ignore", "Your input ran out of data", UserWarning)
+        yield
+
+
+def _forget_epochs(history: Path, epoch: int) -> None:
+    """Take out of a history the epochs that are trained again, and what was not written to its end."""
+    if history.exists():
+        lines = [line for line in history.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        kept = lines[:1] + [row for row in lines[1:] if int(row.split(",")[0]) < epoch]
+        part = history.with_suffix(".part")
+        part.write_text("".join(kept))
+        os.replace(part, history)
+
+
+def batches_of(ds: tf.data.Dataset) -> int:
+    """How many batches an epoch has, by which schedules of the learning rate go.
+
+    Raises:
+        PlanError: a derived dataset that does not know.
+    """
+    if isinstance(ds, RootDataset):
+        return ds.plan.batches
+    known = int(ds.cardinality())
+    if known < 1:
+        raise PlanError("a recipe needs to know how many batches an epoch has: give ds.apply(assert_cardinality(...))")
+    return known
 
 
 def _root(*datasets: tf.data.Dataset | None) -> list[RootDataset]:
@@ -248,15 +364,18 @@ def evaluate(model: keras.Model, ds: tf.data.Dataset, task: Task | None = None) 
 
 def judged(labels: FloatArray, scores: FloatArray, weights: FloatArray, task: Task) -> Evaluated:
     """Labels [n], outputs of a model [n, outputs] and weights [n] as what there is to say of them; see `evaluate`."""
-    classes = task.classes
-    classes.check(np.unique(labels).tolist())
-    if scores.shape[1] != classes.width:
-        raise ModelError(f"the model has {scores.shape[1]} outputs, but the task needs {classes.describe()}")
+    head = task.head
+    if isinstance(head, Classes):
+        head.check(np.unique(labels).tolist())
+    if scores.shape[1] != head.width:
+        raise ModelError(f"the model has {scores.shape[1]} outputs, but the task needs {head.describe()}")
     if not np.isfinite(scores).all():
         raise ModelError("the model gives scores that are not finite: its training diverged; lower the learning rate")
-    if classes.binary:
-        return Evaluation(labels, scores[:, 0], weights, classes)
-    return ClassEvaluation(labels, scores, weights, classes)
+    if isinstance(head, Regression):
+        return RegressionEvaluation(labels, scores, weights, head)
+    if head.binary:
+        return Evaluation(labels, scores[:, 0], weights, head)
+    return ClassEvaluation(labels, scores, weights, head)
 
 
 def _task(ds: tf.data.Dataset, outputs: int) -> Task:

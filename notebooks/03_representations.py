@@ -67,7 +67,13 @@ for axes, kind in zip(places, ("signal_ttH", "bkg_tt_1"), strict=True):
     pictures = RootDataset(f"{data}/{kind}.root", every.unbound(), normalize=None, layout="image", image=jets)
     pt = next(pictures.as_numpy_iterator())[0, :, :, 1]  # channel 0 counts the jets
     shown = axes.imshow(
-        pt.T, origin="lower", extent=(*jets.eta_range, *jets.phi_range), aspect="auto", cmap="Blues", vmin=0, vmax=250
+        pt.T,
+        origin="lower",
+        extent=[edge for axis in jets.axes for edge in (axis.low, axis.high)],
+        aspect="auto",
+        cmap="Blues",
+        vmin=0,
+        vmax=250,
     )
     axes.set(xlabel="eta", ylabel="phi", title=kind)
 figure.colorbar(shown, label="sum of Jet_pt in GeV")

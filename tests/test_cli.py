@@ -87,6 +87,28 @@ def test_a_mixing_law_and_class_weights(work):
 
 
 @pytest.mark.slow
+def test_a_network_on_images_from_training_to_serving(work):
+    run = ("--run", "runs/image")
+    cli(
+        "train", "data/signal_ttH.root", "data/bkg_tt_1.root", "--specs", "specs.json", *LABELS, "--epochs", "1",
+        "--model", "cnn", "--image", "Jet_eta=9:-2.5:2.5", "--channels", "Jet_pt,Jet_mass", "--cells", "max", "--out",
+        "runs/image", cwd=work,
+    )  # fmt: skip
+    metrics = json.loads((work / "runs/image/metrics.json").read_text())
+    assert {one["branch"] for one in metrics["importance"]} == {"(objects in a cell)", "Jet_pt", "Jet_mass"}
+    assert f"{metrics['parts']['test']['auc']:.4f}" in cli("evaluate", *run, cwd=work).stdout
+    cli("predict", "data/signal_ttH.root", *run, "-o", "image.root", cwd=work)
+    assert len(set(uproot.open(f"{work}/image.root:events")["score"].array(library="np"))) > 100
+    cli("export", *run, "--to", "models/image", cwd=work)
+    card = json.loads((work / "models/image/1.model_card.json").read_text())
+    assert card["image"] == {
+        "axes": [{"branch": "Jet_eta", "bins": 9, "low": -2.5, "high": 2.5}],
+        "channels": ["Jet_pt", "Jet_mass"],
+        "rule": "max",
+    }
+
+
+@pytest.mark.slow
 def test_evaluate(work):
     metrics = json.loads((work / "runs/tth/metrics.json").read_text())
     own = cli("evaluate", "--run", "runs/tth", cwd=work).stdout
@@ -119,7 +141,7 @@ def test_the_test_part_is_found_again_or_not_at_all(work, monkeypatch):
     monkeypatch.chdir("/")
     run = Run.load(work / "runs" / "tth")
     test = evaluate_run(run)["test"]
-    assert test.auc == pytest.approx(run.metrics["parts"]["test"]["auc"], abs=1e-6)
+    assert test.summary()["auc"] == pytest.approx(run.metrics["parts"]["test"]["auc"], abs=1e-6)
     hidden = work / "data" / "bkg_tt_1.root"
     hidden.rename(work / "data" / "bkg_tt_1.bak")
     try:
@@ -288,8 +310,11 @@ TRAIN = ("train", "data/*.root", "--specs", "specs.json")
 
 def test_mistakes_are_told_before_tensorflow_is_imported(work):
     cases = [
-        ((*TRAIN, *LABELS, "--model", "mpl"), "no model 'mpl' (did you mean 'mlp'?); there are mlp, set, module:"),
-        ((*TRAIN, *LABELS, "--model", "cnn"), "no model 'cnn' for the shell; in Python it is build"),
+        ((*TRAIN, *LABELS, "--model", "mpl"), "no model 'mpl' (did you mean 'mlp'?); there are mlp, set, cnn, module:"),
+        ((*TRAIN, *LABELS, "--model", "cnn"), "'cnn' takes an image: give --image, or in Python image="),
+        ((*TRAIN, *LABELS, "--image", "Jet_eta=9:-3:3", "--channels", "Jet_pt"), "model 'mlp' takes no image"),
+        ((*TRAIN, *LABELS, "--model", "cnn", "--image", "Jet_eta=9"), "--image needs BRANCH=BINS:LOW:HIGH, such as"),
+        ((*TRAIN, *LABELS, "--model", "cnn", "--channels", "Jet_pt"), "--channels is for an image, which needs an axis"),
         ((*TRAIN, *LABELS, "--model", "none.py"), "no such model file: none.py"),
         ((*TRAIN, *LABELS, "--model", "nowhere:f"), "there is no module 'nowhere'"),
         ((*TRAIN, "--label", "*signal*=1"), "no pattern of labels matches file"),
@@ -323,7 +348,9 @@ def test_mistakes_are_told_before_tensorflow_is_imported(work):
 def test_json_is_one_object_on_stdout_and_quiet_is_nothing(work):
     scanned = json.loads(cli("scan", "data/*.root", "--exclude", "isSignal", "--json", "-o", "s.json", cwd=work).stdout)
     assert (scanned["events"], scanned["branches"], scanned["columns"]) == (8522, 70, 508)
+    names = scanned["groups"]["nJet"].pop("names")
     assert scanned["groups"]["nJet"] == {"branches": 17, "largest": 14, "kept": 14}
+    assert (len(names), "Jet_pt" in names, len(scanned["flat_names"])) == (17, True, scanned["flat"])
     train = (
         "train",
         "data/*.root",
@@ -349,10 +376,31 @@ def test_json_is_one_object_on_stdout_and_quiet_is_nothing(work):
         assert (done.stdout, done.stderr) == ("", "")
 
 
+def test_an_analysis_from_the_shell(work):
+    (work / "analysis.yaml").write_text("define: {lead: 'max(Jet_pt)'}\nselect: nFatJet >= 1\n")
+    scan = ("scan", "data/*.root", "--tree", "events", "--exclude", "isSignal", "--analysis", "analysis.yaml")
+    more = ("--select", "nLepton == 0", "--objects", "Jet=Jet_pt > 40", "--define", "tight=nJet", "-o", "cut.json")
+    done = cli(*scan, *more, cwd=work)
+    specs = mlaas4hep_tf.Specs.load(work / "cut.json")
+    arrays = uproot.concatenate(f"{work}/data/*.root:events", ["nFatJet", "nLepton", "Jet_pt"])
+    fat = arrays["nFatJet"] >= 1
+    both = fat & (arrays["nLepton"] == 0)
+    assert specs.entries == np.sum(both)
+    assert [int(n.replace(",", "")) for n in re.findall(r"(?:all|>= 1|== 0) +([\d,]+)", done.stdout)] == [
+        8522, np.sum(fat), np.sum(both),
+    ]  # fmt: skip
+    kept = arrays["Jet_pt"][both]
+    assert specs["Jet_pt"].min == np.min(kept[kept > 40])
+    assert specs["tight"].max == np.max(np.sum(kept > 40, axis=1))
+    train = ("train", "data/*.root", "--specs", "cut.json", *LABELS, "--select", "nJet > 2")
+    assert "--select chooses what is scanned" in cli(*train, cwd=work, check=False).stderr
+
+
 def test_help_errors_and_the_list_name_the_same_models():
     listed = cli("models").stdout
     assert [line.split()[0] for line in listed.splitlines()[1:5]] == ["mlp", "set", "cnn", "autoencoder"]
-    assert "mlp, set, module:function" in cli("train", "--help").stdout
+    shown = re.sub(r"[│\s]+", " ", cli("train", "--help").stdout)  # it has lines of 80 characters
+    assert "mlp, set, cnn, module:function" in shown
 
 
 def test_the_shell_completes_commands_and_options():

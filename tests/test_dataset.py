@@ -769,3 +769,25 @@ def test_keras_does_not_complain_of_shuffle(tmp_path):
     """
     (file,) = write_files(tmp_path, [64])
     subprocess.run([sys.executable, "-c", textwrap.dedent(code), file], check=True, timeout=120)
+
+
+def test_even_shards_have_the_same_number_of_events_and_share_none(demo_files, demo_specs):
+    ds = RootDataset(demo_files, demo_specs, batch_size=64)
+    shards = [ds.shard(5, index, even=True) for index in range(5)]
+    assert [shard.entries for shard in shards] == [ds.entries // 5] * 5
+    seen = [
+        {
+            (block.file, entry)
+            for group in s.plan.file_groups
+            for block in group
+            for entry in range(block.start, block.stop)
+        }
+        for s in shards
+    ]
+    assert sum(map(len, seen)) == len(set().union(*seen)) == ds.entries // 5 * 5
+
+
+def test_even_shards_where_blocks_may_be_skipped_are_refused(demo_files, demo_specs):
+    ds = RootDataset(demo_files, demo_specs, read=ReadOptions(on_bad_file="skip"))
+    with pytest.raises(PlanError, match="even shards"):
+        ds.shard(2, 0, even=True)

@@ -2,10 +2,17 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, confusion_matrix, roc_auc_score, roc_curve
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    mean_absolute_error,
+    roc_auc_score,
+    roc_curve,
+    root_mean_squared_error,
+)
 
-from mlaas4hep_tf.evaluation import ClassEvaluation, Evaluation, discriminant, over_training
-from mlaas4hep_tf.tasks import Classes
+from mlaas4hep_tf.evaluation import ClassEvaluation, Evaluation, RegressionEvaluation, discriminant, over_training
+from mlaas4hep_tf.tasks import Classes, Regression
 
 CLASSES = Classes(("ttH", "tt", "QCD"), signal=0)
 
@@ -106,3 +113,27 @@ def test_a_class_without_events_is_left_out():
     assert [*told["pairs"]] == ["ttH/QCD"]
     assert told["accuracy"] == 0.5
     assert {*over_training(result, result)} == {"ttH", "QCD"}
+
+
+def test_residuals_of_a_number():
+    rng = np.random.default_rng(4)
+    truth, weights = rng.uniform(100, 200, 5000), rng.uniform(0.5, 2, 5000)
+    told = truth + 3 + rng.normal(0, 10, 5000)
+    result = RegressionEvaluation(truth, told[:, np.newaxis], weights, Regression("ht", 150, 30))
+    summary = result.summary()
+    assert summary["rmse"] == pytest.approx(root_mean_squared_error(truth, told, sample_weight=weights))
+    assert summary["mae"] == pytest.approx(mean_absolute_error(truth, told, sample_weight=weights))
+    assert summary["bias"] == pytest.approx(3, abs=4 * summary["bias_error"])
+    assert summary["bias_error"] == pytest.approx(10 / np.sqrt(5000), rel=0.15)
+    assert summary["resolution"] == pytest.approx(10, rel=0.05)  # a normal distribution's is its standard deviation
+    profile = result.profile(5)
+    assert [one.truth for one in profile] == pytest.approx([110, 130, 150, 170, 190], abs=2)
+    assert all(abs(one.bias - 3) < 5 * one.bias_error for one in profile)
+
+
+def test_how_many_events_lie_below_a_quantile():
+    scores = np.array([[1.0, 2, 3], [1, 2, 3], [1, 2, 3], [1, 2, 3]])
+    quantiles = Regression("ht", 0, 1, "quantile", (0.16, 0.5, 0.84))
+    result = RegressionEvaluation(np.array([0.5, 1.5, 2.5, 9]), scores, np.array([1.0, 1, 1, 1]), quantiles)
+    assert result.summary()["below"] == {"0.16": 0.25, "0.5": 0.5, "0.84": 0.75}
+    assert result.residuals.tolist() == [1.5, 0.5, -0.5, -7]

@@ -170,7 +170,8 @@ def test_a_group_that_few_events_make_wide_is_told_with_the_quantile_that_would_
     [
         ("MCParticles/MCParticles.PDG", True), ("GenJet_pt", True), ("nGenPart", True), ("genWeight", True),
         ("truth_pt", True), ("isSignal", True), ("mcEventWeight", True), ("Jet_pt", False), ("nMuon", False),
-        ("Emc_energy", False), ("hits/hits.e", False),
+        ("Emc_energy", False), ("hits/hits.e", False), ("Jet_hadronFlavour", True), ("Jet_genJetIdx", True),
+        ("LHE_HT", True), ("HTXS_stage_0", True), ("nlhe", False), ("Jets_generic", False),
     ],
 )  # fmt: skip
 def test_names_of_truth(name, truth):

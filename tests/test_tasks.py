@@ -3,7 +3,7 @@
 import pytest
 
 from mlaas4hep_tf.errors import LabelError, PlanError
-from mlaas4hep_tf.tasks import BINARY, Classes, Task, class_names, classes_of, numbered
+from mlaas4hep_tf.tasks import BINARY, Classes, Regression, Task, class_names, classes_of, numbered
 
 
 @pytest.mark.parametrize(
@@ -71,3 +71,24 @@ def test_names_that_are_not_there():
         classes_of([0, 1], [0, 1], names=["a", "b"], signal="a")
     with pytest.raises(PlanError, match="crossentropy, focal, not 'mse'"):
         Classes(("a", "b"), loss="mse")
+
+
+def test_a_number_or_quantiles_of_it():
+    assert Regression("ht", 1, 2).columns == ("predicted_ht",)
+    quantiles = Regression("Gen/mass", 1, 2, "quantile", (0.025, 0.5))
+    assert (quantiles.columns, quantiles.central) == (("predicted_Gen_mass_q2_5", "predicted_Gen_mass_q50"), 1)
+    assert Task.from_json(Task(quantiles).to_json()) == Task(quantiles)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"loss": "focal"}, "mse, mae, huber, quantile, not 'focal'"),
+        ({"scale": 0}, "one value in all events"),
+        ({"loss": "quantile"}, "belong together"),
+        ({"loss": "quantile", "quantiles": (0.5, 0.2)}, r"must rise between 0 and 1, not \(0.5, 0.2\)"),
+    ],
+)
+def test_numbers_that_cannot_be_learnt(options, says):
+    with pytest.raises((LabelError, PlanError), match=says):
+        Regression(**{"target": "ht", "offset": 0, "scale": 1} | options)

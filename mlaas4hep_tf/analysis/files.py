@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import yaml
 
 from mlaas4hep_tf.analysis.preproc import SECTIONS, translate
-from mlaas4hep_tf.analysis.rules import Analysis, analysis
+from mlaas4hep_tf.analysis.rules import NO_ANALYSIS, Analysis, analysis
 from mlaas4hep_tf.errors import ConfigError, ExpressionError, near_misses
 from mlaas4hep_tf.expressions.syntax import parse
 
@@ -29,7 +29,7 @@ class Loaded:
         exclude: branches that are to be no features (``remove`` and ``keys_to_remove`` of ``preproc.json``).
     """
 
-    analysis: Analysis
+    analysis: Analysis = NO_ANALYSIS
     exclude: tuple[str, ...] = ()
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from mlaas4hep_tf.errors import ConfigError
@@ -46,7 +46,7 @@ class Analysis:
                 )
 
     def __bool__(self) -> bool:
-        return self != Analysis()
+        return self != NO_ANALYSIS
 
     @property
     def defined(self) -> tuple[str, ...]:
@@ -63,11 +63,42 @@ class Analysis:
         """The part of it that the exported model applies."""
         return replace(self, train_select=())
 
+    def for_selection(self, words_of: Callable[[str], frozenset[str]], also: Iterable[str] = ()) -> Analysis:
+        """The part of it that says which events pass, and what some derived branches are.
+
+        Args:
+            words_of: the names in an expression.
+            also: names of these branches; others are not minded.
+        """
+        needed = frozenset(also).union(*map(words_of, (*self.select, *self.train_select)))
+        kept: list[tuple[str, str]] = []
+        for name, text in reversed(self.define):
+            if name in needed:
+                kept.insert(0, (name, text))
+                needed |= words_of(text)
+        return replace(self, define=tuple(kept))
+
     @property
     def texts(self) -> tuple[str, ...]:
         """All its expressions."""
         named = (*self.objects, *self.order, *self.define)
         return (*(text for _, text in named), *self.select, *self.train_select)
+
+    def extended(self, other: Analysis, where: str) -> Analysis:
+        """This, and behind it what another adds.
+
+        Args:
+            where: what this comes from, for the error.
+
+        Raises:
+            ConfigError: a group or name that both have.
+        """
+        for name in ("objects", "order", "define", "vectors"):
+            both = dict(getattr(self, name)).keys() & dict(getattr(other, name)).keys()
+            if both:
+                raise ConfigError(f"{name} of {min(both)!r} is given twice: {where} says it already")
+        names = [field.name for field in fields(self)]
+        return Analysis(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads: mappings in their order, and lists of conditions; what is empty is left out."""
@@ -79,6 +110,9 @@ class Analysis:
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> Analysis:
         return analysis(**content)
+
+
+NO_ANALYSIS = Analysis()
 
 
 def analysis(

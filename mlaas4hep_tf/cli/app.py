@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 import sys
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -19,6 +20,8 @@ from mlaas4hep_tf import __version__
 from mlaas4hep_tf.cli.grouped import grouped
 from mlaas4hep_tf.cli.options import (
     Choice,
+    Cuts,
+    Drawing,
     Files,
     Json,
     KnownOrChosen,
@@ -88,6 +91,7 @@ def scan(
     *,
     files: Files,
     choice: Choice,
+    cuts: Cuts,
     identifier: Annotated[
         list[str] | None,
         data("--identifier", help=f"Branches that identify an event; default {','.join(IDENTIFIERS)}."),
@@ -113,11 +117,13 @@ def scan(
 
     if quantile is not None:
         check_quantile(quantile)
+    loaded = cuts.load()
     start = perf_counter()
     specs = scan_files(
-        reading.locate(files), choice.tree, branches=patterns(choice.branches), exclude=patterns(choice.exclude),
+        reading.locate(files), choice.tree, branches=patterns(choice.branches),
+        exclude=(*patterns(choice.exclude), *loaded.exclude),
         identifiers=tuple(patterns(identifier)) or IDENTIFIERS, labels=labels, weights=weights, groups=groups(group),
-        read=reading.options(), progress=talks(),
+        analysis=loaded.analysis, read=reading.options(), progress=talks(),
     )  # fmt: skip
     if quantile is not None:
         specs = specs.with_lengths(quantile=quantile)
@@ -141,44 +147,71 @@ def _rate(events: int, seconds: float) -> dict[str, Any]:
 def train(
     *,
     choice: KnownOrChosen,
+    cuts: Cuts,
     labels: Labels,
     learnt: Learnt,
     training: Training,
+    drawing: Drawing,
     reading: TolerantReading,
     files: OptionalFiles = None,
     folder: Annotated[Path, output("--out", help="Run folder to make.")] = Path("runs/latest"),
     overwrite: Annotated[bool, output("--overwrite", help="Replace a run that is there.")] = False,
+    resume: Annotated[
+        bool, output("--resume", help="Go on with a training that was begun there, to the same model.")
+    ] = False,
+    checkpoint_every: Annotated[
+        str, output("--checkpoint-every", metavar="STEPS|SECONDSs", help="As 500 or 60s: how much a crash may cost.")
+    ] = "60s",
     as_json: Json = False,
 ) -> None:
-    """Pass 2: train a model and leave a run folder with metrics, plots and report."""
-    from mlaas4hep_tf.runs.config import check_new
+    """Pass 2: train a model and leave a run folder with metrics, plots and report.
+
+    Ctrl-C ends it with a checkpoint; the same command with --resume goes on.
+    """
+    from mlaas4hep_tf.checkpoints import Every
+    from mlaas4hep_tf.runs.config import CHECKPOINT, check_new
+    from mlaas4hep_tf.runs.interrupt import within_two_seconds
+
+    Every.parse(checkpoint_every)
 
     paper = _paper(training.params)
     named = reading.locate(files, paper.redirector)
     if not named:
         raise ConfigError("no input files: name at least one, for example mlaas4hep-tf train data/*.root ...")
     read = reading.options()
-    config = training.config(named, labels.values(), learnt, paper, read)
-    check_new(folder, overwrite=overwrite)
+    config = replace(training.config(named, labels, learnt, paper, read), image=drawing.image())
+    check_new(folder, overwrite=overwrite, resume=resume)
+    if resume and not (folder / CHECKPOINT).exists():
+        note(f"{folder} has no checkpoint yet: training begins at the beginning")
     config.check(choice.tree or paper.tree)
-    specs = (
-        choice.load(choice.specs)
-        if choice.specs
-        else choice.scan(named, paper, labels.branch(), training.weights, read)
-    )
+    specs = choice.known(cuts, training.continue_from)
+    if specs is None:
+        specs = choice.scan(named, paper, labels.branch(), training.weights, cuts.load(), read)
     config.check(specs.tree, specs)
     import_tensorflow()
     from mlaas4hep_tf.runs.run import train_run
 
     verbose = 0 if as_json or not talks() else 1 if out.is_terminal else 2
     command = shlex.join(("mlaas4hep-tf", *sys.argv[1:]))
-    run = train_run(config, specs, folder, overwrite=overwrite, verbose=verbose, command=command)
+    again = f"interrupted; to go on: {_with_resume(command)}"
+    with within_two_seconds(again) as interrupt:
+        try:
+            run = train_run(
+                config, specs, folder, overwrite=overwrite, verbose=verbose, command=command, resume=resume,
+                checkpoint_every=checkpoint_every, interrupt=interrupt,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            interrupt.leave()
     if as_json:
         print_json({**run.metrics, "run": str(folder)})
         return
     print_run(run.metrics)
     report = folder / "report.html"
     out.print(f"report: {report}" if report.exists() else f"run folder: {folder}", soft_wrap=True)
+
+
+def _with_resume(command: str) -> str:
+    return f"{command.replace(' --overwrite', '').replace(' --resume', '')} --resume"
 
 
 def _paper(params: Path | None) -> PaperParams:
@@ -219,6 +252,9 @@ def predict(
     run: RunFolder,
     reading: Reading,
     to: Annotated[Path, output("-o", "--output", help=f"File for the scores: {FORMATS}.")] = Path("scores.root"),
+    observe: Annotated[
+        list[str] | None, output("--observe", help="Branches, of the files or derived, to write as well.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write scores and identifiers of every event, in the order of the input, as ROOT, CSV or Parquet."""
@@ -233,7 +269,9 @@ def predict(
 
     trained = Run.load(run)
     start = perf_counter()
-    events = predict_files(trained.model, named, trained, to, read=reading.options(), progress=talks())
+    events = predict_files(
+        trained.model, named, trained, to, observe=patterns(observe), read=reading.options(), progress=talks()
+    )
     seconds = perf_counter() - start
     if as_json:
         print_json({**_rate(events, seconds), "scores": str(to)})

@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
+from mlaas4hep_tf.analysis.rules import analysis
 from mlaas4hep_tf.cli.output import talks
-from mlaas4hep_tf.cli.parsing import branch_name, fractions, label_values, mixing_law, normalization, patterns, replicas
-from mlaas4hep_tf.errors import ConfigError
+from mlaas4hep_tf.cli.parsing import (
+    branch_name,
+    class_weights,
+    fractions,
+    image_axes,
+    label_values,
+    mixing_law,
+    named,
+    normalization,
+    patterns,
+    replicas,
+)
+from mlaas4hep_tf.errors import ConfigError, LabelError
 from mlaas4hep_tf.io.policy import DEFAULT_POLICY, ReadPolicy
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, OnBadFile, ReadOptions
 from mlaas4hep_tf.model_names import KNOWN
+from mlaas4hep_tf.recipe import Optimizer, Precision, Recipe, Schedule
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
 
 if TYPE_CHECKING:
+    from mlaas4hep_tf.analysis.files import Loaded
     from mlaas4hep_tf.runs.config import RunConfig
     from mlaas4hep_tf.runs.params import PaperParams
     from mlaas4hep_tf.specs import Specs
+    from mlaas4hep_tf.transforms.image_axes import Image
 
-data, reading, training, output = (
-    partial(typer.Option, rich_help_panel=panel) for panel in ("Data", "Reading", "Training", "Output")
+data, cuts, reading, training, output = (
+    partial(typer.Option, rich_help_panel=panel) for panel in ("Data", "Analysis", "Reading", "Training", "Output")
 )
 
 Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Paths, patterns, folders, lists (.txt), URLs.")]
@@ -54,27 +70,81 @@ class KnownOrChosen(Choice):
         Path | None, data("--specs", help="Specs from `scan`; without them the files are scanned first.")
     ] = None
 
-    def load(self, specs: Path) -> Specs:
-        """Read specs, which have chosen already."""
+    def known(self, cuts: Cuts, continued: str | Path | None) -> Specs | None:
+        """The specs that are there already, in a file or those of a run that is trained on, and so have chosen."""
+        from mlaas4hep_tf.runs.config import describe
         from mlaas4hep_tf.specs import Specs
 
-        options = {"--tree": self.tree, "--branches": self.branches, "--exclude": self.exclude}
+        if not self.specs and not continued:
+            return None
+        options = {"--tree": self.tree, "--branches": self.branches, "--exclude": self.exclude, **cuts.given}
         given = [name for name, value in options.items() if value]
         if given:
-            raise ConfigError(f"{given[0]} chooses what is scanned, and {specs} has chosen already; use one of the two")
-        return Specs.load(specs)
+            raise ConfigError(
+                f"{given[0]} chooses what is scanned, and {self.specs or continued} has chosen already; "
+                "use one of the two"
+            )
+        return Specs.load(self.specs) if self.specs else describe(str(continued)).specs.unbound()
 
     def scan(
-        self, files: tuple[str, ...], paper: PaperParams, labels: str | None, weights: str | None, read: ReadOptions
-    ) -> Specs:
+        self, files: tuple[str, ...], paper: PaperParams, labels: str | None, weights: str | None, loaded: Loaded,
+        read: ReadOptions,
+    ) -> Specs:  # fmt: skip
         """Scan; options count before the paper's keys."""
         from mlaas4hep_tf.scanner import scan
 
         return scan(
             files, self.tree or paper.tree, branches=patterns(self.branches) or paper.branches,
-            exclude=patterns(self.exclude) or paper.exclude, identifiers=paper.identifiers,
-            labels=labels, weights=weights, read=read, progress=talks(),
+            exclude=(*(patterns(self.exclude) or paper.exclude), *loaded.exclude), identifiers=paper.identifiers,
+            labels=labels, weights=weights, analysis=loaded.analysis, read=read, progress=talks(),
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """What is made of the events: a file, and what options add behind it."""
+
+    file: Annotated[
+        Path | None,
+        cuts(
+            "--analysis", metavar="FILE", help="analysis.yaml, or preproc.json of the paper; other options add to it."
+        ),
+    ] = None
+    objects: Annotated[
+        list[str] | None, cuts("--objects", metavar="GROUP=EXPR", help="Objects to keep: 'Jet=Jet_pt > 30'.")
+    ] = None
+    order: Annotated[
+        list[str] | None, cuts("--order", metavar="GROUP=EXPR", help="Objects by rising key: 'Jet=-Jet_pt'.")
+    ] = None
+    define: Annotated[
+        list[str] | None, cuts("--define", metavar="NAME=EXPR", help="A branch to derive: 'ht=sum(Jet_pt)'.")
+    ] = None
+    select: Annotated[
+        list[str] | None, cuts("--select", metavar="EXPR", help="Events to keep, in training and when served.")
+    ] = None
+    train_select: Annotated[
+        list[str] | None, cuts("--train-select", metavar="EXPR", help="Events to train and test on; not served.")
+    ] = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Options of the shell -> what they were given."""
+        named = ("objects", "order", "define", "select")
+        options = {f"--{name}": getattr(self, name) for name in named}
+        return {"--analysis": self.file, **options, "--train-select": self.train_select}
+
+    def load(self) -> Loaded:
+        """The analysis, and branches that it wants no features to be.
+
+        Raises:
+            ConfigError: a file that cannot be read, or a name that is given twice.
+        """
+        from mlaas4hep_tf.analysis.files import Loaded, load
+
+        base = load(self.file) if self.file else Loaded()
+        given = {name: named(f"--{name}", getattr(self, name)) for name in ("objects", "order", "define")}
+        more = analysis(**given, select=self.select, train_select=self.train_select)
+        return replace(base, analysis=base.analysis.extended(more, str(self.file)))
 
 
 @dataclass(frozen=True)
@@ -97,16 +167,22 @@ class Labels:
         ),
     ] = None
 
+    target: Annotated[
+        str | None, data("--target", metavar="BRANCH", help="Instead: the branch of a number that is to be told.")
+    ] = None
+
     def values(self) -> Any:
         """Labels as for `RootDataset`."""
-        return label_values(self.label, self.labels)
+        if self.target and (self.label or self.labels):
+            raise LabelError("a run tells classes or a number: take --target, or --label and --labels")
+        return self.target or label_values(self.label, self.labels)
 
     def if_given(self) -> Any:
-        return self.values() if self.label or self.labels else None
+        return self.values() if self.label or self.labels or self.target else None
 
     def branch(self) -> str | None:
         """The branch that ``--labels`` names, if it is one."""
-        return branch_name(self.labels)
+        return self.target or branch_name(self.labels)
 
 
 @dataclass(frozen=True)
@@ -122,13 +198,21 @@ class Learnt:
         bool,
         training("--one-against-rest", help="Each of several classes by itself (sigmoid), not together 1 (softmax)."),
     ] = False
-    loss: Annotated[str | None, training("--loss", help="crossentropy or focal [default: crossentropy].")] = None
+    loss: Annotated[
+        str | None,
+        training(
+            "--loss", help="Of classes crossentropy [default], focal; of a target mse [default], mae, huber, quantile."
+        ),
+    ] = None
+    quantiles: Annotated[
+        list[float] | None, training("--quantile-of-target", help="For --loss quantile [default: 0.16 0.5 0.84].")
+    ] = None
 
     def options(self) -> dict[str, Any]:
         """These options as those of a `RunConfig`."""
         return {
             "signal": self.signal, "classes": tuple(patterns(self.classes)),
-            "one_against_rest": self.one_against_rest, "loss": self.loss,
+            "one_against_rest": self.one_against_rest, "loss": self.loss, "quantiles": tuple(self.quantiles or ()),
         }  # fmt: skip
 
 
@@ -166,22 +250,76 @@ class Training:
     patience: Annotated[
         int | None, training("--patience", help="Stop after so many epochs without a better validation loss.")
     ] = None
+    class_weight: Annotated[
+        list[str] | None,
+        training("--class-weight", metavar="NAME=NUMBER", help="Factor of the weight of a class; others have 1."),
+    ] = None
+    optimizer: Annotated[str, training("--optimizer", help=f"{', '.join(get_args(Optimizer))}.")] = "adam"
+    lr: Annotated[float, training("--lr", help="Learning rate; the largest one of a schedule.")] = 1e-3
+    schedule: Annotated[str, training("--schedule", help=f"{', '.join(get_args(Schedule))}.")] = "constant"
+    warmup: Annotated[float, training("--warmup", help="Epochs, or a part of one, in which the rate grows.")] = 0.0
+    clip: Annotated[float | None, training("--clip", help="Largest norm of the gradient.")] = None
+    monitor: Annotated[
+        str, training("--monitor", help="Loss or metric of validation that chooses the best epoch, such as auc.")
+    ] = "loss"
+    precision: Annotated[str, training("--precision", help=f"{', '.join(get_args(Precision))}.")] = "float32"
+    continue_from: Annotated[
+        Path | None, training("--continue-from", metavar="RUN", help="Train the model of that run on, with its specs.")
+    ] = None
     params: Annotated[Path | None, training("--params", help="params.json of the paper's programs.")] = None
 
+    def recipe(self) -> Recipe:
+        """How the weights are found."""
+        return Recipe(self.optimizer, self.lr, self.schedule, self.warmup, self.clip, self.monitor, self.precision)
+
     def config(
-        self, files: tuple[str, ...], labels: Any, learnt: Learnt, paper: PaperParams, read: ReadOptions
+        self, files: tuple[str, ...], labels: Labels, learnt: Learnt, paper: PaperParams, read: ReadOptions
     ) -> RunConfig:
         """The run that is asked for; options count before the paper's keys."""
         from mlaas4hep_tf.runs.config import RunConfig
 
         return RunConfig(
-            files=files, labels=labels, model=self.model, epochs=_first(self.epochs, paper.epochs),
+            files=files, labels=labels.values(), regression=labels.target is not None,
+            model=self.model, epochs=_first(self.epochs, paper.epochs),
             batch_size=_first(self.batch_size, paper.batch_size), split=fractions(self.split), seed=self.seed,
             normalize=normalization(self.normalize),
             chunk_size=_first(self.chunk_size, paper.chunk_size), weights=self.weights, patience=self.patience,
             max_events=paper.events, mixing=mixing_law(self.mix), balanced=self.balanced, read=read,
-            **learnt.options(),
+            **learnt.options(), recipe=self.recipe(), class_weights=class_weights(self.class_weight),
+            continue_from=os.path.abspath(self.continue_from) if self.continue_from else None,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """The image that a model takes rather than the vector."""
+
+    axes: Annotated[
+        list[str] | None,
+        training("--image", metavar="BRANCH=BINS:LOW:HIGH", help="An axis of the image for --model cnn: one to three."),
+    ] = None
+    channels: Annotated[
+        list[str] | None, training("--channels", help="Branches that fill the image: 'Jet_pt,Jet_btag'.")
+    ] = None
+    cells: Annotated[
+        str | None, training("--cells", metavar="sum|max|last", help="Of several objects in a cell [default: sum].")
+    ] = None
+
+    def image(self) -> Image | None:
+        """The image, if there is to be one.
+
+        Raises:
+            ConfigError: options that say only half of it.
+            PlanError: axes, channels or a rule that there cannot be.
+        """
+        from mlaas4hep_tf.transforms.image_axes import CellRule, Image
+
+        if not self.axes:
+            given = [name for name in ("channels", "cells") if getattr(self, name)]
+            if given:
+                raise ConfigError(f"--{given[0]} is for an image, which needs an axis: --image 'Jet_eta=16:-2.5:2.5'")
+            return None
+        return Image(image_axes(self.axes), tuple(patterns(self.channels)), cast("CellRule", self.cells or "sum"))
 
 
 def _first(given: int | None, default: int) -> int:

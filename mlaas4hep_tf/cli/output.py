@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,17 +12,19 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from mlaas4hep_tf.errors import DataWarning, MissingExtraWarning, MlaasError
+from mlaas4hep_tf.errors import DataWarning, MissingExtraWarning, MlaasError, shorten
 from mlaas4hep_tf.model_names import BUILT_IN, OWN
 
 if TYPE_CHECKING:
+    from mlaas4hep_tf.analysis.cutflow import CutFlow
     from mlaas4hep_tf.bench.compare import Bench
-    from mlaas4hep_tf.specs import Specs
+    from mlaas4hep_tf.specs import BranchSpec, Specs
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 MOST_GROUPS = 12  # that a table of specs has
 MOST_VALUES = 8  # of a label that are listed
+MOST_NAMES = 6  # of the branches of a group that are listed
 
 
 def be_quiet() -> None:
@@ -50,29 +53,64 @@ def print_models() -> None:
 def specs_figures(specs: Specs) -> dict[str, Any]:
     """What `print_specs` prints."""
     groups = {
-        name: {"branches": len(members), "largest": members[0].largest, "kept": members[0].length}
+        name: {
+            "branches": len(members),
+            "largest": members[0].largest,
+            "kept": members[0].length,
+            "names": [b.name for b in members],
+        }
         for name, members in specs.groups.items()
     }
-    return {
-        "events": specs.entries, "files": len(specs.files), "branches": len(specs.branches), "flat": len(specs.flat),
-        "groups": groups, "columns": len(specs.vector_names), "fingerprint": specs.fingerprint,
-    }  # fmt: skip
+    cuts = {} if specs.cutflow is None else {"cutflow": [list(step) for step in specs.cutflow.steps()]}
+    return cuts | {
+        "events": specs.entries,
+        "files": len(specs.files),
+        "branches": len(specs.branches),
+        "flat": len(specs.flat),
+        "flat_names": [b.name for b in specs.flat],
+        "groups": groups,
+        "columns": len(specs.vector_names),
+        "fingerprint": specs.fingerprint,
+    }
 
 
 def print_specs(specs: Specs) -> None:
-    table = _table("group", "branches", "largest", "kept", "mean")
-    table.add_row("(flat)", str(len(specs.flat)), "", "", "")
+    table = _table("group", "branches", "largest", "kept", "mean", "names (all with --json)")
+    table.add_row("(flat)", str(len(specs.flat)), "", "", "", shorten((b.name for b in specs.flat), MOST_NAMES))
     for group, members in specs.groups.items():
         first = members[0]
         mean = sum(i * n for i, n in enumerate(first.multiplicities)) / max(sum(first.multiplicities), 1)
-        table.add_row(group, str(len(members)), str(first.largest), str(first.length), f"{mean:.2f}")
+        table.add_row(
+            group, str(len(members)), str(first.largest), str(first.length), f"{mean:.2f}", _names(group, members)
+        )
     short = f"{len(specs.flat)} flat branches, {len(specs.groups)} groups"
     out.print(table if len(specs.groups) <= MOST_GROUPS else short)
     for target in specs.targets:
         held = ", ".join(f"{value:g} in {count:,}" for value, count in target.found[:MOST_VALUES])
         more = ", ..." if len(target.found) > MOST_VALUES else ""
         out.print(f"label or weight {target.name} ({target.dtype}): {held + more or f'{target.min} to {target.max}'}")
+    if specs.cutflow is not None:
+        out.print(_cut_flow(specs.cutflow))
     out.print(f"{len(specs.branches)} branches, {len(specs.vector_names)} columns, fingerprint {specs.fingerprint}")
+
+
+def _names(group: str, members: Sequence[BranchSpec]) -> str:
+    """Names of a group's branches, without the prefix that they share."""
+    found = re.match(r".*[._:/]", members[0].name)
+    shared = found is not None and len(members) > 1 and all(b.name.startswith(found[0]) for b in members)
+    prefix = found[0] if found is not None and shared else ""
+    names = shorten((b.name.removeprefix(prefix) for b in members), MOST_NAMES)
+    return f"{prefix}: {names}" if prefix else names if members[0].name != group else ""
+
+
+def _cut_flow(flow: CutFlow) -> Table:
+    labels = flow.by_label() if len(flow.by_label()) > 1 else {}
+    heads = (f"label {label:g}" for label in labels if label is not None)
+    table = _table("condition", "events", "of those before", *heads)
+    per_label = [own.events for label, own in labels.items() if label is not None]
+    for number, (name, events, share, _) in enumerate(flow.steps()):
+        table.add_row(name, f"{events:,}", f"{share:.1%}" if number else "", *(f"{own[number]:,}" for own in per_label))
+    return table
 
 
 def print_run(metrics: Mapping[str, Any]) -> None:
@@ -99,6 +137,9 @@ def print_composition(epochs: Sequence[Mapping[str, int]]) -> None:
 
 def print_parts(parts: Mapping[str, Mapping[str, Any]]) -> None:
     """Figures of each part; of more than two classes the AUC is the mean of one against the rest."""
+    if any("rmse" in part for part in parts.values()):
+        _print_residuals(parts)
+        return
     several = any("pairs" in part for part in parts.values())
     table = _table("part", "events", "mean AUC" if several else "AUC", "", "accuracy", "")
     for name, part in parts.items():
@@ -109,6 +150,14 @@ def print_parts(parts: Mapping[str, Mapping[str, Any]]) -> None:
     out.print(table)
     if several:
         _print_separations(*list(parts.items())[-1])
+
+
+def _print_residuals(parts: Mapping[str, Mapping[str, Any]]) -> None:
+    table = _table("part", "events", "bias", "", "resolution", "RMSE")
+    for name, part in parts.items():
+        bias = _with_error(part["bias"], part["bias_error"], ".4g", ".2g")
+        table.add_row(name, f"{part['events']:,}", *bias, f"{part['resolution']:.4g}", f"{part['rmse']:.4g}")
+    out.print(table)
 
 
 def _print_separations(name: str, part: Mapping[str, Any]) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlaas4hep_tf.errors import ConfigError, LabelError
+
+if TYPE_CHECKING:
+    from mlaas4hep_tf.transforms.image_axes import Axis
 
 
 def patterns(given: list[str] | None) -> list[str]:
@@ -23,6 +26,22 @@ def groups(given: list[str] | None) -> dict[str, list[str]]:
             raise ConfigError(f"--group needs NAME=PATTERN,PATTERN, such as jet=jet_*, not {text!r}")
         found[name] = found.get(name, []) + patterns([listed])
     return found
+
+
+def named(option: str, given: list[str] | None) -> dict[str, str]:
+    """``NAME=EXPRESSION``: name -> expression, in the order given."""
+    found: dict[str, str] = {}
+    for text in given or ():
+        name, equals, expression = (part.strip() for part in text.partition("="))
+        if not name or not equals or not expression:
+            raise ConfigError(f"{option} needs NAME=EXPRESSION, such as {_EXAMPLES[option]!r}, not {text!r}")
+        if name in found:
+            raise ConfigError(f"{option} names {name!r} twice: {found[name]!r} and {expression!r}")
+        found[name] = expression
+    return found
+
+
+_EXAMPLES = {"--objects": "Jet=Jet_pt > 30", "--order": "Jet=-Jet_pt", "--define": "ht=sum(Jet_pt)"}
 
 
 def replicas(given: list[str] | None) -> dict[str, list[str]]:
@@ -43,11 +62,34 @@ def fractions(text: str) -> tuple[float, ...]:
         raise ConfigError(f"--split needs three fractions such as 0.64,0.16,0.20, not {text!r}") from None
 
 
+def image_axes(given: list[str]) -> tuple[Axis, ...]:
+    """``BRANCH=BINS:LOW:HIGH``: the axes of an image."""
+    from mlaas4hep_tf.transforms.image_axes import Axis
+
+    found = []
+    for text in given:
+        branch, _, binning = text.rpartition("=")
+        try:
+            bins, low, high = binning.split(":")
+            numbers = int(bins), float(low), float(high)
+        except ValueError:
+            raise ConfigError(
+                f"--image needs BRANCH=BINS:LOW:HIGH, such as Jet_eta=16:-2.5:2.5, not {text!r}"
+            ) from None
+        found.append(Axis(branch, *numbers))
+    return tuple(found)
+
+
 def mixing_law(given: list[str] | None) -> Any:
     """A mixing law as for `RootDataset.mixed`."""
     if not given:
         return "proportional"
     return given[0] if len(given) == 1 and "=" not in given[0] else dict(_pattern_number("--mix", g) for g in given)
+
+
+def class_weights(given: list[str] | None) -> dict[str, float] | None:
+    """``NAME=NUMBER``: name of a class -> factor of its weight."""
+    return dict(_pattern_number("--class-weight", text) for text in given) if given else None
 
 
 def normalization(given: list[str] | None) -> Any:

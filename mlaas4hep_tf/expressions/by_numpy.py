@@ -99,3 +99,6 @@ class NumPy:
         there = counts > place
         out[there] = x[self.before(counts)[there] + place]
         return out
+
+    def sorted(self, keys: Array, counts: Array) -> Array:
+        return np.lexsort((keys, np.repeat(np.arange(len(counts)), counts)))

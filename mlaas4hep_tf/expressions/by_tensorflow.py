@@ -130,3 +130,10 @@ class TensorFlow:
         padded = tf.concat([x, tf.constant([np.nan], x.dtype)], 0)
         nowhere = tf.size(x, tf.int64)
         return tf.gather(padded, tf.where(counts > place, self.before(counts) + place, nowhere))
+
+    def sorted(self, keys: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
+        missing = tf.math.is_nan(keys)
+        places = tf.argsort(tf.where(missing, tf.zeros_like(keys), keys), stable=True)
+        for later in (tf.cast(missing, tf.int32), tf.repeat(tf.range(tf.size(counts, tf.int32)), counts)):
+            places = tf.gather(places, tf.argsort(tf.gather(later, places), stable=True))
+        return places

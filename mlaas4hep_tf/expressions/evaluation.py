@@ -51,6 +51,9 @@ class Operations(Protocol):
     def at(self, x: Any, counts: Any, place: int) -> Any:
         """One value of each list, NaN where the list is shorter."""
 
+    def sorted(self, keys: Any, counts: Any) -> Any:
+        """The places of the values in each list by rising key: equal ones as they are, NaN last."""
+
 
 def evaluate(
     nodes: Sequence[Node], operations: Operations, values: Mapping[str, Any], counts: Mapping[str, Any], entries: Any

@@ -26,7 +26,7 @@ ONE = (
 )  # fmt: skip
 TWO = ("arctan2", "hypot", "minimum", "maximum")
 VECTORS = ("delta_phi", "delta_r", "mass")
-FUNCTIONS = (*ONE, *TWO, "where", *REDUCTIONS, *VECTORS, "pairs")
+FUNCTIONS = (*ONE, *TWO, "where", *REDUCTIONS, *VECTORS, "pairs", "raw")
 
 _ARITHMETIC = {"+": "add", "-": "subtract", "*": "multiply", "//": "floor_divide", "%": "remainder"}
 _BITS = {"&": "bit_and", "|": "bit_or", "^": "bit_xor"}
@@ -51,10 +51,12 @@ class Schema:
     Attributes:
         variables: by name.
         vectors: group -> the branches of its pt, eta, phi and mass, where their names do not tell.
+        counters: branches that hold the multiplicity of a group, for ``raw(...)``.
     """
 
     variables: Mapping[str, Variable]
     vectors: Mapping[str, Sequence[str]]
+    counters: tuple[str, ...] = ()
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -71,6 +73,11 @@ class _Vector:
 
 
 _Value = Node | _Vector | tuple[_Vector, _Vector]
+
+
+def raw(counter: str) -> str:
+    """The name among values of a group's multiplicity in the file, which the branch itself loses with an object cut."""
+    return f"raw({counter})"
 
 
 def understand(text: str, schema: Schema) -> Node:
@@ -220,6 +227,8 @@ class _Checker:
             return self._pairs(written, parts)
         if name in VECTORS:
             return self._of_vectors(written, parts)
+        if name == "raw":
+            return self._raw(written, parts)
         if name not in FUNCTIONS:
             self.fail(written, f"there is no function {name!r}{near_misses(name, FUNCTIONS)}")
         wanted = 1 if name in ONE else 2 if name in TWO else 3
@@ -263,6 +272,13 @@ class _Checker:
         axis = Pairs(found.axis)
         first, second = (_spread_vector(found, axis, side) for side in ("first", "second"))
         return first, second
+
+    def _raw(self, written: Written, parts: Sequence[Written]) -> Node:
+        """The counter of a group as the file has it, whatever is cut."""
+        counted = self._schema.counters
+        if len(parts) != 1 or parts[0].form != "name" or parts[0].text not in counted:
+            self.fail(written, f"raw takes the counter of a group, one of {shorten(counted) or 'which there is none'}")
+        return node("branch", (), "int", None, raw(parts[0].text))
 
     def _of_vectors(self, written: Written, parts: Sequence[Written]) -> Node:
         values: list[Node | _Vector] = []

@@ -68,6 +68,16 @@ def parse(text: str) -> Written:
     return _Parser(text).whole()
 
 
+def words_of(text: str) -> frozenset[str]:
+    """All names in an expression, those of functions and options too."""
+    found, todo = set(), [parse(text)]
+    while todo:
+        one = todo.pop()
+        todo += one.parts
+        found |= {one.text} if one.form in ("name", "call", "option") else set()
+    return frozenset(found)
+
+
 def _tokens(text: str) -> Iterator[_Token]:
     at = 0
     while at < len(text):

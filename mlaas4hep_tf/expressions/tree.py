@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 from weakref import WeakValueDictionary
@@ -74,6 +75,7 @@ class Node:
     value: float | int | bool | str | None = None
 
 
+EXACT = ("bit_and", "bit_or", "bit_xor", "bit_not", "shift_left", "shift_right", "floor_divide", "remainder")
 REDUCTIONS = ("sum", "min", "max", "mean", "any", "all", "count")
 
 _made: WeakValueDictionary[tuple[object, ...], Node] = WeakValueDictionary()
@@ -97,13 +99,23 @@ def constant(value: float | int | bool) -> Node:
 
 def branches_of(*nodes: Node) -> frozenset[str]:
     """Names of the branches that values depend on, those in masks included."""
+    return frozenset(str(one.value) for one in _parts(nodes) if one.op == "branch")
+
+
+def integer_branches(*nodes: Node) -> frozenset[str]:
+    """Names of integer branches that meet an operation for which every digit counts."""
+    exact = [one for one in _parts(nodes) if one.op in EXACT and one.type == "int"]
+    return frozenset(str(one.value) for one in _parts(exact) if one.op == "branch" and one.type == "int")
+
+
+def _parts(nodes: Sequence[Node]) -> set[Node]:
     todo, seen = list(nodes), set(nodes)
     while todo:
         one = todo.pop()
         parts = {*one.args, *_masks(one.axis)} - seen
         seen |= parts
         todo += parts
-    return frozenset(str(one.value) for one in seen if one.op == "branch")
+    return seen
 
 
 def _masks(axis: Axis | None) -> list[Node]:

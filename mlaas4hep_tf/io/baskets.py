@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import cramjam
 import numpy as np
 import xxhash
-from isal import isal_zlib
 
+from mlaas4hep_tf.io import zlib_blocks
 from mlaas4hep_tf.io.basket_index import Array, BranchIndex, FileIndex
 
 Request = tuple[int, int, list[int]]  # seek, size, which spans lie in it
@@ -124,7 +124,7 @@ def read_columns(
         The values of each branch, and the multiplicities of each group.
 
     Raises:
-        ValueError, OSError, struct.error, lzma.LZMAError, isal_zlib.error, cramjam.DecompressionError:
+        ValueError, OSError, struct.error, lzma.LZMAError, deflate.DeflateError, cramjam.DecompressionError:
             bytes that are no such basket; the branch is in the note of the exception.
     """
     raw = raw_baskets(fetch, index)
@@ -358,7 +358,7 @@ def decompress(blocks: memoryview, size: int) -> Any:
 
 def _decompress_block(algorithm: bytes, body: memoryview, size: int) -> Any:
     if algorithm == b"ZL":
-        return isal_zlib.decompress(body, bufsize=size)
+        return zlib_blocks.inflate(body, size)
     if algorithm == b"L4":
         data = body[_LZ4_CHECKSUM:]
         if xxhash.xxh64_intdigest(data) != int.from_bytes(body[:_LZ4_CHECKSUM], "big"):

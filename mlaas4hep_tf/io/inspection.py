@@ -214,7 +214,7 @@ def _survey_ttree(tree: Any, selection: Selection, also: tuple[str, ...]) -> _Su
             if info.kind == "other":
                 continue
             if info.kind not in NO_FEATURES:
-                entry_offsets.append(tuple(branch.entry_offsets))
+                entry_offsets.append(_entry_offsets(branch))
             if isinstance(how, str):
                 by_uproot[info.name] = how
             else:
@@ -277,7 +277,7 @@ def _counter(branch: Any, leaves: Mapping[int, _Leaf]) -> _Counter | None:
 def _counters(leaves: Mapping[int, _Leaf], paths: Collection[str], entries: int) -> dict[str, BranchBaskets]:
     """The baskets of counters that are no branch of their own name, or none that is selected."""
     return {
-        path: _baskets(BranchIndex(path, dtype, jagged=False), branch, tuple(branch.entry_offsets), entries)
+        path: _baskets(BranchIndex(path, dtype, jagged=False), branch, _entry_offsets(branch), entries)
         for path, branch, dtype in leaves.values()
         if dtype and path in paths and branch.num_entries == entries
     }
@@ -334,6 +334,20 @@ def _counted(described: Described, counter: _Counter | None) -> Described:
         why = "lists without entry offsets (kGenerateOffsetMap) whose counter is no branch of integers"
         return BranchInfo(info.name, info.typename, "other", reason=why), why
     return replace(info, counter=counter.path), replace(how, counter=counter.path)
+
+
+def _entry_offsets(branch: Any) -> tuple[int, ...]:
+    """The first entry of each basket, and the end."""
+    try:
+        return tuple(branch.entry_offsets)
+    except uproot.deserialization.DeserializationError as error:
+        features = branch.member("fIOFeatures", none_if_missing=True)
+        if features is None or not features.member("fIOBits") & _GENERATE_OFFSET_MAP:
+            raise
+        raise ValueError(
+            "a job that was killed left its last baskets, with kGenerateOffsetMap, in the tree's own header, where "
+            "only ROOT can read them; recover the file with ROOT"
+        ) from error
 
 
 def _baskets(how: BranchIndex, branch: Any, entry_offsets: Sequence[int], entries: int) -> BranchBaskets:

@@ -6,7 +6,7 @@ Layout: the RNTuple specification 1.0; values are those of ROOT (tests/data/root
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,22 +33,28 @@ _Walk = Generator[_Want, Pieces, tuple[Pieces, list[Array]]]
 
 
 class PageCache:
-    """Decoded pages of one file, those used last within a limit of bytes."""
+    """Decoded pages, those used last within a limit of bytes, seen from one of their files."""
 
     def __init__(self, limit: int) -> None:
-        self._left, self._pages = limit, OrderedDict[Span, Array]()
+        self._left, self._pages = limit, OrderedDict[tuple[Hashable, Span], Array]()
+        self.file: Hashable = None
+
+    def of(self, file: Hashable) -> PageCache:
+        """The same cache, for what is asked for next of this file."""
+        self.file = file
+        return self
 
     def get(self, span: Span) -> Array | None:
-        page = self._pages.get(span)
+        page = self._pages.get((self.file, span))
         if page is not None:
-            self._pages.move_to_end(span)
+            self._pages.move_to_end((self.file, span))
         return page
 
     def put(self, span: Span, page: Array) -> None:
         """Keep a page; those that were not used for longest make room for it."""
-        if span in self._pages:
+        if (self.file, span) in self._pages:
             return
-        self._pages[span] = page
+        self._pages[self.file, span] = page
         self._left -= page.nbytes
         while self._left < 0:
             self._left += self._pages.popitem(last=False)[1].nbytes

@@ -25,6 +25,7 @@ from mlaas4hep_tf.io.inspection import OpenTree, blame, file_stamp
 from mlaas4hep_tf.io.page_index import PageIndex
 from mlaas4hep_tf.io.remote import place, read_ranges
 
+Groups = Sequence[tuple[str, Sequence[str]]]  # names, and the branches of each
 _LISTS = ("jagged", "nested")
 _PAGE_CACHE = 1 << 27  # bytes of decoded pages that a process keeps
 
@@ -188,23 +189,16 @@ def _hold(held: dict[str, Multiplicities], found: Mapping[str, Array], groups: M
             raise
 
 
-_page_caches: dict[object, pages.PageCache] = {}
-
-
-def _page_cache(file: RootFile) -> pages.PageCache:
-    """What this process keeps of the pages of the file that it read last."""
-    key = (file.source.location, file.stamp)
-    if key not in _page_caches:
-        _page_caches.clear()
-        _page_caches[key] = pages.PageCache(_PAGE_CACHE)
-    return _page_caches[key]
+_page_cache = pages.PageCache(_PAGE_CACHE)  # of all files, as those of a dataset are read in turn
 
 
 def _decode(
     file: RootFile, index: FileIndex | PageIndex, start: int, stop: int, groups: Mapping[str, str], hold: bool
 ) -> tuple[dict[str, Pieces], dict[str, Multiplicities]]:
     if isinstance(index, PageIndex):  # a group's multiplicities are in one column
-        return pages.read_columns(partial(fetch, file), index, start, stop, groups, _page_cache(file))
+        return pages.read_columns(
+            partial(fetch, file), index, start, stop, groups, _page_cache.of((file.source.location, file.stamp))
+        )
     return baskets.read_columns(partial(fetch, file), index, start, stop, groups, hold=hold)
 
 
@@ -289,32 +283,48 @@ def read_packed(file: RootFile, start: int, stop: int, layout: Layout, ref: Buff
         InputFileError: also where branches that are one group by the layout differ in multiplicity.
         LabelError: a target that is not finite, or that its delivered dtype does not hold.
     """
-    groups = _groups_apart({info.name: info.group for info in file.branches}, layout)
-    columns = read(file, start, stop, layout.names, groups=groups)
-    with blame(file.url, file.tree, f"entries {start} to {stop}"):
-        columns = _joined(columns, layout, groups)
+    where = f"{file.where}, entries {start} to {stop}"
+    return pack_checked(read_grouped(file, start, stop, layout.names, layout.groups), layout, where, ref)
+
+
+def pack_checked(columns: Columns, layout: Layout, where: str, ref: BufferRef | None) -> Packed:
+    """`pack`, once the targets are found to be what can be delivered; raises LabelError if not."""
     for name, dtype in layout.targets:
         for piece in columns.values[name]:
-            check_target(name, piece, dtype, f"{file.where}, entries {start} to {stop}")
+            check_target(name, piece, dtype, where)
     return pack(columns, layout, ref)
 
 
-def _groups_apart(stored: Mapping[str, str], layout: Layout) -> Mapping[str, str]:
-    """Branch -> the file's group, or the layout's where a group of the file is in several of those."""
+def read_grouped(
+    file: RootFile, start: int, stop: int, names: Sequence[str], groups: Groups, *, counters: Iterable[str] = ()
+) -> Columns:
+    """`read`, with the counts of these groups of branches, which may be others than those of the file.
+
+    Raises:
+        InputFileError: also where branches that are one group differ in multiplicity.
+    """
+    own = _groups_apart({info.name: info.group for info in file.branches}, groups)
+    columns = read(file, start, stop, names, counters=counters, groups=own)
+    with blame(file.url, file.tree, f"entries {start} to {stop}"):
+        return _joined(columns, groups, own)
+
+
+def _groups_apart(stored: Mapping[str, str], groups: Groups) -> Mapping[str, str]:
+    """Branch -> the file's group, or the one asked for where a group of the file is in several of those."""
     homes: dict[str, set[str]] = {}
-    for group, names in layout.groups:
+    for group, names in groups:
         for name in names:
             homes.setdefault(stored[name], set()).add(group)
     if all(len(own) == 1 for own in homes.values()):
         return stored
-    apart = {n: group for group, names in layout.groups for n in names if len(homes[stored[n]]) > 1}
+    apart = {n: group for group, names in groups for n in names if len(homes[stored[n]]) > 1}
     return {**stored, **apart}
 
 
-def _joined(columns: Columns, layout: Layout, own: Mapping[str, str]) -> Columns:
-    """Columns with the counts of the layout's groups; those that several of the file's groups make up must agree."""
+def _joined(columns: Columns, groups: Groups, own: Mapping[str, str]) -> Columns:
+    """Columns with the counts of these groups; those that several of the file's groups make up must agree."""
     counts = dict(columns.counts)
-    for group, names in layout.groups:
+    for group, names in groups:
         first, *others = dict.fromkeys(own[name] for name in names)
         for other in others:
             differing = int(np.count_nonzero(columns.counts[first] != columns.counts[other]))

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -91,12 +91,13 @@ class WorkerPool:
             yield future.result()
 
     def outcomes(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[Future[R]]:
-        """Futures in the order of the tasks, with at most two per worker under way."""
+        """Futures in the order of the tasks, with at most two per worker under way, wherever these are."""
+        most = 2 * (self.workers if self.read.executor is None else _ELSEWHERE)
         pending: deque[Future[R]] = deque()
         try:
             for task in tasks:
                 pending.append(self.submit(function, task))
-                if len(pending) >= 2 * self.workers:
+                if len(pending) >= most:
                     yield pending.popleft()
             while pending:
                 yield pending.popleft()
@@ -194,7 +195,7 @@ class _Dispatcher:
                         f"reader processes died {deaths} times over the same piece of work; they may be short of "
                         "memory: lower workers= or chunk_size="
                     ) from error
-            except (_Stalled, InputFileError) as error:
+            except (_Stalled, _Lost, InputFileError) as error:
                 asked = getattr(error, "after_s", 0.0)
                 waited += asked
                 if not _may_try_again(error, given, waited):
@@ -208,18 +209,33 @@ class _Dispatcher:
     def _try(self, given: Conditions, work: Callable[[], R]) -> R:
         seconds = given.policy.work_timeout_s
         if self._executor is not None:
-            future = self._executor.submit(perform, given, work)
-            try:
-                return future.result(seconds)
-            except TimeoutError:
-                future.cancel()
-                raise _Stalled(_too_long(seconds)) from None
+            return self._try_elsewhere(self._executor, seconds, given, work)
         if not hasattr(self._own, "reader"):
             self._own.reader = _Reader(self._files, self._closing)
             self._readers.append(self._own.reader)
         reader: _Reader = self._own.reader
         result: R = reader.call(seconds, perform, given, work)
         return result
+
+    @staticmethod
+    def _try_elsewhere(executor: Executor, seconds: float, given: Conditions, work: Callable[[], R]) -> R:
+        """In the user's executor; what its own package raises, such as a killed worker, is no fault of the data."""
+        future: Future[R] | None = None
+        try:
+            future = executor.submit(perform, given, work)
+            return future.result(seconds)
+        except TimeoutError:
+            if future is not None:
+                future.cancel()
+            raise _Stalled(_too_long(seconds)) from None
+        except (Exception, CancelledError) as error:
+            if not isinstance(error, (BrokenExecutor, CancelledError)) and _package(error) != _package(executor):
+                raise
+            raise _Lost(f"{type(executor).__name__} lost a piece of work: {type(error).__name__}: {error}") from error
+
+
+def _package(thing: object) -> str:
+    return type(thing).__module__.partition(".")[0]
 
 
 def _may_try_again(error: Exception, given: Conditions, waited: float) -> bool:
@@ -231,6 +247,10 @@ def _may_try_again(error: Exception, given: Conditions, waited: float) -> bool:
 
 class _Died(Exception):
     """A reader process ended in the midst of its work."""
+
+
+class _Lost(ReaderError):
+    """The user's executor did not end a piece of work."""
 
 
 class _Stalled(ReaderError):

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlaas4hep_tf.errors import ConfigError, PlanError
+from mlaas4hep_tf.errors import ConfigError, LabelError, PlanError, ResumeError
+from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import Source, expand, names_of
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
-from mlaas4hep_tf.model_names import check_model
-from mlaas4hep_tf.specs import Specs
+from mlaas4hep_tf.io.workers import WorkerPool
+from mlaas4hep_tf.model_names import check_form, check_model
+from mlaas4hep_tf.recipe import DEFAULT_RECIPE, Recipe
+from mlaas4hep_tf.specs import Specs, TargetSpec
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
-from mlaas4hep_tf.streaming.targets import Labels, PerFile, check_law, per_file
-from mlaas4hep_tf.tasks import Task, class_names, classes_of, numbered
+from mlaas4hep_tf.streaming.open_files import inspect_source
+from mlaas4hep_tf.streaming.position import differences
+from mlaas4hep_tf.streaming.targets import Labels, PerFile, check_law, flat_branch, per_file
+from mlaas4hep_tf.tasks import QUANTILES, Regression, Task, class_names, classes_of, numbered
+from mlaas4hep_tf.transforms.image_axes import Image
 from mlaas4hep_tf.transforms.normalize import Normalize, by_branch, check_normalize
 
 if TYPE_CHECKING:
@@ -24,6 +31,7 @@ if TYPE_CHECKING:
 
 PARTS = ("train", "validation", "test")
 MODEL, MODEL_SOURCE = "model.keras", "model.py"  # in a run folder
+CHECKPOINT = "training.ckpt"  # in a run folder, as long as it is trained
 
 
 @dataclass(frozen=True)
@@ -41,8 +49,14 @@ class RunConfig:
         max_events: use so many events of the data; None: all.
         mixing: law by which the training part is mixed (`RootDataset.mixed`).
         balanced: weigh classes in training so that each has the same total weight.
+        image: the model takes this image rather than the vector.
         classes, signal, one_against_rest, loss: as for `tasks.classes_of`; `classes` are names for labels 0, 1 ...
             that are numbers.
+        regression: the branch of labels has a number to be told, and not classes.
+        quantiles: of that number, for ``loss="quantile"``; by default 0.16, 0.5 and 0.84.
+        recipe: how the weights are found.
+        class_weights: name of a class -> factor of the weight of its events in training.
+        continue_from: run folder whose model is trained on; None: a new one.
     """
 
     files: tuple[str, ...]
@@ -59,10 +73,16 @@ class RunConfig:
     max_events: int | None = None
     mixing: Mixing = "proportional"
     balanced: bool = False
+    image: Image | None = None
     classes: tuple[str, ...] = ()
     signal: str | None = None
     one_against_rest: bool = False
     loss: str | None = None
+    regression: bool = False
+    quantiles: tuple[float, ...] = ()
+    recipe: Recipe = DEFAULT_RECIPE
+    class_weights: Mapping[str, float] | None = None
+    continue_from: str | None = None
     read: ReadOptions = DEFAULT_READ
 
     def __post_init__(self) -> None:
@@ -77,6 +97,12 @@ class RunConfig:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.patience is not None and self.patience < 1:
             raise ConfigError(f"patience must be at least 1 epoch, not {self.patience}")
+        if self.balanced and self.class_weights is not None:
+            raise ConfigError(
+                "classes are balanced or have weights of their own: take one of balanced and class_weights"
+            )
+        if self.regression and not isinstance(self.labels, str):
+            raise ConfigError(f"a number that is to be told is a branch of the events, not {self.labels}")
         check_normalize(self.normalize)
         check_law(self.mixing)
 
@@ -91,12 +117,17 @@ class RunConfig:
             MlaasError: no such model or file, or labels, weights or mixing shares that do not fit the files.
         """
         check_model(self.model)
+        check_form(self.model, image=self.image is not None)
         if specs is not None:
             by_branch(specs, self.normalize)
+            if self.image is not None:
+                self.image.check(specs)
         class_names(self.labels, self.signal)
         sources = expand(self.files, tree or None)
         if self.read.on_bad_file == "raise" and not any(s.listing or s.tree is None for s in sources):
             _check_targets(self, sources)  # else which files there are is known when they are opened
+            if specs is not None:
+                _check_branches(self, specs, sources[0])
 
     def dataset(self, specs: Specs, *, mask: bool) -> RootDataset:
         from mlaas4hep_tf.dataset import RootDataset  # here: it imports TensorFlow
@@ -104,6 +135,7 @@ class RunConfig:
         ds = RootDataset(
             self.files, specs, labels=self.numbers(self.labels), weights=self.weights, batch_size=self.batch_size,
             chunk_size=self.chunk_size, seed=self.seed, normalize=self.normalize, mask=mask, read=self.read,
+            layout="image" if self.image else "vector", image=self.image,
         )  # fmt: skip
         return ds.sample(self.max_events) if self.max_events and self.max_events < ds.entries else ds
 
@@ -132,10 +164,29 @@ class RunConfig:
             )
         )  # fmt: skip
 
+    def regression_task(self, target: TargetSpec) -> Task:
+        """What the model is to tell, where it is a number.
+
+        Raises:
+            LabelError: a target with events without a finite number, or with one value.
+        """
+        if target.not_finite:
+            raise LabelError(
+                f"target {target.name!r} is NaN or infinite in {target.not_finite} of {target.values} events: select "
+                "those that have it, for example by scan(select=...)"
+            )
+        if target.mean is None or target.variance is None:
+            raise LabelError(f"these specs do not know mean and variance of target {target.name!r}; scan again")
+        quantiles = self.quantiles or (QUANTILES if self.loss == "quantile" else ())
+        return Task(
+            Regression(target.name, target.mean, math.sqrt(target.variance), self.loss or "mse", tuple(quantiles))
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The content of ``config.json``, where the options of reading stand beside the others."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "read"}
-        return own | self.read.to_json()
+        image = asdict(self.image) if self.image is not None else None
+        return own | {"recipe": asdict(self.recipe), "image": image} | self.read.to_json()
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> RunConfig:
@@ -144,9 +195,12 @@ class RunConfig:
         Raises:
             TypeError: keys that are missing or unknown.
         """
+        content = {**content, "recipe": Recipe(**content["recipe"])} if "recipe" in content else content
         reading = {f.name for f in fields(ReadOptions)} & set(content)
         own: dict[str, Any] = {name: value for name, value in content.items() if name not in reading}
-        own |= {name: tuple(own[name]) for name in ("files", "split", "classes") if name in own}
+        own |= {name: tuple(own[name]) for name in ("files", "split", "classes", "quantiles") if name in own}
+        if own.get("image") is not None:
+            own["image"] = Image.from_json(own["image"])
         return RunConfig(**own, read=ReadOptions.from_json({name: content[name] for name in reading}))
 
 
@@ -162,6 +216,15 @@ def _check_targets(config: RunConfig, sources: tuple[Source, ...]) -> None:
         per_file("mixing shares", config.mixing, files)
 
 
+def _check_branches(config: RunConfig, specs: Specs, source: Source) -> None:
+    """Raise BranchError for labels or weights that are no branch of the first file; what was scanned is known."""
+    known = {target.name for target in specs.targets}
+    for what, given in (("labels", config.labels), ("weights", config.weights)):
+        if isinstance(given, str) and given not in known:
+            opened = WorkerPool(config.read).run(inspect_source, Selection((given,)), (given,), source)
+            flat_branch(what, given, [opened])
+
+
 @dataclass(frozen=True)
 class Described:
     """All of a run folder but the model."""
@@ -172,10 +235,28 @@ class Described:
     specs: Specs
 
 
-def check_new(folder: str | os.PathLike[str], *, overwrite: bool) -> None:
-    """Raise ConfigError where a run is already, unless it may be replaced."""
+def check_new(folder: str | os.PathLike[str], *, overwrite: bool, resume: bool = False) -> None:
+    """Raise ConfigError where a run is already, or one that was begun, unless it may be replaced or gone on with."""
+    if overwrite and resume:
+        raise ConfigError("a run is either gone on with or begun anew: resume or overwrite, not both")
     if (Path(folder) / "metrics.json").exists() and not overwrite:
         raise ConfigError(f"{folder} holds a run already; choose another folder, or overwrite it (--overwrite)")
+    if (Path(folder) / CHECKPOINT).exists() and not overwrite and not resume:
+        raise ConfigError(
+            f"{folder} holds a training that was begun; go on with it (--resume), or begin anew (--overwrite)"
+        )
+
+
+def check_same(folder: Path, config: RunConfig) -> None:
+    """Raise ResumeError unless a training that was begun there is the same, but for how files are read."""
+    known = folder / "config.json"
+    if not known.exists():
+        return
+    then, now = json.loads(known.read_text()), json.loads(json.dumps(config.to_json()))
+    reading = DEFAULT_READ.to_json()
+    differs = differences(*({k: v for k, v in c.items() if k not in reading} for c in (then, now)))
+    if differs:
+        raise ResumeError(f"{folder}: a training can only go on as it was begun; other {differs}")
 
 
 def describe(folder: str | os.PathLike[str]) -> Described:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from mlaas4hep_tf.dataset import RootDataset
 from mlaas4hep_tf.errors import LabelError
+from mlaas4hep_tf.evaluation import RegressionEvaluation
 from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Task
 from mlaas4hep_tf.train import judged, predict_batch
 
@@ -43,8 +44,10 @@ def permutation_importance(
 
     Args:
         model: trained on such a dataset.
-        ds: labelled events that the model has not seen, in ``layout="vector"``.
-        task: what the model tells; of more than two classes it is the mean AUC of one against the rest that is lost.
+        ds: labelled events that the model has not seen, in ``layout="vector"`` or ``"image"``, of which each
+            channel is a branch.
+        task: what the model tells; of more than two classes it is the mean AUC of one against the rest that is lost,
+            and of a number the root mean square of the residuals that is added.
         events: sample to use; its composition is that of the dataset.
         rounds: permutations per branch.
         seed: of the permutations.
@@ -59,13 +62,13 @@ def permutation_importance(
         np.concatenate(column).astype(np.float64) for column in zip(*(p[1:] for p in parts), strict=True)
     )
     weight = weights[0] if weights else np.ones_like(labels)
-    whole = _auc(model, x, labels, weight, task)
+    whole = _quality(model, x, labels, weight, task)
     rng = np.random.default_rng(seed)
     found = []
-    for branch, columns in ds.preprocessor.columns.items():
+    for branch, columns in ds.preprocessor.parts.items():
         if columns.stop == columns.start:
             continue
-        lost = [whole - _auc(model, _dealt(x, columns, rng), labels, weight, task) for _ in range(rounds)]
+        lost = [whole - _quality(model, _dealt(x, columns, rng), labels, weight, task) for _ in range(rounds)]
         found.append(Importance(branch, float(np.mean(lost)), float(np.std(lost))))
     return sorted(found, key=lambda one: -one.loss)
 
@@ -77,14 +80,17 @@ def _dealt(x: Any, columns: slice, rng: np.random.Generator) -> Any:
 
     def move(matrix: Any) -> Any:
         moved = matrix.copy()
-        moved[:, columns] = matrix[order, columns]
+        moved[..., columns] = matrix[..., columns][order]
         return moved
 
     return tf.nest.map_structure(move, x)
 
 
-def _auc(model: keras.Model, x: Any, labels: Any, weights: Any, task: Task) -> float:
-    auc = judged(labels, predict_batch(model, x), weights, task).auc
+def _quality(model: keras.Model, x: Any, labels: Any, weights: Any, task: Task) -> float:
+    result = judged(labels, predict_batch(model, x), weights, task)
+    if isinstance(result, RegressionEvaluation):
+        return -result.rmse
+    auc = result.auc
     if auc is None:
         raise LabelError(f"importance needs events of several classes; the sample of {len(labels)} has one")
     return auc

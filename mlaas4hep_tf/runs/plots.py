@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mlaas4hep_tf.evaluation import EFFICIENCIES, ClassEvaluation, Evaluation, FloatArray
+from mlaas4hep_tf.analysis.cutflow import CutFlow
+from mlaas4hep_tf.evaluation import EFFICIENCIES, ClassEvaluation, Evaluation, FloatArray, RegressionEvaluation
 from mlaas4hep_tf.specs import BranchSpec, Specs
 from mlaas4hep_tf.tasks import Classes
 
@@ -23,6 +24,8 @@ _STYLE: dict[Any, Any] = {
     "font.size": 12, "axes.titlesize": 12, "legend.frameon": False, "savefig.bbox": "tight", "savefig.dpi": 130,
 }  # fmt: skip
 BINS = 30
+ENOUGH = 10  # events in a bin, for a share with an error that means something
+LONGEST_CUT = 36  # characters of a condition that are shown
 
 
 @contextmanager
@@ -39,14 +42,14 @@ def colors(classes: Classes) -> dict[int, str]:
 
 def plot_curves(history: Mapping[str, Sequence[float]]) -> Figure:
     """Loss and AUC of training and validation per epoch."""
-    names = [name for name in ("loss", "auc") if name in history]
+    names = [name for name in ("loss", "auc", "mae") if name in history]
     figure = Figure(figsize=(5.4, 2.7 * len(names)))
     for axes, name in zip(figure.subplots(len(names), squeeze=False)[:, 0], names, strict=True):
         for part, key in (("train", name), ("validation", f"val_{name}")):
             if key in history:
                 values = history[key]
                 axes.plot(range(1, len(values) + 1), values, "o-", color=COLORS[part], label=part, markersize=4)
-        axes.set(xlabel="epoch", ylabel={"loss": "loss", "auc": "AUC"}[name])
+        axes.set(xlabel="epoch", ylabel={"loss": "loss", "auc": "AUC", "mae": "mean absolute residual"}[name])
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.legend()
     figure.tight_layout()
@@ -217,7 +220,7 @@ def plot_calibration(test: Evaluation | ClassEvaluation) -> Figure:
 
 
 def calibration(one: Evaluation, bins: int = 10) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Mean score, weighted share of signal and its standard error in equal bins of the score that have events."""
+    """Mean score, weighted share of signal and its standard error in equal bins of the score with 10 events or more."""
     at = np.clip((one.scores * bins).astype(int), 0, bins - 1)
     signal = (one.labels > 0.5).astype(np.float64)
 
@@ -225,11 +228,62 @@ def calibration(one: Evaluation, bins: int = 10) -> tuple[FloatArray, FloatArray
         return np.bincount(at, weights=values, minlength=bins).astype(np.float64)
 
     total = summed(one.weights)
-    filled = total > 0
     with np.errstate(invalid="ignore", divide="ignore"):
+        filled = np.square(total) / summed(np.square(one.weights)) >= ENOUGH  # events that would say as much
         told, share = summed(one.weights * one.scores) / total, summed(one.weights * signal) / total
         error = np.sqrt(summed(np.square(one.weights * (signal - share[at])))) / total
     return told[filled], share[filled], error[filled]
+
+
+def plot_residuals(train: RegressionEvaluation, test: RegressionEvaluation) -> Figure:
+    """Told - true: filled for training, points with errors for test (over-training)."""
+    figure = Figure(figsize=(5.2, 4.6))
+    axes = figure.subplots()
+    both = np.concatenate([train.residuals, test.residuals])
+    low, high = np.quantile(both, [0.002, 0.998])
+    bins = [low + (max(high, low + 1e-6) - low) * i / BINS for i in range(BINS + 1)]
+    _train_and_test(axes, (train.residuals, train.weights), (test.residuals, test.weights), bins, "", BACKGROUND)
+    axes.axvline(0, color="0.6", linestyle=":", linewidth=1)
+    axes.set(xlabel=f"told - true {test.regression.target}", ylabel="events (normalised)", xlim=(bins[0], bins[-1]))
+    axes.legend()
+    figure.tight_layout()
+    return figure
+
+
+def plot_told_and_true(test: RegressionEvaluation) -> Figure:
+    """What is told against the truth; darker where there are more events."""
+    told = test.scores[:, test.regression.central]
+    low, high = np.quantile(np.concatenate([told, test.labels]), [0.002, 0.998])
+    figure = Figure(figsize=(5.2, 4.6))
+    axes = figure.subplots()
+    span = (float(low), float(max(high, low + 1e-6)))
+    content, x, y = np.histogram2d(test.labels, told, bins=50, range=(span, span), weights=test.weights)
+    drawn = axes.pcolormesh(x, y, np.ma.masked_less_equal(content.T, 0), cmap="Blues", norm="log")
+    figure.colorbar(drawn, label="events")
+    axes.plot(span, span, color="0.4", linestyle=":", linewidth=1)
+    name = test.regression.target
+    axes.set(xlabel=f"true {name}", ylabel=f"told {name}", xlim=span, ylim=span)
+    figure.tight_layout()
+    return figure
+
+
+def plot_profile(test: RegressionEvaluation) -> Figure:
+    """Bias and resolution against the truth."""
+    found = test.profile()
+    figure = Figure(figsize=(5.2, 4.6))
+    axes = figure.subplots()
+    truth = [one.truth for one in found]
+    axes.axhline(0, color="0.6", linestyle=":", linewidth=1)
+    axes.errorbar(
+        truth, [one.bias for one in found], [one.bias_error for one in found], fmt="o-", color=SIGNAL, markersize=4,
+        label="bias (mean residual)",
+    )  # fmt: skip
+    resolution = [one.resolution for one in found]
+    axes.plot(truth, resolution, "s-", color=BACKGROUND, markersize=4, label="resolution (half of central 68 %)")
+    axes.set(xlabel=f"true {test.regression.target}", ylabel=f"in the unit of {test.regression.target}")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1))
+    figure.tight_layout()
+    return figure
 
 
 def _grid(count: int, height: float) -> tuple[Figure, list[Axes]]:
@@ -271,8 +325,8 @@ def density(values: FloatArray, weights: FloatArray, bins: Sequence[float]) -> t
     return content / scale, np.sqrt(squares) / scale
 
 
-def plot_importance(importance: Sequence[Mapping[str, Any]], shown: int = 15) -> Figure:
-    """Loss of AUC of the most important branches when they are shuffled; errors are between rounds."""
+def plot_importance(importance: Sequence[Mapping[str, Any]], shown: int = 15, *, what: str = "AUC lost") -> Figure:
+    """How much worse it is when one of the most important branches is shuffled; errors are between rounds."""
     first = importance[:shown][::-1]
     figure = Figure(figsize=(5.4, 1.1 + 0.29 * len(first)))
     axes = figure.subplots()
@@ -284,8 +338,31 @@ def plot_importance(importance: Sequence[Mapping[str, Any]], shown: int = 15) ->
         alpha=0.85,
         error_kw={"elinewidth": 1, "ecolor": "0.3"},
     )
-    axes.set(xlabel="AUC lost when the branch is shuffled")
+    axes.set(xlabel=f"{what} when the branch is shuffled")
     axes.grid(visible=False, axis="y")
+    figure.tight_layout()
+    return figure
+
+
+def plot_cut_flow(flow: CutFlow) -> Figure:
+    """Which share of the events is left after each condition, by label, with the numbers of events."""
+    labels = flow.by_label()
+    figure = Figure(figsize=(6.4, 1.2 + 0.45 * (1 + len(flow.cuts)) * len(labels) ** 0.5))
+    axes = figure.subplots()
+    names = [name if len(name) <= LONGEST_CUT else f"{name[: LONGEST_CUT - 1]}…" for name in ("all", *flow.cuts)]
+    height = 0.8 / len(labels)
+    for number, (label, own) in enumerate(labels.items()):
+        places = [place + (number - (len(labels) - 1) / 2) * height for place in range(len(names))]
+        shares = [events / max(own.events[0], 1) for events in own.events]
+        axes.barh(places, shares, height, label=None if label is None else f"label {label:g}")
+        for place, share, events in zip(places, shares, own.events, strict=True):
+            axes.text(share + 0.01, place, f"{events:,}", va="center", fontsize="small")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="events left, as a share of all", xlim=(0, 1.18))
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    if None not in labels:
+        axes.legend(loc="lower right")
     figure.tight_layout()
     return figure
 

@@ -11,10 +11,13 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
-from mlaas4hep_tf.evaluation import EFFICIENCIES, ClassEvaluation, Evaluated, Evaluation
+from mlaas4hep_tf.evaluation import EFFICIENCIES, ClassEvaluation, Evaluated, Evaluation, RegressionEvaluation
 from mlaas4hep_tf.runs import plots
 from mlaas4hep_tf.specs import Specs
 
+RESIDUALS = "What is told minus what is true: training filled, test as points, which should lie on it."
+PROFILE = "Test events, in bins of the truth with as many events each; bars are the standard error of the mean."
+TOLD = "Test events: what is told against what is true."
 ROC = "ROC of the three parts; the uncertainty of the AUC is that of DeLong."
 CLASS_ROC = "Test events: each class against all others, by its own probability. Uncertainties are those of DeLong."
 REJECTION = "Test events: how many background events there are for one that passes; bars are from a bootstrap."
@@ -32,10 +35,11 @@ CALIBRATION = (
     "Test events: a probability that means what it says lies on the diagonal, if classes are mixed as in training."
 )
 IMPORTANCE = (
-    "What the model looks at: AUC lost on test events when one branch is shuffled among them. Branches that say the "
-    "same stand in for each other."
+    "What the model looks at: how much worse it is on test events when one branch is shuffled among them. Branches "
+    "that say the same stand in for each other."
 )
-CURVES = "Loss and AUC per epoch. Dropout is on for the training curve, so it may lie on the worse side."
+CURVES = "Loss and metric per epoch. Dropout is on for the training curve, so it may lie on the worse side."
+CUT_FLOW = "Events that each condition of the selection leaves, of all that were scanned."
 MULTIPLICITY = "How many objects events have, by group; dotted: where the length cuts."
 
 
@@ -68,13 +72,16 @@ def write_report(
     results: Mapping[str, Evaluated],
 ) -> Path:  # fmt: skip
     """Draw what the task asks for and write ``report.html`` with it inside."""
+    what = "AUC lost" if _names(results) else "RMSE added"
     with plots.style():
-        physics = [*_class_plots(results)]
+        physics = [*_class_plots(results), *_number_plots(results)]
         others = [
-            Plot("importance", plots.plot_importance(metrics["importance"]), IMPORTANCE),
+            Plot("importance", plots.plot_importance(metrics["importance"], what=what), IMPORTANCE),
             Plot("curves", plots.plot_curves(history), CURVES),
         ]
         about_data = [Plot("multiplicity", plots.plot_multiplicities(specs), MULTIPLICITY)]
+        if specs.cutflow is not None:
+            about_data.insert(0, Plot("cutflow", plots.plot_cut_flow(specs.cutflow), CUT_FLOW))
         drawn = {
             name: [one.saved(folder) for one in shown]
             for name, shown in (("physics", physics), ("learning", others), ("data", about_data))
@@ -92,11 +99,22 @@ def write_report(
 
 
 def _names(results: Mapping[str, Evaluated]) -> tuple[str, ...]:
-    return next(iter(results.values())).classes.names
+    one = next(iter(results.values()))
+    return () if isinstance(one, RegressionEvaluation) else one.classes.names
+
+
+def _number_plots(results: Mapping[str, Evaluated]) -> Iterator[Plot]:
+    train, test = results["train"], results["test"]
+    if isinstance(train, RegressionEvaluation) and isinstance(test, RegressionEvaluation):
+        yield Plot("residuals", plots.plot_residuals(train, test), RESIDUALS)
+        yield Plot("profile", plots.plot_profile(test), PROFILE)
+        yield Plot("told", plots.plot_told_and_true(test), TOLD)
 
 
 def _class_plots(results: Mapping[str, Evaluated]) -> Iterator[Plot]:
     train, test = results["train"], results["test"]
+    if isinstance(train, RegressionEvaluation) or isinstance(test, RegressionEvaluation):
+        return
     signal = test.classes.names[test.classes.signal]
     if isinstance(train, Evaluation) and isinstance(test, Evaluation):
         two = {name: one for name, one in results.items() if isinstance(one, Evaluation)}

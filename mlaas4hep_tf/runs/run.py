@@ -7,6 +7,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -15,19 +16,33 @@ from time import strftime
 from typing import Any
 
 import keras
+import numpy as np
 
 from mlaas4hep_tf.dataset import RootDataset
-from mlaas4hep_tf.errors import ConfigError, LabelError, MissingExtra, MissingExtraWarning, need
+from mlaas4hep_tf.errors import ConfigError, LabelError, MissingExtra, MissingExtraWarning, near_misses, need
 from mlaas4hep_tf.evaluation import Evaluated, over_training
 from mlaas4hep_tf.heads import check as check_outputs
 from mlaas4hep_tf.io.read_options import ReadOptions
 from mlaas4hep_tf.models import build, definitions, wants_mask
-from mlaas4hep_tf.runs.config import MODEL, MODEL_SOURCE, PARTS, Described, RunConfig, check_new, describe
+from mlaas4hep_tf.runs.config import (
+    CHECKPOINT,
+    MODEL,
+    MODEL_SOURCE,
+    PARTS,
+    Described,
+    RunConfig,
+    check_new,
+    check_same,
+    describe,
+)
 from mlaas4hep_tf.runs.importance import permutation_importance
+from mlaas4hep_tf.runs.interrupt import Interrupt
+from mlaas4hep_tf.runs.lock import held
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.streaming.targets import Labels
 from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Task, numbered
-from mlaas4hep_tf.train import Fit, evaluate, fit
+from mlaas4hep_tf.train import ClassWeights, Fit, evaluate, fit
+from mlaas4hep_tf.transforms.normalize import constants
 from mlaas4hep_tf.transforms.vector import Preprocessor
 
 
@@ -44,7 +59,7 @@ class Run:
     @property
     def preprocessor(self) -> Preprocessor:
         """What the model's input was made with."""
-        return Preprocessor(self.specs, self.config.normalize)
+        return Preprocessor(self.specs, self.config.normalize, self.config.image)
 
     @cached_property
     def task(self) -> Task:
@@ -88,34 +103,50 @@ def _definitions(run: Described) -> dict[str, Any]:
 
 def train_run(
     config: RunConfig, specs: Specs, out: str | os.PathLike[str], *, overwrite: bool = False, verbose: int = 0,
-    command: str = "",
+    command: str = "", checkpoint_every: int | str = "60s", resume: bool = False, interrupt: Interrupt | None = None,
 ) -> Run:  # fmt: skip
     """Train as `config` says and leave a run folder; the report tells the `command` that asked for it.
 
     Without the extra ``report`` there are no plots, no ``report.html`` and no check of over-training; a
     `MissingExtraWarning` says so before anything is read.
 
+    As long as it trains, a checkpoint lies in the folder, with which `resume` goes on to the same model
+    (`resume.Resume`); it is written every so many steps or seconds, and when an `interrupt` asks for it.
+
     Raises:
+        ResumeError: what was begun there is another training; says what differs.
+        ConfigError: another training holds the folder.
         MlaasError: whatever is wrong with the data, before training where that can be known.
     """
     folder = Path(out)
-    check_new(folder, overwrite=overwrite)
+    check_new(folder, overwrite=overwrite, resume=resume)
     config.check(specs.tree, specs)
     reports = _can_report()
+    with held(folder):
+        return _train(config, specs, folder, reports, verbose, command, checkpoint_every, resume, interrupt)
+
+
+def _train(
+    config: RunConfig, specs: Specs, folder: Path, reports: bool, verbose: int, command: str,
+    checkpoint_every: int | str, resume: bool, interrupt: Interrupt | None,
+) -> Run:  # fmt: skip
     config = replace(config, files=tuple(_absolute(name) for name in config.files), model=_own_file(config.model))
+    if resume:
+        check_same(folder, config)
     keras.utils.set_random_seed(config.seed)
     ds = config.dataset(specs, mask=False)
     task = task_of(config, ds.specs, ds.composition())
-    model = build(config.model, ds.specs, task=task)
-    check_outputs(model, task)
+    model = _model(config, ds.specs, task)
     ds = ds.masked(wants_mask(model))
     parts = dict(zip(PARTS, ds.split(*config.split), strict=True))
     mixed = parts["train"].mixed(config.mixing)
     _begin(folder, config, ds.specs)
-    done = fit(
-        model, mixed, parts["validation"], epochs=config.epochs, out=folder,
-        patience=config.patience, class_weights="balanced" if config.balanced else None, verbose=verbose,
-    )  # fmt: skip
+    with interrupt.listening() if interrupt else nullcontext() as stop:
+        done = fit(
+            model, mixed, parts["validation"], epochs=config.epochs, out=folder,
+            patience=config.patience, class_weights=_class_weights(config, task), recipe=config.recipe, verbose=verbose,
+            checkpoint=folder / CHECKPOINT, checkpoint_every=checkpoint_every, resume=resume, stop=stop,
+        )  # fmt: skip
     model.save(folder / MODEL)
     results = {name: evaluate(model, part, task) for name, part in parts.items()}
     metrics = _metrics(config, task, ds, parts, done, results, model) | {"command": command}
@@ -123,11 +154,57 @@ def train_run(
         over = over_training(results["train"], results["test"])
         metrics["over_training"] = {name: asdict(one) for name, one in over.items()}
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    (folder / CHECKPOINT).unlink(missing_ok=True)
     if reports:
         from mlaas4hep_tf.runs.report import write_report  # an extra
 
         write_report(folder, metrics, ds.specs, done.history, results)
     return Run(folder, model, ds.specs, config, metrics)
+
+
+def _model(config: RunConfig, specs: Specs, task: Task) -> keras.Model:
+    """A new model, or the one that is trained on."""
+    if config.continue_from is not None:
+        return _known_model(config, specs, task)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(
+        "float32" if config.recipe.precision == "float32" else f"mixed_{config.recipe.precision}"
+    )
+    try:
+        model = build(config.model, specs, image=config.image, task=task)
+    finally:
+        keras.config.set_dtype_policy(before)
+    check_outputs(model, task)
+    return model
+
+
+def _known_model(config: RunConfig, specs: Specs, task: Task) -> keras.Model:
+    """The model of an earlier run, whose input and outputs must mean the same.
+
+    Raises:
+        ConfigError: other columns, another normalisation or another task.
+    """
+    base = Run.load(config.continue_from or "")
+    known, now = (constants(one, how) for one, how in ((base.specs, base.config.normalize), (specs, config.normalize)))
+    same = base.specs.vector_names == specs.vector_names and base.config.image == config.image
+    if not same or not all(map(np.array_equal, known, now)):
+        raise ConfigError(
+            f"the model of {base.folder} takes other columns, another image or normalisation than these specs give: "
+            f"train it on with its own (--specs {base.folder / 'specs.json'}, which may be unbound)"
+        )
+    if base.task != task:
+        raise ConfigError(f"the model of {base.folder} tells {base.task.describe()}, and not {task.describe()}")
+    return base.model
+
+
+def _class_weights(config: RunConfig, task: Task) -> ClassWeights | None:
+    if config.class_weights is None:
+        return "balanced" if config.balanced else None
+    names = task.class_names
+    unknown = sorted(set(config.class_weights) - set(names))
+    if unknown:
+        raise LabelError(f"class weights: no class {unknown[0]!r}{near_misses(unknown[0], names)}; there are {names}")
+    return {float(label): float(config.class_weights.get(name, 1.0)) for label, name in enumerate(names)}
 
 
 def _begin(folder: Path, config: RunConfig, specs: Specs) -> None:
@@ -172,7 +249,7 @@ def evaluate_run(
     mask = wants_mask(run.model)
     config = replace(run.config, read=read or run.config.read)
     if files:
-        own = numbered(labels if labels is not None else config.labels, run.task.classes.names)
+        own = numbered(labels if labels is not None else config.labels, run.task.class_names)
         config = replace(config, files=files, labels=own, signal=None, max_events=None)
         ds = config.dataset(run.specs.unbound(), mask=mask)
         return {"files": evaluate(run.model, ds, run.task)}
@@ -208,6 +285,8 @@ def task_of(config: RunConfig, specs: Specs, composition: Mapping[float, int]) -
     if not isinstance(config.labels, str):
         return config.task([*composition])
     branch = next(target for target in specs.targets if target.name == config.labels)
+    if config.regression:
+        return config.regression_task(branch)
     if branch.not_finite or not branch.found:
         held = f"{branch.not_finite} events without a number" if branch.not_finite else f"{branch.min} to {branch.max}"
         raise LabelError(f"label branch {branch.name!r} must hold the numbers of classes, 0, 1 ...; it holds {held}")

@@ -2,25 +2,56 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from mlaas4hep_tf.analysis.passing import Passing, Segment
+from mlaas4hep_tf.analysis.steps import Steps
 from mlaas4hep_tf.errors import InputFileError, ReaderError
 from mlaas4hep_tf.io.branches import Layout
 from mlaas4hep_tf.io.buffers import ArrayPool, ArraySpec, BufferPool, BufferRef, keep_freed_memory
 from mlaas4hep_tf.io.files import RootFile
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.streaming.plan import EntryRange, Plan, apportion, chunk_quotas
+from mlaas4hep_tf.streaming.position import Position
 from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange
 from mlaas4hep_tf.streaming.targets import Target
 
 Array = npt.NDArray[Any]
+_log = logging.getLogger(__name__)
+
+
+class Room:
+    """Rows that every chunk has room for, so that chunks have few shapes: a compiled step is compiled for each anew.
+
+    There are always enough for `events` events.  A group has room for an eighth more objects than the first chunk
+    has, and twice as much where that is too little.
+    """
+
+    def __init__(self, events: int) -> None:
+        self.events = events
+        self._objects: dict[str, int] = {}
+
+    def objects(self, group: str, needed: int) -> int:
+        """Rows for the objects of a group."""
+        known = self._objects.setdefault(group, needed + needed // 8)
+        while self._objects[group] < needed:
+            self._objects[group] *= 2
+        if self._objects[group] != known:
+            _log.info(
+                "room for %d objects of %s in a chunk, no longer %d; the step is compiled once more",
+                self._objects[group], group, known,
+            )  # fmt: skip
+        return self._objects[group]
 
 
 @dataclass(frozen=True)
@@ -41,6 +72,8 @@ class Stream:
         failures: errors that ended an epoch; TensorFlow passes on only their text.
         skipped: where blocks that cannot be read are accounted for; None: they are errors.
         entries: events of an epoch.
+        steps: of an analysis, or None.
+        passing: of each file, where there is a selection; then blocks are of the events that pass.
     """
 
     files: tuple[RootFile, ...]
@@ -56,6 +89,22 @@ class Stream:
     failures: list[Exception] = field(default_factory=list)
     skipped: Skipped | None = None
     entries: int = 0
+    steps: Steps | None = None
+    passing: tuple[Passing, ...] = ()
+
+    def events(self, number: int) -> int:
+        """How many events a file has."""
+        return self.passing[number].entries if self.passing else self.files[number].num_entries
+
+    @cached_property
+    def entry_offsets(self) -> list[tuple[int, ...]]:
+        """For each file the events at which its clusters begin, and their number."""
+        return [own.entry_offsets for own in self.passing or self.files]
+
+    @property
+    def raw_offsets(self) -> list[tuple[int, ...]] | None:
+        """The entries at which these lie, where there is a selection."""
+        return [own.raw_offsets for own in self.passing] if self.passing else None
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -72,26 +121,37 @@ class Stream:
     def read_layout(self) -> Layout:
         return replace(self.layout, targets=tuple((t.branch, t.dtype) for t in self.targets if t.branch))
 
-    def chunks(self, plan: Plan, epoch: int) -> Iterator[tuple[Array, ...]]:
-        """The chunks of an epoch, packed; each takes its share of every file group.
+    def chunks(self, plan: Plan, start: Position, room: Room | None = None) -> Iterator[tuple[Array, ...]]:
+        """The chunks of an epoch from a position on, packed; each takes its share of every file group.
 
         The blocks of a whole chunk are asked for at once, so that the reader processes never wait for one of them.
+        What was delivered before is not read again, but for the chunk in which the position lies: which events those
+        were is arithmetic.
 
         Yields:
             order of the rows int32 [n]; flat branches float32 [n, F]; of each group the row of each event's first
             object and how many it has, int32 [n, 2 G]; per group a row of NaN and the values, float32 [1 + m, F];
-            and labels and weights [n], each in its own dtype.
+            and labels and weights [n], each in its own dtype.  With `room` all but the order have more rows than that,
+            and what is in them means nothing.
         """
         file_groups: list[_FileGroup] = []
         self.truncated.clear()
         self.delivered.clear()
         self.failures.clear()
         if self.skipped is not None:
-            self.skipped.begin()
+            self.skipped.begin(start.lost)
         try:
-            file_groups += (_FileGroup(self, plan.blocks(number, epoch)) for number in range(len(plan.file_groups)))
-            for number, pieces in enumerate(_mix(file_groups, plan)):
-                yield plan.rows(epoch, number, _events(pieces)), *self._assemble(pieces)
+            first, row = divmod(start.batch * plan.batch_size, plan.chunk_size)
+            passed = [
+                _Passed(self.delivered, start.lost, plan.blocks(number, start.epoch))
+                for number in range(len(plan.file_groups))
+            ]
+            steps = deque(plan.chunk_quotas.tolist())
+            before = sum(1 for _ in itertools.islice(_mix(passed, steps, plan.chunk_size), first))
+            file_groups += (_FileGroup(self, [*group.blocks], start.lost) for group in passed)
+            for number, pieces in enumerate(_mix(file_groups, steps, plan.chunk_size), before):
+                order = plan.rows(start.epoch, number, _events(pieces))
+                yield order[row if number == first else 0 :], *self._assemble(pieces, room)
         except Exception as error:
             self.failures.append(error)
             raise
@@ -99,15 +159,14 @@ class Stream:
             for file_group in file_groups:
                 file_group.close()
 
-    def _assemble(self, pieces: Sequence[tuple[Array, ...]]) -> tuple[Array, ...]:
+    def _assemble(self, pieces: Sequence[tuple[Array, ...]], room: Room | None) -> tuple[Array, ...]:
         """Copy pieces behind each other into one chunk, in recycled memory."""
         groups = self.layout.groups
-        events = sum(len(piece[0]) for piece in pieces)
-        objects = [sum(len(piece[1 + 2 * g]) for piece in pieces) for g in range(len(groups))]
-        specs = [ArraySpec((events, len(self.layout.flat)), "float32"), ArraySpec((events, 2 * len(groups)), "int32")]
-        specs += [ArraySpec((1 + m, len(names)), "float32") for m, (_, names) in zip(objects, groups, strict=True)]
-        specs += [ArraySpec((events,), target.dtype) for target in self.targets]
-        flat, bounds, *values = chunk = self.chunk_pool.take(specs)
+        events = _events(pieces)
+        objects = [1 + sum(len(piece[1 + 2 * g]) for piece in pieces) for g in range(len(groups))]
+        rows = [events, events, *objects, *(events for _ in self.targets)]
+        chunk = self.chunk_pool.take(self._chunk_specs(events, objects, room))
+        flat, bounds, *values = (array[:used] for array, used in zip(chunk, rows, strict=True))
         _join(flat, [piece[0] for piece in pieces])
         for g, (group, _) in enumerate(groups):
             values[g][0] = np.nan
@@ -119,6 +178,15 @@ class Stream:
         for number, target in enumerate(values[len(groups) :], 1 + 2 * len(groups)):
             _join(target, [piece[number] for piece in pieces])
         return tuple(chunk)
+
+    def _chunk_specs(self, events: int, objects: Sequence[int], room: Room | None) -> list[ArraySpec]:
+        groups = self.layout.groups
+        if room is not None:
+            events = room.events
+            objects = [room.objects(group, rows) for (group, _), rows in zip(groups, objects, strict=True)]
+        specs = [ArraySpec((events, len(self.layout.flat)), "float32"), ArraySpec((events, 2 * len(groups)), "int32")]
+        specs += [ArraySpec((rows, len(names)), "float32") for rows, (_, names) in zip(objects, groups, strict=True)]
+        return [*specs, *(ArraySpec((events,), target.dtype) for target in self.targets)]
 
     def _count(self, group: str, counts: Array) -> None:
         beyond = counts - self.lengths[group]
@@ -156,7 +224,9 @@ class Stream:
     def _lost(self, block: EntryRange, error: Exception) -> SkippedRange:
         per_file = self.labels.per_file if self.labels is not None else ()
         label = per_file[block.file] if per_file else None
-        return SkippedRange(self.files[block.file].url, block.file, block.start, block.stop, str(error), label)
+        url, segments = self.files[block.file].url, self._segments(block)
+        passing = len(block) if self.passing else None
+        return SkippedRange(url, block.file, segments[0].start, segments[-1].stop, str(error), label, passing=passing)
 
     def cancel(self, reading: _Reading) -> None:
         """Forget a block that was asked for; its buffer comes back when no reader writes to it any more."""
@@ -167,10 +237,22 @@ class Stream:
 
     def _submit(self, block: EntryRange, ref: BufferRef | None) -> Future[Any]:
         file = self.files[block.file]
+        if self.steps is not None:
+            segments, names = self._segments(block), self.steps.reads(self.read_layout.names)
+            return self.worker_pool.submit(
+                read_passing_block, file.part(names, segments[0].start, segments[-1].stop), segments,
+                self.read_layout, self.steps, ref,
+            )  # fmt: skip
         return self.worker_pool.submit(
             read_block, file.part(self.read_layout.names, block.start, block.stop), block.start, block.stop,
             self.read_layout, ref,
         )  # fmt: skip
+
+    def _segments(self, block: EntryRange) -> tuple[Segment, ...]:
+        """The entries of the file that a block stands for."""
+        if self.passing:
+            return self.passing[block.file].segments(block.start, block.stop)
+        return (Segment(block.start, block.stop, len(block), 0, len(block)),)
 
     def _with_targets(self, arrays: Sequence[Array], file: int) -> tuple[Array, ...]:
         """The arrays of a block, with the labels and weights that are numbers of its file in their place."""
@@ -189,13 +271,55 @@ class _Reading:
     future: Future[Any]
 
 
-class _FileGroup:
-    """The blocks of one file group, read ahead in order, from which any number of events is taken."""
+class _Events(Protocol):
+    """The events of one file group in their order; `left` are those that were not taken."""
 
-    def __init__(self, stream: Stream, blocks: Sequence[EntryRange]) -> None:
-        self._stream = stream
+    left: int
+
+    def ask(self, events: int) -> None: ...
+
+    def take(self, events: int) -> list[tuple[Array, ...]]: ...
+
+
+class _Passed:
+    """The blocks of one file group of which the first were delivered in an earlier process: events without content."""
+
+    def __init__(self, delivered: Counter[int], lost: frozenset[tuple[int, int]], blocks: Sequence[EntryRange]) -> None:
+        self._delivered, self._lost = delivered, lost
+        self.blocks = deque(blocks)
+        self.left = sum(map(len, blocks))
+
+    def ask(self, events: int) -> None:
+        """Nothing is read."""
+
+    def take(self, events: int) -> list[tuple[Array, ...]]:
+        """As `_FileGroup.take`, with rows without columns."""
+        pieces: list[tuple[Array, ...]] = []
+        while events:
+            block = self.blocks.popleft()
+            if (block.file, block.start) in self._lost:
+                self.left -= len(block)
+                break
+            taken = min(events, len(block))
+            if taken < len(block):
+                self.blocks.appendleft(EntryRange(block.file, block.start + taken, block.stop))
+            pieces.append((np.empty((taken, 0), np.float32),))
+            self._delivered[block.file] += taken
+            self.left -= taken
+            events -= taken
+        return pieces
+
+
+class _FileGroup:
+    """The blocks of one file group, read ahead in order, from which any number of events is taken.
+
+    Blocks that are known to be `lost` are not read.
+    """
+
+    def __init__(self, stream: Stream, blocks: Sequence[EntryRange], lost: frozenset[tuple[int, int]]) -> None:
+        self._stream, self._lost = stream, lost
         self._todo = iter(blocks)
-        self._reading: deque[_Reading] = deque()
+        self._reading: deque[_Reading | EntryRange] = deque()
         self._rest: tuple[Array, ...] | None = None
         self._file = 0  # from which it is
         self._asked = 0  # events that are being read, or left over
@@ -204,7 +328,8 @@ class _FileGroup:
     def ask(self, events: int) -> None:
         """Have the blocks read that the next `events` events lie in, and one more."""
         while self._asked < events + 1 and (block := next(self._todo, None)) is not None:
-            self._reading.append(self._stream.read(block))
+            known = (block.file, block.start) in self._lost
+            self._reading.append(block if known else self._stream.read(block))
             self._asked += len(block)
 
     def take(self, events: int) -> list[tuple[Array, ...]]:
@@ -224,6 +349,9 @@ class _FileGroup:
 
     def _next(self) -> tuple[Array, ...] | None:
         reading = self._reading.popleft()
+        if isinstance(reading, EntryRange):
+            self._forget(len(reading))
+            return None
         self._file = reading.block.file
         piece = self._stream.result(reading)
         if piece is None:
@@ -236,16 +364,16 @@ class _FileGroup:
 
     def close(self) -> None:
         for reading in self._reading:
-            self._stream.cancel(reading)
+            if isinstance(reading, _Reading):
+                self._stream.cancel(reading)
 
 
-def _mix(file_groups: Sequence[_FileGroup], plan: Plan) -> Iterator[list[tuple[Array, ...]]]:
-    """The pieces of each chunk.
+def _mix(file_groups: Sequence[_Events], steps: deque[list[int]], chunk_size: int) -> Iterator[list[tuple[Array, ...]]]:
+    """The pieces of each chunk; `steps` are the events that each takes from every file group, and those done go.
 
     Where a block is lost, the chunk is filled up from what is left in each file group, in proportion to that, and the
     chunks behind it are dealt out anew; so each but the last is still a whole one.
     """
-    steps = deque(plan.chunk_quotas.tolist())
     while steps:
         step = steps.popleft()
         before = sum(file_group.left for file_group in file_groups)
@@ -255,12 +383,13 @@ def _mix(file_groups: Sequence[_FileGroup], plan: Plan) -> Iterator[list[tuple[A
             pieces += _take(file_groups, more)
         left = [file_group.left for file_group in file_groups]
         if before - sum(left) != _events(pieces):
-            steps = deque(chunk_quotas(left, plan.chunk_size).tolist() if any(left) else ())
+            steps.clear()
+            steps.extend(chunk_quotas(left, chunk_size).tolist() if any(left) else ())
         if pieces:
             yield pieces
 
 
-def _take(file_groups: Sequence[_FileGroup], step: Sequence[int]) -> list[tuple[Array, ...]]:
+def _take(file_groups: Sequence[_Events], step: Sequence[int]) -> list[tuple[Array, ...]]:
     for file_group, events in zip(file_groups, step, strict=True):
         file_group.ask(events)
     return [piece for file_group, events in zip(file_groups, step, strict=True) for piece in file_group.take(events)]
@@ -278,16 +407,21 @@ def read_block(file: RootFile, start: int, stop: int, layout: Layout, ref: Buffe
     return read_packed(file, start, stop, layout, ref)
 
 
-def read_flat(names: tuple[str, ...], task: tuple[RootFile, EntryRange]) -> dict[str, Any]:
-    """Runs in a reader process: flat branches in their own dtype."""
-    from mlaas4hep_tf.io.reader import read
+def read_passing_block(
+    file: RootFile, segments: Sequence[Segment], layout: Layout, steps: Steps, ref: BufferRef | None
+) -> Any:
+    """Runs in a reader process: read, cut, derive and pack one block."""
+    from mlaas4hep_tf.analysis.reading import read_passing
 
-    file, entries = task
-    columns = read(file, entries.start, entries.stop, names)
-    return {
-        name: np.concatenate([np.empty(0, pieces[0].dtype.newbyteorder("=") if pieces else np.float32), *pieces])
-        for name, pieces in columns.values.items()
-    }
+    keep_freed_memory()
+    return read_passing(file, segments, layout, steps, ref)
+
+
+def read_others(names: tuple[str, ...], steps: Steps, task: tuple[RootFile, int, int]) -> dict[str, Array]:
+    """Runs in a reader process: flat branches in their own dtype, and which events are selected."""
+    from mlaas4hep_tf.analysis.reading import read_beside
+
+    return read_beside(names, steps, task)
 
 
 def _join(out: Array, parts: Sequence[Array]) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import Any
 
 import tensorflow as tf
 
 from mlaas4hep_tf.errors import ReaderError
 
+NAME = "mlaas4hep_tf"  # of a RootDataset in the options of tf.data
 _threads_lost = threading.Event()
 
 
@@ -35,8 +37,18 @@ def _in_use() -> bool:
 
 def _note() -> None:
     """Runs in every child that is forked."""
-    if _in_use():
-        _threads_lost.set()
+    if not _in_use():
+        return
+    _threads_lost.set()
+    whole = tf.data.Dataset.__iter__
+
+    def checked(dataset: tf.data.Dataset) -> Any:
+        """Also of what was made of a RootDataset by ``map`` and the like, which have its options."""
+        if dataset.options().dataset_name == NAME:
+            check_process()
+        return whole(dataset)
+
+    tf.data.Dataset.__iter__ = checked
 
 
 os.register_at_fork(after_in_child=_note)

@@ -32,7 +32,7 @@ def inspect_files(
 
     Args:
         skipped: where files that cannot be opened are accounted for; None: they are errors.
-        known: entries of files, by URL, as the specs have them.
+        known: events of files, by URL, as the specs have them.
         also: branches to describe although they are no features: labels and weights.
     """
     sources = [source for given in sources for source in _listed(given, worker_pool)]
@@ -50,7 +50,8 @@ def inspect_files(
                 failed.append(SkippedRange(source.url, number, 0, 0, str(error), opened=False, tree=source.tree))
             advance(1)
     if skipped is not None:
-        _account_for(failed, [file.num_entries for file in found], known or {}, skipped)
+        counts = [(known or {}).get(file.url, file.num_entries) for file in found]
+        _account_for(failed, counts, known or {}, skipped)
     if not found:
         raise InputFileError(f"none of the {len(sources)} files can be opened: {failed[0]}")
     check_distinct(found)

@@ -6,27 +6,33 @@ already shuffled, straight into the rectangle.
 
 from __future__ import annotations
 
-import itertools
-import threading
+import logging
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
+import numpy as np
 import tensorflow as tf
 
 from mlaas4hep_tf.io.buffers import keep_freed_memory
 from mlaas4hep_tf.io.workers import default_workers
-from mlaas4hep_tf.streaming.chunks import Stream
+from mlaas4hep_tf.streaming.chunks import Room, Stream
+from mlaas4hep_tf.streaming.forks import NAME
 from mlaas4hep_tf.streaming.plan import Plan
+from mlaas4hep_tf.streaming.position import Cursor
 from mlaas4hep_tf.transforms.vector import Preprocessor
 
 DataLayout = Literal["vector", "columns", "ragged", "image"]
 
+COMPILED_ENTRIES = (
+    50_000  # in an epoch from which the step is compiled: that takes as long as it saves in 300 000 events
+)
 STEP_ENTRIES = 1024  # events padded at a time; smaller batches are cut from such a step
 PREFETCH_ENTRIES = 8192
 MASK_SUFFIX = "_mask"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,63 +48,81 @@ class PipelineOptions:
     shares: tuple[float, ...] | None = None
 
 
-class _Epochs:
-    """Numbers the iterations over a dataset."""
-
-    def __init__(self) -> None:
-        self._next = itertools.count()
-        self._lock = threading.Lock()
-
-    def __call__(self) -> int:
-        with self._lock:
-            return next(self._next)
-
-
-def build_pipeline(stream: Stream, preprocessor: Preprocessor, options: PipelineOptions, plan: Plan) -> tf.data.Dataset:
+def build_pipeline(
+    stream: Stream, preprocessor: Preprocessor, options: PipelineOptions, plan: Plan, cursor: Cursor
+) -> tf.data.Dataset:
     """The whole graph from file groups to batches; nothing is read before it is iterated.
+
+    Each iteration begins where `cursor` says.  How many batches it has is known, unless some may be lost or the first
+    iteration is the rest of an epoch.
 
     The graph is kept small, above all the function inside `flat_map`: TensorFlow optimises each function anew for
     every epoch, and those inside such a function again for every chunk.
     """
     batch = options.batch_size
     step = batch * -(-STEP_ENTRIES // batch) if options.layout != "ragged" else batch  # rebatch is slow for ragged
-    batches = _steps(stream, plan, step).map(
-        partial(_finish, preprocessor, options),
+    batches = _steps(stream, plan, cursor, step, _room(options, plan)).map(
+        _step(preprocessor, options, plan, step),
         num_parallel_calls=default_workers(),
         deterministic=True,
     )
     if step != batch:
         batches = batches.rebatch(batch)
-    if stream.skipped is None:
-        if plan.entries % batch == 0 and options.layout != "ragged":
-            batches = batches.map(partial(_fix_rows, batch))
-        batches = batches.apply(tf.data.experimental.assert_cardinality(plan.batches))
-    return batches.prefetch(max(2, PREFETCH_ENTRIES // batch)).with_options(_settings())
+    if stream.skipped is None and plan.entries % batch == 0 and options.layout != "ragged":
+        batches = batches.map(partial(_fix_rows, batch))
+    batches = batches.prefetch(max(2, PREFETCH_ENTRIES // batch))
+    known = plan.batches if stream.skipped is None and cursor.next.batch == 0 else None
+    return _with_end(batches, cursor, known).with_options(_settings())
+
+
+def _with_end(batches: tf.data.Dataset, cursor: Cursor, known: int | None) -> tf.data.Dataset:
+    """The same batches, with which the cursor gets to know when all have been taken: with the last one, as Keras asks
+    for no more where it knows how many there are, or behind it.
+    """
+    weak = weakref.ref(cursor)
+
+    def end() -> np.int64:
+        if (alive := weak()) is not None:
+            alive.end()
+        return np.int64(0)
+
+    def nothing(_: tf.Tensor) -> tf.data.Dataset:
+        with tf.control_dependencies([tf.numpy_function(end, (), tf.int64, stateful=True)]):
+            return batches.take(tf.constant(0, tf.int64))
+
+    mark = tf.data.Dataset.range(1).flat_map(nothing)
+    if known is None:
+        return batches.concatenate(mark)
+    which = [tf.data.Dataset.from_tensors(tf.constant(n, tf.int64)) for n in (0, 1)]
+    turns = which[0].repeat(known - 1).concatenate(which[1]).concatenate(which[0])
+    marked = tf.data.Dataset.choose_from_datasets([batches, mark], turns, stop_on_empty_dataset=False)
+    return marked.apply(tf.data.experimental.assert_cardinality(known))
 
 
 def _settings() -> tf.data.Options:
     settings = tf.data.Options()
     settings.deterministic = True
+    settings.dataset_name = NAME
     settings.autotune.enabled = False  # there is nothing to tune, and the end of an iterator would wait for the tuner
     settings.threading.private_threadpool_size = 1 + default_workers()  # one more, as one thread waits for the readers
     settings.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return settings
 
 
-def _steps(stream: Stream, plan: Plan, step: int) -> tf.data.Dataset:
+def _steps(stream: Stream, plan: Plan, cursor: Cursor, step: int, room: Room | None) -> tf.data.Dataset:
     """Steps (rows, flat, bounds, groups, targets): the rows of a step, and the whole packed chunk they lie in.
 
-    TensorFlow never forgets a Python function that a graph has called, so the one here holds the stream and the plan
-    weakly; the RootDataset holds both, and every dataset and iterator made from it holds the RootDataset.
+    TensorFlow never forgets a Python function that a graph has called, so the one here holds stream, plan and cursor
+    weakly; the RootDataset holds them, and every dataset and iterator made from it holds the RootDataset.
     """
     keep_freed_memory()
-    epochs, weak_stream, weak_plan = _Epochs(), weakref.ref(stream), weakref.ref(plan)
+    weak_stream, weak_plan, weak_cursor = weakref.ref(stream), weakref.ref(plan), weakref.ref(cursor)
 
     def read() -> Iterator[tuple[Any, ...]]:
-        alive, its_plan = weak_stream(), weak_plan()
-        if alive is None or its_plan is None:
+        alive, its_plan, its_cursor = weak_stream(), weak_plan(), weak_cursor()
+        if alive is None or its_plan is None or its_cursor is None:
             raise ReferenceError("the RootDataset that this iterator reads from is gone; keep a reference to it")
-        for order, flat, bounds, *rest in alive.chunks(its_plan, epochs()):
+        for order, flat, bounds, *rest in alive.chunks(its_plan, its_cursor.begin(), room):
             yield order, flat, bounds, tuple(rest[: len(groups)]), tuple(rest[len(groups) :])
 
     def cut(order: tf.Tensor, *chunk: Any) -> tf.data.Dataset:
@@ -117,9 +141,47 @@ def _steps(stream: Stream, plan: Plan, step: int) -> tf.data.Dataset:
     return tf.data.Dataset.from_generator(read, output_signature=signature).prefetch(1).flat_map(cut)
 
 
+def _compiled(options: PipelineOptions, plan: Plan) -> bool:
+    """Whether XLA compiles the step.  Ragged tensors have no shape to compile for, and in images sums would change."""
+    return options.layout in ("vector", "columns") and plan.entries >= COMPILED_ENTRIES and compiles()
+
+
+@cache
+def compiles() -> bool:
+    """Whether TensorFlow has XLA for this machine, tried once."""
+    try:
+        tf.function(lambda x: x + 1, jit_compile=True)(tf.zeros(1))
+    except (tf.errors.OpError, RuntimeError) as error:
+        _log.info("XLA compiles nothing here, so steps are not compiled: %s", error)
+        return False
+    return True
+
+
+def _room(options: PipelineOptions, plan: Plan) -> Room | None:
+    return Room(min(plan.entries, plan.chunk_size)) if _compiled(options, plan) else None
+
+
+def _step(preprocessor: Preprocessor, options: PipelineOptions, plan: Plan, step: int) -> Callable[..., Any]:
+    """The function that makes batches of the rows of a step; compiled it does the same, bit for bit, in half the time.
+
+    It is compiled for `step` rows, so a shorter step is filled up with row 0, which is cut off again.
+    """
+    if not _compiled(options, plan):
+        return partial(_finish, preprocessor, options, ())
+    compiled = tf.function(partial(_finish, preprocessor, options), jit_compile=True, autograph=False)
+    offset, scale = (tf.constant(numbers) for numbers in preprocessor.constants)
+
+    def finish(rows: tf.Tensor, *chunk: Any) -> Any:
+        count = tf.shape(rows)[0]
+        whole = tf.ensure_shape(tf.pad(rows, [[0, step - count]]), [step])
+        return tf.nest.map_structure(lambda part: part[:count], compiled((offset, scale), whole, *chunk))
+
+    return finish
+
+
 def _finish(
-    preprocessor: Preprocessor, options: PipelineOptions, rows: tf.Tensor, flat: tf.Tensor,
-    bounds: tf.Tensor, groups: tuple[tf.Tensor, ...], targets: tuple[tf.Tensor, ...],
+    preprocessor: Preprocessor, options: PipelineOptions, constants: tuple[tf.Tensor, ...],
+    rows: tf.Tensor, flat: tf.Tensor, bounds: tf.Tensor, groups: tuple[tf.Tensor, ...], targets: tuple[tf.Tensor, ...],
 ) -> Any:  # fmt: skip
     """The rows of one step in the form that the user asked for."""
     flat = tf.gather(flat, rows)
@@ -128,14 +190,18 @@ def _finish(
     if options.layout == "ragged":
         x = preprocessor.ragged(flat, packed)
     else:
-        x = _dense(preprocessor, options, preprocessor.from_packed(flat, packed))
+        x = _dense(preprocessor, options, constants, preprocessor.from_packed(flat, packed))
     return (x, *(tf.gather(target, rows) for target in targets)) if targets else x
 
 
-def _dense(preprocessor: Preprocessor, options: PipelineOptions, raw: tf.Tensor) -> Any:
-    if options.layout != "columns":
-        return preprocessor.model_input(raw, mask=options.mask)
-    vector, mask = preprocessor.finish(raw)
+def _dense(
+    preprocessor: Preprocessor, options: PipelineOptions, constants: tuple[tf.Tensor, ...], raw: tf.Tensor
+) -> Any:
+    if options.layout == "image":
+        return preprocessor.model_input(raw, mask=False)
+    vector, mask = preprocessor.finish(raw, *constants)
+    if options.layout == "vector":
+        return {"vector": vector, "mask": mask} if options.mask else vector
     columns = preprocessor.split(vector)
     if options.mask:
         columns |= {name + MASK_SUFFIX: part for name, part in preprocessor.split(mask).items()}

@@ -6,6 +6,7 @@ order for the same seed) is a property of these functions and tested as such.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +23,10 @@ IntArray = npt.NDArray[np.int64]
 
 MAX_FILE_GROUPS = 64  # more files than that share groups, as each group keeps a block in memory and a file open
 BLOCK_ENTRIES = 16_384  # entries per block at most; larger blocks take more memory and are not faster
+OPEN_CLUSTERS = 4  # large clusters of a file group of which blocks are read in turn
+RAW_ENTRIES = 8 * BLOCK_ENTRIES  # of a file that a block of passing events spans at most
 SPLIT_BLOCKS = (8, 64)  # blocks per file in a split: at least 8, cutting clusters if needed, at most 64
+ORDER = 1  # changes with the order that these functions give: a training cannot go on in another one
 _SPLIT, _SHUFFLE, _ROWS = 1, 2, 3  # keys of the random generators, one for each purpose
 
 
@@ -49,6 +53,7 @@ class Plan:
         batch_size: events per batch.
         shuffle: permute the blocks of each file group anew in every epoch.
         seed: of the permutations.
+        clusters: number of the cluster in which each block of a file group begins; empty where each has its own.
     """
 
     file_groups: tuple[tuple[EntryRange, ...], ...]
@@ -57,6 +62,7 @@ class Plan:
     batch_size: int
     shuffle: bool
     seed: int
+    clusters: tuple[tuple[int, ...], ...] = ()
 
     @cached_property
     def file_group_entries(self) -> tuple[int, ...]:
@@ -101,9 +107,17 @@ class Plan:
         return [b for n in rounds for b in _window(self._round(file_group, n), first - n * size, last - n * size)]
 
     def _round(self, file_group: int, number: int) -> list[EntryRange]:
+        """A permutation of the blocks; where clusters have several, those of a few clusters follow each other.
+
+        So what a reader has decoded of a large cluster serves all its blocks.
+        """
         blocks = list(self.file_groups[file_group])
         if self.shuffle:
             _generator(self.seed, _SHUFFLE, number, file_group).shuffle(blocks)
+        if self.shuffle and self.clusters and self.clusters[file_group]:
+            cluster = dict(zip(self.file_groups[file_group], self.clusters[file_group], strict=True))
+            turn = {c: n // OPEN_CLUSTERS for n, c in enumerate(dict.fromkeys(cluster[block] for block in blocks))}
+            blocks.sort(key=lambda block: turn[cluster[block]])
         return blocks
 
     def rows(self, epoch: int, chunk: int, events: int) -> npt.NDArray[np.int32]:
@@ -171,17 +185,28 @@ def blocks(file: int, entries: int, entry_offsets: Sequence[int], size: int) -> 
     return cut(EntryRange(file, 0, entries), entry_offsets, size)
 
 
-def cut(part: EntryRange, entry_offsets: Sequence[int], size: int, largest: int | None = None) -> list[EntryRange]:
+def cut(
+    part: EntryRange, entry_offsets: Sequence[int], size: int, largest: int | None = None,
+    raw_offsets: Sequence[int] | None = None,
+) -> list[EntryRange]:  # fmt: skip
     """Cut a range into blocks where clusters begin, so that few baskets are decoded twice.
 
     Neighbouring clusters are joined up to `size` entries; a cluster of more than `largest` (default: twice the size)
     is cut in equal pieces.
+
+    Args:
+        raw_offsets: where entries are the events that pass a selection, the entries of the file at the same places,
+            of which a block spans no more than `RAW_ENTRIES`, unless a cluster does.
     """
+    raw = entry_offsets if raw_offsets is None else raw_offsets
+    at = {entry: place for entry, place in zip(entry_offsets, raw, strict=True) if part.start < entry < part.stop}
+    first = raw[max(bisect_right(entry_offsets, part.start) - 1, 0)] if raw else 0
     largest = 2 * size if largest is None else largest
     inner = [entry for entry in entry_offsets if part.start < entry < part.stop]
     bounds = [part.start]
     for start, stop in zip([part.start, *inner], [*inner, part.stop], strict=True):
-        if bounds[-1] != start and stop - bounds[-1] > size:
+        spanned = at.get(stop, raw[-1] if raw else 0) - at.get(bounds[-1], first)
+        if bounds[-1] != start and (stop - bounds[-1] > size or (raw_offsets and spanned > RAW_ENTRIES)):
             bounds.append(start)
         if stop - start > largest:
             pieces = -(-(stop - start) // size)
@@ -286,6 +311,7 @@ def make_plan(
     shuffle: bool,
     seed: int,
     shares: Sequence[float] | None = None,
+    raw_offsets: Sequence[Sequence[int] | None] | None = None,
 ) -> Plan:
     """The plan of a dataset.  A file group is one file, or several neighbours where there are over `MAX_FILE_GROUPS`.
 
@@ -298,6 +324,7 @@ def make_plan(
         seed: of the permutations.
         shares: the mixing law, a number per file to which the file's part of every chunk is proportional;
             None: the number of its events, as in the paper.
+        raw_offsets: as for `cut`, for each file.
 
     Raises:
         PlanError: sizes or shares that are not positive, no event at all, or shares of too many files.
@@ -317,13 +344,26 @@ def make_plan(
             block
             for number in group
             for part in parts[number]
-            for block in cut(part, entry_offsets[number], size, 2 * BLOCK_ENTRIES)
+            for block in cut(
+                part, entry_offsets[number], size, 2 * BLOCK_ENTRIES, raw_offsets[number] if raw_offsets else None
+            )
         )
         for group in groups
     ]  # fmt: skip
     sizes = tuple(sum(map(len, file_group)) for file_group in cuts)
     quotas = sizes if shares is None else _quotas(sum(sizes), [shares[n] for n in numbers], shuffle=shuffle)
-    return Plan(tuple(cuts), quotas, chunk, batch_size, shuffle, seed)
+    clusters = tuple(_clusters(blocks, entry_offsets) for blocks in cuts)
+    return Plan(tuple(cuts), quotas, chunk, batch_size, shuffle, seed, clusters)
+
+
+def _clusters(blocks: Sequence[EntryRange], entry_offsets: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """The number of the cluster in which each block begins; nothing where each has its own."""
+    found: dict[tuple[int, int], int] = {}
+    own = [
+        found.setdefault((block.file, bisect_right(entry_offsets[block.file], block.start)), len(found))
+        for block in blocks
+    ]
+    return tuple(own) if len(found) < len(blocks) else ()
 
 
 def _quotas(entries: int, shares: Sequence[float], *, shuffle: bool) -> tuple[int, ...]:

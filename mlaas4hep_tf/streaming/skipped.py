@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -25,6 +25,8 @@ class SkippedRange:
         times: in how many epochs.
         opened: False if the file could not be opened, so that `stop` is an estimate.
         tree: that was named with the file.
+        passing: where there is a selection, how many of the entries pass.
+        estimated: whether that is an estimate, as they could not be read when events were counted.
     """
 
     file: str
@@ -36,16 +38,20 @@ class SkippedRange:
     times: int = 1
     opened: bool = True
     tree: str | None = None
+    passing: int | None = None
+    estimated: bool = False
 
     @property
     def events(self) -> int:
-        return self.stop - self.start
+        return self.stop - self.start if self.passing is None else self.passing
 
     def __str__(self) -> str:
         label = "" if self.label is None else f" (label {self.label:g})"
         what = f"entries {self.start} to {self.stop}" if self.opened else f"all of some {self.events} entries"
+        some = "some " if self.estimated else ""
+        passing = f", of which {some}{self.passing} pass" if self.passing is not None else ""
         epochs = f", {self.times} times" if self.times > 1 else ""
-        return f"{self.file}{label}: {what}{epochs}: {self.reason}"
+        return f"{self.file}{label}: {what}{passing}{epochs}: {self.reason}"
 
 
 @dataclass
@@ -69,9 +75,14 @@ class Skipped:
         """The account of another dataset of the same files."""
         return replace(self, now=[])
 
-    def begin(self) -> None:
-        """A new epoch."""
-        self.now.clear()
+    def begin(self, known: Iterable[tuple[int, int]] = ()) -> None:
+        """A new epoch, or one of which blocks are known to be lost, by file and first entry."""
+        self.now[:] = [self.ever[key] for key in known]
+
+    def recall(self, lost: Iterable[SkippedRange]) -> None:
+        """Take over what was skipped before, in the process that this one goes on for."""
+        with self._lock:
+            self.ever.update({(one.number, one.start): one for one in lost})
 
     def open_failed(self, failed: Iterable[SkippedRange], entries: int) -> None:
         """Account for files that could not be opened; the others have `entries` events.
@@ -98,6 +109,16 @@ class Skipped:
         self.now.append(lost)
         self._keep(lost)
         self._check(self.now, entries)
+
+    def not_counted(self, lost: Sequence[SkippedRange], entries: int) -> None:
+        """Account for entries that could not be read when events were counted, and are not tried again.
+
+        Raises:
+            LostDataError: it is more than `max_fraction`.
+        """
+        for one in lost:
+            self._keep(one)
+        self._check(lost, entries + sum(one.events for one in lost))
 
     def _keep(self, lost: SkippedRange) -> None:
         with self._lock:

@@ -13,7 +13,7 @@ import tensorflow as tf
 from mlaas4hep_tf.errors import ModelError
 from mlaas4hep_tf.io.branches import Layout
 from mlaas4hep_tf.specs import BranchSpec, Specs
-from mlaas4hep_tf.transforms.image import EtaPhiImage, to_image
+from mlaas4hep_tf.transforms.image import Image, to_image
 from mlaas4hep_tf.transforms.mask import mask_missing
 from mlaas4hep_tf.transforms.normalize import Normalize, by_branch, check_normalize, constants, normalize_columns
 from mlaas4hep_tf.transforms.pad import pad, resize
@@ -31,7 +31,7 @@ class Preprocessor:
 
     specs: Specs
     normalize: Normalize | None
-    image: EtaPhiImage | None = None
+    image: Image | None = None
 
     def __post_init__(self) -> None:
         check_normalize(self.normalize)
@@ -67,6 +67,11 @@ class Preprocessor:
             found[branch.name] = slice(at, at + len(branch.columns))
             at += len(branch.columns)
         return found
+
+    @property
+    def parts(self) -> dict[str, slice]:
+        """Branch -> where it stands on the last axis of what the model takes."""
+        return self.columns if self.image is None else self.image.parts
 
     def from_packed(self, flat: tf.Tensor, groups: list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]) -> tf.Tensor:
         """Raw vector of packed events, NaN where there is no value.
@@ -115,12 +120,20 @@ class Preprocessor:
     def _normalized(self, name: str, values: tf.Tensor) -> tf.Tensor:
         if not self.columns[name].stop > self.columns[name].start:
             return values
-        offset, scale = (c[self.columns[name].start] for c in self._constants)
+        offset, scale = (c[self.columns[name].start] for c in self.constants)
         return mask_missing(normalize_columns(values, offset, scale))[0]
 
-    def finish(self, vector: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Normalise and mask: raw [n, D] -> (float32 [n, D], bool [n, D], True = real value)."""
-        return mask_missing(normalize_columns(vector, *self._constants))
+    def finish(
+        self, vector: tf.Tensor, offset: tf.Tensor = None, scale: tf.Tensor = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Normalise and mask: raw [n, D] -> (float32 [n, D], bool [n, D], True = real value).
+
+        `offset` and `scale` are those of `constants` as tensors that a compiler does not know: it would multiply by
+        1 / scale, which rounds otherwise.
+        """
+        if offset is None:
+            offset, scale = self.constants
+        return mask_missing(normalize_columns(vector, offset, scale))
 
     def model_input(self, vector: tf.Tensor, *, mask: bool) -> tf.Tensor | dict[str, tf.Tensor]:
         """What the model takes, from the raw vector [n, D]: the image, or vector and mask as in `RootDataset`."""
@@ -129,9 +142,9 @@ class Preprocessor:
             return self._draw(self.image, self.split(vector), self.split(values))
         return {"vector": values, "mask": real} if mask else values
 
-    def _draw(self, image: EtaPhiImage, raw: dict[str, tf.Tensor], values: dict[str, tf.Tensor]) -> tf.Tensor:
+    def _draw(self, image: Image, raw: dict[str, tf.Tensor], values: dict[str, tf.Tensor]) -> tf.Tensor:
         channels = tf.stack([values[name] for name in image.channels], axis=2)
-        return to_image(image, raw[image.eta], raw[image.phi], channels)
+        return to_image(image, [raw[axis.branch] for axis in image.axes], channels)
 
     def input_specs(self, *, mask: bool) -> dict[str, tf.TensorSpec]:
         """Names, shapes and dtypes of the tensors of `model_input`."""
@@ -141,7 +154,8 @@ class Preprocessor:
         return specs | {"mask": tf.TensorSpec([None, self.width], tf.bool)} if mask else specs
 
     @cached_property
-    def _constants(self) -> tuple[np.ndarray, np.ndarray]:
+    def constants(self) -> tuple[np.ndarray, np.ndarray]:
+        """Offset and scale of each column, float32 [D]."""
         return constants(self.specs, self.normalize)
 
     def split(self, vector: tf.Tensor) -> dict[str, tf.Tensor]:

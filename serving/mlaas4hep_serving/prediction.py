@@ -58,8 +58,8 @@ Deadline = float | None
 class Started(Generic[T]):
     """A run under way, and how its tensors become an answer."""
 
-    running: Future[Sequence[Array]]
-    answer: Callable[[Sequence[Array]], T]
+    running: Future[Any]
+    answer: Callable[[Any], T]
 
     def then(self, act: Callable[[], object]) -> None:
         """Call ``act`` when the run has ended, in the thread that ended it, or now."""

@@ -86,7 +86,13 @@ def test_a_child_forked_from_a_process_that_uses_tensorflow_gets_an_error_at_onc
     specs = quiet_scan(file)
     ds = RootDataset(file, specs, batch_size=100)
     assert sum(len(x) for x in ds) == EVENTS
-    tasks = [lambda: quiet_scan(file).entries, lambda: RootDataset(file, specs), lambda: next(iter(ds))]
+    mapped = ds.map(lambda x: x)
+    tasks = [
+        lambda: quiet_scan(file).entries,
+        lambda: RootDataset(file, specs),
+        lambda: next(iter(ds)),
+        lambda: next(iter(mapped)),
+    ]
     here, there = get_context("fork").Pipe()
     child = get_context("fork").Process(target=outcomes, args=(tasks, there))
     child.start()
@@ -95,7 +101,7 @@ def test_a_child_forked_from_a_process_that_uses_tensorflow_gets_an_error_at_onc
     child.kill()
     assert got[0] == EVENTS
     assert [(type(error), "forked after it was used: start the process with" in str(error)) for error in got[1:]] == [
-        (ReaderError, True), (ReaderError, True),
+        (ReaderError, True), (ReaderError, True), (ReaderError, True),
     ]  # fmt: skip
     assert child.exitcode == 0
     assert sum(len(x) for x in ds) == EVENTS

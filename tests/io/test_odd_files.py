@@ -144,3 +144,10 @@ def test_what_a_job_saved_before_it_was_killed_is_read():
     assert (specs.entries, specs.branches[0].max) == (180, 179)
     with pytest.raises(InputFileError, match=r"killed_unsaved.root has no tree: .* ended before it closed it"):
         scan(ODD / "killed_unsaved.root", progress=False)
+
+
+def test_what_only_root_can_recover_is_told_so():
+    with pytest.raises(
+        InputFileError, match="killed left its last baskets, with kGenerateOffsetMap, .*recover the file"
+    ):
+        scan(ODD / "killed_map.root", progress=False)

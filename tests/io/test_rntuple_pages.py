@@ -53,6 +53,15 @@ def test_an_index_is_the_same_after_its_way_to_another_process():
     assert index_of(there).nbytes == index_of(part).nbytes > 0
 
 
+def test_pages_of_several_files_are_kept_apart():
+    cache = pages.PageCache(100)
+    cache.of("a").put((0, 1), np.zeros(40, np.uint8))
+    assert cache.of("b").get((0, 1)) is None
+    cache.put((0, 1), np.ones(40, np.uint8))
+    kept = [cache.of(file).get((0, 1)) for file in "ab"]
+    assert [[] if page is None else set(page.tolist()) for page in kept] == [{0}, {1}]
+
+
 def test_kept_pages_stay_within_their_limit():
     cache = pages.PageCache(100)
     for at in range(5):

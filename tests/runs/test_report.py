@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mlaas4hep_tf.runs.plots import density, plot_scores
+from mlaas4hep_tf.runs.plots import calibration, density, plot_scores
 from mlaas4hep_tf.train import Evaluation
 
 
@@ -25,3 +25,12 @@ def test_the_histograms_of_scores_weigh_events():
     axes = plot_scores(result, result).axes[0]
     signal = [patch.get_height() for patch in axes.containers[0]]
     assert max(signal) == pytest.approx(3 * min(height for height in signal if height > 0))
+
+
+def test_calibration_is_the_share_of_signal_in_bins_of_the_score():
+    labels = np.array([1.0, 0, 0, 0] * 10 + [1.0, 1, 1, 0] * 5 + [1.0])
+    scores = np.array([0.22] * 40 + [0.75] * 20 + [0.95])  # one event alone tells nothing
+    told, share, error = calibration(Evaluation(labels, scores, np.ones(61)))
+    assert told == pytest.approx([0.22, 0.75])
+    assert share == pytest.approx([0.25, 0.75])
+    assert error == pytest.approx([np.sqrt(0.25 * 0.75 / 40), np.sqrt(0.25 * 0.75 / 20)])

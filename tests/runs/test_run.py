@@ -12,11 +12,12 @@ import pytest
 import uproot
 
 from mlaas4hep_tf import Cache, ReadOptions, ReadPolicy, RootDataset, Specs, export, scan
-from mlaas4hep_tf.errors import ConfigError, InputFileError
+from mlaas4hep_tf.errors import BranchError, ConfigError, InputFileError
 from mlaas4hep_tf.models import build
 from mlaas4hep_tf.predict import predict_files
+from mlaas4hep_tf.recipe import Recipe
 from mlaas4hep_tf.runs import Run, RunConfig, evaluate_run, train_run
-from mlaas4hep_tf.testing import write_files
+from mlaas4hep_tf.testing import make_events, write_files, write_tree
 from mlaas4hep_tf.train import predict_batch
 
 V1 = Path(__file__).parent.parent / "data" / "v1"
@@ -255,6 +256,41 @@ def test_prediction_takes_no_specs_and_skips_nothing(standard, tmp_path):
 
 def test_a_run_is_evaluated_with_other_options_of_reading(standard):
     run, _ = standard
-    known = {name: result.auc for name, result in evaluate_run(run).items()}
+    known = {name: result.summary()["auc"] for name, result in evaluate_run(run).items()}
     again = evaluate_run(run, read=ReadOptions(workers=1))
-    assert {name: result.auc for name, result in again.items()} == pytest.approx(known)
+    assert {name: result.summary()["auc"] for name, result in again.items()} == pytest.approx(known)
+
+
+def test_a_number_is_trained_evaluated_predicted_and_exported(tmp_path):
+    import tensorflow as tf
+
+    events = make_events(400, groups={"Jet": 1}, seed=3)
+    events["y"] = (500 + 40 * events["x"]).astype("f4")
+    path = str(write_tree(tmp_path / "a.root", events))
+    specs = scan(path, exclude="id", labels="y", progress=False)
+    (target,) = specs.targets
+    assert target.mean == pytest.approx(events["y"].mean(dtype="f8"))
+    assert target.variance == pytest.approx(events["y"].var(dtype="f8"))
+    config = RunConfig((path,), "y", regression=True, loss="quantile", epochs=3, batch_size=20, recipe=Recipe(lr=0.01))
+    run = train_run(config, specs, tmp_path / "run")
+    assert run.metrics["parts"]["test"]["rmse"] < 0.6 * events["y"].std()
+    again = Run.load(tmp_path / "run")
+    assert again.task.columns == ("predicted_y_q16", "predicted_y_q50", "predicted_y_q84")
+    predict_files(again.model, path, again, tmp_path / "out.csv", read=ReadOptions(workers=1))
+    rows = read_rows(tmp_path / "out.csv")
+    export(again.model, again, tmp_path / "m" / "1")
+    served = tf.saved_model.load(str(tmp_path / "m" / "1")).signatures["vector"]
+    batch = next(iter(config.dataset(specs, mask=False).in_order()))
+    value = served(vector=batch[0])["value"].numpy()
+    assert value[0] == pytest.approx([float(rows[0][column]) for column in again.task.columns], rel=1e-4)
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "How well it tells y" in report
+
+
+@pytest.mark.parametrize("given", [{"labels": "Y"}, {"labels": "y", "weights": "w"}])
+def test_labels_and_weights_that_are_no_branch_are_told_before_a_run_begins(tmp_path, given):
+    path = two_trees(tmp_path / "t.root")
+    specs = scan(path, tree="wanted", labels="y", progress=False)
+    RunConfig((path,), "y").check("wanted", specs)
+    with pytest.raises(BranchError, match=f"no branch {[*given.values()][-1]!r} .*for the {[*given][-1]} in file"):
+        RunConfig((path,), **given).check("wanted", specs)

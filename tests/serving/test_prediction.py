@@ -209,7 +209,7 @@ def test_a_version_that_comes_meanwhile_changes_nothing(first_batches):
     assert json.loads(reply.body) == {"predictions": [1.0, 1.0]}
     assert new.ran_in is None and [version.users for version in repository.given] == [0]
     assert (
-        old.ran_in and old.ran_in.startswith("rest") is not first_batches
+        old.ran_in and old.ran_in.startswith("model") is not first_batches
     )  # what does not batch never runs in the event loop
 
 

@@ -1,6 +1,7 @@
 """The laws of the plan: exactly once, in proportion, disjoint, the same for the same seed."""
 
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlaas4hep_tf.errors import PlanError
-from mlaas4hep_tf.streaming.plan import EntryRange, apportion, cut, make_plan, partition, split_sizes
+from mlaas4hep_tf.streaming.plan import (
+    OPEN_CLUSTERS,
+    EntryRange,
+    apportion,
+    cut,
+    make_plan,
+    partition,
+    split_sizes,
+)
 
 SIZES = st.lists(st.integers(0, 200), min_size=1, max_size=40).filter(any)
 
@@ -237,3 +246,20 @@ def test_laws_that_make_no_sense(sizes, shares, shuffle, says):
         make_plan(
             whole(sizes), offsets_of(sizes, 5), chunk_size=10, batch_size=5, shuffle=shuffle, seed=0, shares=shares
         )
+
+
+def test_blocks_of_large_clusters_are_read_a_few_clusters_at_a_time():
+    entries, cluster = 4_000_000, 200_000
+    plan = make_plan(
+        [[EntryRange(0, 0, entries)]], [tuple(range(0, entries + 1, cluster))], chunk_size=100_000, batch_size=100,
+        shuffle=True, seed=1,
+    )  # fmt: skip
+    for epoch in range(3):
+        blocks = plan.blocks(0, epoch)
+        assert sorted((b.start, b.stop) for b in blocks) == [(b.start, b.stop) for b in plan.file_groups[0]]
+        last = {block.start // cluster: at for at, block in enumerate(blocks)}
+        first = {block.start // cluster: at for at, block in reversed(list(enumerate(blocks)))}
+        open_at = [sum(first[c] <= at <= last[c] for c in first) for at in range(len(blocks))]
+        assert max(open_at) == OPEN_CLUSTERS
+        neighbours = sum(b.start == a.stop for a, b in pairwise(blocks))
+        assert neighbours < len(blocks) / 10

@@ -18,7 +18,7 @@ from mlaas4hep_tf.errors import DataWarning, ModelError, PlanError
 from mlaas4hep_tf.models import build
 from mlaas4hep_tf.predict import predict_files
 from mlaas4hep_tf.train import predict_batch
-from mlaas4hep_tf.transforms.image import EtaPhiImage, sparse_cells, to_image
+from mlaas4hep_tf.transforms.image import Axis, EtaPhiImage, Image, sparse_cells, to_image
 from mlaas4hep_tf.transforms.vector import Preprocessor
 
 NAN = float("nan")
@@ -40,7 +40,7 @@ def padded(events, length=6):
 def drawn(events, image=IMAGE):
     table = padded(events)
     eta, phi = (tf.constant(table[..., i]) for i in (0, 1))
-    return to_image(image, eta, phi, tf.constant(table[..., 2:])).numpy()
+    return to_image(image, (eta, phi), tf.constant(table[..., 2:])).numpy()
 
 
 @given(EVENTS)
@@ -57,7 +57,8 @@ def test_the_sum_is_numpys_histogram(events):
 
 def near_an_edge(values, entry_offsets):
     """Where the last bit of float32 decides about the bin."""
-    return len(values) and np.abs(values[:, None] - entry_offsets[1:-1]).min() < 1e-5
+    inner = entry_offsets[1:-1]
+    return bool(len(values) and len(inner) and np.abs(values[:, None] - inner).min() < 1e-5)
 
 
 RULES = {
@@ -70,7 +71,7 @@ RULES = {
 @given(EVENTS, st.sampled_from(sorted(RULES)))
 def test_the_rule_for_two_in_one_cell(events, rule):
     """Against a loop over objects, on a grid so coarse that cells are shared."""
-    image = replace(IMAGE, bins=(1, 2), rule=rule)
+    image = EtaPhiImage("Jet_eta", "Jet_phi", ("Jet_pt", "Jet_btag"), bins=(1, 2), rule=rule)
     got = drawn(events, image)
     for event, pixels in zip(events, got, strict=True):
         cells = {0: [], 1: []}
@@ -96,8 +97,8 @@ def test_edges_belong_to_the_image_and_what_lies_beyond_does_not():
 
 def test_only_cells_with_an_object_are_kept():
     table = padded([[(0, 0, 1, 2), (0.1, 0.1, 3, 4)], [], [(2, 1, 5, 6)]])
-    arguments = [tf.constant(part) for part in (table[..., 0], table[..., 1], table[..., 2:])]
-    cells, values = sparse_cells(IMAGE, *arguments)
+    eta, phi, channels = (tf.constant(part) for part in (table[..., 0], table[..., 1], table[..., 2:]))
+    cells, values = sparse_cells(IMAGE, (eta, phi), channels)
     assert cells.numpy().tolist() == [0 * 40 + 2 * 8 + 4, 2 * 40 + 4 * 8 + 5]
     assert values.numpy().tolist() == [[2, 4, 6], [1, 5, 6]]
 
@@ -107,9 +108,9 @@ def test_only_cells_with_an_object_are_kept():
     [
         ({"channels": ()}, "at least one branch as a channel"),
         ({"rule": "mean"}, "must be 'sum', 'max' or 'last', not 'mean'"),
-        ({"bins": (0, 8)}, r"bins of an image are two numbers of at least 1, in eta and phi, not \(0, 8\)"),
-        ({"eta_range": (1, -1)}, "eta_range of an image must be finite and rise, not 1 to -1"),
-        ({"phi_range": (0, math.inf)}, "phi_range of an image must be finite"),
+        ({"axes": ()}, "an image has one to 3 axes, not 0"),
+        ({"axes": IMAGE.axes * 2}, "an image has one to 3 axes, not 4"),
+        ({"axes": (Axis("a", 1 << 13, 0, 1), Axis("b", 1 << 13, 0, 1))}, "at most 16,777,216 cells, not 67,108,864"),
     ],
 )
 def test_images_that_make_no_sense(change, says):
@@ -118,13 +119,48 @@ def test_images_that_make_no_sense(change, says):
 
 
 @pytest.mark.parametrize(
+    ("axis", "says"),
+    [
+        (("x", 0, 0, 1), "a whole number of bins, at least 1: 'x' 0"),
+        (("x", 2.5, 0, 1), "a whole number of bins, at least 1: 'x' 2.5"),
+        (("x", 3, 1, -1), "must be finite and rise: those of 'x' are 1, -1"),
+        (("x", 3, 0, math.inf), "must be finite"),
+    ],
+)
+def test_axes_that_make_no_sense(axis, says):
+    with pytest.raises(PlanError, match=says):
+        Axis(*axis)
+
+
+@given(EVENTS, st.integers(1, 3))
+def test_one_to_three_axes_are_numpys_histogram(events, dimensions):
+    axes = (Axis("Jet_eta", 3, -2, 3), Axis("Jet_phi", 4, -3, 1), Axis("Jet_pt", 2, -2, 2))[:dimensions]
+    table = padded(events)
+    assume(
+        all(near_an_edge(table[..., i][np.isfinite(table[..., i])], edges_of(a)) is False for i, a in enumerate(axes))
+    )
+    positions = [tf.constant(table[..., i]) for i in range(dimensions)]
+    got = to_image(Image(axes, ("Jet_btag",)), positions, tf.constant(table[..., 3:])).numpy()
+    assert got.shape == (len(events), *(axis.bins for axis in axes), 2)
+    for event, pixels in zip(events, got, strict=True):
+        values = np.array(event, np.float64).reshape(-1, 4)
+        for channel, weights in enumerate((None, values[:, 3])):
+            want = np.histogramdd(values[:, :dimensions], [edges_of(a) for a in axes], weights=weights)[0]
+            assert np.abs(pixels[..., channel] - want).max() < 1e-5
+
+
+def edges_of(axis):
+    return np.linspace(axis.low, axis.high, axis.bins + 1)
+
+
+@pytest.mark.parametrize(
     ("options", "says"),
     [
         ({"layout": "image"}, "belong together"),
         ({"image": IMAGE}, "belong together"),
         ({"layout": "image", "image": IMAGE, "mask": True}, "first channel is its mask"),
-        ({"layout": "image", "image": replace(IMAGE, eta="Jet_etta")}, "none called Jet_etta"),
-        ({"layout": "image", "image": replace(IMAGE, eta="ht")}, "none called ht"),
+        ({"layout": "image", "image": EtaPhiImage("Jet_etta", "Jet_phi", ("Jet_pt",))}, "none called Jet_etta"),
+        ({"layout": "image", "image": EtaPhiImage("ht", "Jet_phi", ("Jet_pt",))}, "none called ht"),
         ({"layout": "image", "image": replace(IMAGE, channels=("FatJet_pt",))}, r"one group: .*FatJet_pt \(nFatJet\)"),
     ],
 )
@@ -133,10 +169,17 @@ def test_images_that_do_not_fit_the_data(demo_files, demo_specs, options, says):
         RootDataset(demo_files, demo_specs, **options)
 
 
-@pytest.fixture(scope="module", params=["sum", "max", "last"])
+IN_THREE = (*IMAGE.axes, Axis("Jet_btag", 3, 0, 1))
+IMAGES = {
+    "sum": IMAGE, "max": replace(IMAGE, rule="max"), "one axis": replace(IMAGE, axes=IMAGE.axes[:1]),
+    "three axes": replace(IMAGE, axes=IN_THREE, rule="last"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=IMAGES)
 def exported(request, demo_files, demo_specs, tmp_path_factory):
     specs = demo_specs.with_lengths(quantile=0.9)  # so that there is something to cut
-    image = replace(IMAGE, rule=request.param)
+    image = IMAGES[request.param]
     ds = RootDataset(demo_files[:1], specs, layout="image", image=image, shuffle=False, batch_size=300)
     keras.utils.set_random_seed(1)
     model = build("cnn", specs, image=image)
@@ -150,14 +193,14 @@ def test_the_images_of_a_file(exported):
     """Pixels against awkward and NumPy alone."""
     _, ds, _, events = exported
     (images,) = [x.numpy() for x in ds.take(1)]
-    length = ds.specs.groups["nJet"][0].length
+    length, image = ds.specs.groups["nJet"][0].length, ds.preprocessor.image
+    spec = ds.specs["Jet_pt"]
     for pixels, event in zip(images, events[:300], strict=True):
-        eta, phi, pt = (ak.to_numpy(event[name][:length]) for name in ("Jet_eta", "Jet_phi", "Jet_pt"))
-        bins = [np.linspace(-2.5, 2.5, 6), np.linspace(-math.pi, math.pi, 9)]
-        assert np.array_equal(pixels[..., 0], np.histogram2d(eta, phi, bins)[0])
-        if ds.preprocessor.image.rule == "sum":
-            (spec,) = [b for b in ds.specs.branches if b.name == "Jet_pt"]
-            want = np.histogram2d(eta, phi, bins, weights=(pt - spec.min) / (spec.max - spec.min))[0]
+        *places, pt = (ak.to_numpy(event[name][:length]) for name in (*(a.branch for a in image.axes), "Jet_pt"))
+        bins = [edges_of(axis) for axis in image.axes]
+        assert np.array_equal(pixels[..., 0], np.histogramdd(places, bins)[0])
+        if image.rule == "sum":
+            want = np.histogramdd(places, bins, weights=(pt - spec.min) / (spec.max - spec.min))[0]
             assert np.abs(pixels[..., 1] - want).max() < 1e-5
 
 
@@ -195,7 +238,7 @@ def test_scores_of_files(exported, tmp_path):
 
 
 def test_models_and_images_that_do_not_fit(demo_specs, tmp_path):
-    with pytest.raises(ModelError, match="'cnn' takes an image: give image="):
+    with pytest.raises(ModelError, match="'cnn' takes an image: give --image, or in Python image="):
         build("cnn", demo_specs)
     with pytest.raises(ModelError, match="'mlp' takes no image"):
         build("mlp", demo_specs, image=IMAGE)

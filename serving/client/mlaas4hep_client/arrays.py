@@ -15,9 +15,9 @@ else:
 
 
 def is_array(value: Any) -> bool:
-    """True for a numpy array; who has one has imported numpy."""
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(value, numpy.ndarray)
+    """True for a numpy array; who has one has imported numpy, while other threads may be about to."""
+    kind = getattr(sys.modules.get("numpy"), "ndarray", None)
+    return kind is not None and isinstance(value, kind)
 
 
 def from_nested(values: Any) -> Any:

@@ -7,7 +7,7 @@ scores = client.predict([{"Jet_pt": [45.1, 32.0], "met": 17.0}, {"Jet_pt": [61.0
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from mlaas4hep_client.arrays import Array
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 Answer = Array | dict[str, Array]
+SCORE = "score"  # the output of a model of one output that another may stand beside
 _SCHEMES = ("http", "https", "grpc", "grpcs")
 
 
@@ -70,8 +71,9 @@ class Client:
         version: int | None = None,
         label: str | None = None,
         signature: str = "",
+        outputs: Literal["score", "all"] = "score",
     ) -> Answer:
-        """The model's outputs for events, [n, ...] each.
+        """The model's answer for events, [n, ...].
 
         Args:
             events: a list of dicts, one for each event; or a dict of columns, or one array, whose first dimension is
@@ -81,10 +83,12 @@ class Client:
             version: of the model; by default the newest.
             label: of a version, such as ``stable``.
             signature: by default ``serving_default``.
+            outputs: ``score``: the score alone where there are others beside it, such as ``selected``; ``all``: each
+                by its name.
 
         Returns:
-            The output, or a dict of outputs if the signature has several: numpy arrays, or nested lists where numpy is
-            not installed.
+            The output, or a dict of outputs if the signature has several and none is the score: numpy arrays, or nested
+            lists where numpy is not installed.
 
         Raises:
             ServingError: what the server answers; UNAVAILABLE, no server; INVALID_ARGUMENT, events of different forms,
@@ -92,12 +96,14 @@ class Client:
         """
         given, which = columns(events), (model or self._model, version, label, signature)
         try:
-            outputs = self._transport.predict(given, *which)
+            found = self._transport.predict(given, *which)
         except ServingError as error:
             if error.code is Code.INVALID_ARGUMENT and isinstance(given, dict):
                 _check_names(given, self._known_inputs(*which) or given, which[0])
             raise
-        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+        if outputs == "all":
+            return found
+        return next(iter(found.values())) if len(found) == 1 else found.get(SCORE, found)
 
     def inputs(
         self, model: str | None = None, *, version: int | None = None, label: str | None = None, signature: str = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,13 +22,15 @@ from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 from mlaas4hep_serving.errors import Code, ServingError, as_serving_error, invalid_argument, resource_exhausted
 from mlaas4hep_serving.frontends import grpc_later
 from mlaas4hep_serving.frontends.budget import FREE, Budget, Share
-from mlaas4hep_serving.prediction import Handlers
+from mlaas4hep_serving.frontends.pools import Pools
+from mlaas4hep_serving.prediction import Handlers, Started
 
 MESSAGE = (1 << 31) - 1  # bytes of a message, as in TF-Serving
 _HEALTH = ("", "ModelService", "PredictionService")
 # service -> method -> its operation and its request
+_PREDICTION = "tensorflow.serving.PredictionService"
 _SERVICES: dict[str, dict[str, tuple[str, Any]]] = {
-    "tensorflow.serving.PredictionService": {
+    _PREDICTION: {
         "Predict": ("predict", PredictRequest),
         "Classify": ("classify", ClassificationRequest),
         "Regress": ("regress", RegressionRequest),
@@ -41,6 +43,7 @@ _SERVICES: dict[str, dict[str, tuple[str, Any]]] = {
     },
 }
 _LOOKS = {"GetModelMetadata", "GetModelStatus"}  # and the health service: what runs no model does not queue behind it
+_RUNS = ("Predict", "Classify", "Regress", "MultiInference")
 LOOKS = 4  # threads for these
 
 
@@ -93,8 +96,9 @@ class GrpcServer:
         pool = ThreadPoolExecutor(options.threads, thread_name_prefix="grpc")
         self._server = grpc.server(looks, options=settings, interceptors=tuple(options.interceptors))
         if grpc_later.works():
-            # before the service, whose Predict waits: the first of a name is taken
-            self._server.add_generic_rpc_handlers((_predict_handler(handlers, pool, options.budget),))
+            # before the service, whose methods wait: the first of a name is taken
+            pools = Pools(options.threads, handlers.repository.knows)
+            self._server.add_generic_rpc_handlers((_later_handlers(handlers, pools, options.budget),))
         for service, methods in _SERVICES.items():
             self._server.add_generic_rpc_handlers((_service(handlers, service, methods, pool, options.budget),))
         self._health = health.HealthServicer() if options.health else None
@@ -188,7 +192,7 @@ def _admitted(request: Any, context: grpc.ServicerContext) -> Any:
 
 def _method(handlers: Handlers, rpc: str, name: str) -> Callable[[Any, grpc.ServicerContext], Any]:
     operation = getattr(handlers, name)
-    counted = rpc in ("Predict", "Classify", "Regress", "MultiInference")
+    counted = rpc in _RUNS
 
     def call(request: Any, context: grpc.ServicerContext) -> Any:
         deadline = _deadline(context)
@@ -204,40 +208,55 @@ def _method(handlers: Handlers, rpc: str, name: str) -> Callable[[Any, grpc.Serv
     return call
 
 
-def _predict_handler(handlers: Handlers, pool: ThreadPoolExecutor, budget: Budget) -> Any:
-    """Predict of `PredictionService`, answered by the batcher's threads, or by the pool if the model does not batch."""
+def _later_handlers(handlers: Handlers, pools: Pools, budget: Budget) -> Any:
+    """The methods of `PredictionService` that run a model, without a thread that waits for the answer."""
 
-    def serve(request: Any, call: grpc_later.Call) -> None:
+    def handler(rpc: str) -> Any:
+        def serve(request: Any, call: grpc_later.Call) -> None:
+            _serve(handlers, pools, rpc, request, call)
+
+        return grpc_later.method_handler(serve, _reader(_SERVICES[_PREDICTION][rpc][1], budget))
+
+    return grpc.method_handlers_generic_handler(_PREDICTION, {rpc: handler(rpc) for rpc in _RUNS})
+
+
+def _serve(handlers: Handlers, pools: Pools, rpc: str, request: Any, call: grpc_later.Call) -> None:
+    """Start the run, and answer when it has ended."""
+    try:
+        request = _admitted(request, call.context)
+    except ServingError as error:
+        call.fail(error)
+        return
+    count = handlers.measure(_model_name(request), rpc, "GRPC")
+
+    def fail(error: Exception) -> None:
+        known = as_serving_error(error)
+        count(known.code)
+        call.fail(known)
+
+    def finish() -> None:
         try:
-            request = _admitted(request, call.context)
-        except ServingError as error:
-            call.fail(error)
-            return
-        count = handlers.measure(_model_name(request), "Predict", "GRPC")
-
-        def fail(error: Exception) -> None:
-            known = as_serving_error(error)
-            count(known.code)
-            call.fail(known)
-
-        def finish() -> None:
-            try:
-                response = started.result()
-            except Exception as error:  # noqa: BLE001  # the client gets an answer, whatever it is
-                fail(error)
-            else:
-                count(Code.OK)
-                call.send(response)
-
-        try:
-            started = handlers.start_predict(request, _deadline(call.context), pool)
-        except Exception as error:  # noqa: BLE001  # as above
+            response = started.result()
+        except Exception as error:  # noqa: BLE001  # the client gets an answer, whatever it is
             fail(error)
         else:
-            started.then(finish)
+            count(Code.OK)
+            call.send(response)
 
-    handler = grpc_later.method_handler(serve, _reader(PredictRequest, budget))
-    return grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", {"Predict": handler})
+    try:
+        started = _started(handlers, pools.of(_model_name(request)), rpc, request, _deadline(call.context))
+    except Exception as error:  # noqa: BLE001  # as above
+        fail(error)
+    else:
+        started.then(finish)
+
+
+def _started(handlers: Handlers, pool: Executor, rpc: str, request: Any, deadline: float | None) -> Started[Any]:
+    """The run of a request: Predict by the batcher, if the model batches; all else in the model's threads."""
+    if rpc == "Predict":
+        return handlers.start_predict(request, deadline, pool)
+    operation = getattr(handlers, _SERVICES[_PREDICTION][rpc][0])
+    return Started(pool.submit(operation, request, deadline), lambda answer: answer)
 
 
 def _deadline(context: grpc.ServicerContext) -> float | None:

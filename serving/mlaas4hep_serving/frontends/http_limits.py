@@ -1,6 +1,7 @@
 """uvicorn's HTTP/1.1 protocol with limits: bytes of the headers, seconds until a request has come in whole.
 
-uvicorn itself bounds neither, so one client could fill the memory with headers or keep connections open for ever.
+uvicorn itself bounds neither, so one client could fill the memory with headers or keep connections open for ever.  An
+answer leaves in one piece: uvicorn writes head and body apart, each of which wakes the client up.
 """
 
 from __future__ import annotations
@@ -14,6 +15,33 @@ LARGEST_HEAD = 64 << 10  # bytes of request line and headers, and of what is no 
 SECONDS = 60.0  # from the first byte of a request to its last
 
 
+class OneWrite:
+    """A transport that sends what is written in one turn of the loop as one call of the system: head and body."""
+
+    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._held: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send before the loop's next turn."""
+        if not self._held:
+            self._loop.call_soon(self._send)
+        self._held.append(data)
+
+    def close(self) -> None:
+        """Send what is held, and close."""
+        self._send()
+        self._transport.close()
+
+    def _send(self) -> None:
+        held, self._held = self._held, []
+        if held and not self._transport.is_closing():
+            self._transport.write(held[0] if len(held) == 1 else b"".join(held))
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """Answers 431 or 408 and closes."""
 
@@ -24,7 +52,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """A connection: its first request is due."""
-        super().connection_made(transport)
+        super().connection_made(OneWrite(transport, self.loop))  # type: ignore[arg-type]  # what uvicorn uses of one
         self._due()
 
     def data_received(self, data: bytes) -> None:

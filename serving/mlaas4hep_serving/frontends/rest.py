@@ -2,7 +2,7 @@
 
 `Rest.respond` is the whole server as one function from request to reply, which blocks; `Rest.respond_async` runs it in
 a thread, except for small predictions of models that batch: those are parsed in the event loop, which goes on while
-the batch runs.  The threads for GET are not those in which models run.
+the batch runs.  The threads for GET are not those in which models run, and each model has its own (`pools`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 from mlaas4hep_serving.errors import ServingError, deadline_exceeded, failed_precondition, invalid_argument, shown
 from mlaas4hep_serving.frontends.budget import Budget
 from mlaas4hep_serving.frontends.http import JSON, Admit, Answer, Application, Reply, Request, Route, failure
+from mlaas4hep_serving.frontends.pools import Pools
 from mlaas4hep_serving.models.model import LATE, late
 from mlaas4hep_serving.prediction import Claim, Handlers, Started
 from mlaas4hep_serving.wire import apart, json_requests, json_responses, paths
@@ -71,7 +72,7 @@ class Rest:
 
     def __init__(self, handlers: Handlers, options: RestOptions) -> None:
         self._handlers, self._options = handlers, options
-        self._pool = ThreadPoolExecutor(options.threads, thread_name_prefix="rest")
+        self._pools = Pools(options.threads, handlers.repository.knows)
         # what runs no model does not queue behind what does
         self._looks = ThreadPoolExecutor(LOOKS, thread_name_prefix="rest-looks")
         self._large = ThreadPoolExecutor(LARGE_THREADS, thread_name_prefix="rest-large")  # nor small behind large
@@ -116,8 +117,7 @@ class Rest:
         self, answer: Answer, request: Request, deadline: float | None, dropped: Callable[[], object] = lambda: None
     ) -> Reply:
         """The answer from a thread, if it comes before the deadline; ``dropped`` is called if it was not begun."""
-        pool = self._looks if request.method == "GET" else self._large if _size(request) > LARGE else self._pool
-        running = pool.submit(answer)
+        running = self._threads(request).submit(answer)
         try:
             async with _until(deadline):
                 return await asyncio.wrap_future(running)
@@ -126,6 +126,12 @@ class Rest:
         finally:
             if running.cancel():
                 dropped()
+
+    def _threads(self, request: Request) -> Executor:
+        """Where the answer to a request is made."""
+        if request.method == "GET":
+            return self._looks
+        return self._large if _size(request) > LARGE else self._pools.of(_model(request))
 
     async def _predict_small(self, target: paths.Target, request: Request) -> Reply:
         """A prediction without a thread, if the version that the request means batches: then nothing blocks."""
@@ -259,6 +265,15 @@ def _small_prediction(request: Request) -> paths.Target | None:
     except ServingError:  # told by `_api`
         return None
     return target if target is not None and target.method == "predict" else None
+
+
+def _model(request: Request) -> str:
+    """The model that a URL names, or ""."""
+    try:
+        target = paths.parse(request.method, request.path)
+    except ServingError:  # told by `_api`
+        return ""
+    return target.name if target is not None else ""
 
 
 async def _arrived(started: Started[T], deadline: float | None) -> T:

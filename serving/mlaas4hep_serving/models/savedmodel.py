@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import re
 import shutil
 import tempfile
 import threading
@@ -28,6 +29,10 @@ _PRIVATE = "_make_callable_from_options"
 _TESTED = ("2.21",)
 # ops whose state comes from the variables folder
 _SAVED_MODEL_TAGS = (0x08, 0x12)  # saved_model_schema_version, a number, and meta_graphs, with its length
+_CONTROL = re.compile(
+    "While|If$|Case$|^For$|Switch|Merge$|Enter$|Dataset|Iterator|Queue|Barrier|Recv|Batch$|PyFunc|Lock"
+)
+_CALLER = -1  # the inter-op "pool" that is the thread which asks
 _VARIABLES = {"VarHandleOp", "VariableV2", "Variable"}
 Run = Callable[..., Sequence[Any]]
 
@@ -45,6 +50,7 @@ class SessionOptions:
     def proto(self) -> config_pb2.ConfigProto:
         """As TensorFlow takes it."""
         config = config_pb2.ConfigProto.FromString(self.config)
+        config.use_per_session_threads = True  # a model whose ops queue up keeps no other waiting
         if self.intra_op:
             config.intra_op_parallelism_threads = self.intra_op
         if self.inter_op:
@@ -61,6 +67,10 @@ class SavedModel:
     trying it succeeds: it takes a third of the time of ``Session.run`` and, as TF-Serving does, checks dtypes but not
     the static shapes of the graph.  It is private, so elsewhere the graph is loaded without static shapes and run by
     ``Session.run``.
+
+    A graph without loops and branches runs in the thread that asks, unless ``inter_op`` threads are asked for: for a
+    small model the hand-over to TensorFlow's threads and back takes five times as long as the run.  It has no time
+    limit then; TensorFlow would look at one between kernels only.
     """
 
     at_once = 0  # it runs in the thread that asks
@@ -78,6 +88,7 @@ class SavedModel:
                 self._session.close()
                 raise
         self.signatures: Mapping[str, SignatureDef] = dict(self.meta_graph.signature_def)
+        self._here = not options.proto().inter_op_parallelism_threads and not _has_control_flow(self.meta_graph)
 
     def _load(self, folder: Path, options: SessionOptions) -> MetaGraphDef:
         load = tf.compat.v1.saved_model.load
@@ -99,7 +110,8 @@ class SavedModel:
         """Values of the tensors ``fetches`` when those named ``feeds`` have ``values``.
 
         Args:
-            timeout: seconds after which TensorFlow gives up (rounded up to a power of two of milliseconds).
+            timeout: seconds after which TensorFlow gives up, if the graph has loops or branches (rounded up to a power
+                of two of milliseconds).
 
         Raises:
             ServingError: what TensorFlow says, with its code; DEADLINE_EXCEEDED.
@@ -113,13 +125,18 @@ class SavedModel:
             raise ServingError(Code.INVALID_ARGUMENT, str(error)) from None
 
     def _call(self, feeds: tuple[str, ...], fetches: tuple[str, ...], timeout: int) -> Run:
-        key = (feeds, fetches, timeout)
+        key = (feeds, fetches, 0 if self._here else timeout)
         call = self._calls.get(key)
         if call is None:
             with self._lock:
                 make = _fast_call if self.fast else _public_call
-                call = self._calls[key] = make(self._session, feeds, fetches, timeout)
+                call = self._calls[key] = make(self._session, feeds, fetches, self._run_options(timeout))
         return call
+
+    def _run_options(self, timeout: int) -> config_pb2.RunOptions:
+        if self._here:
+            return config_pb2.RunOptions(inter_op_thread_pool=_CALLER)
+        return config_pb2.RunOptions(timeout_in_ms=timeout)
 
     def close(self) -> None:
         """Free the memory.  Nothing may run any more."""
@@ -147,7 +164,7 @@ def _try_fast_path() -> None:
     """Run a small graph: another shape than the static one is taken, another dtype is not."""
     with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
         tf.multiply(tf.compat.v1.placeholder(tf.float32, [None, 1], name="x"), 2.0, name="y")
-        call = _fast_call(session, ("x:0",), ("y:0",), _milliseconds(60.0))
+        call = _fast_call(session, ("x:0",), ("y:0",), config_pb2.RunOptions(inter_op_thread_pool=_CALLER))
         (doubled,) = call(np.ones((2, 3), np.float32))
         if not np.array_equal(doubled, np.full((2, 3), 2.0, np.float32)):
             raise ValueError(f"2 times 1 is {doubled}")
@@ -158,17 +175,12 @@ def _try_fast_path() -> None:
         raise ValueError("float64 is taken for float32")
 
 
-def _run_options(timeout: int) -> config_pb2.RunOptions:
-    return config_pb2.RunOptions(timeout_in_ms=timeout)
-
-
-def _fast_call(session: Any, feeds: tuple[str, ...], fetches: tuple[str, ...], timeout: int) -> Run:
-    options = config_pb2.CallableOptions(feed=feeds, fetch=fetches, run_options=_run_options(timeout))
+def _fast_call(session: Any, feeds: tuple[str, ...], fetches: tuple[str, ...], how: config_pb2.RunOptions) -> Run:
+    options = config_pb2.CallableOptions(feed=feeds, fetch=fetches, run_options=how)
     return getattr(session, _PRIVATE)(options)  # type: ignore[no-any-return]
 
 
-def _public_call(session: Any, feeds: tuple[str, ...], fetches: tuple[str, ...], timeout: int) -> Run:
-    options = _run_options(timeout)
+def _public_call(session: Any, feeds: tuple[str, ...], fetches: tuple[str, ...], how: config_pb2.RunOptions) -> Run:
     types = [session.graph.get_tensor_by_name(feed).dtype for feed in feeds]
 
     def call(*values: Array) -> Sequence[Any]:
@@ -176,7 +188,7 @@ def _public_call(session: Any, feeds: tuple[str, ...], fetches: tuple[str, ...],
             given = tf.dtypes.as_dtype(value.dtype)
             if given != kind:
                 raise ValueError(f"Type mismatch: actual {given.name} vs. expect {kind.name} ({feed})")
-        return session.run(list(fetches), dict(zip(feeds, values, strict=True)), options=options)  # type: ignore[no-any-return]
+        return session.run(list(fetches), dict(zip(feeds, values, strict=True)), options=how)  # type: ignore[no-any-return]
 
     return call
 
@@ -285,6 +297,13 @@ def missing_parts(folder: Path) -> str | None:
 
 def _has_variables(graph: graph_pb2.GraphDef) -> bool:
     return any(node.op in _VARIABLES for node in graph.node)
+
+
+def _has_control_flow(meta_graph: MetaGraphDef) -> bool:
+    """Whether a graph may run for longer than its size tells, or wait for something."""
+    graph = meta_graph.graph_def
+    functions = (function.node_def for function in graph.library.function)
+    return any(_CONTROL.search(node.op) for nodes in (graph.node, *functions) for node in nodes)
 
 
 def _translated(error: tf.errors.OpError) -> ServingError:

@@ -39,7 +39,10 @@ from mlaas4hep_serving.wire import json_requests, json_responses, jsonreader, si
 from mlaas4hep_serving.wire.ragged import open_inputs
 from mlaas4hep_serving.wire.tensors import DEFAULT_SIGNATURE, Array, numpy_dtype
 
+SCORE = "score"  # the output that is meant where others, such as ``selected``, stand beside it
+
 TOP = 5  # labels that /image answers
+LARGEST_ROW = 4 << 20  # bytes of the body of /json or /proto
 MOST_PIXELS = 25_000_000
 _MOST_FIELDS = 16
 _LONGEST_LIST = 10_000  # values of a jagged input
@@ -105,6 +108,7 @@ class Tfaas:
         return _reply(params)
 
     def _json(self, request: Request) -> Reply:
+        _check_row(request)
         document = jsonreader.parse(request.body, DEEPEST)
         keys, values = document.get("keys", []), document.get("values")
         if values is None or not _all(keys, str) or not _all(values, (int, float)):
@@ -115,6 +119,7 @@ class Tfaas:
         return Reply(200, body.encode(), (JSON, ("X-Model-Version", str(version))))
 
     def _proto(self, request: Request) -> Reply:
+        _check_row(request)
         try:
             row = Row.FromString(request.body)
         except DecodeError as error:
@@ -161,6 +166,8 @@ class Tfaas:
         if len(outputs) == 1:
             return next(iter(outputs.values()))
         wanted = self._uploads.params(name).get("output_name") if name in self._uploads.names() else None
+        if wanted is None and SCORE in outputs:
+            return outputs[SCORE]
         if not isinstance(wanted, str) or wanted not in outputs:
             raise invalid_argument(f"model {name} has the outputs {sorted(outputs)}: set output_name in its params")
         return outputs[wanted]
@@ -203,6 +210,12 @@ class Tfaas:
             },
             "models": len(self._handlers.repository.models()),
         }
+
+
+def _check_row(request: Request) -> None:
+    """Refuse a row that takes long to read: Python's lock is held meanwhile."""
+    if len(request.body) > LARGEST_ROW:
+        raise invalid_argument(f"a row of {len(request.body)} bytes is larger than {LARGEST_ROW} bytes; use :predict")
 
 
 def _reply(value: Any) -> Reply:

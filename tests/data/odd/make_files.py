@@ -101,6 +101,25 @@ def with_friend(name: str) -> None:
     os.remove("extra.root")
 
 
+def killed_map(name: str) -> None:
+    """The same with lists without entry offsets: what was saved last is in the tree's own header."""
+    if os.fork() == 0:
+        file = ROOT.TFile(name, "RECREATE", "", 505)  # noqa: F841 (open until the job ends)
+        tree = ROOT.TTree("Events", "Events")
+        features = ROOT.TIOFeatures()
+        features.Set("kGenerateOffsetMap")
+        tree.SetIOFeatures(features)
+        tree.Branch("n", n, "n/I")
+        tree.Branch("pt", floats, "pt[n]/F")
+        tree.SetAutoFlush(50)
+        for i in range(180):
+            n[0] = i % 7
+            tree.Fill()
+        tree.AutoSave("SaveSelf")
+        os._exit(0)
+    os.wait()
+
+
 def killed(name: str, save: str) -> None:
     """What is left of a job that ended before it closed its file."""
     if os.fork() == 0:
@@ -123,4 +142,5 @@ for make in (flat_offsets, offset_map, unequal, shared_counter):
     write(f"{make.__name__}.root", make)
 with_friend("with_friend.root")
 killed("killed_saved.root", "SaveSelf")
+killed_map("killed_map.root")
 killed("killed_unsaved.root", "FlushBaskets")

@@ -14,48 +14,17 @@ from pathlib import Path
 import psutil
 import pytest
 import tensorflow as tf
+from helpers.savedmodels import ABORT, FAIL, FILL, LOOP, READ, Hostile, put
 from helpers.soak import cases, report
 from mlaas4hep_serving.conformance import fixtures
 from mlaas4hep_serving.errors import Code, ServingError
-from mlaas4hep_serving.models.savedmodel import read_proto
-from mlaas4hep_serving.tfaas import apart, sandbox, trial
+from mlaas4hep_serving.tfaas import apart, sandbox
 from mlaas4hep_serving.tfaas.allowed_ops import ALLOWED
 from mlaas4hep_serving.tfaas.confine import Limits
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 COUNT = cases(3, 500)
-ABORT, LOOP, FILL, READ, FAIL = 6.0, 7.0, 8.0, 9.0, 10.0
-
-
-class Hostile(tf.Module):
-    """Answers 2x, but for some values does what no scan would let pass: as if a kernel had an error."""
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
-    def __call__(self, x):
-        first = x[0]
-
-        def abort():
-            with tf.control_dependencies([tf.raw_ops.Abort(error_msg="it was asked to")]):
-                return x * 1.0
-
-        def loop():
-            return tf.while_loop(lambda v: v[0] > 0, lambda v: (v * 1.0,), [x])[0]
-
-        def fill():
-            return x + tf.reduce_sum(tf.fill([1 << 16, 1 << 18], first))
-
-        def read():
-            return x + tf.cast(tf.strings.length(tf.io.read_file("/etc/passwd")), tf.float32)
-
-        def fail():
-            with tf.control_dependencies([tf.debugging.Assert(first < 0, ["no such value"])]):
-                return x * 1.0
-
-        y = x * 2
-        for value, act in ((ABORT, abort), (LOOP, loop), (FILL, fill), (READ, read), (FAIL, fail)):
-            y = tf.cond(tf.equal(first, value), act, lambda y=y: y)
-        return {"y": y}
 
 
 class Honest(tf.Module):
@@ -70,15 +39,6 @@ class Honest(tf.Module):
         y = tf.nn.softmax(tf.nn.relu(x @ self.weights))
         y = tf.while_loop(lambda i, _: i < 3, lambda i, v: (i + 1, v * 0.5), [0, y])[1]
         return {"y": tf.cond(tf.reduce_sum(y) > 1, lambda: y, lambda: tf.sort(y))}
-
-
-def put(base: Path, name: str, module: tf.Module) -> None:
-    """A model as an upload leaves it; the trial would refuse this one."""
-    folder = base / name / "1"
-    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.__call__})
-    path = folder / apart.SIGNATURES
-    path.parent.mkdir()
-    path.write_bytes(trial.signatures_of(read_proto(folder).meta_graphs[0]).SerializeToString())
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
-from helpers.savedmodels import Dense, saved
+from helpers.savedmodels import Aborts, Dense, Maps, form, packed, saved
 from mlaas4hep_serving import messages
 from mlaas4hep_serving.errors import Code, ServingError
 from mlaas4hep_serving.models.savedmodel import read_proto
@@ -33,31 +33,6 @@ def dense(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def dense_doubled(tmp_path_factory) -> Path:
     return saved(tmp_path_factory.mktemp("dense2") / "1", Dense(2.0))
-
-
-def packed(folder: Path, params: dict | None = None, root: str = ".", **more: bytes) -> bytes:
-    """A tar.gz of a version folder."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:gz") as tar:
-        tar.add(folder, root)
-        for name, content in {"params.json": json.dumps(params).encode() if params else b"", **more}.items():
-            if content:
-                info = tarfile.TarInfo(f"{root}/{name}")
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-    return out.getvalue()
-
-
-def form(**fields) -> tuple[bytes, dict[str, str]]:
-    """multipart/form-data; bytes are files."""
-    parts = []
-    for name, value in fields.items():
-        file = f'; filename="{name}.bin"' if isinstance(value, bytes) else ""
-        content = value if isinstance(value, bytes) else str(value).encode()
-        parts.append(
-            f'--BOUND\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'.encode() + content + b"\r\n"
-        )
-    return b"".join(parts) + b"--BOUND--\r\n", {"Content-Type": "multipart/form-data; boundary=BOUND"}
 
 
 class Asker:
@@ -152,6 +127,14 @@ def test_json(asker):
 def test_rows_that_are_refused(asker, body, status):
     got, answer = asker.json("POST", "/json", body)
     assert got == status and answer["error"]
+
+
+def test_rows_that_would_take_long_to_read(asker):
+    values = json.dumps({"values": [1.0] * 1_000_000, "model": "m"})
+    status, answer = asker.json("POST", "/json", values)
+    assert status == 400 and "larger than" in answer["error"]
+    row = messages.Row(value=[1.0] * (2 << 20), model="m").SerializeToString()
+    assert asker("POST", "/proto", row)[0] == 400
 
 
 def test_proto(asker):
@@ -519,27 +502,6 @@ class Prints(tf.Module):
     def __call__(self, x):
         tf.print("x", output_stream="file:///tmp/evil")
         return {"y": x}
-
-
-class Maps(tf.Module):
-    """Answers the bytes of a file that an attribute names; neither stateful nor of an input."""
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
-    def __call__(self, x):
-        found = tf.raw_ops.ImmutableConst(dtype=tf.uint8, shape=[200], memory_region_name="/etc/passwd")
-        return {"y": x, "found": found}
-
-
-class Aborts(tf.Module):
-    """Ends the process, but not in the trial, which feeds zeros."""
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
-    def __call__(self, x):
-        def end():
-            with tf.control_dependencies([tf.raw_ops.Abort(exit_without_error=True)]):
-                return x * 1.0
-
-        return {"y": tf.cond(tf.reduce_any(x > 5), end, lambda: x * 2)}
 
 
 class Nested(tf.Module):
