@@ -264,7 +264,7 @@ def _write_onnx(model: keras.Model, preprocessor: Preprocessor, folder: Path, ca
     folder.mkdir()
     events = trial_events(preprocessor.specs)
     ready = preprocessor.model_input(_raw_vector(preprocessor, events), mask=servable.masked)
-    graphs: dict[str, tuple[Any, Arrays]] = {NETWORK: (network, _ready_inputs(network, ready))}
+    graphs: dict[str, tuple[Any, Arrays]] = {}
     if preprocessor.specs.served_steps is None:
         graphs["model.onnx"] = padded, _named_inputs(events.padded())
         graphs["model_ragged.onnx"] = ragged, _named_inputs(events.ragged())
@@ -273,6 +273,7 @@ def _write_onnx(model: keras.Model, preprocessor: Preprocessor, folder: Path, ca
             f"{NETWORK} alone is written: selections, object cuts and derived branches are not converted to ONNX",
             DataWarning, stacklevel=4,
         )  # fmt: skip
+    graphs[NETWORK] = network, _ready_inputs(network, ready)
     write_onnx(folder, graphs, card)
     (folder / "model_card.json").write_text(json.dumps(card, indent=1) + "\n")
 

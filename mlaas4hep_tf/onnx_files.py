@@ -81,7 +81,7 @@ def converted(graph: Any) -> Any:
         found: dict[str, tf.Tensor] = graph(**dict(zip(inputs, values, strict=True)))
         return found
 
-    selections = {op: (_keep_selection, []) for op in ("Select", "SelectV2")}
+    selections: dict[str, tuple[Any, list[Any]]] = {op: (_keep_selection, []) for op in ("Select", "SelectV2")}
     try:
         with _silent("tf2onnx"):
             model, _ = tf2onnx.convert.from_function(positional, numbered, opset=OPSET, custom_op_handlers=selections)

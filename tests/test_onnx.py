@@ -45,6 +45,11 @@ def made(name, specs, normalize="minmax"):
     return model, Preprocessor(specs, normalize, image)
 
 
+def exported(name, specs, path, **options):
+    model, preprocessor = made(name, specs)
+    return export(model, preprocessor, path, **options)
+
+
 def answers(path, request):
     """Of onnxruntime alone; an input that the graph does not use is not one of the file's."""
     session = onnx_files.session(str(path))
@@ -77,7 +82,7 @@ def test_raw_branches_give_the_scores_of_training(name, specs, tmp_path):
 
 
 def test_the_card_is_in_each_file(specs, tmp_path):
-    folder = export(*made("mlp", specs), tmp_path / "onnx", format="onnx", card={"metrics": {"auc": 0.5}})
+    folder = exported("mlp", specs, tmp_path / "onnx", format="onnx", card={"metrics": {"auc": 0.5}})
     card = json.loads((folder / "model_card.json").read_text())
     assert card["metrics"] == {"auc": 0.5}
     assert card["version"] is None
@@ -102,7 +107,7 @@ def test_what_differs_is_not_written(specs, tmp_path, monkeypatch):
     original = onnx_files.converted
     monkeypatch.setattr(onnx_files, "converted", half_as_much)
     with pytest.raises(ModelError, match=r"model.onnx is not written: onnxruntime's score differs .* more than 1e-05"):
-        export(*made("mlp", specs), tmp_path / "onnx", format="onnx")
+        exported("mlp", specs, tmp_path / "onnx", format="onnx")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -134,10 +139,10 @@ def test_a_network_that_onnx_lacks(specs, tmp_path):
 
 def test_formats_that_there_are(specs, tmp_path):
     with pytest.raises(ModelError, match="a model is exported as 'savedmodel' or 'onnx', not 'tflite'"):
-        export(*made("mlp", specs), tmp_path / "1", format="tflite")
+        exported("mlp", specs, tmp_path / "1", format="tflite")
     (tmp_path / "there").mkdir()
     with pytest.raises(ModelError, match="there exists already"):
-        export(*made("mlp", specs), tmp_path / "there", format="onnx")
+        exported("mlp", specs, tmp_path / "there", format="onnx")
 
 
 def test_the_difference_is_relative_beyond_one_and_nan_is_none():
