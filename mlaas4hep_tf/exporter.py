@@ -7,12 +7,13 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import keras
 import numpy as np
@@ -20,21 +21,23 @@ import tensorflow as tf
 
 from mlaas4hep_tf.analysis.applied import Applied
 from mlaas4hep_tf.analysis.steps import Steps
-from mlaas4hep_tf.errors import ModelError, shorten
+from mlaas4hep_tf.errors import DataWarning, ModelError, shorten
 from mlaas4hep_tf.expressions.by_tensorflow import TensorFlow
 from mlaas4hep_tf.heads import output_name
 from mlaas4hep_tf.models import check_inputs, wants_mask
+from mlaas4hep_tf.onnx_files import NETWORK, Arrays, check_extra, write_onnx
 from mlaas4hep_tf.remarks import is_truth
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.tasks import Task
 from mlaas4hep_tf.transforms.pad import sentinel
 from mlaas4hep_tf.transforms.served import packed, unpadded
 from mlaas4hep_tf.transforms.vector import Preprocessor, Trained, preprocessor_of
+from mlaas4hep_tf.trial_events import SPLITS, TrialEvents, trial_events
 
-SPLITS = "_row_splits"
 SELECTED = "selected"
 _RANKS = {"flat": 1, "jagged": 2, "array": 2, "nested": 3}  # of the padded inputs
 WARMUP_ROWS = (1, 8)
+Format = Literal["savedmodel", "onnx"]
 
 
 class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type information
@@ -49,7 +52,7 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
         self._weights = [variable.value for variable in model.variables]
         self._call = model.__call__  # a bound method is not tracked
         self._preprocessor = preprocessor
-        self._masked = wants_mask(model)
+        self.masked = wants_mask(model)
         self._steps = preprocessor.specs.served_steps
         lists = [one for one in preprocessor.specs.served_inputs if one.kind != "flat"]
         self._groups = tuple(dict.fromkeys(one.group for one in lists))
@@ -57,7 +60,7 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
         self._output = output_name(model)
 
     def _score(self, raw: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self._named(self._call(self._preprocessor.model_input(raw, mask=self._masked), training=False))
+        return self._named(self._call(self._preprocessor.model_input(raw, mask=self.masked), training=False))
 
     def _named(self, outputs: Any) -> dict[str, tf.Tensor]:
         return outputs if isinstance(outputs, dict) else {self._output: outputs}
@@ -101,7 +104,7 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
         return answer
 
     def ready(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        x = inputs if self._masked else next(iter(inputs.values()))
+        x = inputs if self.masked else next(iter(inputs.values()))
         return self._named(self._call(x, training=False))
 
     def signatures(self) -> dict[str, Any]:
@@ -117,7 +120,7 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
                     f"branch {met!r} has the name of the input for the row splits of {group!r}; exclude it"
                 )
             ragged[splits_name(group)] = tf.TensorSpec([None], tf.int64)
-        ready = self._preprocessor.input_specs(mask=self._masked)
+        ready = self._preprocessor.input_specs(mask=self.masked)
         signatures = {
             "serving_default": (self.padded, padded),
             "ragged": (self.ragged, ragged),
@@ -154,13 +157,14 @@ def export(
     trained: Preprocessor | Trained,
     path: str | os.PathLike[str],
     *,
+    format: Format = "savedmodel",  # noqa: A002 (as in Keras)
     card: Mapping[str, Any] | None = None,
     task: Task | None = None,
 ) -> Path:
-    """Write a SavedModel that takes events as they are in the ROOT files.
+    """Write a model that takes events as they are in the ROOT files.
 
-    Signatures, all with output ``score`` float32 [B, outputs], the first two also with ``selected`` bool [B] where the
-    specs have a selection; what is not selected gets a score as well:
+    A SavedModel has these signatures, all with output ``score`` float32 [B, outputs], the first two also with
+    ``selected`` bool [B] where the specs have a selection; what is not selected gets a score as well:
 
     - ``serving_default``: branches by name (`input_name`), flat float32 [B], jagged float32 [B, any] padded with NaN;
     - ``ragged``: flat float32 [B], jagged values float32 [m] and for each group ``<group>_row_splits`` int64 [B + 1];
@@ -171,11 +175,16 @@ def export(
     Lengths, order and constants of the specs are part of the graph, so what is trained is what is served.
     ``assets.extra/`` holds warm-up requests for TF-Serving and the model card.
 
+    As ONNX the same three graphs are files: ``model.onnx`` (padded), ``model_ragged.onnx`` and ``network.onnx``
+    (vector or image), beside ``model_card.json``, which is each file's metadata ``model_card`` too.  They are written
+    only if onnxruntime gives TensorFlow's answers to 1e-5, on events with NaN, infinities, empty and over-long lists.
+
     Args:
         model: a Keras model trained on ``layout="vector"`` or ``layout="image"``.
         trained: what it was trained with: the `RootDataset`, the `runs.Run`, or a `Preprocessor`.  `Specs` are not
             enough: they do not know the normalisation.
-        path: version folder to make, ``<name>/<version>``, the version an integer.
+        path: folder to make; that of a SavedModel is ``<name>/<version>``, the version an integer.
+        format: ``savedmodel`` or ``onnx`` (the extra ``onnx``).
         card: more entries of the model card, for example metrics.
         task: what the model tells, for the card; that of the `runs.Run` by default.
 
@@ -184,21 +193,28 @@ def export(
 
     Raises:
         ModelError: specs alone, a folder that exists or is no version, a model whose input is not the vector, or
-            Keras on another backend than TensorFlow.
+            Keras on another backend than TensorFlow; or ONNX files that would not agree.
+        MissingExtra: ONNX without its extra.
+
+    Warns:
+        DataWarning: ``network.onnx`` alone is written, because the specs have an analysis, or the preprocessing an op
+            that ONNX lacks.
     """
     preprocessor, target = preprocessor_of(trained), Path(path)
     told = task or getattr(trained, "task", None)
     _check_backend()
-    _check_version(target)
+    _check_target(target, format)
     check_inputs(model, preprocessor.width, preprocessor.image)
     _check_truth(preprocessor.specs)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
         folder = Path(scratch) / "model"
-        _write(model, preprocessor, folder, _card(model, preprocessor, {**_told(told), **(card or {})}, target))
+        write = _write if format == "savedmodel" else _write_onnx
+        write(model, preprocessor, folder, _card(model, preprocessor, {**_told(told), **(card or {})}, target))
         folder.chmod(0o755)
         folder.replace(target)
-    shutil.copy(target / "assets.extra" / "model_card.json", target.parent / f"{target.name}.model_card.json")
+    if format == "savedmodel":
+        shutil.copy(target / "assets.extra" / "model_card.json", target.parent / f"{target.name}.model_card.json")
     return target
 
 
@@ -222,8 +238,12 @@ def _check_truth(specs: Specs) -> None:
         )
 
 
-def _check_version(target: Path) -> None:
-    if not target.name.isdigit():
+def _check_target(target: Path, form: str) -> None:
+    if form not in get_args(Format):
+        raise ModelError(f"a model is exported as {' or '.join(map(repr, get_args(Format)))}, not {form!r}")
+    if form == "onnx":
+        check_extra()
+    elif not target.name.isdigit():
         raise ModelError(f"TF-Serving loads <name>/<version> with an integer version: {target} ends in {target.name!r}")
     if target.exists():
         raise ModelError(f"{target} exists already: a version is never changed; export the next one")
@@ -236,6 +256,40 @@ def _write(model: keras.Model, preprocessor: Preprocessor, folder: Path, card: M
     extra.mkdir()
     _write_warmup(extra / "tf_serving_warmup_requests", preprocessor.specs, card["name"])
     (extra / "model_card.json").write_text(json.dumps(card, indent=1) + "\n")
+
+
+def _write_onnx(model: keras.Model, preprocessor: Preprocessor, folder: Path, card: Mapping[str, Any]) -> None:
+    servable = _Servable(model, preprocessor)
+    padded, ragged, network = servable.signatures().values()
+    folder.mkdir()
+    events = trial_events(preprocessor.specs)
+    ready = preprocessor.model_input(_raw_vector(preprocessor, events), mask=servable.masked)
+    graphs: dict[str, tuple[Any, Arrays]] = {}
+    if preprocessor.specs.served_steps is None:
+        graphs["model.onnx"] = padded, _named_inputs(events.padded())
+        graphs["model_ragged.onnx"] = ragged, _named_inputs(events.ragged())
+    else:
+        warnings.warn(
+            f"{NETWORK} alone is written: selections, object cuts and derived branches are not converted to ONNX",
+            DataWarning, stacklevel=4,
+        )  # fmt: skip
+    graphs[NETWORK] = network, _ready_inputs(network, ready)
+    write_onnx(folder, graphs, card)
+    (folder / "model_card.json").write_text(json.dumps(card, indent=1) + "\n")
+
+
+def _raw_vector(preprocessor: Preprocessor, events: TrialEvents) -> tf.Tensor:
+    return preprocessor.from_branches({name: tf.constant(values) for name, values in events.padded().items()})
+
+
+def _named_inputs(branches: Arrays) -> Arrays:
+    return {input_name(name): values for name, values in branches.items()}
+
+
+def _ready_inputs(network: Any, ready: Any) -> Arrays:
+    """The model's own input, by the names of its signature."""
+    (alone,) = network.structured_input_signature[1] if not isinstance(ready, dict) else ("",)
+    return {name: part.numpy() for name, part in (ready if isinstance(ready, dict) else {alone: ready}).items()}
 
 
 def next_version(base: str | os.PathLike[str]) -> Path:
@@ -294,7 +348,7 @@ def _card(model: keras.Model, preprocessor: Preprocessor, more: Mapping[str, Any
     packages = ("mlaas4hep_tf", "tensorflow", "keras", "numpy")
     return {
         "name": target.parent.name,
-        "version": int(target.name),
+        "version": int(target.name) if target.name.isdigit() else None,
         "model": {"name": model.name, "parameters": model.count_params(), "mask": wants_mask(model)},
         "data": {
             "fingerprint": specs.fingerprint,

@@ -39,7 +39,7 @@ def test_training_works_without_the_report_and_says_so_before_it_starts(tmp_path
     assert "plots, report.html and the check of over-training need matplotlib and jinja2 and scipy" in line
     assert line.endswith("pip install 'mlaas4hep_tf[report]'")
     left = {path.name for path in run.iterdir()}
-    assert left == {"model.keras", "specs.json", "config.json", "metrics.json", "history.csv"}
+    assert left == {".lock", "model.keras", "specs.json", "config.json", "metrics.json", "history.csv"}
     assert "over_training" not in json.loads((run / "metrics.json").read_text())
     assert f"run folder: {run}" in done.stdout.replace("\n", "")
 
@@ -87,5 +87,5 @@ def test_tests_install_every_extra_that_a_command_asks_for():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     extras = setup["options.extras_require"]
-    assert extras["all"].split() == ["mlaas4hep_tf[report,serve,tfaas,parquet]"]
+    assert extras["all"].split() == ["mlaas4hep_tf[report,serve,tfaas,parquet,onnx]"]
     assert "mlaas4hep_tf[all]" in extras["test"].split()

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -59,6 +59,7 @@ from mlaas4hep_tf.io.branches import IDENTIFIERS
 from mlaas4hep_tf.io.formats import FORMATS, check_format
 
 if TYPE_CHECKING:
+    from mlaas4hep_tf.exporter import Format
     from mlaas4hep_tf.runs.params import PaperParams
 
 app = typer.Typer(
@@ -281,11 +282,16 @@ def predict(
 @app.command(epilog="Example: mlaas4hep-tf export --run runs/tth --to models/tth")
 def export(
     run: RunFolder,
-    to: Annotated[Path, output("--to", help="Model folder; the next free version is made in it.")],
+    to: Annotated[Path, output("--to", help="Model folder; a SavedModel becomes the next free version in it.")],
+    form: Annotated[
+        str, output("--format", metavar="savedmodel|onnx", help="For TF-Serving, or files for onnxruntime.")
+    ] = "savedmodel",
 ) -> None:
-    """Export a run as a SavedModel for TF-Serving: raw branches in, score out."""
+    """Export a run for TF-Serving or onnxruntime: raw branches in, score out."""
     from mlaas4hep_tf.runs.config import describe
 
+    if form not in ("savedmodel", "onnx"):
+        raise ConfigError(f"--format must be savedmodel or onnx, not {form!r}")
     describe(run)
     import_tensorflow()
     from mlaas4hep_tf.exporter import export as export_model
@@ -294,7 +300,9 @@ def export(
 
     trained = Run.load(run)
     card = {"metrics": trained.metrics["parts"], "seed": trained.config.seed, "trained": trained.metrics["date"]}
-    out.print(f"exported -> {export_model(trained.model, trained, next_version(to), card=card)}")
+    target = next_version(to) if form == "savedmodel" else to
+    made = export_model(trained.model, trained, target, format=cast("Format", form), card=card)
+    out.print(f"exported -> {made}", soft_wrap=True)
 
 
 @app.command(epilog="Example: mlaas4hep-tf bench data/*.root --tree events --exclude isSignal")
