@@ -227,8 +227,10 @@ def test_labels_and_weights_are_described_and_are_no_features(tmp_path):
     specs = scan(path, exclude="truth*", labels="truth.kind", weights="w", progress=False)
     assert {"truth.kind", "w"}.isdisjoint(b.name for b in specs.branches)
     kind, weight = specs.targets
-    assert kind == TargetSpec("truth.kind", "uint8", 600, 0, 0, 2, ((0, 200), (1, 200), (2, 200)))
-    assert weight == TargetSpec("w", "float32", 600, 2, 2.0, 2.0, ((2.0, 598),))
+    found = ((0, 200), (1, 200), (2, 200))
+    assert kind == TargetSpec("truth.kind", "uint8", 600, 0, 0, 2, found, mean=1.0, variance=kind.variance)
+    assert kind.variance == pytest.approx(2 / 3)
+    assert weight == TargetSpec("w", "float32", 600, 2, 2.0, 2.0, ((2.0, 598),), mean=2.0, variance=0.0)
     many = scan(path, exclude=["truth*", "w"], labels="id", progress=False).targets[0]
     assert (many.min, many.max, many.found) == (0, 599, ())  # too many values to keep
     specs.save(tmp_path / "s.json")

@@ -197,6 +197,7 @@ def test_what_runs_no_model_is_answered_whatever_the_models_do(environment, tmp_
             assert status(GetModelStatusRequest(model_spec={"name": "default"}), timeout=20).model_version_status
             health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=20)
             assert health.status == health_pb2.HealthCheckResponse.SERVING
-            assert not any(call.done() for call in waiting)
+            done = [call for call in waiting if call.done()]
+            assert not done, [(call.code(), call.details()) for call in done]
         for connection in hanging:
             connection.close()
