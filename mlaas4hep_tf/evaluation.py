@@ -5,6 +5,7 @@ All figures are weighted, and weights may be negative, as those of NLO generator
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,8 +40,28 @@ class Rejection:
     error: float | None
 
 
+class _Judged(ABC):
+    """Events of which each is told rightly or not."""
+
+    weights: FloatArray
+
+    @property
+    @abstractmethod
+    def _right(self) -> BoolArray: ...
+
+    @property
+    def accuracy(self) -> float:
+        """Weighted fraction of events that are told rightly."""
+        return float(np.average(self._right, weights=self.weights))
+
+    @property
+    def accuracy_error(self) -> float:
+        """Standard error of the accuracy, sqrt(sum of w^2 (right - accuracy)^2) / sum of w."""
+        return _error_of_mean(self._right, self.weights)
+
+
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(_Judged):
     """How well a model tells two classes apart on one dataset.
 
     Attributes:
@@ -85,17 +106,8 @@ class Evaluation:
         return found
 
     @property
-    def accuracy(self) -> float:
-        """Weighted fraction of events on the right side of 0.5."""
-        return float(np.average(self._right, weights=self.weights))
-
-    @property
-    def accuracy_error(self) -> float:
-        """Standard error of the accuracy, sqrt(sum of w^2 (right - accuracy)^2) / sum of w."""
-        return _error_of_mean(self._right, self.weights)
-
-    @property
     def _right(self) -> BoolArray:
+        """Events on the right side of 0.5."""
         right: BoolArray = (self.scores > 0.5) == (self.labels > 0.5)
         return right
 
@@ -165,7 +177,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class ClassEvaluation:
+class ClassEvaluation(_Judged):
     """How well a model tells K > 2 classes apart on one dataset.
 
     Attributes:
@@ -200,17 +212,8 @@ class ClassEvaluation:
         return found
 
     @property
-    def accuracy(self) -> float:
-        """Weighted fraction of events whose most probable class is theirs."""
-        return float(np.average(self._right, weights=self.weights))
-
-    @property
-    def accuracy_error(self) -> float:
-        """Standard error of the accuracy, sqrt(sum of w^2 (right - accuracy)^2) / sum of w."""
-        return _error_of_mean(self._right, self.weights)
-
-    @property
     def _right(self) -> BoolArray:
+        """Events whose most probable class is theirs."""
         right: BoolArray = np.argmax(self.scores, axis=1) == self.labels.astype(int)
         return right
 
