@@ -19,6 +19,7 @@ import typer
 from mlaas4hep_tf import __version__
 from mlaas4hep_tf.cli.grouped import grouped
 from mlaas4hep_tf.cli.options import (
+    Apart,
     Choice,
     Cuts,
     Drawing,
@@ -150,6 +151,7 @@ def train(
     cuts: Cuts,
     labels: Labels,
     learnt: Learnt,
+    apart: Apart,
     training: Training,
     drawing: Drawing,
     reading: TolerantReading,
@@ -179,7 +181,7 @@ def train(
     if not named:
         raise ConfigError("no input files: name at least one, for example mlaas4hep-tf train data/*.root ...")
     read = reading.options()
-    config = replace(training.config(named, labels, learnt, paper, read), image=drawing.image())
+    config = replace(training.config(named, labels, learnt, paper, read), image=drawing.image(), **apart.options())
     check_new(folder, overwrite=overwrite, resume=resume)
     if resume and not (folder / CHECKPOINT).exists():
         note(f"{folder} has no checkpoint yet: training begins at the beginning")
