@@ -182,12 +182,8 @@ def train(
     if not named:
         raise ConfigError("no input files: name at least one, for example mlaas4hep-tf train data/*.root ...")
     read = reading.options()
-<<<<<<< HEAD
-    config = replace(training.config(named, labels, learnt, paper, read), image=drawing.image(), **apart.options())
-=======
     config = training.config(named, labels, learnt, paper, read)
-    config = replace(config, image=drawing.image(), friends=friends(choice.friend) or None)
->>>>>>> main
+    config = replace(config, image=drawing.image(), friends=friends(choice.friend) or None, **apart.options())
     check_new(folder, overwrite=overwrite, resume=resume)
     if resume and not (folder / CHECKPOINT).exists():
         note(f"{folder} has no checkpoint yet: training begins at the beginning")

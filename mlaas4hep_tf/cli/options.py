@@ -17,11 +17,8 @@ from mlaas4hep_tf.cli.parsing import (
     branch_name,
     class_weights,
     fractions,
-<<<<<<< HEAD
-    held_out,
-=======
     friends,
->>>>>>> main
+    held_out,
     image_axes,
     label_values,
     mixing_law,
