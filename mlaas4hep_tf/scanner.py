@@ -187,7 +187,9 @@ def _finish(
             replace(stats.finish(info), group=joins.get(info.name, info.group))
             for stats, info in zip(total.features, wanted.features, strict=True)
         ),
-        files=tuple(FileSpec(f.url, f.uuid, f.num_entries, friends=friend_specs(f)) for f in files),
+        files=tuple(
+            FileSpec(f.url, f.uuid, f.num_entries, friends=friend_specs(f), dataset=f.source.dataset) for f in files
+        ),
         selection=selection,
         identifiers=chosen.identifiers,
         left_out=dict(chosen.left_out),
