@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import tensorflow as tf
 
 from mlaas4hep_tf.analysis.draws import Draw, Drawn
+from mlaas4hep_tf.cross_sections import CrossSections
 from mlaas4hep_tf.drawing import Folds, HoldOut, counted_parts, joined, opened_for, steps_for
 from mlaas4hep_tf.errors import DataWarning, LabelError, PlanError, shorten
 from mlaas4hep_tf.htmltable import table
@@ -27,10 +28,10 @@ from mlaas4hep_tf.specs import Specs, TargetSpec
 from mlaas4hep_tf.streaming.chunks import Stream
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
 from mlaas4hep_tf.streaming.forks import check_process
-from mlaas4hep_tf.streaming.kept import Keep, check_keep, make_kept
+from mlaas4hep_tf.streaming.kept import Keep, Kept, check_keep, make_kept
 from mlaas4hep_tf.streaming.open_files import befriended, inspect_files
-from mlaas4hep_tf.streaming.pipeline import MASK_SUFFIX, DataLayout, PipelineOptions, build_pipeline
-from mlaas4hep_tf.streaming.plan import EntryRange, make_plan, partition, split_sizes
+from mlaas4hep_tf.streaming.pipeline import DataLayout, PipelineOptions, build_pipeline
+from mlaas4hep_tf.streaming.plan import EntryRange, Plan, make_plan, partition, split_sizes
 from mlaas4hep_tf.streaming.position import BEGINNING, Cursor, Position, describe_order, make_state, read_state
 from mlaas4hep_tf.streaming.skipped import Skipped, account
 from mlaas4hep_tf.streaming.targets import LabelDtype, Labels, PerFile, Target, check_law, label_of, resolve_target
@@ -38,7 +39,7 @@ from mlaas4hep_tf.streaming.targets import label_dtype as default_label_dtype
 from mlaas4hep_tf.tasks import class_names, numbered
 from mlaas4hep_tf.transforms.image_axes import Image
 from mlaas4hep_tf.transforms.normalize import Normalize
-from mlaas4hep_tf.transforms.vector import Preprocessor
+from mlaas4hep_tf.transforms.vector import MASK_SUFFIX, Preprocessor
 
 # Keras says it of every tf.data.Dataset; the seed of a RootDataset shuffles it
 warnings.filterwarnings("ignore", "`shuffle=True` was passed, but will be ignored .* tf.data.Dataset", UserWarning)
@@ -139,8 +140,22 @@ def _check_form(layout: DataLayout, mask: bool, image: Image | None, specs: Spec
         raise PlanError("layout='image' and image=Image(...) belong together: give both or neither")
     if layout == "image" and mask:
         raise PlanError("an image's first channel is its mask: take mask=False")
+    if layout == "objects" and mask:
+        raise PlanError("layout='objects' has a mask for each group: take mask=False")
     if layout == "ragged" and mask:
         raise PlanError("layout='ragged' has no padding to mask; take mask=False, or layout='columns'")
+
+
+def _check_remainder(plan: Plan, skipped: Skipped | None) -> None:
+    """Raise PlanError where whole batches are wanted and cannot be."""
+    if plan.drop_remainder and skipped is not None:
+        raise PlanError(
+            "drop_remainder and on_bad_file='skip' exclude each other: how many batches are whole is not known"
+        )
+    if not plan.batches:
+        raise PlanError(
+            f"{plan.entries} events fill no batch of {plan.batch_size}: take a smaller one, or keep the remainder"
+        )
 
 
 def _open(
@@ -169,6 +184,11 @@ def _with_targets(
     return replace(specs, targets=tuple(sorted((*specs.targets, *found), key=lambda target: target.name)))
 
 
+def _fresh(kept: Kept | None) -> Kept | None:
+    """Room for events that are others than those kept so far."""
+    return None if kept is None else kept.fresh()
+
+
 class Fold(NamedTuple):
     """The three parts of the data that one of several models sees."""
 
@@ -186,6 +206,8 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
       ``{"vector": [B, D], "mask": bool [B, D]}``, True = real value;
     - ``layout="columns"``: a dict, flat branches [B], jagged ones [B, L], with ``mask=True`` also
       ``<branch>_mask``; normalised, counts too, unless `normalize` leaves them in their unit;
+    - ``layout="objects"``: a dict of groups ``{"Jet": [B, L, F], "Jet_mask": bool [B, L], "flat": [B, F]}``, branches
+      in the order of the specs, groups named as in expressions;
     - ``layout="ragged"``: a dict, flat branches [B], jagged ones `tf.RaggedTensor` [B, None];
     - ``layout="image"``: x is float32 [B, bins of each axis ..., channels] (`transforms.image.Image`).
 
@@ -218,6 +240,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         label_dtype: LabelDtype | None = None,
         batch_size: int = BATCH_SIZE,
         chunk_size: int = CHUNK_SIZE,
+        drop_remainder: bool = False,
         shuffle: bool = True,
         seed: int = 0,
         normalize: Normalize | None = "minmax",
@@ -244,6 +267,8 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
 
             batch_size: events per batch; the last batch of an epoch may be smaller.
             chunk_size: events mixed at a time; rounded down to whole batches.
+            drop_remainder: leave out the events at the end of an epoch that fill no batch (`dropped`, others in each
+                epoch of a shuffled dataset), so that all batches have one shape.
             shuffle: mix files and shuffle events.
             seed: of the order.
 
@@ -286,7 +311,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             entries=sum(own.entries for own in passing) if passing else sum(f.num_entries for f in opened),
             steps=specs.steps, passing=passing, kept=make_kept(keep, len(preprocessor.layout.groups)),
         )  # fmt: skip
-        options = PipelineOptions(batch_size, chunk_size, shuffle, seed, layout, mask)
+        options = PipelineOptions(batch_size, chunk_size, shuffle, seed, layout, mask, drop_remainder=drop_remainder)
         self._build(stream, preprocessor, options, [(EntryRange(n, 0, stream.events(n)),) for n in range(len(opened))])
 
     def _build(
@@ -303,6 +328,8 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             chunk_size=options.chunk_size, batch_size=options.batch_size, shuffle=options.shuffle,
             seed=options.seed, shares=options.shares, raw_offsets=stream.raw_offsets,
         )  # fmt: skip
+        self.plan = replace(self.plan, drop_remainder=options.drop_remainder)
+        _check_remainder(self.plan, stream.skipped)
         self._cursor = Cursor(start)
         self._pipeline = build_pipeline(stream, preprocessor, options, self.plan, self._cursor)
         super().__init__(tf.data.experimental.to_variant(self._pipeline))
@@ -311,7 +338,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         return [self._pipeline]
 
     def __repr__(self) -> str:
-        shapes = shorten((f"{name} {shape} {dtype}" for name, shape, dtype in self._elements()), 4)
+        shapes = shorten((f"{name} {shape} {dtype}" for name, shape, dtype in self.elements()), 4)
         return f"<RootDataset {self._summary()}: {shapes}>"
 
     def _summary(self) -> str:
@@ -319,10 +346,10 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
 
     def _repr_html_(self) -> str:
         files = ((file.url, events, label) for file, events, label in self.files_and_labels())
-        elements = table("An element:", ("name", "shape", "type"), self._elements())
+        elements = table("An element:", ("name", "shape", "type"), self.elements())
         return table(f"RootDataset, {self._summary()}", ("file", "events", "label"), files) + elements
 
-    def _elements(self) -> list[tuple[str, str, str]]:
+    def elements(self) -> list[tuple[str, str, str]]:
         """Name, shape and type of each tensor of an element."""
         spec = self.element_spec if isinstance(self.element_spec, tuple) else (self.element_spec,)
         x, *others = spec
@@ -351,9 +378,19 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         return self.plan.entries
 
     @property
+    def dropped(self) -> int:
+        """Events of an epoch that come in no batch, with ``drop_remainder=True``."""
+        return self.plan.entries - self.plan.batches * self.plan.batch_size if self.plan.drop_remainder else 0
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes 0, 1 ..., where labels were given by name."""
         return self._stream.labels.names if self._stream.labels is not None else ()
+
+    @property
+    def sums_of_weights(self) -> tuple[str, ...]:
+        """Of `scaled` weights, for each sample its sum of weights and where that comes from."""
+        return self._stream.sums_of_weights
 
     @property
     def preprocessor(self) -> Preprocessor:
@@ -446,7 +483,8 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
     ) -> RootDataset:  # fmt: skip
         part = RootDataset.__new__(RootDataset)
         events = sum(len(block) for ranges in parts for block in ranges)
-        fresh = (stream or self._stream).fresh(events)
+        own = [sum(map(len, ranges)) for ranges in parts]
+        fresh = (stream or self._stream).fresh(events).of_parts(own)
         RootDataset._build(part, fresh, self._preprocessor, replace(self._settings, **changes), parts, start)
         return part
 
@@ -503,6 +541,36 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         rest, held = self._drawn(HoldOut(share, by).draw(self.specs), [(0,), (1,)])
         return rest, held
 
+    def scaled(
+        self, cross_sections: Mapping[str, float], luminosity: float, sumw: Mapping[str, float] | None = None
+    ) -> RootDataset:
+        """The same events, with weights that sum to what an experiment would have of each process.
+
+        Weights (of ``weights=``, the generator's, or 1) are multiplied by cross section x luminosity / sum of weights
+        of the sample, before any cut or skim (`cross_sections.CrossSections` says which sum that is).  A part of these
+        events, a split, fold, sample or shard, stands for all of them: its weights are larger by all events of a file
+        over those that it has of it.
+
+        Args:
+            cross_sections: pattern of files -> pb.
+            luminosity: in 1 / fb.
+            sumw: pattern of files -> sum of the generator's weights.
+
+        Raises:
+            LabelError: a dataset without labels, patterns that do not fit the files, or sums that are not positive.
+        """
+        return self._scaled(CrossSections(cross_sections, luminosity, sumw))
+
+    def _scaled(self, expected: CrossSections) -> RootDataset:
+        stream = self._stream
+        if stream.labels is None:
+            raise LabelError("weights go to the loss together with labels: give the dataset labels=")
+        weights = stream.weights or Target((1.0,) * len(self.files))
+        scale, told = expected.scales(self.files, weights.branch, stream.worker_pool)
+        scales = tuple(zip(scale, map(stream.events, range(len(self.files))), strict=True))
+        own = replace(stream, weights=weights, scales=scales, sums_of_weights=told, kept=_fresh(stream.kept))
+        return self._part(self._parts, stream=own)
+
     def _drawn(self, draw: Draw, wanted: Sequence[tuple[int, ...]]) -> list[RootDataset]:
         """For each of several choices of parts a dataset of their events, all of which are counted once."""
         stream = self._stream
@@ -517,7 +585,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             passing = joined([counted[part] for part in parts])
             own = replace(
                 stream, files=files, steps=steps, passing=passing, drawn=(*stream.drawn, Drawn(draw, parts)),
-                kept=None if stream.kept is None else stream.kept.fresh(),
+                kept=_fresh(stream.kept),
             )  # fmt: skip
             whole = [(EntryRange(n, 0, one.entries),) for n, one in enumerate(passing)]
             made.append(self._part(whole, stream=own))
@@ -568,7 +636,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
 
     def in_order(self) -> RootDataset:
         """The same events in the order of files and entries, unmixed, each once: for evaluation and prediction."""
-        return self._part(self._parts, shuffle=False, shares=None)
+        return self._part(self._parts, shuffle=False, shares=None, drop_remainder=False)
 
     def masked(self, mask: bool = True) -> RootDataset:
         """The same events with the mask, or without it."""

@@ -20,9 +20,11 @@ import numpy as np
 import tensorflow as tf
 
 from mlaas4hep_tf.analysis.applied import Applied
+from mlaas4hep_tf.analysis.draws import FOLD
 from mlaas4hep_tf.analysis.steps import Steps
 from mlaas4hep_tf.errors import DataWarning, ModelError, shorten
 from mlaas4hep_tf.expressions.by_tensorflow import TensorFlow
+from mlaas4hep_tf.folded import Folded
 from mlaas4hep_tf.heads import output_name
 from mlaas4hep_tf.models import check_inputs, wants_mask
 from mlaas4hep_tf.onnx_files import NETWORK, Arrays, check_extra, write_onnx
@@ -38,6 +40,7 @@ SELECTED = "selected"
 _RANKS = {"flat": 1, "jagged": 2, "array": 2, "nested": 3}  # of the padded inputs
 WARMUP_ROWS = (1, 8)
 Format = Literal["savedmodel", "onnx"]
+FoldChoice = Literal["own", "mean"]
 
 
 class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type information
@@ -58,6 +61,7 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
         self._groups = tuple(dict.fromkeys(one.group for one in lists))
         self._inner = tuple(dict.fromkeys(one.inner for one in lists if one.inner))
         self._output = output_name(model)
+        self.beside: dict[str, tf.DType] = {}  # inputs that the preprocessing does not take
 
     def _score(self, raw: tf.Tensor) -> dict[str, tf.Tensor]:
         return self._named(self._call(self._preprocessor.model_input(raw, mask=self.masked), training=False))
@@ -120,7 +124,9 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
                     f"branch {met!r} has the name of the input for the row splits of {group!r}; exclude it"
                 )
             ragged[splits_name(group)] = tf.TensorSpec([None], tf.int64)
-        ready = self._preprocessor.input_specs(mask=self.masked)
+        also = {name: tf.TensorSpec([None], dtype) for name, dtype in self.beside.items() if name not in padded}
+        padded, ragged = padded | also, ragged | also
+        ready = self._ready_specs()
         signatures = {
             "serving_default": (self.padded, padded),
             "ragged": (self.ragged, ragged),
@@ -130,6 +136,65 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
             name: tf.function(method).get_concrete_function(**_named(spec))
             for name, (method, spec) in signatures.items()
         }
+
+    def _ready_specs(self) -> dict[str, tf.TensorSpec]:
+        return self._preprocessor.input_specs(mask=self.masked)
+
+
+class _FoldedServable(_Servable):
+    """The models of folds: each event is told by that of its own fold, or by the mean of all."""
+
+    def __init__(self, folded: Folded, preprocessor: Preprocessor, choice: FoldChoice) -> None:
+        super().__init__(folded.first, preprocessor)
+        self._weights = [variable.value for model in folded.models for variable in model.variables]
+        self._calls = [model.__call__ for model in folded.models]
+        self._call = self._all
+        self._draw = folded.draw if choice == "own" else None
+        if self._draw is not None:
+            self._draw_steps = self._draw.steps(folded.infos)
+            whole = [info for info in folded.infos if info.dtype.lstrip("<>=|")[:1] in ("i", "u")]
+            self.beside = {info.name: tf.int64 if info in whole else tf.float32 for info in folded.infos}
+
+    def _all(self, x: Any, *, training: bool) -> Any:
+        """The outputs of all models, [B, folds, outputs]."""
+        found = [call(x, training=training) for call in self._calls]
+        return tf.nest.map_structure(lambda *own: tf.stack(own, axis=1), *found)
+
+    def padded(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self._chosen(super().padded(**inputs), self._fold(inputs))
+
+    def ragged(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self._chosen(super().ragged(**inputs), self._fold(inputs))
+
+    def ready(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        fold = inputs.pop(FOLD, None)
+        return self._chosen(super().ready(**inputs), fold)
+
+    def _ready_specs(self) -> dict[str, tf.TensorSpec]:
+        fold = {FOLD: tf.TensorSpec([None], tf.int64)} if self._draw is not None else {}
+        return super()._ready_specs() | fold
+
+    def _fold(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor | None:
+        if self._draw is None:
+            return None
+        values = {name: inputs[input_name(name)] for name in self.beside}
+        return self._draw.of(self._draw_steps, TensorFlow(), values, tf.size(next(iter(values.values())), tf.int64))
+
+    def _chosen(self, answer: dict[str, tf.Tensor], fold: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        if fold is None:
+            return {name: own if name == SELECTED else tf.reduce_mean(own, axis=1) for name, own in answer.items()}
+        return {name: own if name == SELECTED else tf.gather(own, fold, batch_dims=1) for name, own in answer.items()}
+
+
+def _servable(model: keras.Model | Folded, preprocessor: Preprocessor, folds: FoldChoice) -> _Servable:
+    if not isinstance(model, Folded):
+        return _Servable(model, preprocessor)
+    if folds == "own" and not model.draw.servable:
+        raise ModelError(
+            f"{model.draw.describe()}, which a served event does not know: export the mean of all models (--folds "
+            "mean), or draw folds by identifiers or by an expression (--fold-by)"
+        )
+    return _FoldedServable(model, preprocessor, folds)
 
 
 def _named(spec: Mapping[str, tf.TensorSpec]) -> dict[str, tf.TensorSpec]:
@@ -153,13 +218,14 @@ def input_name(branch: str) -> str:
 
 
 def export(
-    model: keras.Model,
+    model: keras.Model | Folded,
     trained: Preprocessor | Trained,
     path: str | os.PathLike[str],
     *,
     format: Format = "savedmodel",  # noqa: A002 (as in Keras)
     card: Mapping[str, Any] | None = None,
     task: Task | None = None,
+    folds: FoldChoice = "own",
 ) -> Path:
     """Write a model that takes events as they are in the ROOT files.
 
@@ -187,13 +253,17 @@ def export(
         format: ``savedmodel`` or ``onnx`` (the extra ``onnx``).
         card: more entries of the model card, for example metrics.
         task: what the model tells, for the card; that of the `runs.Run` by default.
+        folds: of the models of folds (`folded.Folded`): ``own``, in the graph the model is chosen that has not seen the
+            event, for which the branches that tell its fold are inputs too (and ``fold`` beside the ready input); or
+            ``mean``, the mean of all outputs.
 
     Returns:
         The folder.
 
     Raises:
         ModelError: specs alone, a folder that exists or is no version, a model whose input is not the vector, or
-            Keras on another backend than TensorFlow; or ONNX files that would not agree.
+            Keras on another backend than TensorFlow; ONNX files that would not agree; or folds that an event does not
+            tell.
         MissingExtra: ONNX without its extra.
 
     Warns:
@@ -204,18 +274,31 @@ def export(
     told = task or getattr(trained, "task", None)
     _check_backend()
     _check_target(target, format)
-    check_inputs(model, preprocessor.width, preprocessor.image)
+    check_inputs(_first(model), preprocessor.width, preprocessor.image)
     _check_truth(preprocessor.specs)
+    servable = _servable(model, preprocessor, folds)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
         folder = Path(scratch) / "model"
         write = _write if format == "savedmodel" else _write_onnx
-        write(model, preprocessor, folder, _card(model, preprocessor, {**_told(told), **(card or {})}, target))
+        more = {**_told(told), **_of_folds(model, folds), **(card or {})}
+        write(servable, preprocessor, folder, _card(_first(model), servable, preprocessor, more, target))
         folder.chmod(0o755)
         folder.replace(target)
     if format == "savedmodel":
         shutil.copy(target / "assets.extra" / "model_card.json", target.parent / f"{target.name}.model_card.json")
     return target
+
+
+def _first(model: keras.Model | Folded) -> keras.Model:
+    return model.first if isinstance(model, Folded) else model
+
+
+def _of_folds(model: keras.Model | Folded, folds: FoldChoice) -> dict[str, Any]:
+    """What the card says of folds."""
+    if not isinstance(model, Folded):
+        return {}
+    return {"folds": {"models": len(model.models), "told": folds, "how": model.draw.describe()}}
 
 
 def _check_backend() -> None:
@@ -249,25 +332,24 @@ def _check_target(target: Path, form: str) -> None:
         raise ModelError(f"{target} exists already: a version is never changed; export the next one")
 
 
-def _write(model: keras.Model, preprocessor: Preprocessor, folder: Path, card: Mapping[str, Any]) -> None:
-    servable = _Servable(model, preprocessor)
+def _write(servable: _Servable, preprocessor: Preprocessor, folder: Path, card: Mapping[str, Any]) -> None:
     tf.saved_model.save(servable, str(folder), signatures=servable.signatures())
     extra = folder / "assets.extra"
     extra.mkdir()
-    _write_warmup(extra / "tf_serving_warmup_requests", preprocessor.specs, card["name"])
+    _write_warmup(extra / "tf_serving_warmup_requests", servable, preprocessor.specs, card["name"])
     (extra / "model_card.json").write_text(json.dumps(card, indent=1) + "\n")
 
 
-def _write_onnx(model: keras.Model, preprocessor: Preprocessor, folder: Path, card: Mapping[str, Any]) -> None:
-    servable = _Servable(model, preprocessor)
+def _write_onnx(servable: _Servable, preprocessor: Preprocessor, folder: Path, card: Mapping[str, Any]) -> None:
     padded, ragged, network = servable.signatures().values()
     folder.mkdir()
     events = trial_events(preprocessor.specs)
     ready = preprocessor.model_input(_raw_vector(preprocessor, events), mask=servable.masked)
     graphs: dict[str, tuple[Any, Arrays]] = {}
     if preprocessor.specs.served_steps is None:
-        graphs["model.onnx"] = padded, _named_inputs(events.padded())
-        graphs["model_ragged.onnx"] = ragged, _named_inputs(events.ragged())
+        also = _beside(servable, len(next(iter(events.padded().values()))))
+        graphs["model.onnx"] = padded, {**_named_inputs(events.padded()), **also}
+        graphs["model_ragged.onnx"] = ragged, {**_named_inputs(events.ragged()), **also}
     else:
         warnings.warn(
             f"{NETWORK} alone is written: selections, object cuts and derived branches are not converted to ONNX",
@@ -282,14 +364,22 @@ def _raw_vector(preprocessor: Preprocessor, events: TrialEvents) -> tf.Tensor:
     return preprocessor.from_branches({name: tf.constant(values) for name, values in events.padded().items()})
 
 
+def _beside(servable: _Servable, rows: int) -> dict[str, np.ndarray]:
+    """Numbers for the inputs that the preprocessing does not take."""
+    return {input_name(name): np.arange(rows).astype(dtype.as_numpy_dtype) for name, dtype in servable.beside.items()}
+
+
 def _named_inputs(branches: Arrays) -> Arrays:
     return {input_name(name): values for name, values in branches.items()}
 
 
 def _ready_inputs(network: Any, ready: Any) -> Arrays:
     """The model's own input, by the names of its signature."""
-    (alone,) = network.structured_input_signature[1] if not isinstance(ready, dict) else ("",)
-    return {name: part.numpy() for name, part in (ready if isinstance(ready, dict) else {alone: ready}).items()}
+    names = [name for name in network.structured_input_signature[1] if name != FOLD]
+    parts = ready if isinstance(ready, dict) else {names[0]: ready}
+    rows = len(next(iter(parts.values())))
+    fold = {FOLD: np.arange(rows) % 2} if FOLD in network.structured_input_signature[1] else {}
+    return {name: part.numpy() for name, part in parts.items()} | fold
 
 
 def next_version(base: str | os.PathLike[str]) -> Path:
@@ -318,7 +408,7 @@ def sample_request(specs: Specs, rows: int) -> dict[str, np.ndarray]:
     return request
 
 
-def _write_warmup(path: Path, specs: Specs, name: str) -> None:
+def _write_warmup(path: Path, servable: _Servable, specs: Specs, name: str) -> None:
     # imported here: only export needs them, and they are slow to import
     from tensorflow_serving.apis.predict_pb2 import PredictRequest
     from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
@@ -328,7 +418,7 @@ def _write_warmup(path: Path, specs: Specs, name: str) -> None:
             request = PredictRequest()
             request.model_spec.name = name
             request.model_spec.signature_name = "serving_default"
-            for branch, values in sample_request(specs, rows).items():
+            for branch, values in (_beside(servable, rows) | sample_request(specs, rows)).items():
                 request.inputs[branch].CopyFrom(tf.make_tensor_proto(values))
             writer.write(PredictionLog(predict_log=PredictLog(request=request)).SerializeToString())
 
@@ -343,7 +433,10 @@ def _told(task: Task | None) -> dict[str, Any]:
     }
 
 
-def _card(model: keras.Model, preprocessor: Preprocessor, more: Mapping[str, Any], target: Path) -> dict[str, Any]:
+def _card(
+    model: keras.Model, servable: _Servable, preprocessor: Preprocessor, more: Mapping[str, Any], target: Path
+) -> dict[str, Any]:
+    beside = {name: input_name(name) for name in servable.beside}
     specs = preprocessor.specs
     packages = ("mlaas4hep_tf", "tensorflow", "keras", "numpy")
     return {
@@ -360,8 +453,8 @@ def _card(model: keras.Model, preprocessor: Preprocessor, more: Mapping[str, Any
         "image": asdict(preprocessor.image) if preprocessor.image else None,
         "padding": "NaN",
         "columns": len(specs.vector_names),
-        "inputs": {one.name: input_name(one.name) for one in specs.served_inputs},
-        "example": {input_name(name): value for name, value in specs.example.items()},
+        "inputs": {one.name: input_name(one.name) for one in specs.served_inputs} | beside,
+        "example": dict.fromkeys(beside.values(), 0) | {input_name(name): v for name, v in specs.example.items()},
         "versions": {package: version(package) for package in packages},
         "metrics": None,
         "seed": None,

@@ -11,10 +11,12 @@ from functools import partial
 import keras
 import numpy as np
 
+from mlaas4hep_tf.analysis.draws import FOLD, Draw
 from mlaas4hep_tf.analysis.steps import Steps
 from mlaas4hep_tf.dataset import RootDataset
 from mlaas4hep_tf.errors import BranchError, ConfigError, DataWarning, near_misses
 from mlaas4hep_tf.evaluation import FloatArray
+from mlaas4hep_tf.folded import Folded, chosen
 from mlaas4hep_tf.io.branches import Selection, describe
 from mlaas4hep_tf.io.files import FileArgument, RootFile
 from mlaas4hep_tf.io.formats import check_format, row_writer
@@ -36,7 +38,7 @@ WRITE_ENTRIES = 65_536  # rows of one basket of the output
 
 
 def predict_files(
-    model: keras.Model,
+    model: keras.Model | Folded,
     files: FileArgument,
     trained: Preprocessor | Trained,
     out: str | os.PathLike[str],
@@ -53,7 +55,8 @@ def predict_files(
     The output (of a ROOT file a tree with the name of the input's) has a row per event, in the order of files and
     entries: ``file`` (number of the input file), ``entry`` (in that file), the identifiers that the input has, and
     ``score``; of more than two classes ``score_<class>`` each (``score_0``, ``score_1`` ... without a task); where the
-    specs have a selection also ``selected``, which the exported model gives as well.
+    specs have a selection also ``selected``, which the exported model gives as well; of models of folds also ``fold``,
+    whose model gave the score: the one that has not seen the event.
 
     Args:
         trained: what the model was trained with: the `RootDataset`, the `runs.Run`, or a `Preprocessor`.  `Specs`
@@ -81,11 +84,15 @@ def predict_files(
     preprocessor = preprocessor_of(trained)
     _check_names((*preprocessor.specs.identifiers, *observe))
     task = task or getattr(trained, "task", None)
-    ds = _in_order(files, friends, preprocessor, masked=wants_mask(model), read=read)
-    scores = _Scores(predict_batch(model, x) for x in ds)
+    folded = model if isinstance(model, Folded) else None
+    ds = _in_order(files, friends, preprocessor, masked=wants_mask(folded.first if folded else model), read=read)
+    scores = _Scores(folded.predict_batch(x) if folded else predict_batch(model, x) for x in ds)
     with row_writer(out, ds.files[0].tree) as tree, progress_bar("predict", ds.entries, "events", progress) as advance:
-        for block, beside in _beside(ds.files, preprocessor.specs, observe, WorkerPool(read)):
-            tree.extend(_rows(block, first_file, beside, scores.take(len(block)), task))
+        draw = folded.draw if folded else None
+        for block, beside in _beside(ds.files, preprocessor.specs, observe, draw, WorkerPool(read)):
+            found = scores.take(len(block))
+            found = chosen(found, beside[FOLD]) if folded else found
+            tree.extend(_rows(block, first_file, beside, found, task))
             advance(len(block))
     if ds.truncated:
         cut = ", ".join(f"{count:,} {what}" for what, count in ds.truncated.items())
@@ -107,7 +114,7 @@ def _in_order(
 
 def _check_names(identifiers: Sequence[str]) -> None:
     """Raise BranchError for an identifier, or what is observed, with the name of a branch of the output."""
-    own = ("file", "entry", "selected")
+    own = ("file", "entry", "selected", FOLD)
     met = [name for name in identifiers if name in own or re.fullmatch(r"score(_.*)?|predicted_.*", name)]
     if met:
         raise BranchError(
@@ -148,22 +155,23 @@ class _Scores:
 
 
 def _beside(
-    files: tuple[RootFile, ...], specs: Specs, observe: Sequence[str], worker_pool: WorkerPool
+    files: tuple[RootFile, ...], specs: Specs, observe: Sequence[str], draw: Draw | None, worker_pool: WorkerPool
 ) -> Iterator[tuple[EntryRange, dict[str, np.ndarray]]]:
-    """Identifiers of events, what is observed, and whether each is selected, block by block."""
+    """Identifiers of events, what is observed, whether each is selected and its fold, block by block."""
     known = [{b.name for b in file.branches} for file in files]
     identifiers = [name for name in specs.identifiers if all(name in own for own in known)]
     steps = specs.steps_beside(observe)
-    also = tuple(dict.fromkeys([*identifiers, *steps.reads(observe)]))
+    drawn = [name for name in draw.names if name in known[0]] if draw is not None else []
+    also = tuple(dict.fromkeys([*identifiers, *steps.reads(observe), *drawn]))
     opened = inspect_files([f.source for f in files], Selection(also, (), ()), worker_pool) if also else files
     for name in observe:
         _check_observed(name, opened, steps)
     flat = [i for i in identifiers if all(b.kind == "flat" for f in opened for b in f.branches if b.name == i)]
     names = tuple(dict.fromkeys([*flat, *observe]))
     tasks = [b for n, f in enumerate(opened) for b in blocks(n, f.num_entries, f.entry_offsets, WRITE_ENTRIES)]
-    reads = steps.reads(names)
+    reads = [*steps.reads(names), *drawn]
     parts = ((opened[b.file].part(reads, b.start, b.stop), b.start, b.stop) for b in tasks)
-    yield from zip(tasks, worker_pool.map(partial(read_others, names, steps), parts), strict=True)
+    yield from zip(tasks, worker_pool.map(partial(read_others, names, steps, draw), parts), strict=True)
 
 
 def _check_observed(name: str, files: Sequence[RootFile], steps: Steps) -> None:

@@ -33,6 +33,7 @@ from mlaas4hep_tf.optimizers import callbacks as recipe_callbacks
 from mlaas4hep_tf.optimizers import optimizer
 from mlaas4hep_tf.recipe import DEFAULT_RECIPE, Recipe
 from mlaas4hep_tf.resume import Resume
+from mlaas4hep_tf.reweight import Reweighted
 from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Classes, Regression, Task
 
 __all__ = [
@@ -209,6 +210,7 @@ def fit(
     patience: int | None = None,
     class_weights: ClassWeights | None = None,
     recipe: Recipe | None = None,
+    reweighted: Reweighted | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | str = "60s",
@@ -229,7 +231,7 @@ def fit(
     ``tensorboard/`` there.
 
     `class_weights` (see `weigh_classes`) hold for training alone, like a mixing law (`RootDataset.mixed`) of the
-    training part: validation data stay as they are.
+    training part: validation data stay as they are.  So does `reweighted` (`reweight.fitted`).
 
     With `checkpoint`, a file, everything that training rests on is kept there, every so many steps (``500``) or seconds
     (``"60s"``), and where `stop` is set, which ends training with KeyboardInterrupt.  With `resume` a training goes on
@@ -270,6 +272,7 @@ def fit(
 
     def fit_once(train: tf.data.Dataset, valid: tf.data.Dataset | None, *more: Any, **options: Any) -> Any:
         batches = train if class_weights is None else weigh_classes(train, class_weights)
+        batches = batches if reweighted is None else batches.map(reweighted.weigh)
         composition.ds = next(iter(_root(train)), None)
         with original_errors(*_root(train, valid)), _quiet_about_short_epochs(checkpoint):
             return model.fit(

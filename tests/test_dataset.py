@@ -791,3 +791,38 @@ def test_even_shards_where_blocks_may_be_skipped_are_refused(demo_files, demo_sp
     ds = RootDataset(demo_files, demo_specs, read=ReadOptions(on_bad_file="skip"))
     with pytest.raises(PlanError, match="even shards"):
         ds.shard(2, 0, even=True)
+
+
+def test_objects_by_group_against_awkward(tmp_path):
+    path = write_tree(tmp_path / "t.root", make_events(250, groups={"Jet": 3, "Mu": 1}))
+    specs = quiet(str(path)).with_lengths(quantile=0.9)
+    ds = RootDataset(str(path), specs, layout="objects", normalize=None, shuffle=False, batch_size=100)
+    arrays = uproot.open(path)["events"].arrays()
+    got = [{name: part.numpy() for name, part in x.items()} for x in ds]
+    assert set(got[0]) == {"Jet", "Jet_mask", "Mu", "Mu_mask", "flat"}
+    for group, branches in (("Jet", ("Jet_0", "Jet_1", "Jet_2")), ("Mu", ("Mu_0",))):
+        length = specs[branches[0]].length
+        padded = [ak.to_numpy(ak.fill_none(ak.pad_none(arrays[b], length, clip=True), 0)) for b in branches]
+        np.testing.assert_array_equal(np.concatenate([x[group] for x in got]), np.stack(padded, axis=2))
+        there = np.arange(length) < np.minimum(ak.num(arrays[branches[0]]), length).to_numpy()[:, np.newaxis]
+        np.testing.assert_array_equal(np.concatenate([x[f"{group}_mask"] for x in got]), there)
+    flat = np.stack([arrays[b.name].to_numpy() for b in specs.flat], axis=1)
+    np.testing.assert_array_equal(np.concatenate([x["flat"] for x in got]), flat.astype(np.float32))
+
+
+@pytest.mark.parametrize("layout", ["vector", "objects", "ragged"])
+def test_batches_of_one_shape_leave_out_the_remainder(tmp_path, layout):
+    path = write_tree(tmp_path / "t.root", make_events(250))
+    specs = quiet(str(path))
+    ds = RootDataset(str(path), specs, layout=layout, normalize=None, batch_size=100, drop_remainder=True)
+    assert (len(ds), ds.dropped, ds.entries) == (2, 50, 250)
+    rows = [
+        [len(part) if layout == "vector" else part["flat" if layout == "objects" else "x"].shape[0] for part in ds]
+        for _ in range(2)
+    ]
+    assert rows == [[100, 100]] * 2
+    if layout == "vector":
+        assert ds.element_spec.shape[0] == 100
+    assert len(ds.in_order()) == 3
+    with pytest.raises(PlanError, match="fill no batch"):
+        RootDataset(str(path), specs, batch_size=300, drop_remainder=True)

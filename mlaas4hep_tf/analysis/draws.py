@@ -22,6 +22,7 @@ from mlaas4hep_tf.io.branches import BranchInfo
 from mlaas4hep_tf.io.files import RootFile
 
 FOLDS, HOLD_OUT = "folds", "hold-out"  # what it is for, so that one does not tell of the other
+FOLD = "fold"  # in predictions, and of a request
 FILE, ENTRY = "file_of_event", "entry_of_event"  # of an event that no branch identifies
 _PART, _MIXED = "part_of_event", "mixed_of_event"
 _ODD = (0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9)  # multipliers of splitmix64 (S. Vigna), below 2^63

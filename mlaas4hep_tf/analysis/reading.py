@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlaas4hep_tf.analysis.applied import Applied
-from mlaas4hep_tf.analysis.draws import ENTRY, FILE, Draw, Drawn, number_of
+from mlaas4hep_tf.analysis.draws import ENTRY, FILE, FOLD, Draw, Drawn, number_of
 from mlaas4hep_tf.analysis.passing import Segment
 from mlaas4hep_tf.analysis.steps import Steps
 from mlaas4hep_tf.errors import InputFileError, PlanError
@@ -76,11 +76,15 @@ def columns_of(applied: Applied, names: Iterable[str], steps: Steps) -> Columns:
     return Columns(applied.entries, {name: (applied[name],) for name in names}, counts)
 
 
-def read_beside(names: Sequence[str], steps: Steps, task: tuple[RootFile, int, int]) -> dict[str, Array]:
-    """Flat branches in their own dtype of all events of an entry range; where there is a selection, ``selected``."""
+def read_beside(
+    names: Sequence[str], steps: Steps, draw: Draw | None, task: tuple[RootFile, int, int]
+) -> dict[str, Array]:
+    """Flat branches in their own dtype of all events of an entry range; also ``selected``, and `FOLD` of a draw."""
     file, start, stop = task
     applied = read_applied(file, start, stop, names, steps)
     found = {name: np.asarray(applied[name]) for name in names}
+    if draw is not None:
+        found[FOLD] = read_parts(draw, file, start, stop).astype(np.int32)
     return found | ({SELECTED: passing(applied, steps.select)} if steps.select else {})
 
 

@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -48,6 +48,7 @@ from mlaas4hep_tf.cli.output import (
     print_bench,
     print_error,
     print_json,
+    print_looked,
     print_models,
     print_parts,
     print_rate,
@@ -63,8 +64,10 @@ from mlaas4hep_tf.io.branches import IDENTIFIERS
 from mlaas4hep_tf.io.formats import FORMATS, check_format
 
 if TYPE_CHECKING:
-    from mlaas4hep_tf.exporter import Format
+    from mlaas4hep_tf.exporter import FoldChoice, Format
+    from mlaas4hep_tf.runs.folds import FoldedRun
     from mlaas4hep_tf.runs.params import PaperParams
+    from mlaas4hep_tf.runs.run import Run
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False,
@@ -167,6 +170,9 @@ def train(
     checkpoint_every: Annotated[
         str, output("--checkpoint-every", metavar="STEPS|SECONDSs", help="As 500 or 60s: how much a crash may cost.")
     ] = "60s",
+    io_test: Annotated[
+        bool, output("--io-test", help="Read two batches, show what the model would get, and stop.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Pass 2: train a model and leave a run folder with metrics, plots and report.
@@ -186,8 +192,9 @@ def train(
     read = reading.options()
     config = training.config(named, labels, learnt, paper, read)
     config = replace(config, image=drawing.image(), friends=friends(choice.friend) or None, **apart.options())
-    check_new(folder, overwrite=overwrite, resume=resume)
-    if resume and not (folder / CHECKPOINT).exists():
+    if not io_test:
+        check_new(folder, overwrite=overwrite, resume=resume)
+    if resume and not (folder / CHECKPOINT).exists() and not config.folds:
         note(f"{folder} has no checkpoint yet: training begins at the beginning")
     config.check(choice.tree or paper.tree)
     specs = choice.known(cuts, training.continue_from)
@@ -195,6 +202,13 @@ def train(
         specs = choice.scan(named, paper, labels.branch(), training.weights, cuts.load(), read)
     config.check(specs.tree, specs)
     import_tensorflow()
+    if io_test:
+        from mlaas4hep_tf.runs.io_test import look
+
+        looked = look(config, specs)
+        print_json(asdict(looked)) if as_json else print_looked(looked)
+        return
+    from mlaas4hep_tf.runs.folds import train_folds
     from mlaas4hep_tf.runs.run import train_run
 
     verbose = 0 if as_json or not talks() else 1 if out.is_terminal else 2
@@ -202,7 +216,7 @@ def train(
     again = f"interrupted; to go on: {_with_resume(command)}"
     with within_two_seconds(again) as interrupt:
         try:
-            run = train_run(
+            run: Run | FoldedRun = (train_folds if config.folds else train_run)(
                 config, specs, folder, overwrite=overwrite, verbose=verbose, command=command, resume=resume,
                 checkpoint_every=checkpoint_every, interrupt=interrupt,
             )  # fmt: skip
@@ -243,13 +257,20 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Evaluate a run on its own three parts, or on all events of other files."""
-    from mlaas4hep_tf.runs.config import describe
+    from mlaas4hep_tf.runs.config import describe, first_run, folds_of
 
-    read, given, named = reading.options(describe(run).config.read), labels.if_given(), reading.found(files)
+    read, given, named = reading.options(describe(first_run(run)).config.read), labels.if_given(), reading.found(files)
+    if folds_of(run) and named:
+        raise ConfigError("a run of folds is evaluated on its own events; `predict` scores those of other files")
     import_tensorflow()
-    from mlaas4hep_tf.runs.run import Run, evaluate_run
+    from mlaas4hep_tf.runs.folds import FoldedRun, evaluate_folds
+    from mlaas4hep_tf.runs.run import evaluate_run
 
-    found = evaluate_run(Run.load(run), named, given, friends=friends(friend) or None, read=read)
+    loaded = _load(run)
+    if isinstance(loaded, FoldedRun):
+        found = evaluate_folds(loaded, read=read)
+    else:
+        found = evaluate_run(loaded, named, given, friends=friends(friend) or None, read=read)
     parts = {name: one.summary() for name, one in found.items()}
     if as_json:
         print_json(parts)
@@ -274,26 +295,25 @@ def predict(
 
     To a folder (scores/) each worker of --dask or --mpi predicts a part of the files.
     """
-    from mlaas4hep_tf.runs.config import describe
+    from mlaas4hep_tf.runs.config import describe, first_run, folds_of
 
     folder = to.endswith("/") or os.path.isdir(to)
-    if folder and friend:
-        raise ConfigError(
-            "--friend names files beside all others, which parts do not have: write one file, -o scores.root"
-        )
+    if folder and (friend or folds_of(run)):
+        what = "a run of folds has several models" if folds_of(run) else "--friend names files beside all others"
+        raise ConfigError(f"{what}, which parts do not have: write one file, -o scores.root")
     if not folder:
         check_format(to)
-    describe(run)
+    describe(first_run(run))
     named, read = reading.found(files), reading.options()
     import_tensorflow()
     from mlaas4hep_tf.predict import predict_files
     from mlaas4hep_tf.runs.parts import predict_parts
     from mlaas4hep_tf.runs.run import Run
 
-    trained = Run.load(run)
+    trained = _load(run)
     start = perf_counter()
     options: dict[str, Any] = {"observe": patterns(observe), "read": read, "progress": talks()}
-    if folder:
+    if folder and isinstance(trained, Run):
         events = predict_parts(trained, named, Path(to), **options)
     else:
         events = predict_files(trained.model, named, trained, to, friends=friends(friend) or None, **options)
@@ -311,23 +331,43 @@ def export(
     form: Annotated[
         str, output("--format", metavar="savedmodel|onnx", help="For TF-Serving, or files for onnxruntime.")
     ] = "savedmodel",
+    folds: Annotated[
+        str,
+        typer.Option(
+            "--folds",
+            metavar="own|mean",
+            help="Of a run of folds: the model of the event's own fold, or the mean of all.",
+        ),
+    ] = "own",
 ) -> None:
     """Export a run for TF-Serving or onnxruntime: raw branches in, score out."""
-    from mlaas4hep_tf.runs.config import describe
+    from mlaas4hep_tf.runs.config import describe, first_run
 
     if form not in ("savedmodel", "onnx"):
         raise ConfigError(f"--format must be savedmodel or onnx, not {form!r}")
-    describe(run)
+    if folds not in ("own", "mean"):
+        raise ConfigError(f"--folds must be own or mean, not {folds!r}")
+    describe(first_run(run))
     import_tensorflow()
     from mlaas4hep_tf.exporter import export as export_model
     from mlaas4hep_tf.exporter import next_version
-    from mlaas4hep_tf.runs.run import Run
 
-    trained = Run.load(run)
+    trained = _load(run)
     card = {"metrics": trained.metrics["parts"], "seed": trained.config.seed, "trained": trained.metrics["date"]}
     target = next_version(to) if form == "savedmodel" else to
-    made = export_model(trained.model, trained, target, format=cast("Format", form), card=card)
+    made = export_model(
+        trained.model, trained, target, format=cast("Format", form), card=card, folds=cast("FoldChoice", folds)
+    )
     out.print(f"exported -> {made}", soft_wrap=True)
+
+
+def _load(folder: Path) -> Run | FoldedRun:
+    """A run, or one of folds."""
+    from mlaas4hep_tf.runs.config import folds_of
+    from mlaas4hep_tf.runs.folds import FoldedRun
+    from mlaas4hep_tf.runs.run import Run
+
+    return FoldedRun.load(folder) if folds_of(folder) else Run.load(folder)
 
 
 @app.command(epilog="Example: mlaas4hep-tf bench data/*.root --tree events --exclude isSignal")

@@ -16,16 +16,17 @@ import typer
 from mlaas4hep_tf.analysis.rules import analysis
 from mlaas4hep_tf.cli.output import talks
 from mlaas4hep_tf.cli.parsing import (
+    bins,
     branch_name,
     class_weights,
     fractions,
     friends,
     held_out,
-    image_axes,
     label_values,
     mixing_law,
     named,
     normalization,
+    numbers,
     patterns,
     replicas,
 )
@@ -277,6 +278,31 @@ class Training:
         list[str] | None,
         training("--class-weight", metavar="NAME=NUMBER", help="Factor of the weight of a class; others have 1."),
     ] = None
+    reweight: Annotated[
+        list[str] | None,
+        training(
+            "--reweight",
+            metavar="BRANCH=BINS:LOW:HIGH",
+            help="Weigh training events so that classes have one distribution of these branches: met=10:0:300.",
+        ),
+    ] = None
+    reweight_to: Annotated[
+        str, training("--reweight-to", metavar="flat|CLASS", help="Flat, or the distribution of a class.")
+    ] = "flat"
+    reweight_cap: Annotated[float, training("--reweight-cap", help="Largest factor of such a weight.")] = 10.0
+    xsec: Annotated[
+        list[str] | None,
+        training(
+            "--xsec",
+            metavar="PATTERN=PB",
+            help="Cross section of files: weights are scaled by it x luminosity / sum of weights.",
+        ),
+    ] = None
+    luminosity: Annotated[float, training("--luminosity", help="In 1/fb, for --xsec.")] = 1.0
+    sumw: Annotated[
+        list[str] | None,
+        training("--sumw", metavar="PATTERN=NUMBER", help="Sum of weights [default: of Runs, or all entries]."),
+    ] = None
     optimizer: Annotated[str, training("--optimizer", help=f"{', '.join(get_args(Optimizer))}.")] = "adam"
     lr: Annotated[float, training("--lr", help="Learning rate; the largest one of a schedule.")] = 1e-3
     schedule: Annotated[str, training("--schedule", help=f"{', '.join(get_args(Schedule))}.")] = "constant"
@@ -290,6 +316,19 @@ class Training:
         Path | None, training("--continue-from", metavar="RUN", help="Train the model of that run on, with its specs.")
     ] = None
     params: Annotated[Path | None, training("--params", help="params.json of the paper's programs.")] = None
+
+    def weighing(self) -> dict[str, Any]:
+        """How events are weighed, as options of a `RunConfig`."""
+        from mlaas4hep_tf.cross_sections import CrossSections
+        from mlaas4hep_tf.reweighting import Reweight
+
+        if self.sumw and not self.xsec:
+            raise ConfigError("--sumw is for weights that are scaled: give cross sections as well (--xsec)")
+        axes = bins("--reweight", self.reweight or [])
+        reweight = Reweight(axes, self.reweight_to, self.reweight_cap) if axes else None
+        sums = numbers("--sumw", self.sumw) if self.sumw else None
+        expected = CrossSections(numbers("--xsec", self.xsec), self.luminosity, sums) if self.xsec else None
+        return {"reweight": reweight, "expected": expected}
 
     def recipe(self) -> Recipe:
         """How the weights are found."""
@@ -309,7 +348,7 @@ class Training:
             normalize=normalization(self.normalize),
             chunk_size=_first(self.chunk_size, paper.chunk_size), weights=self.weights, patience=self.patience,
             max_events=paper.events, mixing=mixing_law(self.mix), balanced=self.balanced, read=read,
-            **learnt.options(), recipe=self.recipe(), class_weights=class_weights(self.class_weight),
+            **learnt.options(), **self.weighing(), recipe=self.recipe(), class_weights=class_weights(self.class_weight),
             continue_from=os.path.abspath(self.continue_from) if self.continue_from else None,
         )  # fmt: skip
 
@@ -377,7 +416,7 @@ class Drawing:
             if given:
                 raise ConfigError(f"--{given[0]} is for an image, which needs an axis: --image 'Jet_eta=16:-2.5:2.5'")
             return None
-        return Image(image_axes(self.axes), tuple(patterns(self.channels)), cast("CellRule", self.cells or "sum"))
+        return Image(bins("--image", self.axes), tuple(patterns(self.channels)), cast("CellRule", self.cells or "sum"))
 
 
 def _first(given: int | None, default: int) -> int:

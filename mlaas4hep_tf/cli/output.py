@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import tempfile
@@ -18,6 +19,7 @@ from mlaas4hep_tf.model_names import BUILT_IN, OWN
 if TYPE_CHECKING:
     from mlaas4hep_tf.analysis.cutflow import CutFlow
     from mlaas4hep_tf.bench.compare import Bench
+    from mlaas4hep_tf.runs.io_test import Looked
     from mlaas4hep_tf.specs import BranchSpec, Specs
 
 out = Console(highlight=False)
@@ -181,6 +183,27 @@ def _digits(value: float | None) -> str:
 
 def _with_error(value: float | None, error: float | None, form: str = ".4f", of_error: str = ".4f") -> tuple[str, str]:
     return "-" if value is None else f"{value:{form}}", "" if error is None else f"± {error:{of_error}}"
+
+
+def print_looked(looked: Looked) -> None:
+    """What the model would get: shapes, ranges, and a histogram of each input by class."""
+    for name, shape, dtype in looked.elements:
+        out.print(_escape(f"{name} {shape} {dtype}"))
+    counts = ", ".join(f"{n} {name}" for name, n in zip(looked.classes, looked.events, strict=True))
+    out.print(_escape(f"{sum(looked.events)} events: {counts}"))
+    table = _table("input", "shape", "real", "min", "max", "mean", *looked.classes)
+    for one in looked.inputs:
+        numbers = ("-" if v is None else f"{v:.4g}" for v in (one.min, one.max, one.mean))
+        drawn = [_bars(histogram) for histogram in one.histograms] or ["no value"]
+        shape = " x ".join(map(str, one.shape))
+        table.add_row(_escape(one.name), shape, f"{one.real:.0%}", *numbers, *drawn)
+    out.print(table)
+
+
+def _bars(shares: Sequence[float]) -> str:
+    """A histogram in one line of text."""
+    highest = max(shares, default=0) or 1.0
+    return "".join(" ▁▂▃▄▅▆▇█"[math.ceil(8 * share / highest)] for share in shares)
 
 
 def print_bench(result: Bench, rounds: int, environment: str) -> None:

@@ -89,8 +89,8 @@ def held_out(text: str | None) -> HoldOut | None:
     return HoldOut(share)
 
 
-def image_axes(given: list[str]) -> tuple[Axis, ...]:
-    """``BRANCH=BINS:LOW:HIGH``: the axes of an image."""
+def bins(option: str, given: list[str]) -> tuple[Axis, ...]:
+    """``BRANCH=BINS:LOW:HIGH``: branches in bins."""
     from mlaas4hep_tf.transforms.image_axes import Axis
 
     found = []
@@ -101,7 +101,7 @@ def image_axes(given: list[str]) -> tuple[Axis, ...]:
             numbers = int(bins), float(low), float(high)
         except ValueError:
             raise ConfigError(
-                f"--image needs BRANCH=BINS:LOW:HIGH, such as Jet_eta=16:-2.5:2.5, not {text!r}"
+                f"{option} needs BRANCH=BINS:LOW:HIGH, such as Jet_eta=16:-2.5:2.5, not {text!r}"
             ) from None
         found.append(Axis(branch, *numbers))
     return tuple(found)
@@ -112,6 +112,11 @@ def mixing_law(given: list[str] | None) -> Any:
     if not given:
         return "proportional"
     return given[0] if len(given) == 1 and "=" not in given[0] else dict(_pattern_number("--mix", g) for g in given)
+
+
+def numbers(option: str, given: list[str]) -> dict[str, float]:
+    """``PATTERN=NUMBER`` each."""
+    return dict(_pattern_number(option, text) for text in given)
 
 
 def class_weights(given: list[str] | None) -> dict[str, float] | None:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlaas4hep_tf.cross_sections import CrossSections
 from mlaas4hep_tf.drawing import Folds, HoldOut
 from mlaas4hep_tf.errors import ConfigError, LabelError, PlanError, ResumeError
 from mlaas4hep_tf.io.branches import Selection
@@ -18,6 +19,7 @@ from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.model_names import check_form, check_model
 from mlaas4hep_tf.recipe import DEFAULT_RECIPE, Recipe
+from mlaas4hep_tf.reweighting import Reweight
 from mlaas4hep_tf.specs import Specs, TargetSpec
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
 from mlaas4hep_tf.streaming.open_files import befriended, inspect_source
@@ -61,6 +63,8 @@ class RunConfig:
         recipe: how the weights are found.
         class_weights: name of a class -> factor of the weight of its events in training.
         continue_from: run folder whose model is trained on; None: a new one.
+        reweight: weigh the training events so that classes have one distribution of some branches.
+        expected: cross sections and luminosity by which weights are scaled (`RootDataset.scaled`).
         hold_out: events that are no part of training; without folds they are the test part.
         folds: the parts are folds of what is not held out, and there is a model for each of them.
         fold: whose model this run trains: fold `fold` is its test, the next one its validation.
@@ -91,6 +95,8 @@ class RunConfig:
     recipe: Recipe = DEFAULT_RECIPE
     class_weights: Mapping[str, float] | None = None
     continue_from: str | None = None
+    reweight: Reweight | None = None
+    expected: CrossSections | None = None
     hold_out: HoldOut | None = None
     folds: Folds | None = None
     fold: int = 0
@@ -161,6 +167,8 @@ class RunConfig:
             batch_size=self.batch_size, chunk_size=self.chunk_size, seed=self.seed, normalize=self.normalize, mask=mask,
             layout="image" if self.image else "vector", image=self.image, read=self.read,
         )  # fmt: skip
+        if self.expected is not None:
+            ds = ds.scaled(self.expected.pb, self.expected.luminosity, self.expected.sumw)
         drawn = self.hold_out is not None or self.folds is not None
         return ds if drawn else self._sample(ds)
 
@@ -225,7 +233,8 @@ class RunConfig:
         """The content of ``config.json``, where the options of reading stand beside the others."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "read"}
         image = asdict(self.image) if self.image is not None else None
-        drawn = {name: asdict(one) if (one := getattr(self, name)) else None for name in ("hold_out", "folds")}
+        names = ("hold_out", "folds", "reweight", "expected")
+        drawn = {name: asdict(one) if (one := getattr(self, name)) else None for name in names}
         return own | {"recipe": asdict(self.recipe), "image": image} | drawn | self.read.to_json()
 
     @staticmethod
@@ -238,7 +247,13 @@ class RunConfig:
         content = {**content, "recipe": Recipe(**content["recipe"])} if "recipe" in content else content
         reading = {f.name for f in fields(ReadOptions)} & set(content)
         own: dict[str, Any] = {name: value for name, value in content.items() if name not in reading}
-        own |= {name: make(**own[name]) for name, make in (("hold_out", HoldOut), ("folds", Folds)) if own.get(name)}
+        own |= {
+            name: make(**own[name])
+            for name, make in (("hold_out", HoldOut), ("folds", Folds), ("expected", CrossSections))
+            if own.get(name)
+        }
+        if own.get("reweight"):
+            own["reweight"] = Reweight.from_json(own["reweight"])
         own |= {name: tuple(own[name]) for name in ("files", "split", "classes", "quantiles") if name in own}
         if own.get("image") is not None:
             own["image"] = Image.from_json(own["image"])
@@ -265,6 +280,17 @@ def _check_branches(config: RunConfig, specs: Specs, sources: tuple[Source, ...]
     for what, given in (("labels", config.labels), ("weights", config.weights)):
         if isinstance(given, str) and given not in known:
             flat_branch(what, given, [pool.run(inspect_source, Selection((given,)), (given,), first)])
+
+
+def folds_of(folder: str | os.PathLike[str]) -> int:
+    """How many folds a folder has runs of; 0 if it is no run of folds."""
+    known = Path(folder) / "folds.json"
+    return int(json.loads(known.read_text())["count"]) if known.exists() else 0
+
+
+def first_run(folder: str | os.PathLike[str]) -> Path:
+    """The folder of a run itself, or that of its first fold."""
+    return Path(folder) / "fold_0" if folds_of(folder) else Path(folder)
 
 
 @dataclass(frozen=True)

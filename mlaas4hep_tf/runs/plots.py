@@ -367,6 +367,24 @@ def plot_cut_flow(flow: CutFlow) -> Figure:
     return figure
 
 
+def plot_reweighted(reweighted: Mapping[str, Any], names: Sequence[str]) -> Figure:
+    """Of each branch the distribution of each class before and after (`reweight.Reweighted.to_json`)."""
+    branches = reweighted["branches"]
+    figure = Figure(figsize=(5.4 * len(branches), 3.8))
+    for axes, (branch, found) in zip(
+        figure.subplots(1, len(branches), squeeze=False)[0], branches.items(), strict=True
+    ):
+        for number, name in enumerate(names):
+            color = CLASS_COLORS[number % len(CLASS_COLORS)]
+            for which, options in (("before", {"linestyle": ":"}), ("after", {"linewidth": 1.8, "label": name})):
+                values = np.array(found[which][number])
+                axes.stairs(values / values.sum(), found["edges"], color=color, **options)
+        axes.set(xlabel=branch, ylabel="share of the class")
+    figure.legend(*axes.get_legend_handles_labels(), ncols=len(names), loc="outside upper center")
+    figure.tight_layout(rect=(0, 0, 1, 0.92))
+    return figure
+
+
 def plot_multiplicities(specs: Specs) -> Figure:
     """Events against multiplicity of each group, and where its length cuts."""
     groups: dict[str, BranchSpec] = {g: m[0] for g, m in specs.groups.items() if m[0].multiplicities}

@@ -39,6 +39,9 @@ IMPORTANCE = (
     "that say the same stand in for each other."
 )
 CURVES = "Loss and metric per epoch. Dropout is on for the training curve, so it may lie on the worse side."
+REWEIGHTED = (
+    "Sum of weights of each class in training, as a share of the class: before the reweighting dotted, with it filled."
+)
 CUT_FLOW = "Events that each condition of the selection leaves, of all that were scanned."
 MULTIPLICITY = "How many objects events have, by group; dotted: where the length cuts."
 
@@ -79,6 +82,9 @@ def write_report(
             Plot("importance", plots.plot_importance(metrics["importance"], what=what), IMPORTANCE),
             Plot("curves", plots.plot_curves(history), CURVES),
         ]
+        if metrics.get("reweighted"):
+            drawn_to = plots.plot_reweighted(metrics["reweighted"], _names(results))
+            others.insert(0, Plot("reweighted", drawn_to, REWEIGHTED, wide=True))
         about_data = [Plot("multiplicity", plots.plot_multiplicities(specs), MULTIPLICITY)]
         if specs.cutflow is not None:
             about_data.insert(0, Plot("cutflow", plots.plot_cut_flow(specs.cutflow), CUT_FLOW))

@@ -18,13 +18,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from mlaas4hep_tf.analysis.draws import Draw
 from mlaas4hep_tf.dataset import RootDataset
 from mlaas4hep_tf.errors import ConfigError, LabelError, MissingExtra, MissingExtraWarning, near_misses, need
 from mlaas4hep_tf.evaluation import Evaluated, over_training
 from mlaas4hep_tf.heads import check as check_outputs
 from mlaas4hep_tf.io.read_options import ReadOptions
 from mlaas4hep_tf.models import build, definitions, wants_mask
+from mlaas4hep_tf.reweight import fitted
 from mlaas4hep_tf.runs.config import (
     CHECKPOINT,
     MODEL,
@@ -48,13 +48,14 @@ from mlaas4hep_tf.transforms.vector import Preprocessor
 
 @dataclass(frozen=True)
 class Run:
-    """A trained model with all that it needs to be applied again."""
+    """A trained model with all that it needs to be applied again; where it was just trained, its results by part."""
 
     folder: Path
     model: keras.Model
     specs: Specs
     config: RunConfig
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    results: Mapping[str, Evaluated] = field(default_factory=dict)
 
     @property
     def preprocessor(self) -> Preprocessor:
@@ -121,7 +122,7 @@ def train_run(
     folder = Path(out)
     check_new(folder, overwrite=overwrite, resume=resume)
     config.check(specs.tree, specs)
-    reports = _can_report()
+    reports = can_report()
     with held(folder):
         return _train(config, specs, folder, reports, verbose, command, checkpoint_every, resume, interrupt)
 
@@ -142,16 +143,19 @@ def _train(
     ds = ds.masked(wants_mask(model))
     parts = config.parts(ds)
     mixed = parts["train"].mixed(config.mixing)
+    reweighted = fitted(config.reweight, parts["train"], task.class_names) if config.reweight is not None else None
     _begin(folder, config, ds.specs)
     with interrupt.listening() if interrupt else nullcontext() as stop:
         done = fit(
             model, mixed, parts["validation"], epochs=config.epochs, out=folder,
             patience=config.patience, class_weights=_class_weights(config, task), recipe=config.recipe, verbose=verbose,
+            reweighted=reweighted,
             checkpoint=folder / CHECKPOINT, checkpoint_every=checkpoint_every, resume=resume, stop=stop,
         )  # fmt: skip
     model.save(folder / MODEL)
     results = {name: evaluate(model, part, task) for name, part in parts.items()}
     metrics = _metrics(config, task, ds, parts, done, results, model) | {"command": command}
+    metrics["reweighted"] = reweighted.to_json() if reweighted is not None else None
     if reports:
         over = over_training(results["train"], results["test"])
         metrics["over_training"] = {name: asdict(one) for name, one in over.items()}
@@ -161,7 +165,7 @@ def _train(
         from mlaas4hep_tf.runs.report import write_report  # an extra
 
         write_report(folder, metrics, ds.specs, done.history, results)
-    return Run(folder, model, ds.specs, config, metrics)
+    return Run(folder, model, ds.specs, config, metrics, results)
 
 
 def _model(config: RunConfig, specs: Specs, task: Task) -> keras.Model:
@@ -226,7 +230,7 @@ def _keep_source(model: str, kept: Path) -> None:
         shutil.copy(model, kept)
 
 
-def _can_report() -> bool:
+def can_report() -> bool:
     """Whether plots and report can be made; warns of it if not."""
     try:
         need("report", "matplotlib", "jinja2", "scipy", purpose="plots, report.html and the check of over-training")
@@ -332,7 +336,8 @@ def _metrics(
             "backend": keras.backend.backend(),
         },
         "seed": config.seed,
-        "drawn": [one.describe() for one in _draws(config, ds.specs)],
+        "sums_of_weights": list(ds.sums_of_weights),
+        "drawn": _drawn(config, parts["test"]),
         "fingerprint": ds.specs.fingerprint,
         "date": strftime("%Y-%m-%d %H:%M"),
         "lost": ds.skipped.to_json() if ds.skipped is not None else [],
@@ -341,9 +346,14 @@ def _metrics(
     }  # fmt: skip
 
 
-def _draws(config: RunConfig, specs: Specs) -> list[Draw]:
-    """How the parts are told that are drawn."""
-    return [one.draw(specs) for one in (config.hold_out, config.folds) if one is not None]
+def _drawn(config: RunConfig, part: RootDataset) -> list[dict[str, Any]]:
+    """How the parts are told that are drawn, and the branches that this rests on."""
+    dtypes = {info.name: info.dtype for info in part.files[0].branches}
+    draws = [one.draw(part.specs) for one in (config.hold_out, config.folds) if one is not None]
+    return [
+        {"how": draw.describe(), "branches": {name: dtypes[name] for name in draw.names if name in dtypes}}
+        for draw in draws
+    ]
 
 
 def _packages(backend: str) -> list[str]:

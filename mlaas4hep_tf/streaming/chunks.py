@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mlaas4hep_tf.analysis.draws import Drawn
+from mlaas4hep_tf.analysis.draws import Draw, Drawn
 from mlaas4hep_tf.analysis.passing import Passing, Segment
 from mlaas4hep_tf.analysis.steps import Steps
 from mlaas4hep_tf.errors import InputFileError, ReaderError
@@ -77,6 +77,9 @@ class Stream:
         steps: of an analysis, or None.
         passing: of each file, where there is a selection; then blocks are of the events that pass.
         drawn: folds, or what is held out, that are a selection too; then there are steps and passing events.
+        scales: of each file by what its weights are multiplied, and how many events that is for; or empty.
+        factors: the same for the events of this dataset, which may be a part of them.
+        sums_of_weights: where the scales come from, in words.
         kept: events that were read and stay in memory, or None.
     """
 
@@ -96,6 +99,9 @@ class Stream:
     steps: Steps | None = None
     passing: tuple[Passing, ...] = ()
     drawn: tuple[Drawn, ...] = ()
+    scales: tuple[tuple[float, int], ...] = ()
+    factors: tuple[float, ...] = ()
+    sums_of_weights: tuple[str, ...] = ()
     kept: Kept | None = None
 
     def events(self, number: int) -> int:
@@ -264,6 +270,17 @@ class Stream:
             return self.passing[block.file].segments(block.start, block.stop)
         return (Segment(block.start, block.stop, len(block), 0, len(block)),)
 
+    def of_parts(self, events: Sequence[int]) -> Stream:
+        """The same for so many events of each file, which stand for all of them where weights are scaled."""
+        return replace(
+            self,
+            factors=tuple(scale * whole / max(n, 1) for (scale, whole), n in zip(self.scales, events, strict=False)),
+        )
+
+    def weighed(self, piece: tuple[Array, ...], file: int) -> tuple[Array, ...]:
+        """Events of a file with their weights scaled."""
+        return (*piece[:-1], piece[-1] * np.float32(self.factors[file])) if self.factors else piece
+
     def _with_targets(self, arrays: Sequence[Array], file: int) -> tuple[Array, ...]:
         """The arrays of a block, with the labels and weights that are numbers of its file in their place."""
         features = 1 + 2 * len(self.layout.groups)
@@ -365,7 +382,7 @@ class _FileGroup:
             if len(piece[0]) > events:
                 groups = len(self._stream.layout.groups)
                 piece, self._rest = cut(piece, 0, events, groups), cut(piece, events, len(piece[0]), groups)
-            pieces.append(piece)
+            pieces.append(self._stream.weighed(piece, self._file))
             self._stream.delivered[self._file] += len(piece[0])
             events -= len(piece[0])
             self._forget(len(piece[0]))
@@ -445,11 +462,13 @@ def read_passing_block(
     return read_passing(file, segments, layout, steps, ref, drawn)
 
 
-def read_others(names: tuple[str, ...], steps: Steps, task: tuple[RootFile, int, int]) -> dict[str, Array]:
-    """Runs in a reader process: flat branches in their own dtype, and which events are selected."""
+def read_others(
+    names: tuple[str, ...], steps: Steps, draw: Draw | None, task: tuple[RootFile, int, int]
+) -> dict[str, Array]:
+    """Runs in a reader process: flat branches in their own dtype, which events are selected, and of which fold."""
     from mlaas4hep_tf.analysis.reading import read_beside
 
-    return read_beside(names, steps, task)
+    return read_beside(names, steps, draw, task)
 
 
 def _join(out: Array, parts: Sequence[Array]) -> None:

@@ -22,16 +22,15 @@ from mlaas4hep_tf.streaming.chunks import Room, Stream
 from mlaas4hep_tf.streaming.forks import NAME
 from mlaas4hep_tf.streaming.plan import Plan
 from mlaas4hep_tf.streaming.position import Cursor
-from mlaas4hep_tf.transforms.vector import Preprocessor
+from mlaas4hep_tf.transforms.vector import MASK_SUFFIX, Preprocessor
 
-DataLayout = Literal["vector", "columns", "ragged", "image"]
+DataLayout = Literal["vector", "columns", "objects", "ragged", "image"]
 
 COMPILED_ENTRIES = (
     50_000  # in an epoch from which the step is compiled: that takes as long as it saves in 300 000 events
 )
 STEP_ENTRIES = 1024  # events padded at a time; smaller batches are cut from such a step
 PREFETCH_ENTRIES = 8192
-MASK_SUFFIX = "_mask"
 _log = logging.getLogger(__name__)
 
 
@@ -46,6 +45,7 @@ class PipelineOptions:
     layout: DataLayout
     mask: bool
     shares: tuple[float, ...] | None = None
+    drop_remainder: bool = False
 
 
 def build_pipeline(
@@ -68,7 +68,10 @@ def build_pipeline(
     )
     if step != batch:
         batches = batches.rebatch(batch)
-    if stream.skipped is None and plan.entries % batch == 0 and options.layout != "ragged":
+    whole = plan.entries % batch == 0
+    if options.drop_remainder and not whole:
+        batches, whole = batches.take(plan.batches), True
+    if stream.skipped is None and whole and options.layout != "ragged":
         batches = batches.map(partial(_fix_rows, batch))
     batches = batches.prefetch(max(2, PREFETCH_ENTRIES // batch))
     known = plan.batches if stream.skipped is None and cursor.next.batch == 0 else None
@@ -143,7 +146,7 @@ def _steps(stream: Stream, plan: Plan, cursor: Cursor, step: int, room: Room | N
 
 def _compiled(options: PipelineOptions, plan: Plan) -> bool:
     """Whether XLA compiles the step.  Ragged tensors have no shape to compile for, and in images sums would change."""
-    return options.layout in ("vector", "columns") and plan.entries >= COMPILED_ENTRIES and compiles()
+    return options.layout in ("vector", "columns", "objects") and plan.entries >= COMPILED_ENTRIES and compiles()
 
 
 @cache
@@ -200,6 +203,8 @@ def _dense(
     if options.layout == "image":
         return preprocessor.model_input(raw, mask=False)
     vector, mask = preprocessor.finish(raw, *constants)
+    if options.layout == "objects":
+        return preprocessor.objects(vector, mask)
     if options.layout == "vector":
         return {"vector": vector, "mask": mask} if options.mask else vector
     columns = preprocessor.split(vector)

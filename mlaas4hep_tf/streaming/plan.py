@@ -54,6 +54,7 @@ class Plan:
         shuffle: permute the blocks of each file group anew in every epoch.
         seed: of the permutations.
         clusters: number of the cluster in which each block of a file group begins; empty where each has its own.
+        drop_remainder: leave out the events at the end of an epoch that fill no batch.
     """
 
     file_groups: tuple[tuple[EntryRange, ...], ...]
@@ -63,6 +64,7 @@ class Plan:
     shuffle: bool
     seed: int
     clusters: tuple[tuple[int, ...], ...] = ()
+    drop_remainder: bool = False
 
     @cached_property
     def file_group_entries(self) -> tuple[int, ...]:
@@ -86,7 +88,8 @@ class Plan:
 
     @property
     def batches(self) -> int:
-        return -(-self.entries // self.batch_size)
+        whole = self.entries // self.batch_size
+        return whole if self.drop_remainder else -(-self.entries // self.batch_size)
 
     @cached_property
     def chunk_quotas(self) -> IntArray:

@@ -10,13 +10,16 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
+from mlaas4hep_tf.analysis.steps import group_names
 from mlaas4hep_tf.errors import ModelError
-from mlaas4hep_tf.io.branches import Layout
+from mlaas4hep_tf.io.branches import BranchInfo, Layout
 from mlaas4hep_tf.specs import BranchSpec, Specs
 from mlaas4hep_tf.transforms.image import Image, to_image
 from mlaas4hep_tf.transforms.mask import mask_missing
 from mlaas4hep_tf.transforms.normalize import Normalize, by_branch, check_normalize, constants, normalize_columns
 from mlaas4hep_tf.transforms.pad import pad, resize
+
+MASK_SUFFIX = "_mask"
 
 
 @dataclass(frozen=True)
@@ -158,12 +161,34 @@ class Preprocessor:
         """Offset and scale of each column, float32 [D]."""
         return constants(self.specs, self.normalize)
 
+    @cached_property
+    def group_names(self) -> dict[str, str]:
+        """Group -> its name in ``layout="objects"``, that which expressions have for it."""
+        return group_names(BranchInfo(b.name, "", b.kind, b.dtype, b.group) for b in self.specs.jagged)
+
+    def objects(self, vector: tf.Tensor, real: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Columns of a vector by group: objects [n, L, F] and which are there, bool [n, L]; flat branches [n, F].
+
+        Branches stand in the order of the specs.  An object is there if one of its branches has a value.
+        """
+        found: dict[str, tf.Tensor] = {}
+        for group, members in self.specs.groups.items():
+            name = self.group_names[group]
+            parts = [self.columns[b.name] for b in members]
+            found[name] = tf.stack([vector[:, part] for part in parts], axis=2)
+            found[name + MASK_SUFFIX] = tf.reduce_any(tf.stack([real[:, part] for part in parts], axis=2), axis=2)
+        flat = [self.columns[b.name] for b in self.specs.flat]
+        return found | ({FLAT: tf.concat([vector[:, part] for part in flat], axis=1)} if flat else {})
+
     def split(self, vector: tf.Tensor) -> dict[str, tf.Tensor]:
         """Columns of a vector by branch: flat [n], jagged [n, L]."""
         return {
             b.name: vector[:, self.columns[b.name].start] if b.kind == "flat" else vector[:, self.columns[b.name]]
             for b in self.specs.branches
         }
+
+
+FLAT = "flat"  # of `Preprocessor.objects`
 
 
 class Trained(Protocol):

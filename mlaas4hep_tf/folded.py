@@ -1,0 +1,44 @@
+"""Models of folds, applied together: an event is told by the one that has not seen it, or by the mean of all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from mlaas4hep_tf.analysis.draws import Draw
+from mlaas4hep_tf.evaluation import FloatArray
+from mlaas4hep_tf.io.branches import BranchInfo
+from mlaas4hep_tf.train import predict_batch
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A model for each fold, none of whose events it has seen.
+
+    Attributes:
+        models: by fold.
+        draw: how the fold of an event is told.
+        infos: the branches that this rests on.
+    """
+
+    models: tuple[keras.Model, ...]
+    draw: Draw
+    infos: tuple[BranchInfo, ...] = ()
+
+    @property
+    def first(self) -> keras.Model:
+        """One of them, which all are like."""
+        return self.models[0]
+
+    def predict_batch(self, x: Any) -> FloatArray:
+        """Outputs of all models for one batch, float64 [B, folds, outputs]."""
+        return np.stack([predict_batch(model, x) for model in self.models], axis=1)
+
+
+def chosen(scores: FloatArray, folds: Any) -> FloatArray:
+    """Of scores [n, folds, outputs] those of each event's own fold, [n, outputs]."""
+    found: FloatArray = scores[np.arange(len(scores)), folds]
+    return found
