@@ -38,6 +38,7 @@ from mlaas4hep_tf.io.branches import (
     select,
 )  # fmt: skip
 from mlaas4hep_tf.io.files import FileArgument, RootFile, Source, expand
+from mlaas4hep_tf.io.friends import Friends
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.passed import (
@@ -53,8 +54,8 @@ from mlaas4hep_tf.passed import (
 )  # fmt: skip
 from mlaas4hep_tf.progress import progress_bar
 from mlaas4hep_tf.remarks import remarks
-from mlaas4hep_tf.specs import FileSpec, Specs, TargetSpec
-from mlaas4hep_tf.streaming.open_files import inspect_files
+from mlaas4hep_tf.specs import FileSpec, Specs, TargetSpec, friend_specs
+from mlaas4hep_tf.streaming.open_files import befriended, inspect_files
 from mlaas4hep_tf.streaming.plan import blocks
 from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange, account
 from mlaas4hep_tf.streaming.targets import PerFile, flat_branch
@@ -67,6 +68,7 @@ def scan(
     files: FileArgument,
     tree: str | None = None,
     *,
+    friends: Friends | None = None,
     branches: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
     identifiers: Iterable[str] = IDENTIFIERS,
@@ -90,6 +92,9 @@ def scan(
     Args:
         files: paths, patterns, folders, lists, URLs (`files.expand`).
         tree: name of the tree; may be left out where a file has only one.
+        friends: name -> files of trees with more branches of the same events, a file for each of `files`, which
+            become ``<name>.<branch>``; ``":tree"`` is a tree in the files themselves.  Their n-th entries belong
+            together, unless both have `identifiers` that say otherwise.
         branches: patterns of branches to take; all numeric ones by default.
         exclude: patterns of branches to leave out, for example the truth.
         identifiers: branches that identify an event; never features.
@@ -117,6 +122,7 @@ def scan(
 
     Raises:
         InputFileError, TreeError, BranchError: see `errors`; also where files differ in their schema.
+        FriendError: friends with other events.
         ExpressionError, ConfigError: an analysis that is none, or not for these branches.
         PlanError: no event passes the selection.
     """
@@ -124,8 +130,8 @@ def scan(
     if analysis is not None and rules:
         raise ConfigError("analysis= has all that is said of selections and objects: give it or the parts, not both")
     rules = analysis or rules
-    sources = expand(files, tree)
     skipped, worker_pool = account(read), WorkerPool(read)
+    sources = befriended(expand(files, tree), friends, tuple(identifiers), worker_pool)
     known = _kinds(sources, categories or {}, worker_pool, skipped)
     rules = rules.extended(make_analysis(define=_definitions(known)), "categories=")
     exclude = (*parse_patterns(exclude), *known)
@@ -224,7 +230,7 @@ def _in_groups(
     alike = candidates(infos, groups)
     if not alike:
         return tuple(infos), []
-    firsts = {info.group: info for info in reversed(infos)}
+    firsts = {info.group: info for info in reversed(infos) if info.kind == "jagged"}
     members = [firsts[member] for candidate in alike for member in candidate.members]
     total, _ = _read_all(files, Wanted(members, (), alike), worker_pool, progress=False, skipped=skipped)
     found = list(zip(alike, total.agreements, strict=True))
@@ -246,7 +252,7 @@ def _finish(
             replace(stats.finish(info), group=joins.get(info.name, info.group))
             for stats, info in zip(total.features, wanted.features, strict=True)
         ),
-        files=tuple(FileSpec(f.url, f.uuid, f.num_entries) for f in files),
+        files=tuple(FileSpec(f.url, f.uuid, f.num_entries, friends=friend_specs(f)) for f in files),
         selection=selection,
         identifiers=chosen.identifiers,
         left_out=dict(chosen.left_out),
