@@ -1,10 +1,12 @@
 """Uploaded models run apart: what one does costs its own requests only."""
 
+import errno
 import http.client
 import json
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -18,7 +20,7 @@ from helpers.savedmodels import ABORT, FAIL, FILL, LOOP, READ, Hostile, put
 from helpers.soak import cases, report
 from mlaas4hep_serving.conformance import fixtures
 from mlaas4hep_serving.errors import Code, ServingError
-from mlaas4hep_serving.tfaas import apart, sandbox
+from mlaas4hep_serving.tfaas import apart, sandbox, seccomp
 from mlaas4hep_serving.tfaas.allowed_ops import ALLOWED
 from mlaas4hep_serving.tfaas.confine import Limits
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
@@ -148,6 +150,63 @@ def test_a_process_that_always_ends_is_started_less_and_less_often(uploads):
         told.append(caught.value.message)
     assert "has ended" in told[0] and "times in a row; it is started in" in told[-1]
     model.close()
+
+
+# what the kernel refuses
+
+CONFINED = """
+import ctypes, json, socket, subprocess, sys
+from pathlib import Path
+from mlaas4hep_serving.tfaas.confine import confine
+
+def told(act):
+    try:
+        act()
+    except OSError as error:
+        return error.errno
+    return 0
+
+in_force = confine(60, 4 << 30, [], [Path(sys.argv[1])])
+libc, families = ctypes.CDLL(None, use_errno=True), (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK, socket.AF_UNIX)
+ring = 0 if libc.syscall(425, 1, ctypes.create_string_buffer(256)) >= 0 else ctypes.get_errno()  # io_uring_setup
+found = {"sockets": [told(lambda: socket.socket(family)) for family in families], "ring": ring}
+found |= {"program": told(lambda: subprocess.run(["/bin/true"]))}
+print(json.dumps(found | {"in force": in_force}))
+"""
+
+
+def test_a_confined_process_opens_no_socket_but_local_ones_and_starts_no_program(tmp_path, environment):
+    run = [sys.executable, "-c", CONFINED, str(tmp_path)]
+    found = json.loads(subprocess.run(run, env=environment, stdout=subprocess.PIPE, check=True).stdout)
+    if not any(one.startswith("seccomp") for one in found["in force"]):
+        pytest.skip(f"this kernel or machine has no seccomp: {found['in force']}")
+    refused = errno.EPERM
+    assert found["sockets"] == [refused, refused, refused, 0]
+    assert (found["ring"], found["program"]) == (refused, refused)
+
+
+@pytest.mark.parametrize(("machine", "architecture", "allowed", "refused"), [
+    ("x86_64", 0xC000003E, [(0, 0), (41, 1)], [(41, 2), (41, 10), (59, 0), (425, 0), (0x40000000 | 41, 1)]),
+    ("aarch64", 0xC00000B7, [(63, 0), (198, 1)], [(198, 2), (198, 10), (221, 0), (425, 0)]),
+])  # fmt: skip
+def test_which_calls_the_filter_refuses(machine, architecture, allowed, refused):
+    """The filter run step by step as linux/bpf_common.h describes it; numbers as in the kernel's asm/unistd headers."""
+
+    def verdict(call: int, argument: int, on: int = architecture) -> bool:
+        data, at, held = struct.pack("<IIQQ", call, on, 0, argument), 0, 0
+        steps = seccomp.program(*seccomp.AUDIT[machine])
+        while True:
+            operation, true, false, operand = steps[at]
+            if operation == 0x06:
+                return operand == 0x7FFF0000
+            if operation == 0x20:
+                held, at = struct.unpack_from("<I", data, operand)[0], at + 1
+            else:
+                at += 1 + (true if (held == operand if operation == 0x15 else held >= operand) else false)
+
+    assert all(verdict(*call) for call in allowed)
+    assert not any(verdict(*call) for call in refused)
+    assert not verdict(0, 0, on=0x40000003)  # the calls of 32 bits
 
 
 # models changed at random
