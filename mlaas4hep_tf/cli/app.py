@@ -54,7 +54,7 @@ from mlaas4hep_tf.cli.output import (
     talks,
 )
 from mlaas4hep_tf.cli.parsing import groups, patterns
-from mlaas4hep_tf.errors import ConfigError
+from mlaas4hep_tf.errors import ConfigError, MlaasError
 from mlaas4hep_tf.io.branches import IDENTIFIERS
 from mlaas4hep_tf.io.formats import FORMATS, check_format
 
@@ -296,11 +296,16 @@ def export(
     import_tensorflow()
     from mlaas4hep_tf.exporter import export as export_model
     from mlaas4hep_tf.exporter import next_version
+    from mlaas4hep_tf.reference import reference
     from mlaas4hep_tf.runs.run import Run
 
     trained = Run.load(run)
     card = {"metrics": trained.metrics["parts"], "seed": trained.config.seed, "trained": trained.metrics["date"]}
     target = next_version(to) if form == "savedmodel" else to
+    try:
+        card["reference"] = reference(trained.config.files, trained.specs)
+    except MlaasError as error:
+        note(f"the model card has no reference histograms of the inputs: {error}")
     made = export_model(trained.model, trained, target, format=cast("Format", form), card=card)
     out.print(f"exported -> {made}", soft_wrap=True)
 

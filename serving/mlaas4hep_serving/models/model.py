@@ -21,6 +21,7 @@ from mlaas4hep_serving.errors import ServingError, deadline_exceeded, resource_e
 from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.models import cards, warmup
 from mlaas4hep_serving.models.batcher import QUEUED, Batcher, BatchingOptions
+from mlaas4hep_serving.models.drift import Drift
 from mlaas4hep_serving.models.savedmodel import SavedModel, SessionOptions
 from mlaas4hep_serving.wire import ragged, sizes
 from mlaas4hep_serving.wire.tensors import Array
@@ -76,11 +77,13 @@ class Model:
 
     Args:
         runs: what runs it; None loads the folder here.
+        drift: has what the version is asked counted; None: nothing is.
     """
 
     def __init__(
-        self, name: str, number: int, folder: Path, options: ModelOptions, metrics: Registry, runs: Runs | None = None
-    ) -> None:
+        self, name: str, number: int, folder: Path, options: ModelOptions, metrics: Registry, runs: Runs | None = None,
+        drift: Drift | None = None,
+    ) -> None:  # fmt: skip
         self.name, self.number, self.folder = name, number, folder
         self._saved: Runs = runs or SavedModel(folder, options.session)
         self._metrics = metrics
@@ -101,6 +104,10 @@ class Model:
             if batching
             else None
         )
+
+        self._counter = drift.counter(name, number, self.card) if drift is not None else None
+        if self._counter is not None:
+            self._counter.knows(self.signatures.values(), self.card.get("inputs", {}))
 
         # what runs elsewhere has threads of its own to wait in, so that it takes none that others need
         waits = self._saved.at_once if self._batcher is None else 0
@@ -152,6 +159,9 @@ class Model:
         else:
             done = self._batcher.submit(feeds, values, fetches, deadline)
         done.add_done_callback(lambda _: self._observe(api, start, done))
+        if self._counter is not None:
+            counter = self._counter
+            done.add_done_callback(lambda _: done.exception() or counter.take(feeds, values, fetches, done.result()))
         return done
 
     def _check_sizes(self, feeds: Sequence[str], values: Sequence[Array], fetches: Sequence[str]) -> None:
@@ -208,6 +218,8 @@ class Model:
         if self._batcher is not None:
             self._batcher.close()
         self._saved.close()
+        if self._counter is not None:
+            self._counter.close()
         if self._own is not None:
             self._own.shutdown()
 
