@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from mlaas4hep_tf import __version__
+from mlaas4hep_tf.cli.drift import drift
 from mlaas4hep_tf.cli.grouped import grouped
 from mlaas4hep_tf.cli.options import (
     Choice,
@@ -335,6 +336,9 @@ def bench(
         print_json(result.to_json())
     else:
         print_bench(result, rounds, environment())
+
+
+app.command(epilog="Example: mlaas4hep-tf drift http://localhost:8501 --model tth")(drift)
 
 
 @app.command(epilog="Example: mlaas4hep-tf models")

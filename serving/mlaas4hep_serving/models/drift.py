@@ -152,7 +152,7 @@ class Counter:
 
     def _add(self, name: str, events: str, counts: Counts) -> None:
         labels = {"model_name": self.name, "version": str(self.number), "input": name, "events": events}
-        self._drift.metrics.count(NAME, labels, counts)
+        self._drift.metrics.count(NAME, labels, counts.tolist())
 
     def close(self) -> None:
         """The version is gone, and what was counted of it."""
@@ -201,10 +201,10 @@ class Drift:
 
     def _work(self) -> None:
         while True:
-            counter, *request = self.waiting.get()
+            counter, values, selected = self.waiting.get()
             start = time.perf_counter()
             try:
-                counter.count(*request)
+                counter.count(values, selected)
             except Exception:  # a model's inputs may be anything; the next one counts
                 log.exception("a request to model %s is not counted", counter.name)
             self.waiting.task_done()

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +22,7 @@ from mlaas4hep_serving.errors import ServingError, deadline_exceeded, resource_e
 from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.models import cards, warmup
 from mlaas4hep_serving.models.batcher import QUEUED, Batcher, BatchingOptions
-from mlaas4hep_serving.models.drift import Drift
+from mlaas4hep_serving.models.drift import Counter, Drift
 from mlaas4hep_serving.models.savedmodel import SavedModel, SessionOptions
 from mlaas4hep_serving.wire import ragged, sizes
 from mlaas4hep_serving.wire.tensors import Array
@@ -160,8 +161,7 @@ class Model:
             done = self._batcher.submit(feeds, values, fetches, deadline)
         done.add_done_callback(lambda _: self._observe(api, start, done))
         if self._counter is not None:
-            counter = self._counter
-            done.add_done_callback(lambda _: done.exception() or counter.take(feeds, values, fetches, done.result()))
+            done.add_done_callback(partial(_count, self._counter, feeds, values, fetches))
         return done
 
     def _check_sizes(self, feeds: Sequence[str], values: Sequence[Array], fetches: Sequence[str]) -> None:
@@ -222,6 +222,17 @@ class Model:
             self._counter.close()
         if self._own is not None:
             self._own.shutdown()
+
+
+def _count(
+    counter: Counter,
+    feeds: Sequence[str],
+    values: Sequence[Array],
+    fetches: Sequence[str],
+    done: Future[Sequence[Array]],
+) -> None:
+    if done.exception() is None:
+        counter.take(feeds, values, fetches, done.result())
 
 
 def _left(deadline: float | None) -> float | None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import time
 import urllib.request
@@ -9,8 +10,11 @@ import urllib.request
 import numpy as np
 import pytest
 from mlaas4hep_serving.metrics import Registry
-from mlaas4hep_serving.models.drift import NAME, Drift, Histogram, psi
+from mlaas4hep_serving.models.drift import NAME, Counter, Drift, Histogram, psi
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+from typer.testing import CliRunner
+
+from mlaas4hep_tf.cli.app import app
 
 RNG = np.random.default_rng(1)
 
@@ -47,6 +51,13 @@ def test_psi_tells_the_same_population_from_another(shift, low, high):
     assert low <= psi(one.counts["all"], one.count(RNG.normal(5 + shift, 1, 2000))) < high
 
 
+def counter_of(drift: Drift, number: int = 1, **entries) -> Counter:
+    made = drift.counter("m", number, card(**entries))
+    assert made is not None
+    made.knows([signature()], {"x": "x"})
+    return made
+
+
 def counted(drift: Drift) -> dict[tuple[str, str], np.ndarray]:
     drift.waiting.join()
     return {(row.input, row.events): row.served for row in drift.rows()}
@@ -61,8 +72,7 @@ def signature() -> SignatureDef:
 def test_passing_events_are_compared_with_passing_events():
     values = np.arange(10.0)
     drift = Drift(Registry())
-    counter = drift.counter("m", 1, card(x=entry(values, passing=entry(values[5:])["all"])))
-    counter.knows([signature()], {"x": "x"})
+    counter = counter_of(drift, x=entry(values, passing=entry(values[5:])["all"]))
     counter.take(["in:0", "other:0"], [values, values], ["kept:0"], [values >= 5])
     found = counted(drift)
     assert found["x", "all"].tolist() == entry(values)["all"]
@@ -71,8 +81,7 @@ def test_passing_events_are_compared_with_passing_events():
 
 def test_a_large_request_is_counted_in_part_and_a_full_queue_is_no_wait():
     drift = Drift(Registry())
-    counter = drift.counter("m", 1, card(x=entry(np.zeros(1))))
-    counter.knows([signature()], {"x": "x"})
+    counter = counter_of(drift, x=entry(np.zeros(1)))
     counter.take(["in:0"], [np.ones(1 << 20)], [], [])
     assert counted(drift)["x", "all"].sum() == 1 << 17  # 8 MiB, of which one
     for _ in range(1000):
@@ -92,7 +101,7 @@ def test_a_version_that_goes_leaves_its_cells_to_others(tmp_path):
     metrics = Registry(tmp_path)
     drift = Drift(metrics)
     for number in range(4000):  # more than there are cells for
-        counter = drift.counter("m", number, card(x=entry(np.zeros(1))))
+        counter = counter_of(drift, number, x=entry(np.zeros(1)))
         counter.count({"x": np.full(3, 5.0)}, None)
         assert [sum(counts) for counts in metrics.counted(NAME).values()] == [3] if number % 500 == 0 else True
         counter.close()
@@ -128,6 +137,8 @@ def test_drift_of_a_served_model(half_plus_two, start_server, tmp_path):
     text = get(server, "/metrics")
     assert f":mlaas4hep:serving:input_masked{labels} 0.25" in text
     assert f":mlaas4hep:serving:input_psi{labels} {row['psi']}" in text
+    shown = CliRunner().invoke(app, ["drift", f"http://127.0.0.1:{server.rest_port}"])
+    assert shown.exit_code == 0 and re.search(r"default +1 +x +all +100 +\d\.\d{3} +25\.0 % +33\.3 %", shown.output)
     page = get(server, "/drift")
     assert "100 values, 25.0 % missing, 33.3 % out of range" in page and page.count("<path") == 2
 
