@@ -188,6 +188,7 @@ def test_what_a_killed_server_has_left_goes_at_the_next_start(tmp_path, monkeypa
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={**environment, "TMPDIR": str(tmp_path)},
         )  # fmt: skip
+        assert killed.stdout is not None
         left = killed.stdout.readline().strip()
         for folder in tmp_path.iterdir():
             os.utime(folder, (0, 0))

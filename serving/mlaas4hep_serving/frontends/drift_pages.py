@@ -50,7 +50,8 @@ def _drawn(row: Row) -> dict[str, Any]:
 
 def shares(counts: Counts) -> Counts:
     """What part of the values lies below the range, in each bin, above it."""
-    return counts[:-1] / max(counts[:-1].sum(), 1)
+    found: Counts = counts[:-1] / max(counts[:-1].sum(), 1)
+    return found
 
 
 def _outline(counts: Counts, most: float, *, closed: bool) -> str:
