@@ -12,10 +12,12 @@ import os
 import re
 import struct
 import threading
-from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 LATENCIES = tuple(10 * 1.8**k for k in range(33))  # upper bounds of histograms, microseconds
 SIZES = tuple(float(2**k) for k in range(20))  # of histograms whose name ends with _size, rows
@@ -71,12 +73,11 @@ class Registry:
             self._bump(start + bisect_left(buckets, value), 1.0)
             self._bump(start + len(buckets) + 1, value)
 
-    def count(self, name: str, labels: Mapping[str, str], counts: Sequence[float]) -> None:
+    def count(self, name: str, labels: Mapping[str, str], counts: npt.NDArray[np.float64]) -> None:
         """Add to as many counters at once, which `text` does not show and `counted` gives."""
         with self._lock:
             start = self._cell(COUNTS, name, labels, len(counts))
-            for at, amount in enumerate(counts):
-                self._bump(start + at, amount)
+            np.frombuffer(self._cells)[start : start + len(counts)] += counts
 
     def counted(self, name: str) -> Mapping[Labels, list[float]]:
         """What all processes have counted under a name."""
@@ -88,7 +89,7 @@ class Registry:
             gone = [key for key in self._index if key[:2] == (COUNTS, name) and labels.items() <= dict(key[2]).items()]
             for key in gone:
                 index, width = self._index.pop(key)
-                self._cells[index : index + width] = memoryview(array("d", bytes(8 * width)))
+                np.frombuffer(self._cells)[index : index + width] = 0
                 self._free.setdefault(width, []).append(index)
                 self._tell("", "", (), index, width)
 

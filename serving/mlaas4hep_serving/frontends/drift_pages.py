@@ -43,7 +43,7 @@ class DriftPages:
 def _drawn(row: Row) -> dict[str, Any]:
     most = max(float(shares(row.reference).max()), float(shares(row.served).max()), 1e-9)
     return {
-        "row": row, "values": int(row.served.sum()), "width": _WIDTH, "height": _HEIGHT,
+        "row": row, "count": int(row.served.sum()), "width": _WIDTH, "height": _HEIGHT,
         "reference": _outline(row.reference, most, closed=True), "served": _outline(row.served, most, closed=False),
     }  # fmt: skip
 

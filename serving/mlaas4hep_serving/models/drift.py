@@ -152,7 +152,7 @@ class Counter:
 
     def _add(self, name: str, events: str, counts: Counts) -> None:
         labels = {"model_name": self.name, "version": str(self.number), "input": name, "events": events}
-        self._drift.metrics.count(NAME, labels, counts.tolist())
+        self._drift.metrics.count(NAME, labels, counts)
 
     def close(self) -> None:
         """The version is gone, and what was counted of it."""
