@@ -59,6 +59,7 @@ class Registry:
                 memory = mmap.mmap(file.fileno(), 8 * CELLS)
             self._names = path.with_suffix(".names").open("w", buffering=1)
         self._cells: memoryview[float] = memoryview(memory).cast("d")
+        self._array: npt.NDArray[np.float64] = np.frombuffer(memory)  # the same cells, for many at once
 
     def add(self, name: str, labels: Mapping[str, str], amount: float = 1.0) -> None:
         """Add to a counter.  ``name`` as in TensorFlow, ``/tensorflow/serving/request_count``."""
@@ -77,7 +78,7 @@ class Registry:
         """Add to as many counters at once, which `text` does not show and `counted` gives."""
         with self._lock:
             start = self._cell(COUNTS, name, labels, len(counts))
-            np.frombuffer(self._cells)[start : start + len(counts)] += counts
+            self._array[start : start + len(counts)] += counts
 
     def counted(self, name: str) -> Mapping[Labels, list[float]]:
         """What all processes have counted under a name."""
@@ -89,7 +90,7 @@ class Registry:
             gone = [key for key in self._index if key[:2] == (COUNTS, name) and labels.items() <= dict(key[2]).items()]
             for key in gone:
                 index, width = self._index.pop(key)
-                np.frombuffer(self._cells)[index : index + width] = 0
+                self._array[index : index + width] = 0
                 self._free.setdefault(width, []).append(index)
                 self._tell("", "", (), index, width)
 
