@@ -254,10 +254,12 @@ def _load(
     name: str, number: int, folder: Path, options: ModelOptions, metrics: Registry, runs: Runs | None,
     drift: Drift | None,
 ) -> Model:  # fmt: skip
-    model = Model(name, number, folder, options, metrics, runs, drift)
+    model = Model(name, number, folder, options, metrics, runs)
     try:
         if options.warmup:
             _warm_up(model, metrics, options.warmup_iterations)
+        if drift is not None:
+            model.count_inputs(drift)
     except BaseException:
         model.close()
         raise

@@ -196,7 +196,8 @@ class Drift:
 
     def forget(self, counter: Counter) -> None:
         """Drop a counter and its counts."""
-        self._counters.pop((counter.name, counter.number), None)
+        if self._counters.get((counter.name, counter.number)) is counter:
+            del self._counters[counter.name, counter.number]
         self.metrics.release(NAME, {"model_name": counter.name, "version": str(counter.number)})
 
     def _work(self) -> None:

@@ -78,13 +78,11 @@ class Model:
 
     Args:
         runs: what runs it; None loads the folder here.
-        drift: has what the version is asked counted; None: nothing is.
     """
 
     def __init__(
-        self, name: str, number: int, folder: Path, options: ModelOptions, metrics: Registry, runs: Runs | None = None,
-        drift: Drift | None = None,
-    ) -> None:  # fmt: skip
+        self, name: str, number: int, folder: Path, options: ModelOptions, metrics: Registry, runs: Runs | None = None
+    ) -> None:
         self.name, self.number, self.folder = name, number, folder
         self._saved: Runs = runs or SavedModel(folder, options.session)
         self._metrics = metrics
@@ -106,9 +104,7 @@ class Model:
             else None
         )
 
-        self._counter = drift.counter(name, number, self.card) if drift is not None else None
-        if self._counter is not None:
-            self._counter.knows(self.signatures.values(), self.card.get("inputs", {}))
+        self._counter: Counter | None = None
 
         # what runs elsewhere has threads of its own to wait in, so that it takes none that others need
         waits = self._saved.at_once if self._batcher is None else 0
@@ -118,6 +114,12 @@ class Model:
     def _open_feeds(self) -> frozenset[str]:
         inputs = {name: signature.inputs for name, signature in self.signatures.items()}
         return frozenset(inputs[name][alias].name for name, shapes in self.open_inputs.items() for alias in shapes)
+
+    def count_inputs(self, drift: Drift) -> None:
+        """Have what the version is asked from now on counted, if its card has a reference."""
+        self._counter = drift.counter(self.name, self.number, self.card)
+        if self._counter is not None:
+            self._counter.knows(self.signatures.values(), self.card.get("inputs", {}))
 
     @property
     def signatures(self) -> Mapping[str, SignatureDef]:
