@@ -64,7 +64,7 @@ def reference(
     pool = WorkerPool(read)
     task = _Task(_groups(specs), _ranges(specs), specs.steps_beside())
     names = tuple(dict.fromkeys([*task.ranges, *task.steps.reads(())]))
-    opened = inspect_files(expand(files, specs.tree or None), Selection(names, (), ()), pool)
+    opened = inspect_files(specs.with_friends(expand(files, specs.tree or None)), Selection(names, (), ()), pool)
     places = [
         block for n, file in enumerate(opened) for block in blocks(n, file.num_entries, file.entry_offsets, _BLOCK)
     ]

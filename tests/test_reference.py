@@ -4,10 +4,12 @@ import awkward as ak
 import numpy as np
 import pytest
 import uproot
+from helpers.streams import quiet_scan
 
 from mlaas4hep_tf import scan
 from mlaas4hep_tf.errors import MlaasError
 from mlaas4hep_tf.reference import cells, reference
+from mlaas4hep_tf.testing import make_events, write_tree
 
 
 def expected(values, low, high):
@@ -35,6 +37,15 @@ def test_histograms_of_the_events_that_pass(demo_files):
     for name, one in found.items():
         assert one["all"] == expected(events[name], *one["range"])
         assert one["passing"] == expected(events[name][events.ht > 300], *one["range"])
+
+
+def test_branches_of_friends(tmp_path):
+    events = make_events(500)
+    file = str(write_tree(tmp_path / "f.root", events))
+    friend = str(write_tree(tmp_path / "scores.root", {"nn": 2 * events["x"] + 1}, tree="Friends"))
+    specs = quiet_scan([file], friends={"scores": [friend]})
+    found = reference([file], specs)["inputs"]["scores.nn"]
+    assert found["all"] == expected(uproot.open(f"{friend}:Friends")["nn"].array(), *found["range"])
 
 
 def test_some_of_many_events(demo_files, demo_specs):

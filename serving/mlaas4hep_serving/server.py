@@ -121,6 +121,7 @@ class Server:
             self.repository,
             list_models=options.enable_model_list,
             secured=guard.tokens is not None,
+            counting=self.drift is not None,
             draining=self._stopping.is_set,
         )
         return RestOptions(

@@ -36,13 +36,15 @@ class Pages:
     Args:
         list_models: answer ``GET /v1/models``, which TF-Serving refuses.
         secured: requests need a token, so the form asks for one.
+        counting: there is a page of drift to point to.
         draining: True from the moment the server takes no new work.
     """
 
     def __init__(
-        self, repository: Repository, *, list_models: bool, secured: bool, draining: Callable[[], bool]
+        self, repository: Repository, *, list_models: bool, secured: bool, counting: bool, draining: Callable[[], bool]
     ) -> None:
         self._repository, self._list_models, self._secured = repository, list_models, secured
+        self._counting = counting
         self._draining = draining
 
     def __call__(self, request: Request) -> Reply | Answer | None:
@@ -74,7 +76,9 @@ class Pages:
     def _index(self) -> Reply:
         nonce = secrets.token_urlsafe(16)
         models = [_described(self._repository, name) for name in self._repository.models()]
-        page = ENVIRONMENT.get_template("index.html.jinja").render(models=models, nonce=nonce, secured=self._secured)
+        page = ENVIRONMENT.get_template("index.html.jinja").render(
+            models=models, nonce=nonce, secured=self._secured, counting=self._counting
+        )
         return Reply(200, page.encode("utf-8", "replace"), page_headers(nonce))
 
 

@@ -139,6 +139,7 @@ def test_drift_of_a_served_model(half_plus_two, start_server, tmp_path):
     assert f":mlaas4hep:serving:input_psi{labels} {row['psi']}" in text
     shown = CliRunner().invoke(app, ["drift", f"http://127.0.0.1:{server.rest_port}"])
     assert shown.exit_code == 0 and re.search(r"default +1 +x +all +100 +\d\.\d{3} +25\.0 % +33\.3 %", shown.output)
+    assert 'href="drift"' in get(server, "/")
     page = get(server, "/drift")
     assert "100 values, 25.0 % missing, 33.3 % out of range" in page and page.count("<path") == 2
 
