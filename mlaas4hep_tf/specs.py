@@ -147,6 +147,7 @@ class FileSpec:
         friends: trees that were read as a part of it.
         edges: where there is a selection, entries between which events were counted, from 0 to `entries`.
         passing: how many events pass between an edge and the next; -1 where that could not be read.
+        dataset: what a fileset calls the files that it belongs to.
     """
 
     url: str
@@ -155,6 +156,7 @@ class FileSpec:
     edges: tuple[int, ...] = ()
     passing: tuple[int, ...] = ()
     friends: tuple[FriendSpec, ...] = ()
+    dataset: str = ""
 
     @property
     def events(self) -> int:
@@ -214,6 +216,7 @@ class Specs:
         inputs: branches of the files that are read, where there is an analysis; else the feature branches are.
         cutflow: what the selection left, where there is one.
         kinds: derived branches that tell kinds -> how many values each has; they are never normalised.
+        identified: whether the identifiers tell all events apart; None where that is not known.
     """
 
     tree: str
@@ -230,6 +233,7 @@ class Specs:
     inputs: tuple[InputSpec, ...] = ()
     cutflow: CutFlow | None = None
     kinds: Mapping[str, int] = field(default_factory=dict)
+    identified: bool | None = None
 
     def __post_init__(self) -> None:
         if not self.branches:
@@ -398,6 +402,16 @@ class Specs:
             )
         left_out = {b.name: "one value" if b.constant else "no finite value" for b in self.branches if b not in told}
         return replace(self, branches=told, left_out={**self.left_out, **left_out})
+
+    def to_fileset(self) -> dict[str, dict[str, Any]]:
+        """The files as a fileset of coffea; those of no dataset are one that is called as the tree."""
+        found: dict[str, dict[str, Any]] = {}
+        for file in self.files:
+            files = found.setdefault(file.dataset or self.tree, {"files": {}, "metadata": {}})["files"]
+            files[file.url] = {
+                "object_path": self.tree, "steps": [[0, file.entries]], "num_entries": file.entries, "uuid": file.uuid,
+            }  # fmt: skip
+        return found
 
     def unbound(self) -> Specs:
         """The same specs for any files of the same schema: new data to predict, or more of the same simulation."""
@@ -595,6 +609,7 @@ def _from_json(content: dict[str, Any], path: str) -> Specs:
             inputs=tuple(InputSpec(**one) for one in content.get("inputs", ())),
             cutflow=CutFlow.from_json(content["cutflow"]) if content.get("cutflow") else None,
             kinds=content.get("kinds", {}),
+            identified=content.get("identified"),
         )
     except (KeyError, TypeError) as error:
         raise SpecsError(f"the specs {path} are damaged ({type(error).__name__}: {error}); scan again") from error
