@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -433,6 +434,20 @@ def _told(task: Task | None) -> dict[str, Any]:
     }
 
 
+def _ragged_example(specs: Specs) -> dict[str, list[Any]]:
+    """The example as the signature ``ragged`` takes it: values and row splits; empty where there is none."""
+    found: dict[str, list[Any]] = {}
+    for one in specs.served_inputs if specs.example else ():
+        value = specs.example[one.name]
+        if one.kind != "flat":
+            found[splits_name(one.group)] = [0, len(value)]
+        if one.inner:
+            found[splits_name(one.inner)] = [0, *itertools.accumulate(map(len, value))]
+            value = list(itertools.chain.from_iterable(value))
+        found[input_name(one.name)] = value if isinstance(value, list) else [value]
+    return found
+
+
 def _card(
     model: keras.Model, servable: _Servable, preprocessor: Preprocessor, more: Mapping[str, Any], target: Path
 ) -> dict[str, Any]:
@@ -455,6 +470,7 @@ def _card(
         "columns": len(specs.vector_names),
         "inputs": {one.name: input_name(one.name) for one in specs.served_inputs} | beside,
         "example": dict.fromkeys(beside.values(), 0) | {input_name(name): v for name, v in specs.example.items()},
+        "ragged_example": {name: [0] for name in beside.values()} | _ragged_example(specs),
         "versions": {package: version(package) for package in packages},
         "metrics": None,
         "seed": None,

@@ -132,10 +132,10 @@ def _bin(reweight: Reweight, preprocessor: Preprocessor, x: Any, y: tf.Tensor) -
     """The number of each event's class and bin, int32 [B]; what lies outside is in the first or the last bin."""
     values: Mapping[str, tf.Tensor] = preprocessor.split(x["vector"] if isinstance(x, dict) else x)
     number = tf.cast(y, tf.int32)
-    offset, scale = preprocessor.constants
     for axis in reweight.axes:
-        at = preprocessor.columns[axis.branch].start
-        value = values[axis.branch] * scale[at] + offset[at]
+        how = preprocessor.scaling.of_column(preprocessor.columns[axis.branch].start)
+        value = values[axis.branch] * how.scale + how.offset
+        value = tf.exp(value) if how.log else tf.sigmoid(value) if how.logit else value
         place = tf.floor((value - axis.low) / (axis.high - axis.low) * axis.bins)
         number = number * axis.bins + tf.cast(tf.clip_by_value(place, 0, axis.bins - 1), tf.int32)
     return number
