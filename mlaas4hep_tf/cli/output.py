@@ -191,13 +191,14 @@ def print_looked(looked: Looked) -> None:
         out.print(_escape(f"{name} {shape} {dtype}"))
     counts = ", ".join(f"{n} {name}" for name, n in zip(looked.classes, looked.events, strict=True))
     out.print(_escape(f"{sum(looked.events)} events: {counts}"))
-    table = _table("input", "shape", "real", "min", "max", "mean", *looked.classes)
+    rows = [("input", "shape", "real", "min", "max", "mean", *looked.classes)]
     for one in looked.inputs:
-        numbers = ("-" if v is None else f"{v:.4g}" for v in (one.min, one.max, one.mean))
-        drawn = [_bars(histogram) for histogram in one.histograms] or ["no value"]
-        shape = " x ".join(map(str, one.shape))
-        table.add_row(_escape(one.name), shape, f"{one.real:.0%}", *numbers, *drawn)
-    out.print(table)
+        numbers = ("-" if v is None else f"{v:.3g}" for v in (one.min, one.max, one.mean))
+        drawn = [_bars(histogram) for histogram in one.histograms] or [""] * len(looked.classes)
+        rows.append((one.name, "x".join(map(str, one.shape)), f"{one.real:.0%}", *numbers, *drawn))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:  # histograms are not wrapped, however narrow the terminal is
+        out.print(_escape("  ".join(map(str.ljust, row, widths)).rstrip()), soft_wrap=True)
 
 
 def _bars(shares: Sequence[float]) -> str:

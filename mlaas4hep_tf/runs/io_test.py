@@ -14,7 +14,7 @@ from mlaas4hep_tf.runs.run import task_of
 from mlaas4hep_tf.specs import Specs
 
 BATCHES = 2
-BINS = 16  # of a histogram, from the smallest value to the largest
+BINS = 12  # of a histogram, from the smallest value to the largest
 
 
 @dataclass(frozen=True)
