@@ -48,6 +48,10 @@ class FoldedRun:
         return self.runs[0].preprocessor
 
     @property
+    def specs(self) -> Specs:
+        return self.runs[0].specs
+
+    @property
     def task(self) -> Task:
         return self.runs[0].task
 
