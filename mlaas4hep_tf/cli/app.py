@@ -44,7 +44,6 @@ from mlaas4hep_tf.cli.output import (
     print_bench,
     print_error,
     print_json,
-    print_models,
     print_parts,
     print_rate,
     print_run,
@@ -54,18 +53,25 @@ from mlaas4hep_tf.cli.output import (
     talks,
 )
 from mlaas4hep_tf.cli.parsing import groups, patterns
+from mlaas4hep_tf.cli.registry import models, open_registry, runs
 from mlaas4hep_tf.errors import ConfigError
 from mlaas4hep_tf.io.branches import IDENTIFIERS
 from mlaas4hep_tf.io.formats import FORMATS, check_format
 
 if TYPE_CHECKING:
     from mlaas4hep_tf.exporter import Format
+    from mlaas4hep_tf.registry.registry import Registry
     from mlaas4hep_tf.runs.params import PaperParams
+    from mlaas4hep_tf.runs.run import Run
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False,
     help="Train TensorFlow models on ROOT files and export them for serving.",
 )  # fmt: skip
+
+
+app.add_typer(models, name="models")
+app.add_typer(runs, name="runs")
 
 
 def _print_version(asked: bool) -> None:
@@ -162,6 +168,12 @@ def train(
     checkpoint_every: Annotated[
         str, output("--checkpoint-every", metavar="STEPS|SECONDSs", help="As 500 or 60s: how much a crash may cost.")
     ] = "60s",
+    registry: Annotated[
+        str | None, output("--registry", metavar="FOLDER|URI", help="Keep the run there, to be found again.")
+    ] = None,
+    register: Annotated[
+        str | None, output("--register", metavar="NAME", help="Make it the next version of that model there.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Pass 2: train a model and leave a run folder with metrics, plots and report.
@@ -173,6 +185,7 @@ def train(
     from mlaas4hep_tf.runs.interrupt import within_two_seconds
 
     Every.parse(checkpoint_every)
+    kept = _registry(registry, register)
 
     paper = _paper(training.params)
     named = reading.locate(files, paper.redirector)
@@ -202,12 +215,38 @@ def train(
             )  # fmt: skip
         except KeyboardInterrupt:
             interrupt.leave()
+    told = _keep(kept, run, register)
     if as_json:
-        print_json({**run.metrics, "run": str(folder)})
+        print_json({**run.metrics, "run": str(folder), **told})
         return
     print_run(run.metrics)
     report = folder / "report.html"
     out.print(f"report: {report}" if report.exists() else f"run folder: {folder}", soft_wrap=True)
+    for what, value in told.items():
+        out.print(f"{what}: {value}", soft_wrap=True)
+
+
+def _registry(where: str | None, name: str | None) -> Registry | None:
+    """The registry that a run is to be kept in, opened before anything is trained."""
+    if where is None:
+        if name is not None:
+            raise ConfigError(f"--register {name} needs a registry to do so: --registry FOLDER")
+        return None
+    opened = open_registry(where)
+    if name is not None:
+        opened.check_name(name)
+    return opened
+
+
+def _keep(registry: Registry | None, run: Run, name: str | None) -> dict[str, str]:
+    """What a run is in the registry, once it is kept there."""
+    if registry is None:
+        return {}
+    if name is None:
+        return {"registered run": registry.keep(run.folder)}
+    from mlaas4hep_tf.registry.registering import register_run
+
+    return {"model": f"{name} version {register_run(registry, run, name)}"}
 
 
 def _with_resume(command: str) -> str:
@@ -330,12 +369,6 @@ def bench(
         print_json(result.to_json())
     else:
         print_bench(result, rounds, environment())
-
-
-@app.command(epilog="Example: mlaas4hep-tf models")
-def models() -> None:
-    """List the models that are built in."""
-    print_models()
 
 
 def main() -> None:
