@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 import sys
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -52,7 +53,7 @@ from mlaas4hep_tf.cli.output import (
     specs_figures,
     talks,
 )
-from mlaas4hep_tf.cli.parsing import groups, patterns
+from mlaas4hep_tf.cli.parsing import groups, patterns, tags
 from mlaas4hep_tf.cli.registry import models, open_registry, runs
 from mlaas4hep_tf.errors import ConfigError
 from mlaas4hep_tf.io.branches import IDENTIFIERS
@@ -174,6 +175,11 @@ def train(
     register: Annotated[
         str | None, output("--register", metavar="NAME", help="Make it the next version of that model there.")
     ] = None,
+    tag: Annotated[list[str] | None, output("--tag", metavar="NAME=TEXT", help="Of the version.")] = None,
+    against: Annotated[
+        Path | None,
+        output("--against", metavar="RUN", help="Compare with that run on the held-out events: judgement.json."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Pass 2: train a model and leave a run folder with metrics, plots and report.
@@ -181,11 +187,13 @@ def train(
     Ctrl-C ends it with a checkpoint; the same command with --resume goes on.
     """
     from mlaas4hep_tf.checkpoints import Every
-    from mlaas4hep_tf.runs.config import CHECKPOINT, check_new
+    from mlaas4hep_tf.runs.config import CHECKPOINT, METRICS, check_new, describe
     from mlaas4hep_tf.runs.interrupt import within_two_seconds
 
     Every.parse(checkpoint_every)
     kept = _registry(registry, register)
+    if against is not None:
+        describe(against)
 
     paper = _paper(training.params)
     named = reading.locate(files, paper.redirector)
@@ -194,7 +202,9 @@ def train(
     read = reading.options()
     config = replace(training.config(named, labels, learnt, paper, read), image=drawing.image())
     check_new(folder, overwrite=overwrite, resume=resume)
-    if resume and not (folder / CHECKPOINT).exists():
+    if resume and (folder / METRICS).exists():
+        note(f"{folder} was trained to its end already")
+    elif resume and not (folder / CHECKPOINT).exists():
         note(f"{folder} has no checkpoint yet: training begins at the beginning")
     config.check(choice.tree or paper.tree)
     specs = choice.known(cuts, training.continue_from)
@@ -215,7 +225,8 @@ def train(
             )  # fmt: skip
         except KeyboardInterrupt:
             interrupt.leave()
-    told = _keep(kept, run, register)
+    _judge(run, against)
+    told = _keep(kept, run, register, tags(tag))
     if as_json:
         print_json({**run.metrics, "run": str(folder), **told})
         return
@@ -238,7 +249,16 @@ def _registry(where: str | None, name: str | None) -> Registry | None:
     return opened
 
 
-def _keep(registry: Registry | None, run: Run, name: str | None) -> dict[str, str]:
+def _judge(run: Run, against: Path | None) -> None:
+    """Leave in a run folder how it compares with another one."""
+    if against is None:
+        return
+    from mlaas4hep_tf.runs.judging import judge_run
+
+    judge_run(run, against)
+
+
+def _keep(registry: Registry | None, run: Run, name: str | None, tagged: Mapping[str, str]) -> dict[str, str]:
     """What a run is in the registry, once it is kept there."""
     if registry is None:
         return {}
@@ -246,7 +266,7 @@ def _keep(registry: Registry | None, run: Run, name: str | None) -> dict[str, st
         return {"registered run": registry.keep(run.folder)}
     from mlaas4hep_tf.registry.registering import register_run
 
-    return {"model": f"{name} version {register_run(registry, run, name)}"}
+    return {"model": f"{name} version {register_run(registry, run, name, tagged)}"}
 
 
 def _with_resume(command: str) -> str:
@@ -369,6 +389,24 @@ def bench(
         print_json(result.to_json())
     else:
         print_bench(result, rounds, environment())
+
+
+@app.command(epilog="Example: mlaas4hep-tf service --config service.toml")
+def service(
+    config: Annotated[Path, typer.Option("--config", help="service.toml; where there is none, one is begun.")] = Path(
+        "service.toml"
+    ),
+) -> None:
+    """Hear of new data, train, judge and publish, until it is ended; a page shows it all."""
+    from mlaas4hep_tf.errors import need
+
+    need("service", "mlflow", "fastapi", "uvicorn", "jinja2", "jwt", purpose="a training service does")
+    from mlaas4hep_tf.service.config import load
+    from mlaas4hep_tf.service.main import run
+
+    loaded = load(config)
+    out.print(f"{', '.join(loaded.projects) or 'no projects yet'}: http://{loaded.host}:{loaded.port}/", soft_wrap=True)
+    run(loaded)
 
 
 def main() -> None:

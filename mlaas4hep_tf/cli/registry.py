@@ -12,7 +12,7 @@ import typer
 
 from mlaas4hep_tf.cli.options import Json, RunFolder
 from mlaas4hep_tf.cli.output import import_tensorflow, new_table, out, print_json, print_models
-from mlaas4hep_tf.errors import ConfigError, near_misses
+from mlaas4hep_tf.cli.parsing import tags
 
 if TYPE_CHECKING:
     from mlaas4hep_tf.registry.registry import Registry, RunEntry, VersionEntry
@@ -58,13 +58,13 @@ def register(
     from mlaas4hep_tf.runs.config import describe
 
     describe(run)
-    opened, tags = open_registry(registry), _tags(tag)
+    opened, given = open_registry(registry), tags(tag)
     import_tensorflow()
     from mlaas4hep_tf.registry.registering import register_run
     from mlaas4hep_tf.runs.run import Run
 
     version = register_run(opened, Run.load(run), name)
-    opened.tag(name, version, tags)
+    opened.tag(name, version, given)
     out.print(f"{name} version {version}", soft_wrap=True)
 
 
@@ -129,11 +129,11 @@ def compare(name: Name, versions: list[str], registry: Where = DEFAULT, as_json:
 
 @models.command(epilog="Example: mlaas4hep-tf models tag tth champion analysis=ttH reviewed=")
 def tag(
-    name: Name, version: Version, tags: Annotated[list[str], typer.Argument(metavar="NAME=TEXT...")],
+    name: Name, version: Version, given: Annotated[list[str], typer.Argument(metavar="NAME=TEXT...")],
     registry: Where = DEFAULT,
 ) -> None:  # fmt: skip
     """Tag a version; an empty text takes a tag away."""
-    open_registry(registry).tag(name, version, {key: value or None for key, value in _tags(tags).items()})
+    open_registry(registry).tag(name, version, {key: value or None for key, value in tags(given).items()})
 
 
 Served = Annotated[
@@ -277,10 +277,10 @@ def _print_versions(found: Iterable[VersionEntry], as_json: bool) -> None:
         return
     shown = new_table("model", "version", "aliases", "AUC", "", "events", "created", "tags")
     for one in found:
-        tags = _pairs({k: v for k, v in one.of.tags.items() if k in one.tags})
+        tagged = _pairs({k: v for k, v in one.of.tags.items() if k in one.tags})
         shown.add_row(
             one.name, str(one.version), ", ".join(one.aliases), *_auc(one.of), one.of.tags.get("data.entries", ""),
-            when(one.created), tags,
+            when(one.created), tagged,
         )  # fmt: skip
     out.print(shown)
 
@@ -292,15 +292,3 @@ def _auc(run: RunEntry) -> tuple[str, str]:
 
 def _pairs(content: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in content.items())
-
-
-def _tags(given: list[str] | None) -> dict[str, str]:
-    found = {}
-    for text in given or ():
-        name, equals, value = text.partition("=")
-        if not name or not equals:
-            raise ConfigError(
-                f"a tag is NAME=TEXT, such as analysis=ttH, not {text!r}{near_misses(text, ['analysis=ttH'])}"
-            )
-        found[name] = value
-    return found

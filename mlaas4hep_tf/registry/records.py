@@ -16,7 +16,7 @@ from mlaas4hep_tf.runs.config import Described
 
 _LONGEST = 5000  # characters of a parameter or a tag; MLflow takes 6000 and 8000
 _ODD = re.compile(r"[^\w\-./ :]")  # what the name of a metric may not have
-LEFT_OUT = (".lock", "tensorboard", "training.ckpt", "registry.json")  # of a run folder
+LEFT_OUT = (".lock", "tensorboard", "training.ckpt", "registry.json", "registered.json")  # of a run folder
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,9 @@ def record_of(run: Described) -> Record:
     """What a complete run folder tells."""
     metrics = run.metrics
     figures = {name: metrics.get(name) for name in ("epochs", "seconds", "events_per_s", "input_wait")}
-    params = {name: _text(value) for name, value in _flat(run.config.to_json()) if value is not None}
+    config = run.config.to_json()
+    options = dict(_flat(config.pop("recipe"), "recipe."))  # the others have names and patterns of the user's as keys
+    params = {name: _text(value) for name, value in {**config, **options}.items() if value is not None}
     tags = {
         "data.fingerprint": str(metrics["fingerprint"]),
         "data.tree": run.specs.tree,

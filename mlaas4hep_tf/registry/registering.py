@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +11,13 @@ from mlaas4hep_tf.exporter import export
 from mlaas4hep_tf.registry.registry import Registry
 from mlaas4hep_tf.runs.run import Run
 
+REGISTERED = "registered.json"  # in a run folder: model, version and number of the run
+
 
 def register_run(registry: Registry, run: Run, name: str, tags: Mapping[str, str] | None = None) -> int:
     """Keep a run and make it a version of a model, with the SavedModel that is served; returns the version.
+
+    `REGISTERED` in the run folder tells of it.
 
     What was done already is not done twice, so after a crash it is simply called again.
 
@@ -21,9 +26,14 @@ def register_run(registry: Registry, run: Run, name: str, tags: Mapping[str, str
         RegistryError: a name that cannot be one.
     """
     number = registry.keep(run.folder)
-    known = registry.version_of(name, number)
-    if known is not None:
-        return known
+    version = registry.version_of(name, number) or _register(registry, run, name, number, tags)
+    scratch = run.folder / f".{REGISTERED}"
+    scratch.write_text(json.dumps({"model": name, "version": version, "run": number}) + "\n")
+    scratch.replace(run.folder / REGISTERED)
+    return version
+
+
+def _register(registry: Registry, run: Run, name: str, number: str, tags: Mapping[str, str] | None) -> int:
     told = {"metrics": run.metrics["parts"], "seed": run.config.seed, "trained": run.metrics["date"]}
     with tempfile.TemporaryDirectory() as scratch:
         folder = export(run.model, run, Path(scratch) / name / "1", card=told | {"run": number, "version": None})

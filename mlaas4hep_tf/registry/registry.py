@@ -350,7 +350,8 @@ class Registry:
                 if len(found) >= most:
                     break
         order = {number: place for place, number in enumerate(runs)}
-        return sorted(self._joined(found, {}, runs), key=lambda one: order[one.of.run])[:most]
+        found = sorted(found, key=lambda one: order[one.run_id])[:most]
+        return self._joined(found, {name: self.model(name).aliases for name in {one.name for one in found}}, runs)
 
     def _joined(
         self, found: Iterable[ModelVersion], aliases: Mapping[str, Mapping[str, int]],
@@ -364,8 +365,8 @@ class Registry:
         entries = {number: _run_entry(known[number]) for number in {one.run_id for one in found}}
         return [
             VersionEntry(
-                one.name, int(one.version), _aliases_of(one, aliases), dict(one.tags), entries[one.run_id],
-                one.creation_timestamp,
+                one.name, int(one.version), _aliases_of(aliases[one.name], int(one.version)), dict(one.tags),
+                entries[one.run_id], one.creation_timestamp,
             )
             for one in found
         ]  # fmt: skip
@@ -484,7 +485,5 @@ def _model_entry(model: Any) -> ModelEntry:
     return ModelEntry(model.name, dict(model.tags), newest, {k: int(v) for k, v in model.aliases.items()})
 
 
-def _aliases_of(one: ModelVersion, known: Mapping[str, Mapping[str, int]]) -> tuple[str, ...]:
-    if one.name in known:
-        return tuple(sorted(alias for alias, number in known[one.name].items() if number == int(one.version)))
-    return tuple(sorted(one.aliases))
+def _aliases_of(aliases: Mapping[str, int], version: int) -> tuple[str, ...]:
+    return tuple(sorted(alias for alias, number in aliases.items() if number == version))

@@ -123,18 +123,15 @@ class Server(Target):
 
     def traffic(self, name: str) -> Traffic | None:
         found = self._ask("GET", name, missing=True)
-        return _traffic(found) if found else None
+        return _traffic(found["traffic"]) if found.get("traffic") else None
 
     def put(self, name: str, version: int, folder: Path) -> None:
-        if self._state(name, version):
+        found = self.traffic(name)
+        if found is not None and version in found.versions:
             return
         body = _packed(folder)
         digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
         self._ask("PUT", f"{name}/{version}", body, {"Content-Digest": f"sha-256=:{digest}:"})
-
-    def _state(self, name: str, version: int) -> bool:
-        found = self.traffic(name)
-        return found is not None and version in found.versions
 
     def route(self, name: str, traffic: Traffic, wait_s: float) -> None:
         del wait_s  # the server answers when they do
@@ -170,23 +167,23 @@ def _answer(
 
 
 def _wait_for(server: str, name: str, traffic: Traffic, wait_s: float) -> None:
-    """Until all versions answer.
+    """Until all versions answer, and the labels have moved.
 
     Raises:
         RegistryError: one that does not, and what the server says of it.
     """
-    http, end, url = urllib3.PoolManager(timeout=_TIMEOUT, retries=False), time.monotonic() + wait_s, server.rstrip("/")
+    http, end = urllib3.PoolManager(timeout=_TIMEOUT, retries=False), time.monotonic() + wait_s
     token = os.environ.get(TOKEN)
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     while True:
-        found = _answer(http, "GET", f"{url}/v1/models/{name}", None, headers, missing=True)
-        states = {int(one["version"]): one for one in found.get("model_version_status", [])}
-        late = [v for v in traffic.versions if states.get(v, {}).get("state") != "AVAILABLE"]
-        if not late:
+        found = _answer(http, "GET", f"{server.rstrip('/')}/v1/publish/{name}", None, headers, missing=True)
+        if found.get("traffic") and _traffic(found["traffic"]) == traffic:
             return
-        if states.get(late[0], {}).get("state") == "END" or time.monotonic() > end:
-            why = states.get(late[0], {}).get("status", {}).get("error_message", "") or "it is not loaded"
-            raise RegistryError(f"version {late[0]} of {name!r} does not answer at {server}: {why}")
+        refused = found.get("refused") or {}
+        error = refused.get("error") if refused.get("wanted") == json.dumps(asdict(traffic)) else None
+        if error or time.monotonic() > end:
+            why = error or "nothing was loaded yet"
+            raise RegistryError(f"versions {traffic.versions} of {name!r} do not answer at {server}: {why}")
         time.sleep(_PAUSE_S)
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 PARTS = ("train", "validation", "test")
 MODEL, MODEL_SOURCE = "model.keras", "model.py"  # in a run folder
+METRICS = "metrics.json"  # in a run folder that is complete
 CHECKPOINT = "training.ckpt"  # in a run folder, as long as it is trained
 
 
@@ -239,7 +240,7 @@ def check_new(folder: str | os.PathLike[str], *, overwrite: bool, resume: bool =
     """Raise ConfigError where a run is already, or one that was begun, unless it may be replaced or gone on with."""
     if overwrite and resume:
         raise ConfigError("a run is either gone on with or begun anew: resume or overwrite, not both")
-    if (Path(folder) / "metrics.json").exists() and not overwrite:
+    if (Path(folder) / METRICS).exists() and not overwrite and not resume:
         raise ConfigError(f"{folder} holds a run already; choose another folder, or overwrite it (--overwrite)")
     if (Path(folder) / CHECKPOINT).exists() and not overwrite and not resume:
         raise ConfigError(

@@ -90,6 +90,7 @@ class Published:
         self._base, self._repository = base.resolve(), repository
         self._lock = threading.Lock()
         self._known: dict[str, bytes] = {}  # traffic.json as it was taken, by model
+        self._refused: dict[str, dict[str, Any]] = {}  # what was not, and why
         try:
             self._base.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -103,20 +104,31 @@ class Published:
         with self._lock:
             for path in sorted(self._base.glob(f"*/{TRAFFIC}")):
                 name, text = path.parent.name, path.read_bytes()
-                if text == self._known.get(name):
+                if text == self._known.get(name) and name not in self._refused:
                     continue
                 try:
                     self._serve(Traffic.from_json(text).config(name, path.parent))
                 except ServingError as error:
-                    log.error("published model %s: %s", name, error.message)
-                    continue
-                self._known[name] = text
+                    self._refuse(name, text, error.message)
+                else:
+                    self._known[name] = text
+                    self._refused.pop(name, None)
+
+    def _refuse(self, name: str, text: bytes, why: str) -> None:
+        refused = {"wanted": text.decode("utf-8", "replace"), "error": why}
+        if self._refused.get(name) != refused:
+            log.error("published model %s: %s", name, why)
+        self._refused[name] = refused
 
     def _serve(self, config: ModelConfig) -> None:
         """Let the labels move while the versions that they leave are still loaded, so that no request fails."""
         wanted = config.policy.specific or frozenset()
         left = frozenset(self._repository.labels(config.name).values()) & frozenset(versions_in(config.base_path))
-        self._repository.put(replace(config, policy=Policy(latest=None, specific=wanted | left)))
+        try:
+            self._repository.put(replace(config, policy=Policy(latest=None, specific=wanted | left)))
+        except ServingError as error:
+            failed = [told for number, _, told in self._repository.status(config.name) if told and number in wanted]
+            raise failed_precondition(failed[0].message if failed else error.message) from None
         if left - wanted:
             self._repository.put(config)
 
@@ -132,10 +144,11 @@ class Published:
         return None
 
     def _status(self, name: str) -> Reply:
-        path = self._base / checked_name(name) / TRAFFIC
-        if not path.is_file():
+        known = self._known.get(name)
+        if known is None and name not in self._refused:
             raise not_found(f"no model {shown(name)!r} is published here")
-        return _reply(json.loads(path.read_bytes()) | {"available": self._repository.available(name)})
+        told = {"available": self._repository.available(name), "refused": self._refused.get(name)}
+        return _reply({"traffic": asdict(Traffic.from_json(known)) if known else None, **told})
 
     def _put(self, request: Request, name: str, version: str) -> Reply:
         checked_name(name)
@@ -191,6 +204,7 @@ class Published:
         scratch.write_bytes(text)
         scratch.replace(config.base_path / TRAFFIC)
         self._known[name] = text
+        self._refused.pop(name, None)
 
 
 def _reply(value: Any) -> Reply:
