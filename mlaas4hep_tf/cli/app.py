@@ -20,6 +20,7 @@ import typer
 from mlaas4hep_tf import __version__
 from mlaas4hep_tf.cli.grouped import grouped
 from mlaas4hep_tf.cli.options import (
+    Apart,
     Choice,
     Cuts,
     Drawing,
@@ -157,6 +158,7 @@ def train(
     cuts: Cuts,
     labels: Labels,
     learnt: Learnt,
+    apart: Apart,
     training: Training,
     drawing: Drawing,
     reading: TolerantReading,
@@ -200,7 +202,7 @@ def train(
     if not named:
         raise ConfigError("no input files: name at least one, for example mlaas4hep-tf train data/*.root ...")
     read = reading.options()
-    config = replace(training.config(named, labels, learnt, paper, read), image=drawing.image())
+    config = replace(training.config(named, labels, learnt, paper, read), image=drawing.image(), **apart.options())
     check_new(folder, overwrite=overwrite, resume=resume)
     if resume and (folder / METRICS).exists():
         note(f"{folder} was trained to its end already")

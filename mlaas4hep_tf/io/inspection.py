@@ -89,7 +89,8 @@ def inspect(source: Source, selection: Selection, also: tuple[str, ...] = ()) ->
     for name, why in by_uproot.items():
         _log.info("branch %r of %s is read by uproot: %s", name, source.url, why)
     names = {info.name for info in infos}
-    missing = [given for given in (*selection.branches, *selection.exclude, *also) if not meant(given, names)]
+    needed = {*selection.branches, *selection.exclude, *also}.difference(selection.identifiers)
+    missing = [given for given in needed if not meant(given, names)]
     if not opened.closed:
         notes += (f"{_NOT_CLOSED}; what was saved last is read",)
     return RootFile(
