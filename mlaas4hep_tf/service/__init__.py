@@ -1,1 +1,0 @@
-"""Machine learning as a service: hears of new data, trains, judges, publishes."""
