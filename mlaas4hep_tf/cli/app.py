@@ -178,6 +178,10 @@ def train(
         str | None, output("--register", metavar="NAME", help="Make it the next version of that model there.")
     ] = None,
     tag: Annotated[list[str] | None, output("--tag", metavar="NAME=TEXT", help="Of the version.")] = None,
+    against: Annotated[
+        Path | None,
+        output("--against", metavar="RUN", help="Compare with that run on the held-out events: judgement.json."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Pass 2: train a model and leave a run folder with metrics, plots and report.
@@ -185,11 +189,13 @@ def train(
     Ctrl-C ends it with a checkpoint; the same command with --resume goes on.
     """
     from mlaas4hep_tf.checkpoints import Every
-    from mlaas4hep_tf.runs.config import CHECKPOINT, METRICS, check_new
+    from mlaas4hep_tf.runs.config import CHECKPOINT, METRICS, check_new, describe
     from mlaas4hep_tf.runs.interrupt import within_two_seconds
 
     Every.parse(checkpoint_every)
     kept = _registry(registry, register)
+    if against is not None:
+        describe(against)
 
     paper = _paper(training.params)
     named = reading.locate(files, paper.redirector)
@@ -221,6 +227,7 @@ def train(
             )  # fmt: skip
         except KeyboardInterrupt:
             interrupt.leave()
+    _judge(run, against)
     told = _keep(kept, run, register, tags(tag))
     if as_json:
         print_json({**run.metrics, "run": str(folder), **told})
@@ -242,6 +249,15 @@ def _registry(where: str | None, name: str | None) -> Registry | None:
     if name is not None:
         opened.check_name(name)
     return opened
+
+
+def _judge(run: Run, against: Path | None) -> None:
+    """Leave in a run folder how it compares with another one."""
+    if against is None:
+        return
+    from mlaas4hep_tf.runs.judging import judge_run
+
+    judge_run(run, against)
 
 
 def _keep(registry: Registry | None, run: Run, name: str | None, tagged: Mapping[str, str]) -> dict[str, str]:
@@ -375,6 +391,24 @@ def bench(
         print_json(result.to_json())
     else:
         print_bench(result, rounds, environment())
+
+
+@app.command(epilog="Example: mlaas4hep-tf service --config service.toml")
+def service(
+    config: Annotated[Path, typer.Option("--config", help="service.toml; where there is none, one is begun.")] = Path(
+        "service.toml"
+    ),
+) -> None:
+    """Hear of new data, train, judge and publish, until it is ended; a page shows it all."""
+    from mlaas4hep_tf.errors import need
+
+    need("service", "mlflow", "fastapi", "uvicorn", "jinja2", "jwt", purpose="a training service does")
+    from mlaas4hep_tf.service.config import load
+    from mlaas4hep_tf.service.main import run
+
+    loaded = load(config)
+    out.print(f"{', '.join(loaded.projects) or 'no projects yet'}: http://{loaded.host}:{loaded.port}/", soft_wrap=True)
+    run(loaded)
 
 
 def main() -> None:

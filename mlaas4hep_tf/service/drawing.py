@@ -53,7 +53,9 @@ def layers(model: Path) -> list[tuple[str, str, str]]:
             config = json.loads(file.read("config.json"))["config"]
     except (zipfile.BadZipFile, KeyError, ValueError):  # a model of another kind has no layers to show
         return []
-    return [(str(one["config"].get("name", "")), one["class_name"], _made_with(one["config"])) for one in config["layers"]]
+    return [
+        (str(one["config"].get("name", "")), one["class_name"], _made_with(one["config"])) for one in config["layers"]
+    ]
 
 
 _SHOWN = ("units", "filters", "kernel_size", "num_heads", "key_dim", "activation", "rate", "batch_shape", "axis")

@@ -12,8 +12,8 @@ from typing import Any
 import jinja2
 from fastapi import APIRouter, Depends
 from fastapi.responses import FileResponse, HTMLResponse, Response
-
 from mlaas4hep_serving.frontends.tokens import Scope
+
 from mlaas4hep_tf.errors import RegistryError
 from mlaas4hep_tf.registry.comparison import differences
 from mlaas4hep_tf.registry.registry import RUN, SAVEDMODEL, Registry, VersionEntry
