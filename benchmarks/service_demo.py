@@ -79,7 +79,7 @@ def services(folder: Path, epochs: int = 3) -> Iterator[tuple[ServiceClient, str
             process.wait()
 
 
-def wait_for(url: str, seconds: float = 120) -> None:
+def wait_for(url: str, seconds: float = 600) -> None:
     """Until something answers there."""
     end = time.monotonic() + seconds
     while True:

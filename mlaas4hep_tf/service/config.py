@@ -6,10 +6,11 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from mlaas4hep_tf.errors import ConfigError, near_misses
 
+T = TypeVar("T")
 Start = Literal["scratch", "champion"]
 Ranges = Literal["report", "hold"]
 STARTER = """# What the service trains; see docs/how-to/service.md.  Times in seconds, paths relative to this file.
@@ -148,8 +149,8 @@ def _project(name: str, content: dict[str, Any], path: str) -> Project:
     return _made(Project, {"name": name, "gate": gate}, content, where)
 
 
-def _made(kind: Any, own: dict[str, Any], content: Mapping[str, Any], where: str) -> Any:
-    names = {one.name for one in fields(kind)} - set(own)
+def _made(kind: type[T], own: dict[str, Any], content: Mapping[str, Any], where: str) -> T:
+    names = {one.name for one in fields(kind)} - set(own)  # type: ignore[arg-type]  # T is a dataclass
     for name in content:
         if name not in names:
             raise ConfigError(f"{where} has an unknown key {name!r}{near_misses(name, names)}")

@@ -30,7 +30,8 @@ def curves(series: Mapping[str, Sequence[float]], title: str) -> str:
         x, y = place(len(one) - 1, one[-1]).split(",")
         points = " ".join(place(epoch, value) for epoch, value in enumerate(one))
         lines.append(
-            f'<polyline class="s{number % 4}" points="{points}"/><circle class="s{number % 4}" cx="{x}" cy="{y}" r="3"/>'
+            f'<polyline class="s{number % 4}" points="{points}"/>'
+            f'<circle class="s{number % 4}" cx="{x}" cy="{y}" r="3"/>'
             f'<text x="{float(x) + 7:.1f}" y="{float(y) + 4:.1f}">{_escaped(name)}</text>'
         )
     return (

@@ -172,7 +172,7 @@ class Store:
     def _jobs(self, rest: str, values: Iterable[object]) -> list[Job]:
         names = "id, project, upto, state, reason, created, started, ended, attempts, version, cancel"
         rows = self._db().execute(f"SELECT {names} FROM job {rest}", tuple(values))
-        return [Job(*row[:-1], cancel=bool(row[-1])) for row in rows]
+        return [Job(*row[:-1], bool(row[-1])) for row in rows]
 
     def job(self, number: int) -> Job:
         """One job.
