@@ -26,6 +26,7 @@ from mlaas4hep_tf.specs import Specs, TargetSpec
 from mlaas4hep_tf.streaming.chunks import Stream
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
 from mlaas4hep_tf.streaming.forks import check_process
+from mlaas4hep_tf.streaming.kept import Keep, check_keep, make_kept
 from mlaas4hep_tf.streaming.open_files import inspect_files
 from mlaas4hep_tf.streaming.pipeline import MASK_SUFFIX, DataLayout, PipelineOptions, build_pipeline
 from mlaas4hep_tf.streaming.plan import EntryRange, make_plan, partition, split_sizes
@@ -192,9 +193,9 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
     exactly once); rows are shuffled within the chunk.  With ``shuffle=False`` events come in the order of
     files and entries, unmixed.
 
-    Memory holds up to three chunks, for each file group (a file, or a group of them beyond 64) a block or
-    two (a cluster, at most 32 768 events), and the
-    batches that are prefetched (at least two, or 8000 events).
+    Memory holds what is kept (see `keep`), up to three chunks, for each file group (a file, or a group of them beyond
+    64) a block or two (a cluster, at most 32 768 events), and the batches that are prefetched (at least two, or 8000
+    events).
 
     Attributes:
         specs: the specs in use.
@@ -220,6 +221,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         mask: bool = False,
         image: Image | None = None,
         read: ReadOptions = DEFAULT_READ,
+        keep: Keep = "auto",
     ) -> None:
         """Open the files and plan the reading; no event is read.
 
@@ -249,12 +251,16 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
 
             read: how to read.  With ``on_bad_file="skip"`` what is left is mixed in proportion, `skipped` is the
                 account, and how many batches there are is not known before they are read.
+            keep: what stays in memory once it was read, so that later epochs do not read it again: ``"auto"``, as
+                much as fits into a quarter of the memory that is free; True, everything; False, nothing; or so many
+                bytes.  The datasets made from this one share it.  The batches are the same, bit for bit.
 
         Raises:
             MlaasError: see `errors`; everything that can be known before the first event.
         """
         check_process()
         _check_form(layout, mask, image, specs)
+        check_keep(keep)
         names = class_names(labels) if labels is not None else ()
         numbers = numbered(labels, names) if labels is not None else None
         given = _Targets(numbers, weights, label_dtype, names)
@@ -273,7 +279,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             opened, preprocessor.layout, {group: members[0].length for group, members in specs.groups.items()},
             given.typed(label_target, specs.targets), weight_target, worker_pool, skipped=skipped,
             entries=sum(own.entries for own in passing) if passing else sum(f.num_entries for f in opened),
-            steps=specs.steps, passing=passing,
+            steps=specs.steps, passing=passing, kept=make_kept(keep, len(preprocessor.layout.groups)),
         )  # fmt: skip
         options = PipelineOptions(batch_size, chunk_size, shuffle, seed, layout, mask)
         self._build(stream, preprocessor, options, [(EntryRange(n, 0, stream.events(n)),) for n in range(len(opened))])
@@ -505,7 +511,8 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         for parts in wanted:
             passing = joined([counted[part] for part in parts])
             own = replace(
-                stream, files=files, steps=steps, passing=passing, drawn=(*stream.drawn, Drawn(draw, parts))
+                stream, files=files, steps=steps, passing=passing, drawn=(*stream.drawn, Drawn(draw, parts)),
+                kept=None if stream.kept is None else stream.kept.fresh(),
             )  # fmt: skip
             whole = [(EntryRange(n, 0, one.entries),) for n, one in enumerate(passing)]
             made.append(self._part(whole, stream=own))

@@ -94,7 +94,7 @@ def _in_order(files: FileArgument, preprocessor: Preprocessor, *, masked: bool, 
     return RootDataset(
         files, preprocessor.specs.unbound().all_events(), batch_size=STEP_EVENTS, shuffle=False,
         normalize=preprocessor.normalize, mask=masked, layout="vector" if image is None else "image", image=image,
-        read=read,
+        read=read, keep=False,
     )  # fmt: skip
 
 

@@ -59,7 +59,8 @@ class Draw:
         """For what and by what events are dealt, in words."""
         if self.by:
             return f"{self.purpose} by {self.by}"
-        return f"{self.purpose} by a hash of {', '.join(self.identifiers) if self.identifiers else 'file (uuid), tree and entry'}"
+        hashed = ", ".join(self.identifiers) or "file (uuid), tree and entry"
+        return f"{self.purpose} by a hash of {hashed}"
 
     @cached_property
     def _analysis(self) -> Analysis:

@@ -247,7 +247,7 @@ def test_a_file_replaced_during_training(files, tmp_path, scheme, monkeypatch):
 
 def _replaced_during(named, victim, other, **options):
     specs = quiet_scan(named, **options)
-    ds = dataset(named, specs, **options)
+    ds = dataset(named, specs, keep=False, **options)
     with pytest.raises(InputFileError, match=r"f001\.root"):
         _read_on(ds, lambda: os.replace(other, victim))
 
