@@ -63,10 +63,10 @@ def judge(run: Run, champion: Run) -> dict[str, Any]:
     Returns:
         ``all`` and ``known`` (`Paired`), ``ranges``: branch -> [min, max] of before and of now, where they have grown.
     """
-    known = [file for file in champion.config.files if file in run.config.files] or list(champion.config.files)
+    known = tuple(file.url for file in champion.specs.files)
     return {
         "all": asdict(_on(run, champion, run.config.files)),
-        "known": asdict(_on(run, champion, tuple(known))),
+        "known": asdict(_on(run, champion, known)),
         "ranges": new_ranges(champion.specs, run.specs),
     }
 

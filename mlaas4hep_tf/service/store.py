@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -170,9 +170,10 @@ class Store:
         return self._jobs(f"{where} ORDER BY id DESC LIMIT {most:d}", values)
 
     def _jobs(self, rest: str, values: Iterable[object]) -> list[Job]:
-        names = "id, project, upto, state, reason, created, started, ended, attempts, version, cancel"
-        rows = self._db().execute(f"SELECT {names} FROM job {rest}", tuple(values))
-        return [Job(*row[:-1], bool(row[-1])) for row in rows]
+        names = [one.name for one in fields(Job)]
+        rows = self._db().execute(f"SELECT {', '.join(names)} FROM job {rest}", tuple(values))
+        found = (dict(zip(names, row, strict=True)) for row in rows)
+        return [Job(**{**row, "cancel": bool(row["cancel"])}) for row in found]
 
     def job(self, number: int) -> Job:
         """One job.

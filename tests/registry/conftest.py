@@ -1,49 +1,13 @@
-"""Run folders without a training: what one of an older version left, with a model beside it."""
+"""An empty registry, and run folders for it."""
 
-import json
 import shutil
-from pathlib import Path
 
 import pytest
-
-V1 = Path(__file__).parent.parent / "data" / "v1"
-
-
-@pytest.fixture(scope="session")
-def empty_registry(tmp_path_factory):
-    """A registry with its tables, which take seconds to make."""
-    pytest.importorskip("mlflow", reason="MLflow is not installed (pip install 'mlaas4hep_tf[registry]')")
-    from mlaas4hep_tf.registry import Registry
-
-    folder = tmp_path_factory.mktemp("registry")
-    Registry(folder)
-    return folder
+from helpers.registries import empty_registry, make_run  # noqa: F401 (fixtures)
 
 
 @pytest.fixture
-def registry(empty_registry, tmp_path):
+def registry(empty_registry, tmp_path):  # noqa: F811
     from mlaas4hep_tf.registry import Registry
 
-    folder = shutil.copytree(empty_registry, tmp_path / "registry")
-    (folder / "mlflow.db").rename(folder / "old.db")
-    shutil.move(folder / "old.db", folder / "mlflow.db")
-    return Registry(folder)
-
-
-@pytest.fixture
-def make_run(tmp_path):
-    """A run folder with this AUC, whose model is a file that nobody loads."""
-
-    def make(name="run", auc=0.7, files=(("f864a960-e993-11f1-8bf7-02fc00000001", 60),), **more):
-        folder = tmp_path / name
-        shutil.copytree(V1, folder)
-        metrics = json.loads((V1 / "metrics.json").read_text())
-        metrics["parts"]["test"]["auc"] = auc
-        metrics["files"] = [list(one) for one in files]
-        metrics["data"] = [{"file": f"{uuid[:4]}.root", "events": n, "label": 1.0} for uuid, n in files]
-        (folder / "metrics.json").write_text(json.dumps({**metrics, "seconds": auc, **more}))
-        (folder / "model.keras").write_bytes(b"a model")
-        (folder / "history.csv").write_text("epoch,loss,val_loss\n0,0.7,0.8\n1,0.6,0.65\n")
-        return folder
-
-    return make
+    return Registry(shutil.copytree(empty_registry, tmp_path / "registry"))

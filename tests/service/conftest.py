@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from helpers.registries import empty_registry, make_run  # noqa: F401 (fixtures)
 
 V1 = Path(__file__).parent.parent / "data" / "v1"
 
@@ -45,3 +46,10 @@ def engine(kept, tmp_path):
     made.store.plan("tth", 1e12)
     made.store.ended(1, "promoted", "the first version", 1)
     return made
+
+
+@pytest.fixture
+def registry(empty_registry, tmp_path):  # noqa: F811
+    from mlaas4hep_tf.registry import Registry
+
+    return Registry(shutil.copytree(empty_registry, tmp_path / "registry"))
