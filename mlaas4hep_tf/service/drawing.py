@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 560, 220, 56, 26
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _LINE = 560, 220, 56, 26, 13
 
 
 def curves(series: Mapping[str, Sequence[float]], title: str) -> str:
@@ -25,20 +25,28 @@ def curves(series: Mapping[str, Sequence[float]], title: str) -> str:
         y = 10 + (_HEIGHT - _BOTTOM - 20) * (high - value) / (high - low)
         return f"{x:.1f},{y:.1f}"
 
-    lines = []
+    lines, taken = list[str](), list[float]()
     for number, (name, one) in enumerate(series.items()):
         x, y = place(len(one) - 1, one[-1]).split(",")
         points = " ".join(place(epoch, value) for epoch, value in enumerate(one))
         lines.append(
             f'<polyline class="s{number % 4}" points="{points}"/>'
             f'<circle class="s{number % 4}" cx="{x}" cy="{y}" r="3"/>'
-            f'<text x="{float(x) + 7:.1f}" y="{float(y) + 4:.1f}">{_escaped(name)}</text>'
+            f'<text x="{float(x) + 7:.1f}" y="{_beside(float(y) + 4, taken):.1f}">{_escaped(name)}</text>'
         )
     return (
         f'<svg class="curves" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{_escaped(title)}">'
         f'<text x="4" y="18">{high:.4g}</text><text x="4" y="{_HEIGHT - _BOTTOM - 6}">{low:.4g}</text>'
-        f'<text x="{_LEFT}" y="{_HEIGHT - 6}">epoch 1 to {epochs}</text>{"".join(lines)}</svg>'
+        f'<text x="{_LEFT}" y="{_HEIGHT - 6}">{_escaped(title)}, 1 to {epochs}</text>{"".join(lines)}</svg>'
     )
+
+
+def _beside(y: float, taken: list[float]) -> float:
+    """Where a name stands that does not cover those that stand there already."""
+    while any(abs(y - other) < _LINE for other in taken):
+        y += _LINE
+    taken.append(y)
+    return y
 
 
 def _escaped(text: str) -> str:

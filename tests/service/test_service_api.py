@@ -150,19 +150,26 @@ def test_a_person_promotes_and_rolls_back_by_clicks(serve, engine):
     browser = Chrome(options=options, service=Service(shutil.which("chromedriver")))
     try:
         wait = WebDriverWait(browser, 60)
+
+        def shows(text):
+            wait.until(lambda _: text in browser.find_element(By.TAG_NAME, "main").text)
+
+        def click(text):
+            browser.find_element(By.XPATH, f"//button[.='{text}']").click()
+
         browser.get(url)
         browser.find_element(By.LINK_TEXT, "tth").click()
         for version in (1, 2):
-            button = wait.until(lambda b, v=version: b.find_element(By.XPATH, f"//button[.='Promote {v}']"))
-            button.click()
-            wait.until(lambda b, v=version: f"Stable is version {v}" in b.find_element(By.TAG_NAME, "main").text)
+            shows(f"Promote {version}")
+            click(f"Promote {version}")
+            shows(f"Stable is version {version}")
         assert engine.registry.model("tth").aliases["champion"] == 2
-        browser.find_element(By.XPATH, "//button[.='Roll back']").click()
-        wait.until(lambda b: "Stable is version 1" in b.find_element(By.TAG_NAME, "main").text)
+        click("Roll back")
+        shows("Stable is version 1")
         browser.get(f"{url}/models/tth/3")
         browser.find_element(By.NAME, "tag").send_keys("reviewed=yes")
-        browser.find_element(By.XPATH, "//button[.='Set']").click()
-        wait.until(lambda b: "reviewed=yes" in b.find_element(By.TAG_NAME, "main").text)
+        click("Set")
+        shows("reviewed=yes")
         assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
     finally:
         browser.quit()
