@@ -146,7 +146,7 @@ def test_a_person_promotes_and_rolls_back_by_clicks(serve, engine):
     url, options = serve(), ChromeOptions()
     for option in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
         options.add_argument(option)
-    options.binary_location = shutil.which("chromium")
+    options.binary_location = str(shutil.which("chromium"))
     browser = Chrome(options=options, service=Service(shutil.which("chromedriver")))
     try:
         wait = WebDriverWait(browser, 60)
