@@ -15,6 +15,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -47,36 +48,60 @@ def drop(folder: Path, period: str, events: int, *, mistaken: bool = False, seed
         write_tree(folder / f".{name}_{period}", branches).rename(folder / f"{name}_{period}.root")
 
 
-@contextmanager
-def services(folder: Path, epochs: int = 3) -> Iterator[tuple[ServiceClient, str, str]]:
-    """The server of the models and the service, on an empty folder: client, URL of the service, URL of the server."""
-    port, serving = free_port(), free_port()
-    service, server = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{serving}"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "service.toml").write_text(CONFIG.format(port=port, server=server, epochs=epochs))
-    programs = Path(sys.executable).parent
-    commands = (
-        [
-            programs / "mlaas4hep-serve",
-            "--port=0",
-            f"--rest_api_port={serving}",
-            f"--publish_base_path={folder}/served",
-        ],
-        [programs / "mlaas4hep-tf", "service", "--config", folder / "service.toml"],
-    )
-    running = []
-    try:
-        for command, name in zip(commands, ("server", "service"), strict=True):
-            with (folder / f"{name}.log").open("ab") as log:
-                running.append(subprocess.Popen(list(map(str, command)), stdout=log, stderr=subprocess.STDOUT))
-        for url in (f"{server}/healthz", f"{service}/v1/jobs"):
-            wait_for(url)
-        yield ServiceClient(service), service, server
-    finally:
-        for process in running:
+@dataclass
+class Services:
+    """The server of the models and the service, on a folder.
+
+    Attributes:
+        service, server: their URLs.
+        running: their processes, by name.
+    """
+
+    folder: Path
+    service: str
+    server: str
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def client(self) -> ServiceClient:
+        """Asks the service."""
+        return ServiceClient(self.service)
+
+    def start(self, name: str) -> None:
+        """Start ``server`` or ``service``, and wait until it answers."""
+        programs = Path(sys.executable).parent
+        commands = {
+            "server": [
+                programs / "mlaas4hep-serve", "--port=0", f"--rest_api_port={self.server.rpartition(':')[2]}",
+                f"--publish_base_path={self.folder}/served",
+            ],
+            "service": [programs / "mlaas4hep-tf", "service", "--config", self.folder / "service.toml"],
+        }  # fmt: skip
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.running[name] = subprocess.Popen(list(map(str, commands[name])), stdout=log, stderr=subprocess.STDOUT)
+        wait_for({"server": f"{self.server}/healthz", "service": f"{self.service}/v1/jobs"}[name])
+
+    def stop(self) -> None:
+        """End both."""
+        for process in self.running.values():
             process.terminate()
-        for process in running:
+        for process in self.running.values():
             process.wait()
+
+
+@contextmanager
+def services(folder: Path, epochs: int = 3) -> Iterator[Services]:
+    """Both on an empty folder, until the end of the block."""
+    port, serving = free_port(), free_port()
+    made = Services(folder, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{serving}")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "service.toml").write_text(CONFIG.format(port=port, server=made.server, epochs=epochs))
+    try:
+        for name in ("server", "service"):
+            made.start(name)
+        yield made
+    finally:
+        made.stop()
 
 
 def wait_for(url: str, seconds: float = 600) -> None:
@@ -111,7 +136,8 @@ def main() -> None:
     arguments = parser.parse_args()
     folder: Path = arguments.out.resolve()
     shutil.rmtree(folder, ignore_errors=True)
-    with services(folder) as (client, service, server):
+    with services(folder) as both:
+        client, service, server = both.client, both.service, both.server
         print(f"service {service}, server {server}")
         for number, (period, events, mistaken) in enumerate(
             (("2024", 2000, False), ("2025", 2000, False), ("2026_mistaken", 8000, True)), 1
