@@ -235,7 +235,9 @@ class Store:
         try:
             with self._write() as db:
                 db.execute(
-                    "UPDATE job SET state = 'queued', cancel = 0, attempts = 0, ended = NULL WHERE id = ?", (number,)
+                    "UPDATE job SET state = 'queued', cancel = 0, attempts = 0, started = NULL, ended = NULL "
+                    "WHERE id = ?",
+                    (number,),
                 )
         except sqlite3.IntegrityError as error:
             raise RegistryError(f"another job of project {job.project!r} is under way: wait for its end") from error
