@@ -5,6 +5,7 @@ What can be wrong is looked for before `import_tensorflow`, which takes seconds.
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import warnings
@@ -25,6 +26,7 @@ from mlaas4hep_tf.cli.options import (
     Cuts,
     Drawing,
     Files,
+    Friend,
     Json,
     KnownOrChosen,
     Labels,
@@ -35,6 +37,7 @@ from mlaas4hep_tf.cli.options import (
     TolerantReading,
     Training,
     data,
+    opened,
     output,
 )
 from mlaas4hep_tf.cli.output import (
@@ -54,7 +57,7 @@ from mlaas4hep_tf.cli.output import (
     specs_figures,
     talks,
 )
-from mlaas4hep_tf.cli.parsing import groups, patterns, tags
+from mlaas4hep_tf.cli.parsing import friends, groups, patterns, tags
 from mlaas4hep_tf.cli.registry import models, open_registry, runs
 from mlaas4hep_tf.errors import ConfigError
 from mlaas4hep_tf.io.branches import IDENTIFIERS
@@ -128,7 +131,7 @@ def scan(
     loaded = cuts.load()
     start = perf_counter()
     specs = scan_files(
-        reading.locate(files), choice.tree, branches=patterns(choice.branches),
+        reading.locate(files), choice.tree, friends=friends(choice.friend), branches=patterns(choice.branches),
         exclude=(*patterns(choice.exclude), *loaded.exclude),
         identifiers=tuple(patterns(identifier)) or IDENTIFIERS, labels=labels, weights=weights, groups=groups(group),
         analysis=loaded.analysis, read=reading.options(), progress=talks(),
@@ -202,7 +205,8 @@ def train(
     if not named:
         raise ConfigError("no input files: name at least one, for example mlaas4hep-tf train data/*.root ...")
     read = reading.options()
-    config = replace(training.config(named, labels, learnt, paper, read), image=drawing.image(), **apart.options())
+    config = training.config(named, labels, learnt, paper, read)
+    config = replace(config, image=drawing.image(), friends=friends(choice.friend) or None, **apart.options())
     check_new(folder, overwrite=overwrite, resume=resume)
     if resume and (folder / METRICS).exists():
         note(f"{folder} was trained to its end already")
@@ -290,7 +294,12 @@ def _paper(params: Path | None) -> PaperParams:
 @app.command(epilog="Example: mlaas4hep-tf evaluate --run runs/tth")
 @grouped
 def evaluate(
-    run: RunFolder, labels: Labels, reading: Reading, files: OptionalFiles = None, as_json: Json = False
+    run: RunFolder,
+    labels: Labels,
+    reading: Reading,
+    files: OptionalFiles = None,
+    friend: Friend = None,
+    as_json: Json = False,
 ) -> None:
     """Evaluate a run on its own three parts, or on all events of other files."""
     from mlaas4hep_tf.runs.config import describe
@@ -299,7 +308,8 @@ def evaluate(
     import_tensorflow()
     from mlaas4hep_tf.runs.run import Run, evaluate_run
 
-    parts = {name: one.summary() for name, one in evaluate_run(Run.load(run), named, given, read=read).items()}
+    found = evaluate_run(Run.load(run), named, given, friends=friends(friend) or None, read=read)
+    parts = {name: one.summary() for name, one in found.items()}
     if as_json:
         print_json(parts)
     else:
@@ -312,30 +322,43 @@ def predict(
     files: Files,
     run: RunFolder,
     reading: Reading,
-    to: Annotated[Path, output("-o", "--output", help=f"File for the scores: {FORMATS}.")] = Path("scores.root"),
+    friend: Friend = None,
+    to: Annotated[str, output("-o", "--output", help=f"File, {FORMATS}, or folder/ for the scores.")] = "scores.root",
     observe: Annotated[
         list[str] | None, output("--observe", help="Branches, of the files or derived, to write as well.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write scores and identifiers of every event, in the order of the input, as ROOT, CSV or Parquet."""
+    """Write scores and identifiers of every event, in the order of the input, as ROOT, CSV or Parquet.
+
+    To a folder (scores/) each worker of --dask or --mpi predicts a part of the files.
+    """
     from mlaas4hep_tf.runs.config import describe
 
-    check_format(to)
+    folder = to.endswith("/") or os.path.isdir(to)
+    if folder and friend:
+        raise ConfigError(
+            "--friend names files beside all others, which parts do not have: write one file, -o scores.root"
+        )
+    if not folder:
+        check_format(to)
     describe(run)
-    named = reading.found(files)
+    named, read = reading.found(files), reading.options()
     import_tensorflow()
     from mlaas4hep_tf.predict import predict_files
+    from mlaas4hep_tf.runs.parts import predict_parts
     from mlaas4hep_tf.runs.run import Run
 
     trained = Run.load(run)
     start = perf_counter()
-    events = predict_files(
-        trained.model, named, trained, to, observe=patterns(observe), read=reading.options(), progress=talks()
-    )
+    options: dict[str, Any] = {"observe": patterns(observe), "read": read, "progress": talks()}
+    if folder:
+        events = predict_parts(trained, named, Path(to), **options)
+    else:
+        events = predict_files(trained.model, named, trained, to, friends=friends(friend) or None, **options)
     seconds = perf_counter() - start
     if as_json:
-        print_json({**_rate(events, seconds), "scores": str(to)})
+        print_json({**_rate(events, seconds), "scores": to})
     else:
         print_rate(events, seconds, to)
 
@@ -418,10 +441,11 @@ def main() -> None:
     sys.argv = [arg for arg in sys.argv if arg not in ("--debug", "--quiet")]  # they may stand anywhere
     if quiet:
         be_quiet()
-    if debug:
-        app()
-    try:
-        app()
-    except Exception as error:  # noqa: BLE001 (a shell user sees one line, whatever went wrong)
-        print_error(error)
-        sys.exit(1)
+    with opened:
+        if debug:
+            app()
+        try:
+            app()
+        except Exception as error:  # noqa: BLE001 (a shell user sees one line, whatever went wrong)
+            print_error(error)
+            sys.exit(1)

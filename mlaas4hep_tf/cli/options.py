@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from concurrent.futures import Executor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,7 @@ from mlaas4hep_tf.cli.parsing import (
     branch_name,
     class_weights,
     fractions,
+    friends,
     held_out,
     image_axes,
     label_values,
@@ -44,8 +47,18 @@ data, cuts, reading, training, output = (
     partial(typer.Option, rich_help_panel=panel) for panel in ("Data", "Analysis", "Reading", "Training", "Output")
 )
 
+opened = ExitStack()  # what a command opens and `main` closes
+
 Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Paths, patterns, folders, lists (.txt), URLs.")]
 OptionalFiles = Annotated[list[str] | None, typer.Argument(metavar="[FILE]...", help="As for scan.")]
+Friend = Annotated[
+    list[str] | None,
+    data(
+        "--friend",
+        metavar="NAME=FILES",
+        help="Trees with more branches of the same events, NAME.branch: a file for each file; :TREE is in the files.",
+    ),
+]
 Json = Annotated[bool, output("--json", help="Print one JSON object instead of tables.")]
 RunFolder = Annotated[Path, typer.Option("--run", help="Run folder that `train` left.")]
 
@@ -61,6 +74,7 @@ class Choice:
     exclude: Annotated[
         list[str] | None, data("--exclude", help="Patterns of branches to leave out, such as the truth.")
     ] = None
+    friend: Friend = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +109,8 @@ class KnownOrChosen(Choice):
         from mlaas4hep_tf.scanner import scan
 
         return scan(
-            files, self.tree or paper.tree, branches=patterns(self.branches) or paper.branches,
+            files, self.tree or paper.tree, friends=friends(self.friend),
+            branches=patterns(self.branches) or paper.branches,
             exclude=(*(patterns(self.exclude) or paper.exclude), *loaded.exclude), identifiers=paper.identifiers,
             labels=labels, weights=weights, analysis=loaded.analysis, read=read, progress=talks(),
         )  # fmt: skip
@@ -386,6 +401,13 @@ class Reading:
         list[str] | None,
         reading("--replica", metavar="URL=URL", help="Start of URLs, and what may stand there if that fails."),
     ] = None
+    dask: Annotated[
+        str | None,
+        reading("--dask", metavar="ADDRESS|local:N", help="Read on the workers of this Dask scheduler, or of N here."),
+    ] = None
+    mpi: Annotated[bool, reading("--mpi", help="Read on the other processes of `mpiexec -n N mlaas4hep-tf ...`.")] = (
+        False
+    )
     timeout: Annotated[float, reading("--timeout", help="Seconds for one request to a server.")] = (
         DEFAULT_POLICY.request_timeout_s
     )
@@ -409,7 +431,23 @@ class Reading:
     def options(self, base: ReadOptions = DEFAULT_READ) -> ReadOptions:
         """What the shell says, and where it says nothing of workers and cache, what `base` does."""
         policy = ReadPolicy(self.timeout, retries=self.retries, replicas=replicas(self.replica))
-        return replace(base, workers=self.workers or base.workers, policy=policy, cache=self.cache or base.cache)
+        return replace(
+            base, workers=self.workers or base.workers, policy=policy, cache=self.cache or base.cache,
+            executor=self._executor(),
+        )  # fmt: skip
+
+    def _executor(self) -> Executor | None:
+        """Where to read instead of local processes, until the command ends; an MPI process that reads ends here."""
+        from mlaas4hep_tf.io.clusters import on_dask, on_mpi
+
+        if self.dask is not None and self.mpi:
+            raise ConfigError("events are read on a Dask cluster or by MPI: take one of --dask and --mpi")
+        if self.dask is not None:
+            return opened.enter_context(on_dask(self.dask))
+        executor = opened.enter_context(on_mpi()) if self.mpi else None
+        if self.mpi and executor is None:
+            raise typer.Exit
+        return executor
 
 
 @dataclass(frozen=True)
