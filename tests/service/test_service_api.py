@@ -138,6 +138,7 @@ def test_a_person_promotes_and_rolls_back_by_clicks(serve, engine):
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         pytest.skip("no chromium and chromedriver here (apt-get install chromium-driver)")
     assert selenium
+    from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver import Chrome, ChromeOptions
     from selenium.webdriver.chrome.service import Service
     from selenium.webdriver.common.by import By
@@ -149,7 +150,7 @@ def test_a_person_promotes_and_rolls_back_by_clicks(serve, engine):
     options.binary_location = str(shutil.which("chromium"))
     browser = Chrome(options=options, service=Service(shutil.which("chromedriver")))
     try:
-        wait = WebDriverWait(browser, 60)
+        wait = WebDriverWait(browser, 60, ignored_exceptions=[StaleElementReferenceException])  # of a page that went
 
         def shows(text):
             wait.until(lambda _: text in browser.find_element(By.TAG_NAME, "main").text)
