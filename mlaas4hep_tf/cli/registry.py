@@ -31,8 +31,15 @@ Query = Annotated[str, typer.Argument(metavar="QUERY", help="\"auc > 0.9 and tag
 Most = Annotated[int, typer.Option("--most", min=1, help="So many at most.")]
 By = Annotated[str, typer.Option("--by", metavar="METRIC", help="The largest first.")]
 
-models = typer.Typer(invoke_without_command=True, help="Models that are built in; with a command, registered ones.")
-runs = typer.Typer(no_args_is_help=True, help="Trainings that the registry keeps.")
+models = typer.Typer(
+    invoke_without_command=True, help="Models that are built in; with a command, registered ones.",
+    epilog="Example: mlaas4hep-tf models search 'auc > 0.9'",
+)  # fmt: skip
+runs = typer.Typer(
+    no_args_is_help=True,
+    help="Trainings that the registry keeps.",
+    epilog="Example: mlaas4hep-tf runs list 'auc > 0.8'",
+)
 
 
 def open_registry(where: str) -> Registry:
