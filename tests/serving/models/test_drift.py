@@ -82,7 +82,7 @@ def test_passing_events_are_compared_with_passing_events():
 def test_a_scalar_is_no_event():
     drift = Drift(Registry())
     counter = counter_of(drift, x=entry(np.zeros(1)))
-    counter.take(["in:0"], [np.float32(1).reshape(())], ["kept:0"], [np.True_.reshape(())])
+    counter.take(["in:0"], [np.array(1, np.float32)], ["kept:0"], [np.array(True)])
     assert counted(drift) == {}
 
 
