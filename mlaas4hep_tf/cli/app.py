@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from mlaas4hep_tf import __version__
+from mlaas4hep_tf.cli.drift import drift
 from mlaas4hep_tf.cli.grouped import grouped
 from mlaas4hep_tf.cli.options import (
     Apart,
@@ -59,7 +60,7 @@ from mlaas4hep_tf.cli.output import (
 )
 from mlaas4hep_tf.cli.parsing import friends, groups, patterns, tags
 from mlaas4hep_tf.cli.registry import models, open_registry, runs
-from mlaas4hep_tf.errors import ConfigError
+from mlaas4hep_tf.errors import ConfigError, MlaasError
 from mlaas4hep_tf.io.branches import IDENTIFIERS
 from mlaas4hep_tf.io.formats import FORMATS, check_format
 
@@ -115,6 +116,10 @@ def scan(
     quantile: Annotated[
         float | None, data("--quantile", help="Cut multiplicities at this quantile, such as 0.999.")
     ] = None,
+    distribution: Annotated[
+        list[str] | None,
+        data("--distribution", help="Patterns of branches to normalise by log, logit or clip: keep what that needs."),
+    ] = None,
     drop_constant: Annotated[
         bool, data("--drop-constant", help="Leave out branches with one value, or none: they tell nothing.")
     ] = False,
@@ -134,7 +139,8 @@ def scan(
         reading.locate(files), choice.tree, friends=friends(choice.friend), branches=patterns(choice.branches),
         exclude=(*patterns(choice.exclude), *loaded.exclude),
         identifiers=tuple(patterns(identifier)) or IDENTIFIERS, labels=labels, weights=weights, groups=groups(group),
-        analysis=loaded.analysis, read=reading.options(), progress=talks(),
+        analysis=loaded.analysis, distributions=patterns(distribution), categories=loaded.categories,
+        read=reading.options(), progress=talks(),
     )  # fmt: skip
     if quantile is not None:
         specs = specs.with_lengths(quantile=quantile)
@@ -194,6 +200,7 @@ def train(
     from mlaas4hep_tf.checkpoints import Every
     from mlaas4hep_tf.runs.config import CHECKPOINT, METRICS, check_new, describe
     from mlaas4hep_tf.runs.interrupt import within_two_seconds
+    from mlaas4hep_tf.transforms.normalize import distributed_patterns
 
     Every.parse(checkpoint_every)
     kept = _registry(registry, register)
@@ -215,7 +222,9 @@ def train(
     config.check(choice.tree or paper.tree)
     specs = choice.known(cuts, training.continue_from)
     if specs is None:
-        specs = choice.scan(named, paper, labels.branch(), training.weights, cuts.load(), read)
+        specs = choice.scan(
+            named, paper, labels.branch(), training.weights, cuts.load(), read, distributed_patterns(config.normalize)
+        )
     config.check(specs.tree, specs)
     import_tensorflow()
     from mlaas4hep_tf.runs.run import train_run
@@ -380,11 +389,16 @@ def export(
     import_tensorflow()
     from mlaas4hep_tf.exporter import export as export_model
     from mlaas4hep_tf.exporter import next_version
+    from mlaas4hep_tf.reference import reference
     from mlaas4hep_tf.runs.run import Run
 
     trained = Run.load(run)
     card = {"metrics": trained.metrics["parts"], "seed": trained.config.seed, "trained": trained.metrics["date"]}
     target = next_version(to) if form == "savedmodel" else to
+    try:
+        card["reference"] = reference(trained.config.files, trained.specs)
+    except MlaasError as error:
+        note(f"the model card has no reference histograms of the inputs: {error}")
     made = export_model(trained.model, trained, target, format=cast("Format", form), card=card)
     out.print(f"exported -> {made}", soft_wrap=True)
 
@@ -414,6 +428,10 @@ def bench(
         print_json(result.to_json())
     else:
         print_bench(result, rounds, environment())
+
+
+for place in (app, models):
+    place.command(epilog="Example: mlaas4hep-tf drift http://localhost:8501 --model tth")(drift)
 
 
 @app.command(epilog="Example: mlaas4hep-tf service --config service.toml")
