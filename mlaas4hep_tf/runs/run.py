@@ -26,6 +26,7 @@ from mlaas4hep_tf.models import build, definitions, wants_mask
 from mlaas4hep_tf.reweight import fitted
 from mlaas4hep_tf.runs.config import (
     CHECKPOINT,
+    METRICS,
     MODEL,
     MODEL_SOURCE,
     Described,
@@ -111,7 +112,8 @@ def train_run(
     `MissingExtraWarning` says so before anything is read.
 
     As long as it trains, a checkpoint lies in the folder, with which `resume` goes on to the same model
-    (`resume.Resume`); it is written every so many steps or seconds, and when an `interrupt` asks for it.
+    (`resume.Resume`), and behind its end has nothing to do; it is written every so many steps or seconds, and when an
+    `interrupt` asks for it.
 
     Raises:
         ResumeError: what was begun there is another training; says what differs.
@@ -135,6 +137,8 @@ def _train(
     config = replace(config, files=files, friends=friends, model=_own_file(config.model))
     if resume:
         check_same(folder, config)
+        if (folder / METRICS).exists():
+            return Run.load(folder)
     keras.utils.set_random_seed(config.seed)
     ds = config.dataset(specs, mask=False)
     task = task_of(config, ds.specs, ds.composition())
@@ -143,6 +147,8 @@ def _train(
     parts = config.parts(ds)
     mixed = parts["train"].mixed(config.mixing)
     reweighted = fitted(config.reweight, parts["train"], task.class_names) if config.reweight is not None else None
+    if config.augmentation is not None:
+        mixed = mixed.augmented(config.augmentation)
     _begin(folder, config, ds.specs)
     with interrupt.listening() if interrupt else nullcontext() as stop:
         done = fit(
