@@ -40,7 +40,7 @@ IMPORTANCE = (
 )
 CURVES = "Loss and metric per epoch. Dropout is on for the training curve, so it may lie on the worse side."
 REWEIGHTED = (
-    "Sum of weights of each class in training, as a share of the class: before the reweighting dotted, with it filled."
+    "Sum of weights of each class in training, as a share of the class: before the reweighting dotted, with it solid."
 )
 CUT_FLOW = "Events that each condition of the selection leaves, of all that were scanned."
 MULTIPLICITY = "How many objects events have, by group; dotted: where the length cuts."
