@@ -38,7 +38,7 @@ from mlaas4hep_tf.specs import FileSpec, Specs, TargetSpec, friend_specs
 from mlaas4hep_tf.streaming.open_files import befriended, inspect_files
 from mlaas4hep_tf.streaming.plan import blocks
 from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange, account
-from mlaas4hep_tf.streaming.targets import PerFile, flat_branch
+from mlaas4hep_tf.streaming.targets import Labels, PerFile, flat_branch
 
 SCAN_VALUES = 1 << 22  # of one value per event and branch at most, where pages are longer
 SCAN_ENTRIES = 32_768  # read at a time by one process: larger reads do not pay (only memory grows)
@@ -52,7 +52,7 @@ def scan(
     branches: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
     identifiers: Iterable[str] = IDENTIFIERS,
-    labels: PerFile | None = None,
+    labels: Labels | None = None,
     weights: PerFile | None = None,
     groups: Groups | None = None,
     objects: Mapping[str, str] | None = None,
@@ -73,10 +73,12 @@ def scan(
         friends: name -> files of trees with more branches of the same events, a file for each of `files`, which
             become ``<name>.<branch>``; ``":tree"`` is a tree in the files themselves.  Their n-th entries belong
             together, unless both have `identifiers` that say otherwise.
-        branches: patterns of branches to take; all numeric ones by default.
+        branches: patterns of branches to take; all numeric ones by default.  Where derived ones are named, no others of
+            these are features, and where only these are, no branch of the files is one.
         exclude: patterns of branches to leave out, for example the truth.
         identifiers: branches that identify an event; never features.
-        labels, weights: as for `RootDataset`; a branch of them is no feature, and `Specs.targets` describes it.
+        labels, weights: as for `RootDataset`; a branch of them, also a derived one, is no feature, and `Specs.targets`
+            describes it.
         groups: name -> patterns of list branches that are one group, as they have the same multiplicity in every
             event; those of a common prefix, such as ``jet_pt`` and ``jet_eta``, are found without.
         objects: group (``Jet`` or ``nJet``) -> condition on its objects; the others are left out.
@@ -108,9 +110,10 @@ def scan(
     named = tuple(dict.fromkeys(given for given in (labels, weights) if isinstance(given, str)))
     selection = Selection(parse_patterns(branches), (*parse_patterns(exclude), *named), tuple(identifiers))
     from_files = without_defined(selection, rules)
-    opened = _open_all(sources, from_files, rules, named, worker_pool, skipped, progress)
+    stored = tuple(name for name in named if name not in rules.defined)
+    opened = _open_all(sources, from_files, rules, stored, worker_pool, skipped, progress)
     chosen = choose(opened, from_files)
-    target_infos = [flat_branch("labels or weights", name, opened) for name in named]
+    target_infos = [flat_branch("labels or weights", name, opened) for name in stored]
     wanted = Wanted(chosen.features, target_infos, candidates(chosen.features, groups))
     near: list[str] = []
     if rules:
@@ -127,7 +130,7 @@ def scan(
     return specs
 
 
-def _name(target: PerFile | None) -> str:
+def _name(target: Labels | PerFile | None) -> str:
     return target if isinstance(target, str) else ""
 
 
@@ -192,6 +195,9 @@ def _finish(
 
 def choose(files: Sequence[RootFile], selection: Selection) -> Selected:
     """The feature branches, the same in every file."""
+    if "*" in selection.exclude:
+        names = {info.name for info in files[0].branches}
+        return Selected((), tuple(name for name in selection.identifiers if name in names), {})
     chosen = select(files[0].branches, selection, files[0].where)
     for file in files[1:]:
         own = select(file.branches, selection, file.where)

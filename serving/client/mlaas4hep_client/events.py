@@ -43,7 +43,7 @@ class Column:
 
     def as_integers(self) -> Column:
         """`NO_INTEGER` in the gaps."""
-        return Column(self.shape, [NO_INTEGER if v != v else v for v in self.values], self.bools)  # noqa: PLR0124 (NaN)
+        return Column(self.shape, [NO_INTEGER if v != v else v for v in self.values], self.bools)
 
     def nested(self) -> Any:
         """Lists nested as the shape says."""
