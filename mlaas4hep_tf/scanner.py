@@ -112,7 +112,7 @@ def scan(
     from_files = without_defined(selection, rules)
     stored = tuple(name for name in named if name not in rules.defined)
     opened = _open_all(sources, from_files, rules, stored, worker_pool, skipped, progress)
-    chosen = choose(opened, from_files)
+    chosen = (_none_of if rules.defined and "*" in from_files.exclude else choose)(opened, from_files)
     target_infos = [flat_branch("labels or weights", name, opened) for name in stored]
     wanted = Wanted(chosen.features, target_infos, candidates(chosen.features, groups))
     near: list[str] = []
@@ -182,7 +182,9 @@ def _finish(
             replace(stats.finish(info), group=joins.get(info.name, info.group))
             for stats, info in zip(total.features, wanted.features, strict=True)
         ),
-        files=tuple(FileSpec(f.url, f.uuid, f.num_entries, friends=friend_specs(f)) for f in files),
+        files=tuple(
+            FileSpec(f.url, f.uuid, f.num_entries, friends=friend_specs(f), dataset=f.source.dataset) for f in files
+        ),
         selection=selection,
         identifiers=chosen.identifiers,
         left_out=dict(chosen.left_out),
@@ -193,11 +195,14 @@ def _finish(
     return specs, near
 
 
+def _none_of(files: Sequence[RootFile], selection: Selection) -> Selected:
+    """No feature of the files: all are derived."""
+    names = {info.name for info in files[0].branches}
+    return Selected((), tuple(name for name in selection.identifiers if name in names), {})
+
+
 def choose(files: Sequence[RootFile], selection: Selection) -> Selected:
     """The feature branches, the same in every file."""
-    if "*" in selection.exclude:
-        names = {info.name for info in files[0].branches}
-        return Selected((), tuple(name for name in selection.identifiers if name in names), {})
     chosen = select(files[0].branches, selection, files[0].where)
     for file in files[1:]:
         own = select(file.branches, selection, file.where)

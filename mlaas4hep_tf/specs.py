@@ -144,6 +144,7 @@ class FileSpec:
         friends: trees that were read as a part of it.
         edges: where there is a selection, entries between which events were counted, from 0 to `entries`.
         passing: how many events pass between an edge and the next; -1 where that could not be read.
+        dataset: what a fileset calls the files that it belongs to.
     """
 
     url: str
@@ -152,6 +153,7 @@ class FileSpec:
     edges: tuple[int, ...] = ()
     passing: tuple[int, ...] = ()
     friends: tuple[FriendSpec, ...] = ()
+    dataset: str = ""
 
     @property
     def events(self) -> int:
@@ -393,6 +395,16 @@ class Specs:
             )
         left_out = {b.name: "one value" if b.constant else "no finite value" for b in self.branches if b not in told}
         return replace(self, branches=told, left_out={**self.left_out, **left_out})
+
+    def to_fileset(self) -> dict[str, dict[str, Any]]:
+        """The files as a fileset of coffea; those of no dataset are one that is called as the tree."""
+        found: dict[str, dict[str, Any]] = {}
+        for file in self.files:
+            files = found.setdefault(file.dataset or self.tree, {"files": {}, "metadata": {}})["files"]
+            files[file.url] = {
+                "object_path": self.tree, "steps": [[0, file.entries]], "num_entries": file.entries, "uuid": file.uuid,
+            }  # fmt: skip
+        return found
 
     def unbound(self) -> Specs:
         """The same specs for any files of the same schema: new data to predict, or more of the same simulation."""

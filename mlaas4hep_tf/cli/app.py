@@ -5,6 +5,7 @@ What can be wrong is looked for before `import_tensorflow`, which takes seconds.
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import warnings
@@ -34,6 +35,7 @@ from mlaas4hep_tf.cli.options import (
     TolerantReading,
     Training,
     data,
+    opened,
     output,
 )
 from mlaas4hep_tf.cli.output import (
@@ -260,37 +262,42 @@ def predict(
     run: RunFolder,
     reading: Reading,
     friend: Friend = None,
-    to: Annotated[Path, output("-o", "--output", help=f"File for the scores: {FORMATS}.")] = Path("scores.root"),
+    to: Annotated[str, output("-o", "--output", help=f"File, {FORMATS}, or folder/ for the scores.")] = "scores.root",
     observe: Annotated[
         list[str] | None, output("--observe", help="Branches, of the files or derived, to write as well.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write scores and identifiers of every event, in the order of the input, as ROOT, CSV or Parquet."""
+    """Write scores and identifiers of every event, in the order of the input, as ROOT, CSV or Parquet.
+
+    To a folder (scores/) each worker of --dask or --mpi predicts a part of the files.
+    """
     from mlaas4hep_tf.runs.config import describe
 
-    check_format(to)
+    folder = to.endswith("/") or os.path.isdir(to)
+    if folder and friend:
+        raise ConfigError(
+            "--friend names files beside all others, which parts do not have: write one file, -o scores.root"
+        )
+    if not folder:
+        check_format(to)
     describe(run)
-    named = reading.found(files)
+    named, read = reading.found(files), reading.options()
     import_tensorflow()
     from mlaas4hep_tf.predict import predict_files
+    from mlaas4hep_tf.runs.parts import predict_parts
     from mlaas4hep_tf.runs.run import Run
 
     trained = Run.load(run)
     start = perf_counter()
-    events = predict_files(
-        trained.model,
-        named,
-        trained,
-        to,
-        friends=friends(friend) or None,
-        observe=patterns(observe),
-        read=reading.options(),
-        progress=talks(),
-    )
+    options: dict[str, Any] = {"observe": patterns(observe), "read": read, "progress": talks()}
+    if folder:
+        events = predict_parts(trained, named, Path(to), **options)
+    else:
+        events = predict_files(trained.model, named, trained, to, friends=friends(friend) or None, **options)
     seconds = perf_counter() - start
     if as_json:
-        print_json({**_rate(events, seconds), "scores": str(to)})
+        print_json({**_rate(events, seconds), "scores": to})
     else:
         print_rate(events, seconds, to)
 
@@ -361,10 +368,11 @@ def main() -> None:
     sys.argv = [arg for arg in sys.argv if arg not in ("--debug", "--quiet")]  # they may stand anywhere
     if quiet:
         be_quiet()
-    if debug:
-        app()
-    try:
-        app()
-    except Exception as error:  # noqa: BLE001 (a shell user sees one line, whatever went wrong)
-        print_error(error)
-        sys.exit(1)
+    with opened:
+        if debug:
+            app()
+        try:
+            app()
+        except Exception as error:  # noqa: BLE001 (a shell user sees one line, whatever went wrong)
+            print_error(error)
+            sys.exit(1)

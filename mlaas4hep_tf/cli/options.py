@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from concurrent.futures import Executor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 data, cuts, reading, training, output = (
     partial(typer.Option, rich_help_panel=panel) for panel in ("Data", "Analysis", "Reading", "Training", "Output")
 )
+
+opened = ExitStack()  # what a command opens and `main` closes
 
 Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Paths, patterns, folders, lists (.txt), URLs.")]
 OptionalFiles = Annotated[list[str] | None, typer.Argument(metavar="[FILE]...", help="As for scan.")]
@@ -354,6 +358,13 @@ class Reading:
         list[str] | None,
         reading("--replica", metavar="URL=URL", help="Start of URLs, and what may stand there if that fails."),
     ] = None
+    dask: Annotated[
+        str | None,
+        reading("--dask", metavar="ADDRESS|local:N", help="Read on the workers of this Dask scheduler, or of N here."),
+    ] = None
+    mpi: Annotated[bool, reading("--mpi", help="Read on the other processes of `mpiexec -n N mlaas4hep-tf ...`.")] = (
+        False
+    )
     timeout: Annotated[float, reading("--timeout", help="Seconds for one request to a server.")] = (
         DEFAULT_POLICY.request_timeout_s
     )
@@ -377,7 +388,23 @@ class Reading:
     def options(self, base: ReadOptions = DEFAULT_READ) -> ReadOptions:
         """What the shell says, and where it says nothing of workers and cache, what `base` does."""
         policy = ReadPolicy(self.timeout, retries=self.retries, replicas=replicas(self.replica))
-        return replace(base, workers=self.workers or base.workers, policy=policy, cache=self.cache or base.cache)
+        return replace(
+            base, workers=self.workers or base.workers, policy=policy, cache=self.cache or base.cache,
+            executor=self._executor(),
+        )  # fmt: skip
+
+    def _executor(self) -> Executor | None:
+        """Where to read instead of local processes, until the command ends; an MPI process that reads ends here."""
+        from mlaas4hep_tf.io.clusters import on_dask, on_mpi
+
+        if self.dask is not None and self.mpi:
+            raise ConfigError("events are read on a Dask cluster or by MPI: take one of --dask and --mpi")
+        if self.dask is not None:
+            return opened.enter_context(on_dask(self.dask))
+        executor = opened.enter_context(on_mpi()) if self.mpi else None
+        if self.mpi and executor is None:
+            raise typer.Exit
+        return executor
 
 
 @dataclass(frozen=True)

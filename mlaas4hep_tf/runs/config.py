@@ -207,7 +207,7 @@ class RunConfig:
 
 def _check_targets(config: RunConfig, sources: tuple[Source, ...]) -> None:
     """Raise LabelError for numbers per file that do not fit the files, or labels that are no classes."""
-    files = [names_of(source.url, source.tree) for source in sources]
+    files = [names_of(source.url, source.tree, source.dataset) for source in sources]
     labels = config.numbers(config.labels)
     if not isinstance(labels, str):
         config.task(per_file("labels", labels, files))
