@@ -20,6 +20,7 @@ import typer
 from mlaas4hep_tf import __version__
 from mlaas4hep_tf.cli.grouped import grouped
 from mlaas4hep_tf.cli.options import (
+    Apart,
     Choice,
     Cuts,
     Drawing,
@@ -153,6 +154,7 @@ def train(
     cuts: Cuts,
     labels: Labels,
     learnt: Learnt,
+    apart: Apart,
     training: Training,
     drawing: Drawing,
     reading: TolerantReading,
@@ -183,7 +185,7 @@ def train(
         raise ConfigError("no input files: name at least one, for example mlaas4hep-tf train data/*.root ...")
     read = reading.options()
     config = training.config(named, labels, learnt, paper, read)
-    config = replace(config, image=drawing.image(), friends=friends(choice.friend) or None)
+    config = replace(config, image=drawing.image(), friends=friends(choice.friend) or None, **apart.options())
     check_new(folder, overwrite=overwrite, resume=resume)
     if resume and not (folder / CHECKPOINT).exists():
         note(f"{folder} has no checkpoint yet: training begins at the beginning")

@@ -18,6 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from mlaas4hep_tf.analysis.draws import Draw
 from mlaas4hep_tf.dataset import RootDataset
 from mlaas4hep_tf.errors import ConfigError, LabelError, MissingExtra, MissingExtraWarning, near_misses, need
 from mlaas4hep_tf.evaluation import Evaluated, over_training
@@ -28,7 +29,6 @@ from mlaas4hep_tf.runs.config import (
     CHECKPOINT,
     MODEL,
     MODEL_SOURCE,
-    PARTS,
     Described,
     RunConfig,
     check_new,
@@ -140,7 +140,7 @@ def _train(
     task = task_of(config, ds.specs, ds.composition())
     model = _model(config, ds.specs, task)
     ds = ds.masked(wants_mask(model))
-    parts = dict(zip(PARTS, ds.split(*config.split), strict=True))
+    parts = config.parts(ds)
     mixed = parts["train"].mixed(config.mixing)
     _begin(folder, config, ds.specs)
     with interrupt.listening() if interrupt else nullcontext() as stop:
@@ -266,8 +266,7 @@ def evaluate_run(
             f"the files of {run.folder} are not those it was trained on, so its test part cannot be found again: "
             f"there are {len(ds.files)} now, {len(run.metrics['files'])} then; name files to evaluate them as a whole"
         )
-    parts = ds.split(*config.split)
-    return {name: evaluate(run.model, part, run.task) for name, part in zip(PARTS, parts, strict=True)}
+    return {name: evaluate(run.model, part, run.task) for name, part in config.parts(ds).items()}
 
 
 def _absolute(name: str) -> str:
@@ -333,12 +332,18 @@ def _metrics(
             "backend": keras.backend.backend(),
         },
         "seed": config.seed,
+        "drawn": [one.describe() for one in _draws(config, ds.specs)],
         "fingerprint": ds.specs.fingerprint,
         "date": strftime("%Y-%m-%d %H:%M"),
         "lost": ds.skipped.to_json() if ds.skipped is not None else [],
         "loss_report": ds.skipped.report() if ds.skipped is not None else [],
         "versions": {p: version(p) for p in _packages(keras.backend.backend())},
     }  # fmt: skip
+
+
+def _draws(config: RunConfig, specs: Specs) -> list[Draw]:
+    """How the parts are told that are drawn."""
+    return [one.draw(specs) for one in (config.hold_out, config.folds) if one is not None]
 
 
 def _packages(backend: str) -> list[str]:
