@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from mlaas4hep_tf import __version__
+from mlaas4hep_tf.cli.drift import drift
 from mlaas4hep_tf.cli.grouped import grouped
 from mlaas4hep_tf.cli.options import (
     Apart,
@@ -58,7 +59,7 @@ from mlaas4hep_tf.cli.output import (
     talks,
 )
 from mlaas4hep_tf.cli.parsing import friends, groups, patterns
-from mlaas4hep_tf.errors import ConfigError
+from mlaas4hep_tf.errors import ConfigError, MlaasError
 from mlaas4hep_tf.io.branches import IDENTIFIERS
 from mlaas4hep_tf.io.formats import FORMATS, check_format
 
@@ -321,11 +322,16 @@ def export(
     import_tensorflow()
     from mlaas4hep_tf.exporter import export as export_model
     from mlaas4hep_tf.exporter import next_version
+    from mlaas4hep_tf.reference import reference
     from mlaas4hep_tf.runs.run import Run
 
     trained = Run.load(run)
     card = {"metrics": trained.metrics["parts"], "seed": trained.config.seed, "trained": trained.metrics["date"]}
     target = next_version(to) if form == "savedmodel" else to
+    try:
+        card["reference"] = reference(trained.config.files, trained.specs)
+    except MlaasError as error:
+        note(f"the model card has no reference histograms of the inputs: {error}")
     made = export_model(trained.model, trained, target, format=cast("Format", form), card=card)
     out.print(f"exported -> {made}", soft_wrap=True)
 
@@ -355,6 +361,9 @@ def bench(
         print_json(result.to_json())
     else:
         print_bench(result, rounds, environment())
+
+
+app.command(epilog="Example: mlaas4hep-tf drift http://localhost:8501 --model tth")(drift)
 
 
 @app.command(epilog="Example: mlaas4hep-tf models")
