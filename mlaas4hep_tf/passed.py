@@ -66,9 +66,13 @@ def with_steps(wanted: Wanted, steps: Steps, selection: Selection, labels: str, 
 
 
 def with_analysis(
-    specs: Specs, steps: Steps, wanted: Wanted, total: Scanned, passing: Sequence[Passed], files: Sequence[RootFile]
-) -> Specs:
-    """The specs with the analysis, the branches that it reads, and how many events pass in each file."""
+    specs: Specs, wanted: Wanted, total: Scanned, passing: Sequence[Passed], files: Sequence[RootFile],
+    labels: Labels | None, weights: PerFile | None,
+) -> Specs:  # fmt: skip
+    """The specs with the analysis, if there is one: what it reads, how many events pass in each file, the cut flow."""
+    steps = wanted.steps
+    if steps is None:
+        return specs
     stored = {info.name: info.group for info in files[0].branches}
     raw = {info.name for info in wanted.raw}
     features = [info.name for info in wanted.features]
@@ -87,6 +91,7 @@ def with_analysis(
         specs, analysis=steps.analysis, inputs=inputs,
         stored_groups={i.name: stored[i.name] for i in inputs if stored[i.name] != i.group},
         files=counted_files(specs.files, passing) if steps.analysis.selects else specs.files,
+        cutflow=cut_flow(steps, total, files, labels, weights),
     )  # fmt: skip
 
 

@@ -24,7 +24,6 @@ from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.passed import (
     Passed,
     counted_files,
-    cut_flow,
     edges,
     not_counted,
     nothing_passes,
@@ -122,9 +121,7 @@ def scan(
         wanted = with_steps(wanted, steps_of(rules, infos), selection, _name(labels), _name(weights))
     total, passing = _read_all(opened, wanted, worker_pool, progress, skipped)
     specs, nearly = _finish(opened, selection, chosen, wanted, total)
-    if wanted.steps is not None:
-        specs = with_analysis(specs, wanted.steps, wanted, total, passing, opened)
-        specs = replace(specs, cutflow=cut_flow(wanted.steps, total, opened, labels, weights))
+    specs = with_analysis(specs, wanted, total, passing, opened, labels, weights)
     lost = skipped.report() if skipped is not None else []
     for message in near + nearly + remarks(specs) + (["\n".join(lost)] if lost else []):
         warnings.warn(message, DataWarning, stacklevel=2)

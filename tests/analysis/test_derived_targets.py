@@ -42,7 +42,7 @@ def test_derived_labels_and_weights_are_no_features_and_are_not_served(files, tm
 
     model = keras.Sequential([keras.layers.Input((len(specs.vector_names),)), keras.layers.Dense(1, "sigmoid")])
     served = tf.saved_model.load(str(export(model, ds, tmp_path / "model" / "1"))).signatures["serving_default"]
-    assert {*served.structured_input_signature[1]} == {"x", "Jet_0", "Jet_1"}
+    assert {*served.structured_input_signature[1]} == {"x", "nJet", "Jet_0", "Jet_1"}
 
 
 def test_derived_branches_alone_are_the_features(files):
