@@ -19,6 +19,7 @@ import tensorflow as tf
 from mlaas4hep_tf.io.buffers import keep_freed_memory
 from mlaas4hep_tf.io.workers import default_workers
 from mlaas4hep_tf.streaming.chunks import Room, Stream
+from mlaas4hep_tf.streaming.finished import Finished
 from mlaas4hep_tf.streaming.forks import NAME
 from mlaas4hep_tf.streaming.plan import Plan
 from mlaas4hep_tf.streaming.position import Cursor
@@ -49,8 +50,9 @@ class PipelineOptions:
 
 
 def build_pipeline(
-    stream: Stream, preprocessor: Preprocessor, options: PipelineOptions, plan: Plan, cursor: Cursor
-) -> tf.data.Dataset:
+    stream: Stream, preprocessor: Preprocessor, options: PipelineOptions, plan: Plan, cursor: Cursor,
+    finished: Finished | None,
+) -> tf.data.Dataset:  # fmt: skip
     """The whole graph from file groups to batches; nothing is read before it is iterated.
 
     Each iteration begins where `cursor` says.  How many batches it has is known, unless some may be lost or the first
@@ -61,8 +63,8 @@ def build_pipeline(
     """
     batch = options.batch_size
     step = batch * -(-STEP_ENTRIES // batch) if options.layout != "ragged" else batch  # rebatch is slow for ragged
-    batches = _steps(stream, plan, cursor, step, _room(options, plan)).map(
-        _step(preprocessor, options, plan, step),
+    batches = _steps(stream, plan, cursor, step, _room(options, plan), finished).map(
+        _either(_step(preprocessor, options, plan, step)),
         num_parallel_calls=default_workers(),
         deterministic=True,
     )
@@ -109,21 +111,32 @@ def _settings() -> tf.data.Options:
     return settings
 
 
-def _steps(stream: Stream, plan: Plan, cursor: Cursor, step: int, room: Room | None) -> tf.data.Dataset:
-    """Steps (rows, flat, bounds, groups, targets): the rows of a step, and the whole packed chunk they lie in.
+def _steps(
+    stream: Stream, plan: Plan, cursor: Cursor, step: int, room: Room | None, finished: Finished | None
+) -> tf.data.Dataset:
+    """Steps (rows, finished, flat, bounds, groups, targets): the rows of a step, and what they lie in.
+
+    That is a whole packed chunk, or the finished rows of an epoch.
 
     TensorFlow never forgets a Python function that a graph has called, so the one here holds stream, plan and cursor
     weakly; the RootDataset holds them, and every dataset and iterator made from it holds the RootDataset.
     """
     keep_freed_memory()
     weak_stream, weak_plan, weak_cursor = weakref.ref(stream), weakref.ref(plan), weakref.ref(cursor)
+    weak_finished = weakref.ref(finished) if finished is not None else None
 
     def read() -> Iterator[tuple[Any, ...]]:
         alive, its_plan, its_cursor = weak_stream(), weak_plan(), weak_cursor()
         if alive is None or its_plan is None or its_cursor is None:
             raise ReferenceError("the RootDataset that this iterator reads from is gone; keep a reference to it")
-        for order, flat, bounds, *rest in alive.chunks(its_plan, its_cursor.begin(), room):
-            yield order, flat, bounds, tuple(rest[: len(groups)]), tuple(rest[len(groups) :])
+        position, ready = its_cursor.begin(), weak_finished() if weak_finished is not None else None
+        rows = ready.rows(position) if ready is not None else None
+        if rows is not None:
+            yield its_plan.order(position.epoch), rows, *nothing
+            return
+        no_rows = ready.nothing() if ready is not None else ()
+        for order, flat, bounds, *rest in alive.chunks(its_plan, position, room):
+            yield order, no_rows, flat, bounds, tuple(rest[: len(groups)]), tuple(rest[len(groups) :])
 
     def cut(order: tf.Tensor, *chunk: Any) -> tf.data.Dataset:
         starts = tf.data.Dataset.range(0, tf.shape(order, tf.int64)[0], step)
@@ -133,11 +146,13 @@ def _steps(stream: Stream, plan: Plan, cursor: Cursor, step: int, room: Room | N
         return tf.TensorSpec((None, columns), dtype)
 
     groups = stream.layout.groups
-    signature = (
-        tf.TensorSpec((None,), tf.int32), matrix(len(stream.layout.flat)),
+    packed = (
+        matrix(len(stream.layout.flat)),
         matrix(2 * len(groups), tf.int32), tuple(matrix(len(names)) for _, names in groups),
         tuple(tf.TensorSpec((None,), tf.as_dtype(target.dtype)) for target in stream.targets),
     )  # fmt: skip
+    nothing = tf.nest.map_structure(lambda p: np.empty((0, *p.shape[1:]), p.dtype.as_numpy_dtype), packed)
+    signature = (tf.TensorSpec((None,), tf.int32), () if finished is None else finished.signature, *packed)
     return tf.data.Dataset.from_generator(read, output_signature=signature).prefetch(1).flat_map(cut)
 
 
@@ -177,6 +192,31 @@ def _step(preprocessor: Preprocessor, options: PipelineOptions, plan: Plan, step
         return tf.nest.map_structure(lambda part: part[:count], compiled((offset, scale), whole, *chunk))
 
     return finish
+
+
+def signature(preprocessor: Preprocessor, options: PipelineOptions, stream: Stream) -> Any:
+    """Structure, shapes and dtypes of the elements, where these have rows of fixed shape to keep."""
+    x: Any = preprocessor.input_specs(mask=options.mask)
+    if not options.mask:
+        (x,) = x.values()
+    targets = [tf.TensorSpec((None,), tf.as_dtype(target.dtype)) for target in stream.targets]
+    return (x, *targets) if targets else x
+
+
+def _either(finish: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that takes the rows of a step from the finished ones where these are there, or finishes them."""
+
+    def take(rows: tf.Tensor, finished: Any, *chunk: Any) -> Any:
+        ready = tf.nest.flatten(finished)
+        if not ready:
+            return finish(rows, *chunk)
+        return tf.cond(
+            tf.shape(ready[0])[0] > 0,
+            lambda: tf.nest.map_structure(lambda part: tf.gather(part, rows), finished),
+            lambda: finish(rows, *chunk),
+        )
+
+    return take
 
 
 def _finish(
