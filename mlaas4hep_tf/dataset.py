@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import warnings
-import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,11 +23,10 @@ from mlaas4hep_tf.scanner import passing_events, scan_targets
 from mlaas4hep_tf.specs import Specs, TargetSpec
 from mlaas4hep_tf.streaming.chunks import Stream
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
-from mlaas4hep_tf.streaming.finished import Finished
 from mlaas4hep_tf.streaming.forks import check_process
 from mlaas4hep_tf.streaming.kept import Keep, check_keep, make_kept
 from mlaas4hep_tf.streaming.open_files import inspect_files
-from mlaas4hep_tf.streaming.pipeline import MASK_SUFFIX, DataLayout, PipelineOptions, build_pipeline, signature
+from mlaas4hep_tf.streaming.pipeline import MASK_SUFFIX, DataLayout, PipelineOptions, build_pipeline, make_finished
 from mlaas4hep_tf.streaming.plan import EntryRange, make_plan, partition, split_sizes
 from mlaas4hep_tf.streaming.position import BEGINNING, Cursor, Position, describe_order, make_state, read_state
 from mlaas4hep_tf.streaming.skipped import Skipped, account
@@ -291,23 +289,9 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             seed=options.seed, shares=options.shares, raw_offsets=stream.raw_offsets,
         )  # fmt: skip
         self._cursor = Cursor(start)
-        self._finished = self._make_finished()
+        self._finished = make_finished(stream, preprocessor, options, self.plan)
         self._pipeline = build_pipeline(stream, preprocessor, options, self.plan, self._cursor, self._finished)
         super().__init__(tf.data.experimental.to_variant(self._pipeline))
-
-    def _make_finished(self) -> Finished | None:
-        """Where the finished rows are kept, once they are there; None if nothing is, or rows differ in shape."""
-        if self._stream.kept is None or self._settings.layout not in ("vector", "image"):
-            return None
-        itself = weakref.ref(self)
-
-        def make() -> RootDataset:
-            alive = itself()
-            if alive is None:
-                raise ReferenceError("the RootDataset that this iterator reads from is gone; keep a reference to it")
-            return alive.in_order()
-
-        return Finished(self._stream, self.plan, signature(self._preprocessor, self._settings, self._stream), make)
 
     def _inputs(self) -> list[tf.data.Dataset]:  # abstract in tf.data.Dataset, so every subclass has it
         return [self._pipeline]

@@ -62,9 +62,12 @@ def build_pipeline(
     every epoch, and those inside such a function again for every chunk.
     """
     batch = options.batch_size
-    step = batch * -(-STEP_ENTRIES // batch) if options.layout != "ragged" else batch  # rebatch is slow for ragged
-    batches = _steps(stream, plan, cursor, step, _room(options, plan), finished).map(
-        _either(_step(preprocessor, options, plan, step)),
+    step = _step_entries(options)
+    finish, room = _step(preprocessor, options, plan, step), _room(options, plan)
+    if finished is not None:  # nothing is traced or compiled twice
+        finish, room = finished.finish, finished.room
+    batches = _steps(stream, plan, cursor, step, room, finished).map(
+        partial(_take, finish),
         num_parallel_calls=default_workers(),
         deterministic=True,
     )
@@ -75,6 +78,27 @@ def build_pipeline(
     batches = batches.prefetch(max(2, PREFETCH_ENTRIES // batch))
     known = plan.batches if stream.skipped is None and cursor.next.batch == 0 else None
     return _with_end(batches, cursor, known).with_options(_settings())
+
+
+def make_finished(stream: Stream, preprocessor: Preprocessor, options: PipelineOptions, plan: Plan) -> Finished | None:
+    """Where finished rows are kept once they are there; None if nothing is kept, or rows differ in shape."""
+    if stream.kept is None or options.layout not in ("vector", "image"):
+        return None
+    x: Any = preprocessor.input_specs(mask=options.mask)
+    if not options.mask:
+        (x,) = x.values()
+    targets = [tf.TensorSpec((None,), tf.as_dtype(target.dtype)) for target in stream.targets]
+    step = _step_entries(options)
+    return Finished(
+        stream, plan, (x, *targets) if targets else x, _step(preprocessor, options, plan, step), step,
+        _room(options, plan),
+    )  # fmt: skip
+
+
+def _step_entries(options: PipelineOptions) -> int:
+    """Rows that are finished at a time: whole batches, and of ragged ones, which are slow to cut, a single one."""
+    batch = options.batch_size
+    return batch * -(-STEP_ENTRIES // batch) if options.layout != "ragged" else batch
 
 
 def _with_end(batches: tf.data.Dataset, cursor: Cursor, known: int | None) -> tf.data.Dataset:
@@ -194,29 +218,16 @@ def _step(preprocessor: Preprocessor, options: PipelineOptions, plan: Plan, step
     return finish
 
 
-def signature(preprocessor: Preprocessor, options: PipelineOptions, stream: Stream) -> Any:
-    """Structure, shapes and dtypes of the elements, where these have rows of fixed shape to keep."""
-    x: Any = preprocessor.input_specs(mask=options.mask)
-    if not options.mask:
-        (x,) = x.values()
-    targets = [tf.TensorSpec((None,), tf.as_dtype(target.dtype)) for target in stream.targets]
-    return (x, *targets) if targets else x
-
-
-def _either(finish: Callable[..., Any]) -> Callable[..., Any]:
-    """The function that takes the rows of a step from the finished ones where these are there, or finishes them."""
-
-    def take(rows: tf.Tensor, finished: Any, *chunk: Any) -> Any:
-        ready = tf.nest.flatten(finished)
-        if not ready:
-            return finish(rows, *chunk)
-        return tf.cond(
-            tf.shape(ready[0])[0] > 0,
-            lambda: tf.nest.map_structure(lambda part: tf.gather(part, rows), finished),
-            lambda: finish(rows, *chunk),
-        )
-
-    return take
+def _take(finish: Callable[..., Any], rows: tf.Tensor, finished: Any, *chunk: Any) -> Any:
+    """The rows of a step: those that are finished already where these are there, or else they are finished now."""
+    ready = tf.nest.flatten(finished)
+    if not ready:
+        return finish(rows, *chunk)
+    return tf.cond(
+        tf.shape(ready[0])[0] > 0,
+        lambda: tf.nest.map_structure(lambda part: tf.gather(part, rows), finished),
+        lambda: finish(rows, *chunk),
+    )
 
 
 def _finish(

@@ -96,7 +96,7 @@ def test_what_is_kept_is_not_read_again(files, asked):
     assert asked == []
 
 
-IMAGE = Image((Axis("Jet_0", 3, 0.0, 1.0), Axis("Jet_1", 2, 0.0, 1.0)), ("Jet_2",))
+IMAGE = Image((Axis("Jet_0", 3, 0.0, 1.0),), ("Jet_1",))
 
 
 @pytest.mark.parametrize(
