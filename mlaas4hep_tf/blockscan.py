@@ -14,6 +14,7 @@ from mlaas4hep_tf.analysis.cutflow import Counted, counted, merged
 from mlaas4hep_tf.analysis.steps import Steps
 from mlaas4hep_tf.examples import Example, example_event
 from mlaas4hep_tf.grouping import Agreement, Candidate, agreement, differing
+from mlaas4hep_tf.identified import NOT_SEEN, Identified, identified
 from mlaas4hep_tf.io.branches import BranchInfo
 from mlaas4hep_tf.io.buffers import keep_freed_memory
 from mlaas4hep_tf.io.files import RootFile
@@ -46,6 +47,7 @@ class Scanned:
         passing: events that pass the selection, between each two edges.
         flow: number of a file -> its cut flow.
         large: integer branches with values that float32 does not hold.
+        identified: whether identifiers tell the events apart.
     """
 
     features: list[BranchStats]
@@ -56,6 +58,7 @@ class Scanned:
     passing: tuple[int, ...] = ()
     flow: Mapping[int, Counted] = field(default_factory=dict)
     large: frozenset[str] = frozenset()
+    identified: Identified = NOT_SEEN
 
     def merge(self, other: Scanned) -> Scanned:
         return Scanned(
@@ -67,6 +70,7 @@ class Scanned:
             self.passing + other.passing,
             {n: merged([one.flow.get(n, {}) for one in (self, other)]) for n in {**self.flow, **other.flow}},
             self.large | other.large,
+            self.identified.merge(other.identified),
         )
 
 
@@ -81,6 +85,8 @@ class Wanted:
         steps: of an analysis, or None.
         labels, weights: branches of `targets` that the cut flow is told by, or empty.
         raw: feature branches of the files, where there are steps.
+        distributed: features of which the distribution is to be known.
+        identifiers: branches of integers that together may tell events apart.
     """
 
     features: Sequence[BranchInfo]
@@ -90,6 +96,8 @@ class Wanted:
     labels: str = ""
     weights: str = ""
     raw: Sequence[BranchInfo] = ()
+    distributed: frozenset[str] = frozenset()
+    identifiers: Sequence[BranchInfo] = ()
 
     @property
     def nothing(self) -> Scanned:
@@ -100,15 +108,20 @@ class Wanted:
     def read(self) -> tuple[BranchInfo, ...]:
         """Branches that are read from the files, those for the expressions first."""
         if self.steps is None:
-            listed = (*self.features, *self.targets)
+            listed = (*self.features, *self.targets, *self.identifiers)
         else:
-            listed = (*self.steps.inputs, *self.targets, *(i for i in self.raw if i.name not in self.steps.counters))
+            first = (*self.steps.inputs, *self.targets, *self.identifiers)
+            listed = (*first, *(i for i in self.raw if i.name not in self.steps.counters))
         return tuple({info.name: info for info in listed}.values())
 
     @property
     def names(self) -> list[str]:
         """Branches that are needed, counters too."""
         return [info.name for info in self.read] + [info.counter for info in self.read if info.counter]
+
+    def statistics(self, info: BranchInfo, values: Sequence[Array], per_group: Mapping[str, Array]) -> BranchStats:
+        """Of a feature's values, and of the events of a group by their number of objects."""
+        return statistics(values, _multiplicities(info, per_group), distributed=info.name in self.distributed)
 
 
 Task = tuple[RootFile, int, Sequence[int]]  # the file, its number, and the edges, from the first entry to the last
@@ -134,11 +147,12 @@ def _scan_range(wanted: Wanted, task: Task) -> Scanned:
         infos = [replace(info, counter=None) if info.name in apart else info for info in infos]
     per_group = {group: np.bincount(counts).astype(np.int64) for group, counts in columns.counts.items()}
     return Scanned(
-        [statistics(columns.values[i.name], _multiplicities(i, per_group)) for i in infos],
+        [wanted.statistics(i, columns.values[i.name], per_group) for i in infos],
         [target_statistics(columns.values[info.name]) for info in wanted.targets],
         [agreement(candidate, columns.counts) for candidate in wanted.groups],
         apart,
         example_event(infos, columns.values, columns.counts) if infos and edges[0] == 0 else {},
+        identified=identified([np.concatenate(columns.values[info.name]) for info in wanted.identifiers]),
     )
 
 
@@ -154,7 +168,7 @@ def _scan_applied(wanted: Wanted, steps: Steps, task: Task) -> Scanned:
 
     file, number, edges = task
     counters = {info.counter: None for info in wanted.read if info.counter}
-    first = {info.name for info in (*steps.inputs, *wanted.targets)}
+    first = {info.name for info in (*steps.inputs, *wanted.targets, *wanted.identifiers)}
     early = [i.name for i in wanted.read if i.name in first or not steps.analysis.selects]
     columns = reading.read_columns(file, edges[0], edges[-1], early, steps, counters=counters)
     raw, counts = reading.arrays(columns), reading.group_counts(columns, steps)
@@ -183,10 +197,11 @@ def _told(
     from mlaas4hep_tf.analysis.reading import counts_between
 
     large = frozenset(info.name for info in steps.inputs if beyond_float32(raw[info.name]))
+    told = {"large": large, "identified": identified([raw[info.name] for info in wanted.identifiers])}
     if not steps.analysis.selects:
-        return {"large": large}
+        return told
     flow = counted(held, raw.get(wanted.labels), raw.get(wanted.weights), FOUND)
-    return {"large": large, "passing": counts_between(edges, alive), "flow": {number: flow}}
+    return told | {"passing": counts_between(edges, alive), "flow": {number: flow}}
 
 
 def _example(
@@ -204,6 +219,6 @@ def _statistics(wanted: Wanted, steps: Steps, applied: Applied) -> Scanned:
     per_group = {group: np.bincount(own).astype(np.int64) for group, own in counts.items()}
     return replace(
         wanted.nothing,
-        features=[statistics((applied[i.name],), _multiplicities(i, per_group)) for i in wanted.features],
+        features=[wanted.statistics(i, (applied[i.name],), per_group) for i in wanted.features],
         targets=[target_statistics((applied[info.name],)) for info in wanted.targets],
     )

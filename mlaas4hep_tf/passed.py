@@ -12,7 +12,7 @@ from mlaas4hep_tf.analysis.steps import Steps
 from mlaas4hep_tf.blockscan import Scanned, Wanted
 from mlaas4hep_tf.errors import shorten
 from mlaas4hep_tf.io.branches import Selection, meant
-from mlaas4hep_tf.io.files import RootFile, names_of
+from mlaas4hep_tf.io.files import RootFile
 from mlaas4hep_tf.specs import FileSpec, InputSpec, Specs
 from mlaas4hep_tf.streaming.plan import EntryRange, cut
 from mlaas4hep_tf.streaming.skipped import SkippedRange
@@ -96,7 +96,7 @@ def cut_flow(
     """What the selection left, by file and label; None where there is no selection."""
     if not steps.analysis.selects:
         return None
-    names = [names_of(file.url, file.tree) for file in files]
+    names = [file.names for file in files]
     own = per_file("labels", labels, names) if labels is not None and not isinstance(labels, str) else None
     factors = per_file("weights", weights, names) if weights is not None and not isinstance(weights, str) else None
     rows = [

@@ -44,6 +44,7 @@ def predict_files(
     friends: Friends | None = None,
     task: Task | None = None,
     observe: Sequence[str] = (),
+    first_file: int = 0,
     read: ReadOptions = DEFAULT_READ,
     progress: bool = False,
 ) -> int:
@@ -61,6 +62,7 @@ def predict_files(
         friends: name -> files (see `scan`), where the specs have some and these files others than were scanned.
         task: what the model tells; that of the `runs.Run` by default.
         observe: branches with a number per event, of the files or derived, that go to the output as well.
+        first_file: the number that the first of the files has in the output.
         read: how to read.  Every event gets a row, so nothing can be skipped.
         progress: show a progress bar on a terminal.
 
@@ -83,7 +85,7 @@ def predict_files(
     scores = _Scores(predict_batch(model, x) for x in ds)
     with row_writer(out, ds.files[0].tree) as tree, progress_bar("predict", ds.entries, "events", progress) as advance:
         for block, beside in _beside(ds.files, preprocessor.specs, observe, WorkerPool(read)):
-            tree.extend(_rows(block, beside, scores.take(len(block)), task))
+            tree.extend(_rows(block, first_file, beside, scores.take(len(block)), task))
             advance(len(block))
     if ds.truncated:
         cut = ", ".join(f"{count:,} {what}" for what, count in ds.truncated.items())
@@ -115,14 +117,14 @@ def _check_names(identifiers: Sequence[str]) -> None:
 
 
 def _rows(
-    block: EntryRange, beside: dict[str, np.ndarray], scores: FloatArray, task: Task | None
+    block: EntryRange, first_file: int, beside: dict[str, np.ndarray], scores: FloatArray, task: Task | None
 ) -> dict[str, np.ndarray]:
     """The branches of the output for one block of a file."""
     names = (
         task.columns if task else [SCORE] if scores.shape[1] == 1 else [f"{SCORE}_{i}" for i in range(scores.shape[1])]
     )
     return {
-        "file": np.full(len(block), block.file, np.int32),
+        "file": np.full(len(block), first_file + block.file, np.int32),
         "entry": np.arange(block.start, block.stop, dtype=np.int64),
         **beside,
         **{name: scores[:, i].astype(np.float32) for i, name in enumerate(names)},

@@ -104,6 +104,8 @@ def test_a_network_on_images_from_training_to_serving(work):
     assert len(set(uproot.open(f"{work}/image.root:events")["score"].array(library="np"))) > 100
     cli("export", *run, "--to", "models/image", cwd=work)
     card = json.loads((work / "models/image/1.model_card.json").read_text())
+    read = card["reference"]
+    assert 0 < read["events"] == sum(read["inputs"]["ht"]["all"]) and len(read["inputs"]["Jet_pt"]["all"]) == 53
     assert card["image"] == {
         "axes": [{"branch": "Jet_eta", "bins": 9, "low": -2.5, "high": 2.5}],
         "channels": ["Jet_pt", "Jet_mass"],
@@ -314,7 +316,7 @@ TRAIN = ("train", "data/*.root", "--specs", "specs.json")
 
 def test_mistakes_are_told_before_tensorflow_is_imported(work):
     cases = [
-        ((*TRAIN, *LABELS, "--model", "mpl"), "no model 'mpl' (did you mean 'mlp'?); there are mlp, set, cnn, module:"),
+        ((*TRAIN, *LABELS, "--model", "mpl"), "no model 'mpl' (did you mean 'mlp'?); there are mlp, set, particle_transformer, particle_net, cnn, module:"),
         ((*TRAIN, *LABELS, "--model", "cnn"), "'cnn' takes an image: give --image, or in Python image="),
         ((*TRAIN, *LABELS, "--image", "Jet_eta=9:-3:3", "--channels", "Jet_pt"), "model 'mlp' takes no image"),
         ((*TRAIN, *LABELS, "--model", "cnn", "--image", "Jet_eta=9"), "--image needs BRANCH=BINS:LOW:HIGH, such as"),
@@ -404,7 +406,7 @@ def test_help_errors_and_the_list_name_the_same_models():
     listed = cli("models").stdout
     assert [line.split()[0] for line in listed.splitlines()[1:5]] == ["mlp", "set", "cnn", "autoencoder"]
     shown = re.sub(r"[│\s]+", " ", cli("train", "--help").stdout)  # it has lines of 80 characters
-    assert "mlp, set, cnn, module:function" in shown
+    assert "mlp, set, particle_transformer, particle_net, cnn, module:function" in shown
 
 
 def test_the_shell_completes_commands_and_options():

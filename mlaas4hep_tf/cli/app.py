@@ -5,6 +5,7 @@ What can be wrong is looked for before `import_tensorflow`, which takes seconds.
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import warnings
@@ -17,8 +18,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from mlaas4hep_tf import __version__
+from mlaas4hep_tf.cli.drift import drift
 from mlaas4hep_tf.cli.grouped import grouped
 from mlaas4hep_tf.cli.options import (
+    Apart,
     Choice,
     Cuts,
     Drawing,
@@ -34,6 +37,7 @@ from mlaas4hep_tf.cli.options import (
     TolerantReading,
     Training,
     data,
+    opened,
     output,
 )
 from mlaas4hep_tf.cli.output import (
@@ -55,7 +59,7 @@ from mlaas4hep_tf.cli.output import (
     talks,
 )
 from mlaas4hep_tf.cli.parsing import friends, groups, patterns
-from mlaas4hep_tf.errors import ConfigError
+from mlaas4hep_tf.errors import ConfigError, MlaasError
 from mlaas4hep_tf.io.branches import IDENTIFIERS
 from mlaas4hep_tf.io.formats import FORMATS, check_format
 
@@ -105,6 +109,10 @@ def scan(
     quantile: Annotated[
         float | None, data("--quantile", help="Cut multiplicities at this quantile, such as 0.999.")
     ] = None,
+    distribution: Annotated[
+        list[str] | None,
+        data("--distribution", help="Patterns of branches to normalise by log, logit or clip: keep what that needs."),
+    ] = None,
     drop_constant: Annotated[
         bool, data("--drop-constant", help="Leave out branches with one value, or none: they tell nothing.")
     ] = False,
@@ -124,7 +132,8 @@ def scan(
         reading.locate(files), choice.tree, friends=friends(choice.friend), branches=patterns(choice.branches),
         exclude=(*patterns(choice.exclude), *loaded.exclude),
         identifiers=tuple(patterns(identifier)) or IDENTIFIERS, labels=labels, weights=weights, groups=groups(group),
-        analysis=loaded.analysis, read=reading.options(), progress=talks(),
+        analysis=loaded.analysis, distributions=patterns(distribution), categories=loaded.categories,
+        read=reading.options(), progress=talks(),
     )  # fmt: skip
     if quantile is not None:
         specs = specs.with_lengths(quantile=quantile)
@@ -151,6 +160,7 @@ def train(
     cuts: Cuts,
     labels: Labels,
     learnt: Learnt,
+    apart: Apart,
     training: Training,
     drawing: Drawing,
     reading: TolerantReading,
@@ -172,6 +182,7 @@ def train(
     from mlaas4hep_tf.checkpoints import Every
     from mlaas4hep_tf.runs.config import CHECKPOINT, check_new
     from mlaas4hep_tf.runs.interrupt import within_two_seconds
+    from mlaas4hep_tf.transforms.normalize import distributed_patterns
 
     Every.parse(checkpoint_every)
 
@@ -181,14 +192,16 @@ def train(
         raise ConfigError("no input files: name at least one, for example mlaas4hep-tf train data/*.root ...")
     read = reading.options()
     config = training.config(named, labels, learnt, paper, read)
-    config = replace(config, image=drawing.image(), friends=friends(choice.friend) or None)
+    config = replace(config, image=drawing.image(), friends=friends(choice.friend) or None, **apart.options())
     check_new(folder, overwrite=overwrite, resume=resume)
     if resume and not (folder / CHECKPOINT).exists():
         note(f"{folder} has no checkpoint yet: training begins at the beginning")
     config.check(choice.tree or paper.tree)
     specs = choice.known(cuts, training.continue_from)
     if specs is None:
-        specs = choice.scan(named, paper, labels.branch(), training.weights, cuts.load(), read)
+        specs = choice.scan(
+            named, paper, labels.branch(), training.weights, cuts.load(), read, distributed_patterns(config.normalize)
+        )
     config.check(specs.tree, specs)
     import_tensorflow()
     from mlaas4hep_tf.runs.run import train_run
@@ -260,37 +273,42 @@ def predict(
     run: RunFolder,
     reading: Reading,
     friend: Friend = None,
-    to: Annotated[Path, output("-o", "--output", help=f"File for the scores: {FORMATS}.")] = Path("scores.root"),
+    to: Annotated[str, output("-o", "--output", help=f"File, {FORMATS}, or folder/ for the scores.")] = "scores.root",
     observe: Annotated[
         list[str] | None, output("--observe", help="Branches, of the files or derived, to write as well.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write scores and identifiers of every event, in the order of the input, as ROOT, CSV or Parquet."""
+    """Write scores and identifiers of every event, in the order of the input, as ROOT, CSV or Parquet.
+
+    To a folder (scores/) each worker of --dask or --mpi predicts a part of the files.
+    """
     from mlaas4hep_tf.runs.config import describe
 
-    check_format(to)
+    folder = to.endswith("/") or os.path.isdir(to)
+    if folder and friend:
+        raise ConfigError(
+            "--friend names files beside all others, which parts do not have: write one file, -o scores.root"
+        )
+    if not folder:
+        check_format(to)
     describe(run)
-    named = reading.found(files)
+    named, read = reading.found(files), reading.options()
     import_tensorflow()
     from mlaas4hep_tf.predict import predict_files
+    from mlaas4hep_tf.runs.parts import predict_parts
     from mlaas4hep_tf.runs.run import Run
 
     trained = Run.load(run)
     start = perf_counter()
-    events = predict_files(
-        trained.model,
-        named,
-        trained,
-        to,
-        friends=friends(friend) or None,
-        observe=patterns(observe),
-        read=reading.options(),
-        progress=talks(),
-    )
+    options: dict[str, Any] = {"observe": patterns(observe), "read": read, "progress": talks()}
+    if folder:
+        events = predict_parts(trained, named, Path(to), **options)
+    else:
+        events = predict_files(trained.model, named, trained, to, friends=friends(friend) or None, **options)
     seconds = perf_counter() - start
     if as_json:
-        print_json({**_rate(events, seconds), "scores": str(to)})
+        print_json({**_rate(events, seconds), "scores": to})
     else:
         print_rate(events, seconds, to)
 
@@ -312,11 +330,16 @@ def export(
     import_tensorflow()
     from mlaas4hep_tf.exporter import export as export_model
     from mlaas4hep_tf.exporter import next_version
+    from mlaas4hep_tf.reference import reference
     from mlaas4hep_tf.runs.run import Run
 
     trained = Run.load(run)
     card = {"metrics": trained.metrics["parts"], "seed": trained.config.seed, "trained": trained.metrics["date"]}
     target = next_version(to) if form == "savedmodel" else to
+    try:
+        card["reference"] = reference(trained.config.files, trained.specs)
+    except MlaasError as error:
+        note(f"the model card has no reference histograms of the inputs: {error}")
     made = export_model(trained.model, trained, target, format=cast("Format", form), card=card)
     out.print(f"exported -> {made}", soft_wrap=True)
 
@@ -348,6 +371,9 @@ def bench(
         print_bench(result, rounds, environment())
 
 
+app.command(epilog="Example: mlaas4hep-tf drift http://localhost:8501 --model tth")(drift)
+
+
 @app.command(epilog="Example: mlaas4hep-tf models")
 def models() -> None:
     """List the models that are built in."""
@@ -361,10 +387,11 @@ def main() -> None:
     sys.argv = [arg for arg in sys.argv if arg not in ("--debug", "--quiet")]  # they may stand anywhere
     if quiet:
         be_quiet()
-    if debug:
-        app()
-    try:
-        app()
-    except Exception as error:  # noqa: BLE001 (a shell user sees one line, whatever went wrong)
-        print_error(error)
-        sys.exit(1)
+    with opened:
+        if debug:
+            app()
+        try:
+            app()
+        except Exception as error:  # noqa: BLE001 (a shell user sees one line, whatever went wrong)
+            print_error(error)
+            sys.exit(1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from concurrent.futures import Executor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,9 +17,11 @@ from mlaas4hep_tf.analysis.rules import analysis
 from mlaas4hep_tf.cli.output import talks
 from mlaas4hep_tf.cli.parsing import (
     branch_name,
+    categories,
     class_weights,
     fractions,
     friends,
+    held_out,
     image_axes,
     label_values,
     mixing_law,
@@ -43,6 +47,8 @@ if TYPE_CHECKING:
 data, cuts, reading, training, output = (
     partial(typer.Option, rich_help_panel=panel) for panel in ("Data", "Analysis", "Reading", "Training", "Output")
 )
+
+opened = ExitStack()  # what a command opens and `main` closes
 
 Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Paths, patterns, folders, lists (.txt), URLs.")]
 OptionalFiles = Annotated[list[str] | None, typer.Argument(metavar="[FILE]...", help="As for scan.")]
@@ -98,7 +104,7 @@ class KnownOrChosen(Choice):
 
     def scan(
         self, files: tuple[str, ...], paper: PaperParams, labels: str | None, weights: str | None, loaded: Loaded,
-        read: ReadOptions,
+        read: ReadOptions, distributions: tuple[str, ...],
     ) -> Specs:  # fmt: skip
         """Scan; options count before the paper's keys."""
         from mlaas4hep_tf.scanner import scan
@@ -107,7 +113,8 @@ class KnownOrChosen(Choice):
             files, self.tree or paper.tree, friends=friends(self.friend),
             branches=patterns(self.branches) or paper.branches,
             exclude=(*(patterns(self.exclude) or paper.exclude), *loaded.exclude), identifiers=paper.identifiers,
-            labels=labels, weights=weights, analysis=loaded.analysis, read=read, progress=talks(),
+            labels=labels, weights=weights, analysis=loaded.analysis, distributions=distributions,
+            categories=loaded.categories, read=read, progress=talks(),
         )  # fmt: skip
 
 
@@ -136,13 +143,23 @@ class Cuts:
     train_select: Annotated[
         list[str] | None, cuts("--train-select", metavar="EXPR", help="Events to train and test on; not served.")
     ] = None
+    category: Annotated[
+        list[str] | None,
+        cuts(
+            "--category",
+            metavar="BRANCH=KINDS",
+            help="Integers that are kinds: 'Jet_flavour=auto' or '=0,4,5' (one-hot), '=index' or '=index:0,4,5'.",
+        ),
+    ] = None
 
     @property
     def given(self) -> dict[str, Any]:
         """Options of the shell -> what they were given."""
         named = ("objects", "order", "define", "select")
         options = {f"--{name}": getattr(self, name) for name in named}
-        return {"--analysis": self.file, **options, "--train-select": self.train_select}
+        return {
+            "--analysis": self.file, **options, "--train-select": self.train_select, "--category": self.category
+        }  # fmt: skip
 
     def load(self) -> Loaded:
         """The analysis, and branches that it wants no features to be.
@@ -155,7 +172,8 @@ class Cuts:
         base = load(self.file) if self.file else Loaded()
         given = {name: named(f"--{name}", getattr(self, name)) for name in ("objects", "order", "define")}
         more = analysis(**given, select=self.select, train_select=self.train_select)
-        return replace(base, analysis=base.analysis.extended(more, str(self.file)))
+        kinds = categories(self.category)
+        return replace(base, analysis=base.analysis.extended(more, str(self.file)), categories=kinds)
 
 
 @dataclass(frozen=True)
@@ -239,15 +257,22 @@ class Training:
     chunk_size: Annotated[
         int | None, training("--chunk-size", help=f"Events mixed at a time [default: {CHUNK_SIZE}].")
     ] = None
-    split: Annotated[str, training("--split", help="Fractions for training, validation and test.")] = "0.64,0.16,0.20"
+    split: Annotated[
+        str | None,
+        training(
+            "--split",
+            help="Fractions for training, validation and test [default: 0.64,0.16,0.20], with --hold-out for the first "
+            "two [default: 0.8,0.2].",
+        ),
+    ] = None
     seed: Annotated[int, training("--seed", help="Of weights, split and order.")] = 0
     normalize: Annotated[
         list[str] | None,
         training(
             "--normalize",
             metavar="[BRANCH=]METHOD",
-            help="minmax, standard or none, of all branches or, "
-            "repeated, by name and pattern: 'nJet=none' '*=minmax' [default: minmax].",
+            help="minmax, standard or none, behind log, logit or clip(LOW,HIGH); of all branches or, "
+            "repeated, by name and pattern: '*_pt=log standard' '*=minmax' [default: minmax].",
         ),
     ] = None
     weights: Annotated[str | None, training("--weights", help="Branch of event weights for the loss.")] = None
@@ -292,13 +317,48 @@ class Training:
         return RunConfig(
             files=files, labels=labels.values(), regression=labels.target is not None,
             model=self.model, epochs=_first(self.epochs, paper.epochs),
-            batch_size=_first(self.batch_size, paper.batch_size), split=fractions(self.split), seed=self.seed,
+            batch_size=_first(self.batch_size, paper.batch_size), seed=self.seed,
+            split=fractions(self.split) if self.split else (),
             normalize=normalization(self.normalize),
             chunk_size=_first(self.chunk_size, paper.chunk_size), weights=self.weights, patience=self.patience,
             max_events=paper.events, mixing=mixing_law(self.mix), balanced=self.balanced, read=read,
             **learnt.options(), recipe=self.recipe(), class_weights=class_weights(self.class_weight),
             continue_from=os.path.abspath(self.continue_from) if self.continue_from else None,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Events that are kept from a model, by what does not change as files are added."""
+
+    hold_out: Annotated[
+        str | None,
+        data(
+            "--hold-out",
+            metavar="SHARE|EXPR",
+            help="Share of the events, such as 0.2, or those for which a condition holds ('event % 5 == 0'): the test.",
+        ),
+    ] = None
+    folds: Annotated[
+        int | None, data("--folds", metavar="K", help="Train K models, each tested on a fold that it has not seen.")
+    ] = None
+    fold_by: Annotated[
+        str | None,
+        data(
+            "--fold-by",
+            metavar="EXPR",
+            help="The fold's number, such as 'event % 5', or: identifiers, entries [default: a hash].",
+        ),
+    ] = None
+
+    def options(self) -> dict[str, Any]:
+        """These options as those of a `RunConfig`."""
+        from mlaas4hep_tf.drawing import Folds
+
+        if self.fold_by and self.folds is None:
+            raise ConfigError("--fold-by says how folds are told, so it needs --folds")
+        folds = Folds(self.folds, self.fold_by) if self.folds is not None else None
+        return {"hold_out": held_out(self.hold_out), "folds": folds}
 
 
 @dataclass(frozen=True)
@@ -354,6 +414,13 @@ class Reading:
         list[str] | None,
         reading("--replica", metavar="URL=URL", help="Start of URLs, and what may stand there if that fails."),
     ] = None
+    dask: Annotated[
+        str | None,
+        reading("--dask", metavar="ADDRESS|local:N", help="Read on the workers of this Dask scheduler, or of N here."),
+    ] = None
+    mpi: Annotated[bool, reading("--mpi", help="Read on the other processes of `mpiexec -n N mlaas4hep-tf ...`.")] = (
+        False
+    )
     timeout: Annotated[float, reading("--timeout", help="Seconds for one request to a server.")] = (
         DEFAULT_POLICY.request_timeout_s
     )
@@ -377,7 +444,23 @@ class Reading:
     def options(self, base: ReadOptions = DEFAULT_READ) -> ReadOptions:
         """What the shell says, and where it says nothing of workers and cache, what `base` does."""
         policy = ReadPolicy(self.timeout, retries=self.retries, replicas=replicas(self.replica))
-        return replace(base, workers=self.workers or base.workers, policy=policy, cache=self.cache or base.cache)
+        return replace(
+            base, workers=self.workers or base.workers, policy=policy, cache=self.cache or base.cache,
+            executor=self._executor(),
+        )  # fmt: skip
+
+    def _executor(self) -> Executor | None:
+        """Where to read instead of local processes, until the command ends; an MPI process that reads ends here."""
+        from mlaas4hep_tf.io.clusters import on_dask, on_mpi
+
+        if self.dask is not None and self.mpi:
+            raise ConfigError("events are read on a Dask cluster or by MPI: take one of --dask and --mpi")
+        if self.dask is not None:
+            return opened.enter_context(on_dask(self.dask))
+        executor = opened.enter_context(on_mpi()) if self.mpi else None
+        if self.mpi and executor is None:
+            raise typer.Exit
+        return executor
 
 
 @dataclass(frozen=True)

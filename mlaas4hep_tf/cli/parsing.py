@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlaas4hep_tf.categories import Category, Index, Values
 from mlaas4hep_tf.errors import ConfigError, LabelError
 
 if TYPE_CHECKING:
+    from mlaas4hep_tf.drawing import HoldOut
     from mlaas4hep_tf.transforms.image_axes import Axis
 
 
@@ -57,6 +59,23 @@ def named(option: str, given: list[str] | None) -> dict[str, str]:
 _EXAMPLES = {"--objects": "Jet=Jet_pt > 30", "--order": "Jet=-Jet_pt", "--define": "ht=sum(Jet_pt)"}
 
 
+def categories(given: list[str] | None) -> dict[str, Category]:
+    """``BRANCH=auto``, ``=0,4,5``, ``=index`` or ``=index:0,4,5``: branch -> its kinds, as for `scan`."""
+    return dict(map(_category, given or ()))
+
+
+def _category(text: str) -> tuple[str, Category]:
+    branch, equals, said = text.rpartition("=")
+    form, _, listed = said.rpartition(":") if ":" in said or said != "index" else (said, "", "auto")
+    try:
+        values: Values | None = "auto" if listed == "auto" else tuple(int(value) for value in listed.split(","))
+    except ValueError:
+        values = None
+    if not branch or not equals or values is None or form not in ("", "index"):
+        raise ConfigError(f"--category needs BRANCH=auto, =0,4,5, =index or =index:0,4,5, not {text!r}")
+    return branch, Index(values) if form else values
+
+
 def replicas(given: list[str] | None) -> dict[str, list[str]]:
     """``URL=URL``: start of a URL -> what may stand there."""
     found: dict[str, list[str]] = {}
@@ -73,6 +92,19 @@ def fractions(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(f"--split needs three fractions such as 0.64,0.16,0.20, not {text!r}") from None
+
+
+def held_out(text: str | None) -> HoldOut | None:
+    """``SHARE`` or a condition: what is held out."""
+    from mlaas4hep_tf.drawing import HoldOut
+
+    if text is None:
+        return None
+    try:
+        share = float(text)
+    except ValueError:
+        return HoldOut(by=text)
+    return HoldOut(share)
 
 
 def image_axes(given: list[str]) -> tuple[Axis, ...]:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 import re
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from mlaas4hep_tf.errors import InputFileError, near_misses
 from mlaas4hep_tf.io.basket_index import NO_INDEX, Array, FileIndex
 from mlaas4hep_tf.io.branches import BranchInfo
 from mlaas4hep_tf.io.page_index import PageIndex
 
-FileArgument = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+FileArgument = str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Mapping[str, Any]
 
 _LISTS = (".txt", ".list")
 _URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -32,11 +34,13 @@ class Source:
     """A file by its local path or URL, and the tree that was named with it (``file.root:tree``).
 
     A relative path is relative to `folder`, the working directory when it was named; reader processes may have
-    another one.  `friends` are the trees that have more branches of the same events.
+    another one.  `dataset` is the name that a fileset gives to files that belong together, and `friends` are the trees
+    that have more branches of the same events.
     """
 
     url: str
     tree: str | None = None
+    dataset: str = ""
     folder: str = field(default_factory=os.getcwd, compare=False)
     friends: tuple[Friend, ...] = ()
 
@@ -113,6 +117,11 @@ class RootFile:
         return self.source.url
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """What it may be called in labels (`names_of`)."""
+        return names_of(self.url, self.tree, self.source.dataset)
+
+    @property
     def where(self) -> str:
         unread = f" (its friends are not read: {', '.join(self.unread)})" if self.unread else ""
         return f"file {self.url}, tree {self.tree}{unread}"
@@ -162,7 +171,8 @@ def expand(files: FileArgument, tree: str | None = None) -> tuple[Source, ...]:
 
     Args:
         files: one or several of: a path, a glob pattern, a folder (its ``*.root`` files), a text file of
-            names (``.txt`` or ``.list``: one a line or separated by commas, ``#`` comments), ``file.root:tree``,
+            names (``.txt`` or ``.list``: one a line or separated by commas, ``#`` comments; or what Rucio and DAS
+            print), a fileset of coffea (``.json``, or the dict itself), ``file.root:tree``,
             ``root://`` and ``http(s)://`` URLs; those with a pattern, or of a folder and with ``/`` at the end, are
             left as they are for the server to say what is there (`Source.listing`).
         tree: the tree of files that name none themselves.
@@ -170,13 +180,13 @@ def expand(files: FileArgument, tree: str | None = None) -> tuple[Source, ...]:
     Raises:
         InputFileError: a path or pattern that matches nothing, or a file that is named twice.
     """
-    given = [files] if isinstance(files, str | os.PathLike) else list(files)
+    given: list[Any] = [files] if isinstance(files, str | os.PathLike | Mapping) else list(files)
     if not given:
         raise InputFileError("no input files: the list of files is empty; name at least one ROOT file")
-    origin: dict[str, str] = {}
+    origin: dict[str, Any] = {}
     sources = []
-    for text in [os.fspath(path) for path in given]:
-        for source in _expand_one(text):
+    for text in [path if isinstance(path, Mapping) else os.fspath(path) for path in given]:
+        for source in from_fileset(text) if isinstance(text, Mapping) else _expand_one(text):
             source = replace(source, tree=source.tree or (tree and tree.lstrip("/")))
             identity = source.url if source.remote else os.path.realpath(source.url)
             identity += f":{source.tree}"
@@ -201,6 +211,8 @@ def _expand_one(text: str) -> list[Source]:
         return _found(found, tree, f"folder {path} holds no *.root file")
     if Path(path).suffix in _LISTS and os.path.isfile(path):
         return _from_list(path)
+    if Path(path).suffix == ".json" and os.path.isfile(path):
+        return _from_json(path)
     if _is_there(path):
         return [Source(path, tree)]
     if glob.has_magic(path):
@@ -264,6 +276,49 @@ def _from_list(path: str) -> list[Source]:
     return [source for name in names for source in _expand_one(name)]
 
 
+def _from_json(path: str) -> list[Source]:
+    try:
+        content = json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise InputFileError(f"{path} is no fileset, which is JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InputFileError(f"a fileset is an object {{dataset: {{files: ...}}}}, and {path} holds another thing")
+    return from_fileset(content)
+
+
+def from_fileset(fileset: Mapping[str, Any]) -> list[Source]:
+    """The files of a fileset as coffea has them: ``{dataset: {"files": {url: tree, ...}, "metadata": ...}}``.
+
+    Instead of the name of a tree there may be what coffea's ``preprocess`` found of the file (``object_path`` and
+    others), and ``files`` may be a list.  The name of a dataset is one that labels may be given for.
+
+    Raises:
+        InputFileError: something else, or steps that leave entries out.
+    """
+    found: list[Source] = []
+    for dataset, content in fileset.items():
+        files = content.get("files") if isinstance(content, Mapping) else content
+        if not isinstance(files, Mapping | Sequence) or isinstance(files, str) or not files:
+            raise InputFileError(
+                f"a fileset is {{dataset: {{'files': {{url: tree}}}}}}; dataset {dataset!r} has no files"
+            )
+        trees = files.items() if isinstance(files, Mapping) else ((url, None) for url in files)
+        for url, told in trees:
+            tree = _fileset_tree(url, told) if isinstance(told, Mapping) else told
+            found += (replace(one, tree=one.tree or tree, dataset=dataset) for one in _expand_one(url))
+    return found
+
+
+def _fileset_tree(url: str, told: Mapping[str, Any]) -> str | None:
+    steps, entries = told.get("steps"), told.get("num_entries")
+    if steps and entries is not None and sum(stop - start for start, stop in steps) < entries:
+        raise InputFileError(
+            f"files are read as a whole, and the steps of {url} in this fileset leave entries out: take the fileset "
+            "before its chunks were chosen"
+        )
+    return told.get("object_path")
+
+
 def names_in(files: Iterable[str]) -> list[str]:
     """The names given, with the content of text files in their place."""
     names = []
@@ -271,9 +326,22 @@ def names_in(files: Iterable[str]) -> list[str]:
         if Path(file).suffix not in _LISTS or not os.path.isfile(file):
             names.append(file)
             continue
-        lines = (line.partition("#")[0] for line in Path(file).read_text().splitlines())
-        names += [name.strip() for line in lines for name in line.split(",") if name.strip()]
+        names += listed_names(Path(file).read_text())
     return names
+
+
+def listed_names(text: str) -> list[str]:
+    """The names in a list of files: one a line or separated by commas, or a table that Rucio prints.
+
+    Of a table the first URL of each file counts; the others are replicas of it.
+    """
+    lines = text.splitlines()
+    if any(line.startswith("+--") for line in lines):
+        rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines if line.startswith("|")]
+        urls = [(tuple(row[:2]), word) for row in rows for cell in row for word in cell.split() if _URL.match(word)]
+        return list(dict(reversed(urls)).values())[::-1]
+    plain = (line.partition("#")[0] for line in lines)
+    return [name.strip() for line in plain for name in line.split(",") if name.strip()]
 
 
 def locate(files: Iterable[str], redirector: str) -> list[str]:
@@ -306,13 +374,13 @@ def place_of(url: str) -> str:
     return url if _URL.match(url) else os.path.realpath(os.path.expanduser(url))
 
 
-def names_of(url: str, tree: str | None = None) -> tuple[str, ...]:
+def names_of(url: str, tree: str | None = None, dataset: str = "") -> tuple[str, ...]:
     """What a file may be called (as in ``labels={"*signal*": 1}``), each with and without ``:tree``.
 
-    These are its path or URL, the same without a query, and the last part of that.
+    These are its path or URL, the same without a query, the last part of that, and the dataset of its fileset.
     """
     plain = url.partition("?")[0] if _URL.match(url) else url
-    names = tuple(dict.fromkeys([url, plain, plain.rsplit("/", 1)[-1]]))
+    names = tuple(dict.fromkeys([url, plain, plain.rsplit("/", 1)[-1], *filter(None, [dataset])]))
     return names + (tuple(f"{name}:{tree}" for name in names) if tree else ())
 
 

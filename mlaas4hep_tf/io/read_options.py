@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from mlaas4hep_tf.errors import ConfigError, PlanError
 from mlaas4hep_tf.io.cache import Cache, CacheFolder, as_cache
+from mlaas4hep_tf.io.clusters import as_executor
 from mlaas4hep_tf.io.policy import DEFAULT_POLICY, ReadPolicy
 
 OnBadFile = Literal["raise", "skip"]
@@ -20,7 +21,7 @@ class ReadOptions:
 
     Attributes:
         workers: reader processes; None: one per core.
-        executor: where to read instead of local processes, such as ``dask.distributed.Client(...).get_executor()``.
+        executor: where to read instead of local processes: any `Executor`, or a ``dask.distributed.Client``.
         policy: deadlines, retries and replicas.
         cache: folder (or `Cache`) that keeps bytes of remote files for the next epoch and for other runs.
         on_bad_file: ``raise``, or ``skip`` to go on without the files and blocks that cannot be read.
@@ -29,7 +30,7 @@ class ReadOptions:
     Raises:
         PlanError: fewer than one worker.
         ConfigError: another word than raise or skip, a fraction outside [0, 1], or one that ``raise`` cannot use;
-            a cache that is no folder.
+            a cache that is no folder; another executor.
     """
 
     workers: int | None = None
@@ -40,6 +41,7 @@ class ReadOptions:
     max_lost_fraction: float = 0.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "executor", as_executor(self.executor))
         object.__setattr__(self, "cache", as_cache(self.cache))  # a relative folder is one of the directory now
         if self.workers is not None and self.workers < 1:
             raise PlanError(f"workers must be at least 1, not {self.workers}")

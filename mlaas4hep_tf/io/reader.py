@@ -6,6 +6,7 @@ It runs in reader processes, which never import TensorFlow (see `inspection`).
 from __future__ import annotations
 
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -45,7 +46,7 @@ class Packed:
 
 
 class _OpenTrees:
-    """The files that this process keeps open in uproot, the one used last at the end."""
+    """The files that a thread keeps open in uproot, the one used last at the end."""
 
     def __init__(self) -> None:
         self.limit = 16
@@ -66,18 +67,26 @@ class _OpenTrees:
             self._trees.popitem(last=False)[1].close()
 
 
-_open_trees = _OpenTrees()
+class _Own(threading.local):
+    """What each thread has for itself: uproot's files cannot be used by two, as those of a cluster's worker."""
+
+    def __init__(self) -> None:
+        self.trees = _OpenTrees()
+        self.pages = pages.PageCache(_PAGE_CACHE)  # of all files, as those of a dataset are read in turn
+
+
+_own = _Own()
 
 
 def keep_open(files: int) -> None:
-    """Let this process keep up to `files` files open in uproot."""
-    _open_trees.limit = files
-    _open_trees.close_all_but(files)
+    """Let this thread keep up to `files` files open in uproot."""
+    _own.trees.limit = files
+    _own.trees.close_all_but(files)
 
 
 def _opened(file: RootFile) -> OpenTree:
     """The file opened by uproot, for what our decoder does not read."""
-    tree = _open_trees.get(file)
+    tree = _own.trees.get(file)
     if (tree.uuid, tree.num_entries) != (file.uuid, file.num_entries):
         raise _replaced(file)
     return tree
@@ -225,15 +234,12 @@ def _hold(held: dict[str, Multiplicities], found: Mapping[str, Array], groups: M
             raise
 
 
-_page_cache = pages.PageCache(_PAGE_CACHE)  # of all files, as those of a dataset are read in turn
-
-
 def _decode(
     file: RootFile, index: FileIndex | PageIndex, start: int, stop: int, groups: Mapping[str, str], hold: bool
 ) -> tuple[dict[str, Pieces], dict[str, Multiplicities]]:
     if isinstance(index, PageIndex):  # a group's multiplicities are in one column
         return pages.read_columns(
-            partial(fetch, file), index, start, stop, groups, _page_cache.of((file.source.location, file.stamp))
+            partial(fetch, file), index, start, stop, groups, _own.pages.of((file.source.location, file.stamp))
         )
     return baskets.read_columns(partial(fetch, file), index, start, stop, groups, hold=hold)
 

@@ -23,10 +23,13 @@ from functools import partial
 from multiprocessing import current_process
 from multiprocessing.util import Finalize
 from queue import Empty, SimpleQueue
+from socket import gethostname
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary, finalize
 
 from loky import ProcessPoolExecutor
 
+from mlaas4hep_tf import __version__
 from mlaas4hep_tf.errors import InputFileError, ReaderError
 from mlaas4hep_tf.io import buffers
 from mlaas4hep_tf.io.cache import as_cache
@@ -44,7 +47,9 @@ _NEEDS = (
     "it needs semaphores, which lie in /dev/shm, so that must be writable and not full, "
     "descriptors (ulimit -n) and processes (ulimit -u)"
 )
-_ELSEWHERE = 64  # pieces of work under way at most in the user's executor
+_ELSEWHERE = (
+    64  # pieces of work under way at most in the user's executor, if it does not say how many it does at a time
+)
 _log = logging.getLogger(__name__)
 
 
@@ -79,7 +84,7 @@ class WorkerPool:
         The future raises what the function raises; ReaderError where reader processes died or hung over it.
         """
         given = Conditions(self.read.policy, as_cache(self.read.cache), 0, credentials(os.environ))
-        return _dispatchers.get(self).submit(given, function, *args)
+        return _dispatchers.get(self).submit(self.read.executor, given, function, *args)
 
     def run(self, function: Callable[..., R], *args: Any) -> R:
         """Call a function elsewhere and wait for its result."""
@@ -92,7 +97,7 @@ class WorkerPool:
 
     def outcomes(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[Future[R]]:
         """Futures in the order of the tasks, with at most two per worker under way, wherever these are."""
-        most = 2 * (self.workers if self.read.executor is None else _ELSEWHERE)
+        most = 2 * (self.workers if self.read.executor is None else under_way(self.read.executor))
         pending: deque[Future[R]] = deque()
         try:
             for task in tasks:
@@ -164,17 +169,16 @@ def _do(future: Future[R], work: Callable[[], R]) -> None:
 class _Dispatcher:
     """Threads that each hand one piece of work at a time to a reader process of their own."""
 
-    def __init__(self, workers: int, executor: Executor | None) -> None:
-        self._executor = executor
+    def __init__(self, workers: int) -> None:
         most = min(MAX_OPEN_FILES // workers, buffers.descriptors() // 4)
         self._files = max(1, most - 1)  # kept open by uproot; the decoder has one more
-        self._threads = _Threads(_ELSEWHERE if executor else workers)
+        self._threads = _Threads(workers)
         self._own = threading.local()
         self._readers: list[_Reader] = []
         self._closing = threading.Event()
 
-    def submit(self, given: Conditions, function: Callable[..., R], *args: Any) -> Future[R]:
-        return self._threads.submit(partial(self._work, given, partial(function, *args)))
+    def submit(self, executor: Executor | None, given: Conditions, function: Callable[..., R], *args: Any) -> Future[R]:
+        return self._threads.submit(partial(self._work, executor, given, partial(function, *args)))
 
     def close(self) -> None:
         """End the processes, whatever they are doing."""
@@ -183,11 +187,11 @@ class _Dispatcher:
         for reader in self._readers:
             reader.kill()
 
-    def _work(self, given: Conditions, work: Callable[[], R]) -> R:
+    def _work(self, executor: Executor | None, given: Conditions, work: Callable[[], R]) -> R:
         deaths, waited = 0, 0.0
         while True:
             try:
-                return self._try(given, work)
+                return self._try(executor, given, work)
             except _Died as error:
                 deaths += 1
                 if deaths >= MAX_DEATHS or self._closing.is_set():
@@ -206,10 +210,10 @@ class _Dispatcher:
                     raise
                 given = replace(given, attempt=given.attempt + (asked == 0))
 
-    def _try(self, given: Conditions, work: Callable[[], R]) -> R:
+    def _try(self, executor: Executor | None, given: Conditions, work: Callable[[], R]) -> R:
         seconds = given.policy.work_timeout_s
-        if self._executor is not None:
-            return self._try_elsewhere(self._executor, seconds, given, work)
+        if executor is not None:
+            return self._try_elsewhere(executor, seconds, given, work)
         if not hasattr(self._own, "reader"):
             self._own.reader = _Reader(self._files, self._closing)
             self._readers.append(self._own.reader)
@@ -222,7 +226,7 @@ class _Dispatcher:
         """In the user's executor; what its own package raises, such as a killed worker, is no fault of the data."""
         future: Future[R] | None = None
         try:
-            future = executor.submit(perform, given, work)
+            future = executor.submit(perform_elsewhere, __version__, given, work)
             return future.result(seconds)
         except TimeoutError:
             if future is not None:
@@ -232,6 +236,25 @@ class _Dispatcher:
             if not isinstance(error, (BrokenExecutor, CancelledError)) and _package(error) != _package(executor):
                 raise
             raise _Lost(f"{type(executor).__name__} lost a piece of work: {type(error).__name__}: {error}") from error
+
+
+def perform_elsewhere(version: str, given: Conditions, work: Callable[[], R]) -> R:
+    """Runs in a worker of a cluster: a piece of work, if this package is the same there.
+
+    Raises:
+        ReaderError: it is another version.
+    """
+    if version != __version__:
+        raise ReaderError(
+            f"a worker on {gethostname()} has mlaas4hep_tf {__version__} and the training process {version}: install "
+            "the same version on all machines"
+        )
+    return perform(given, work)
+
+
+def under_way(executor: Executor) -> int:
+    """How many pieces of work a user's executor is given at a time: two for each that it does, 64 at least."""
+    return max(_ELSEWHERE, 2 * getattr(executor, "num_workers", 0))
 
 
 def _package(thing: object) -> str:
@@ -331,10 +354,13 @@ def _allow_children() -> None:
 
 
 class _Dispatchers:
-    """The dispatchers of this process, one for each number of workers, executor and time limit of a request."""
+    """The dispatchers of this process, one for each number of workers and time limit of a request, or executor.
+
+    That of an executor ends with it.
+    """
 
     def __init__(self) -> None:
-        self._inherited: list[dict[tuple[object, ...], _Dispatcher]] = []
+        self._inherited: list[object] = []
         self.begin()
 
     def begin(self) -> None:
@@ -344,16 +370,23 @@ class _Dispatchers:
         """
         self._lock = threading.Lock()
         self._dispatchers: dict[tuple[object, ...], _Dispatcher] = {}
-        self._inherited.append(self._dispatchers)
+        self._elsewhere = WeakKeyDictionary[Executor, _Dispatcher]()
+        self._inherited.append((self._dispatchers, self._elsewhere))
 
     def get(self, worker_pool: WorkerPool) -> _Dispatcher:
+        executor = worker_pool.read.executor
         # a process keeps the time limit with which it used XRootD first
-        key = (worker_pool.workers, worker_pool.read.executor, worker_pool.read.policy.request_timeout_s)
+        key = (worker_pool.workers, worker_pool.read.policy.request_timeout_s)
         with self._lock:
+            if executor is not None:
+                if executor not in self._elsewhere:
+                    self._elsewhere[executor] = _Dispatcher(under_way(executor))
+                    finalize(executor, self._elsewhere[executor].close)
+                return self._elsewhere[executor]
             if not self._dispatchers:  # here, since multiprocessing forgets what a parent has registered
                 Finalize(self, self.close, exitpriority=100)  # before a process waits for its children
             if key not in self._dispatchers:
-                self._dispatchers[key] = _Dispatcher(worker_pool.workers, worker_pool.read.executor)
+                self._dispatchers[key] = _Dispatcher(worker_pool.workers)
             return self._dispatchers[key]
 
     def close(self) -> None:
@@ -373,6 +406,13 @@ def start_reader(parent: int, files: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole terminal; the parent decides
     reader.keep_open(files)
     end_with_parent(parent)
+
+
+def in_own_process(function: Callable[..., R], *args: Any) -> R:
+    """Runs in a worker of a cluster: call a function in a process of its own, which ends with the worker."""
+    _allow_children()
+    with ProcessPoolExecutor(1, initializer=end_with_parent, initargs=(os.getpid(),)) as process:
+        return process.submit(function, *args).result()  # type: ignore[no-any-return]  # loky has no type information
 
 
 def end_with_parent(parent: int) -> None:

@@ -16,8 +16,8 @@ from time import strftime
 from typing import Any
 
 import keras
-import numpy as np
 
+from mlaas4hep_tf.analysis.draws import Draw
 from mlaas4hep_tf.dataset import RootDataset
 from mlaas4hep_tf.errors import ConfigError, LabelError, MissingExtra, MissingExtraWarning, near_misses, need
 from mlaas4hep_tf.evaluation import Evaluated, over_training
@@ -28,7 +28,6 @@ from mlaas4hep_tf.runs.config import (
     CHECKPOINT,
     MODEL,
     MODEL_SOURCE,
-    PARTS,
     Described,
     RunConfig,
     check_new,
@@ -42,7 +41,7 @@ from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.streaming.targets import Labels
 from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Task, numbered
 from mlaas4hep_tf.train import ClassWeights, Fit, evaluate, fit
-from mlaas4hep_tf.transforms.normalize import constants
+from mlaas4hep_tf.transforms.normalize import scaling
 from mlaas4hep_tf.transforms.vector import Preprocessor
 
 
@@ -138,9 +137,9 @@ def _train(
     keras.utils.set_random_seed(config.seed)
     ds = config.dataset(specs, mask=False)
     task = task_of(config, ds.specs, ds.composition())
-    model = _model(config, ds.specs, task)
+    model = _model(config, ds.preprocessor, task)
     ds = ds.masked(wants_mask(model))
-    parts = dict(zip(PARTS, ds.split(*config.split), strict=True))
+    parts = config.parts(ds)
     mixed = parts["train"].mixed(config.mixing)
     _begin(folder, config, ds.specs)
     with interrupt.listening() if interrupt else nullcontext() as stop:
@@ -164,8 +163,9 @@ def _train(
     return Run(folder, model, ds.specs, config, metrics)
 
 
-def _model(config: RunConfig, specs: Specs, task: Task) -> keras.Model:
+def _model(config: RunConfig, preprocessor: Preprocessor, task: Task) -> keras.Model:
     """A new model, or the one that is trained on."""
+    specs = preprocessor.specs
     if config.continue_from is not None:
         return _known_model(config, specs, task)
     before = keras.config.dtype_policy()
@@ -173,7 +173,7 @@ def _model(config: RunConfig, specs: Specs, task: Task) -> keras.Model:
         "float32" if config.recipe.precision == "float32" else f"mixed_{config.recipe.precision}"
     )
     try:
-        model = build(config.model, specs, image=config.image, task=task)
+        model = build(config.model, specs, image=config.image, task=task, preprocessor=preprocessor)
     finally:
         keras.config.set_dtype_policy(before)
     check_outputs(model, task)
@@ -187,9 +187,9 @@ def _known_model(config: RunConfig, specs: Specs, task: Task) -> keras.Model:
         ConfigError: other columns, another normalisation or another task.
     """
     base = Run.load(config.continue_from or "")
-    known, now = (constants(one, how) for one, how in ((base.specs, base.config.normalize), (specs, config.normalize)))
+    known, now = (scaling(one, how) for one, how in ((base.specs, base.config.normalize), (specs, config.normalize)))
     same = base.specs.vector_names == specs.vector_names and base.config.image == config.image
-    if not same or not all(map(np.array_equal, known, now)):
+    if not same or not known.same_as(now):
         raise ConfigError(
             f"the model of {base.folder} takes other columns, another image or normalisation than these specs give: "
             f"train it on with its own (--specs {base.folder / 'specs.json'}, which may be unbound)"
@@ -266,8 +266,7 @@ def evaluate_run(
             f"the files of {run.folder} are not those it was trained on, so its test part cannot be found again: "
             f"there are {len(ds.files)} now, {len(run.metrics['files'])} then; name files to evaluate them as a whole"
         )
-    parts = ds.split(*config.split)
-    return {name: evaluate(run.model, part, run.task) for name, part in zip(PARTS, parts, strict=True)}
+    return {name: evaluate(run.model, part, run.task) for name, part in config.parts(ds).items()}
 
 
 def _absolute(name: str) -> str:
@@ -333,12 +332,18 @@ def _metrics(
             "backend": keras.backend.backend(),
         },
         "seed": config.seed,
+        "drawn": [one.describe() for one in _draws(config, ds.specs)],
         "fingerprint": ds.specs.fingerprint,
         "date": strftime("%Y-%m-%d %H:%M"),
         "lost": ds.skipped.to_json() if ds.skipped is not None else [],
         "loss_report": ds.skipped.report() if ds.skipped is not None else [],
         "versions": {p: version(p) for p in _packages(keras.backend.backend())},
     }  # fmt: skip
+
+
+def _draws(config: RunConfig, specs: Specs) -> list[Draw]:
+    """How the parts are told that are drawn."""
+    return [one.draw(specs) for one in (config.hold_out, config.folds) if one is not None]
 
 
 def _packages(backend: str) -> list[str]:

@@ -63,7 +63,7 @@ def build_pipeline(
     """
     batch = options.batch_size
     step = _step_entries(options)
-    finish, room = _step(preprocessor, options, plan, step), _room(options, plan)
+    finish, room = _step(preprocessor, options, plan, step), _room(preprocessor, options, plan)
     if finished is not None:  # nothing is traced or compiled twice
         finish, room = finished.finish, finished.room
     batches = _steps(stream, plan, cursor, step, room, finished).map(
@@ -91,7 +91,7 @@ def make_finished(stream: Stream, preprocessor: Preprocessor, options: PipelineO
     step = _step_entries(options)
     return Finished(
         stream, plan, (x, *targets) if targets else x, _step(preprocessor, options, plan, step), step,
-        _room(options, plan),
+        _room(preprocessor, options, plan),
     )  # fmt: skip
 
 
@@ -180,9 +180,13 @@ def _steps(
     return tf.data.Dataset.from_generator(read, output_signature=signature).prefetch(1).flat_map(cut)
 
 
-def _compiled(options: PipelineOptions, plan: Plan) -> bool:
-    """Whether XLA compiles the step.  Ragged tensors have no shape to compile for, and in images sums would change."""
-    return options.layout in ("vector", "columns") and plan.entries >= COMPILED_ENTRIES and compiles()
+def _compiled(preprocessor: Preprocessor, options: PipelineOptions, plan: Plan) -> bool:
+    """Whether XLA compiles the step.
+
+    Ragged tensors have no shape to compile for; in images sums would change, and so would logarithms.
+    """
+    same = options.layout in ("vector", "columns") and not preprocessor.scaling.has_logarithms
+    return same and plan.entries >= COMPILED_ENTRIES and compiles()
 
 
 @cache
@@ -196,8 +200,8 @@ def compiles() -> bool:
     return True
 
 
-def _room(options: PipelineOptions, plan: Plan) -> Room | None:
-    return Room(min(plan.entries, plan.chunk_size)) if _compiled(options, plan) else None
+def _room(preprocessor: Preprocessor, options: PipelineOptions, plan: Plan) -> Room | None:
+    return Room(min(plan.entries, plan.chunk_size)) if _compiled(preprocessor, options, plan) else None
 
 
 def _step(preprocessor: Preprocessor, options: PipelineOptions, plan: Plan, step: int) -> Callable[..., Any]:
@@ -205,7 +209,7 @@ def _step(preprocessor: Preprocessor, options: PipelineOptions, plan: Plan, step
 
     It is compiled for `step` rows, so a shorter step is filled up with row 0, which is cut off again.
     """
-    if not _compiled(options, plan):
+    if not _compiled(preprocessor, options, plan):
         return partial(_finish, preprocessor, options, ())
     compiled = tf.function(partial(_finish, preprocessor, options), jit_compile=True, autograph=False)
     offset, scale = (tf.constant(numbers) for numbers in preprocessor.constants)

@@ -52,7 +52,7 @@ def resolve_target(
         return None
     if isinstance(given, str):
         return Target(branch=flat_branch(what, given, files).name)
-    return Target(per_file(what, given, [names_of(file.url, file.tree) for file in files], failed))
+    return Target(per_file(what, given, [file.names for file in files], failed))
 
 
 def per_file(

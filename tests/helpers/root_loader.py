@@ -2,16 +2,17 @@
 
 import json
 import sys
+from typing import Any
 
 import ROOT
 
 
-def epochs(loader, number):
+def epochs(loader: Any, number: int) -> list[list[int]]:
     return [[int(i) for batch in loader.as_numpy() for i in batch[:, 0]] for _ in range(number)]
 
 
-def main(path):
-    def loader(cut, **options):
+def main(path: str) -> None:
+    def loader(cut: str) -> Any:
         frame = ROOT.RDataFrame("events", path)
         return ROOT.Experimental.ML.RDataLoader(
             frame.Filter(cut) if cut else frame,
@@ -19,7 +20,6 @@ def main(path):
             columns=["id", "x"],
             drop_remainder=False,
             set_seed=1,
-            **options,
         )
 
     found = {"plain": epochs(loader(""), 2), "filter": epochs(loader("x > 0"), 2)}

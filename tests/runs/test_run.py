@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from mlaas4hep_tf.models import build
 from mlaas4hep_tf.predict import predict_files
 from mlaas4hep_tf.recipe import Recipe
 from mlaas4hep_tf.runs import Run, RunConfig, evaluate_run, train_run
+from mlaas4hep_tf.runs.parts import predict_parts
 from mlaas4hep_tf.testing import make_events, write_files, write_tree
 from mlaas4hep_tf.train import predict_batch
 
@@ -294,3 +296,31 @@ def test_labels_and_weights_that_are_no_branch_are_told_before_a_run_begins(tmp_
     RunConfig((path,), "y").check("wanted", specs)
     with pytest.raises(BranchError, match=f"no branch {[*given.values()][-1]!r} .*for the {[*given][-1]} in file"):
         RunConfig((path,), **given).check("wanted", specs)
+
+
+class OnTwo(ThreadPoolExecutor):
+    """A cluster of two workers."""
+
+    num_workers = 2
+
+
+@pytest.mark.slow
+def test_a_cluster_predicts_in_parts_and_a_manifest_says_what_is_where(standard, tmp_path):
+    run, files = standard
+    predict_files(run.model, files, run, tmp_path / "whole.root")
+    with OnTwo(2) as executor:
+        events = predict_parts(run, files, tmp_path / "scores", read=ReadOptions(executor=executor))
+    manifest = json.loads((tmp_path / "scores" / "manifest.json").read_text())
+    assert [part["name"] for part in manifest["parts"]] == ["part-0000.root", "part-0001.root"]
+    assert [file["url"] for file in manifest["files"]] == files
+    whole = uproot.open(tmp_path / "whole.root")["events"].arrays(library="np")
+    parts = [
+        uproot.open(tmp_path / "scores" / part["name"])["events"].arrays(library="np") for part in manifest["parts"]
+    ]
+    assert [len(part["file"]) for part in parts] == [part["events"] for part in manifest["parts"]]
+    assert events == manifest["events"] == len(whole["file"])
+    for name in ("file", "entry", "score"):
+        assert np.concatenate([part[name] for part in parts]) == pytest.approx(whole[name], abs=1e-6)
+
+    assert predict_parts(run, files, tmp_path / "scores") == events  # one part, and no other is left
+    assert {path.name for path in (tmp_path / "scores").iterdir()} == {"manifest.json", "part-0000.root"}

@@ -1,0 +1,87 @@
+"""Reading on a cluster: the same specs and events as here, and what the workers are asked for."""
+
+import gc
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+from helpers.streams import quiet_scan
+
+from mlaas4hep_tf import ReadOptions, RootDataset
+from mlaas4hep_tf.errors import ConfigError, MissingExtra, ReaderError
+from mlaas4hep_tf.io import workers
+from mlaas4hep_tf.io.clusters import as_executor, on_dask
+from mlaas4hep_tf.io.workers import WorkerPool, perform_elsewhere, under_way
+from mlaas4hep_tf.testing import write_files
+
+needs_dask = pytest.mark.skipif(find_spec("distributed") is None, reason="pip install 'mlaas4hep_tf[dask]'")
+
+
+def batches(files, specs, **options):
+    ds = RootDataset(files, specs, batch_size=64, seed=1, read=ReadOptions(**options))
+    return [x.numpy() for x in ds]
+
+
+@needs_dask
+def test_a_dask_cluster_gives_the_same_specs_and_the_same_batches(tmp_path):
+    files = write_files(tmp_path, [700, 400, 300], basket=100)
+    here = quiet_scan(files)
+    with on_dask("local:2") as executor:
+        assert under_way(executor) == 64
+        there = quiet_scan(files, read=ReadOptions(executor=executor))
+        assert there == here
+        own = batches(files, here)
+        on_workers = batches(files, here, executor=executor)
+        assert len(own) == len(on_workers) and all(map(np.array_equal, own, on_workers))
+        with pytest.raises(ReaderError, match="has mlaas4hep_tf .* and the training process 0.0.1"):
+            WorkerPool(ReadOptions(executor=executor)).run(perform_elsewhere, "0.0.1", None, None)
+
+
+@pytest.mark.parametrize("address", ["local:", "local:0", "local:two"])
+@needs_dask
+def test_a_local_cluster_has_a_number_of_workers(address):
+    with pytest.raises(ConfigError, match="local:N"), on_dask(address):
+        pass
+
+
+def test_what_is_missing_is_named(monkeypatch):
+    monkeypatch.setattr("mlaas4hep_tf.errors.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"mlaas4hep_tf\[dask\]"), on_dask("local:1"):
+        pass
+
+
+def test_an_executor_is_one():
+    with ThreadPoolExecutor(1) as executor:
+        assert as_executor(executor) is executor
+    with pytest.raises(ConfigError, match="not 'dask'"):
+        ReadOptions(executor="dask")  # type: ignore[arg-type]  # what a user may try
+
+
+def test_a_large_cluster_gets_two_pieces_of_work_for_each_that_it_does():
+    class Large(ThreadPoolExecutor):
+        num_workers = 500
+
+    assert under_way(Large(1)) == 1000
+
+
+def test_no_executor_is_kept_alive_when_its_user_has_done():
+    executor = ThreadPoolExecutor(1)
+    assert WorkerPool(ReadOptions(executor=executor)).run(int) == 0
+    gone = weakref.ref(executor)
+    executor.shutdown()
+    del executor
+    gc.collect()
+    assert gone() is None
+
+
+def test_threads_of_one_process_read_the_same_files(tmp_path):
+    """A worker of a cluster may have several threads; lists of lists are read by uproot."""
+    files = write_files(tmp_path, [400, 300], basket=50)
+    with ThreadPoolExecutor(8) as executor:
+        assert quiet_scan(files, read=ReadOptions(executor=executor)) == quiet_scan(files)
+
+
+def test_a_process_of_its_own_ends_with_its_worker():
+    assert workers.in_own_process(int, "3") == 3
