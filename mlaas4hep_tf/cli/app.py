@@ -25,6 +25,7 @@ from mlaas4hep_tf.cli.options import (
     Choice,
     Cuts,
     Drawing,
+    ExportSource,
     Files,
     Friend,
     Json,
@@ -314,34 +315,75 @@ def predict(
 
 
 @app.command(epilog="Example: mlaas4hep-tf export --run runs/tth --to models/tth")
+@grouped
 def export(
-    run: RunFolder,
+    *,
+    source: ExportSource,
     to: Annotated[Path, output("--to", help="Model folder; a SavedModel becomes the next free version in it.")],
     form: Annotated[
         str, output("--format", metavar="savedmodel|onnx", help="For TF-Serving, or files for onnxruntime.")
     ] = "savedmodel",
 ) -> None:
-    """Export a run for TF-Serving or onnxruntime: raw branches in, score out."""
-    from mlaas4hep_tf.runs.config import describe
-
+    """Export a run, or a network that comes as ONNX, for TF-Serving or onnxruntime: raw branches in, score out."""
     if form not in ("savedmodel", "onnx"):
         raise ConfigError(f"--format must be savedmodel or onnx, not {form!r}")
-    describe(run)
+    source.check()
     import_tensorflow()
     from mlaas4hep_tf.exporter import export as export_model
     from mlaas4hep_tf.exporter import next_version
     from mlaas4hep_tf.reference import reference
-    from mlaas4hep_tf.runs.run import Run
 
-    trained = Run.load(run)
-    card = {"metrics": trained.metrics["parts"], "seed": trained.config.seed, "trained": trained.metrics["date"]}
+    model, trained, card = source.load()
     target = next_version(to) if form == "savedmodel" else to
-    try:
-        card["reference"] = reference(trained.config.files, trained.specs)
-    except MlaasError as error:
-        note(f"the model card has no reference histograms of the inputs: {error}")
-    made = export_model(trained.model, trained, target, format=cast("Format", form), card=card)
+    if source.run is not None:
+        try:
+            card["reference"] = reference(trained.config.files, trained.specs)
+        except MlaasError as error:
+            note(f"the model card has no reference histograms of the inputs: {error}")
+    made = export_model(model, trained, target, format=cast("Format", form), card=card)
     out.print(f"exported -> {made}", soft_wrap=True)
+
+
+@app.command(
+    epilog="Example: mlaas4hep-tf tune data/*.root --label '*sig*=1' --label '*=0' --search lr=1e-4:1e-2:log",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def tune(
+    context: typer.Context,
+    search: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--search", metavar="OPTION=VALUES", help="An option of train: lr=1e-4:1e-2:log, epochs=2:9, model=mlp,set."
+        ),
+    ] = None,
+    folder: Annotated[Path, typer.Option("--out", help="Folder of the study; trials are run folders in it.")] = Path(
+        "runs/study"
+    ),
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Trials there are to be, earlier ones included.")] = 20,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="Trials at a time.")] = 1,
+    metric: Annotated[
+        str, typer.Option("--metric", help="Of the validation part, as in metrics.json, such as auc or rmse.")
+    ] = "auc",
+    search_seed: Annotated[int, typer.Option("--search-seed", help="Of what is tried.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Search options of `train` by Optuna; all else that is said is for `train`.
+
+    Ctrl-C or a crash costs nothing but time: the same command goes on.
+    """
+    from mlaas4hep_tf.runs.search_space import searched
+    from mlaas4hep_tf.runs.study import Study, run_study
+
+    study = Study(
+        folder, tuple(map(searched, search or ())), tuple(context.args), metric, trials, processes, search_seed
+    )
+    rows = run_study(study, lambda line: None if as_json or not talks() else out.print(line, soft_wrap=True))
+    if as_json:
+        print_json({"metric": metric, "trials": rows})
+        return
+    out.print(
+        f"best: {rows[0]['run']}, {metric} {rows[0]['value']:.4g}; report: {folder / 'study.html'}", soft_wrap=True
+    )
 
 
 @app.command(epilog="Example: mlaas4hep-tf bench data/*.root --tree events --exclude isSignal")

@@ -141,6 +141,8 @@ def _train(
     ds = ds.masked(wants_mask(model))
     parts = config.parts(ds)
     mixed = parts["train"].mixed(config.mixing)
+    if config.augmentation is not None:
+        mixed = mixed.augmented(config.augmentation)
     _begin(folder, config, ds.specs)
     with interrupt.listening() if interrupt else nullcontext() as stop:
         done = fit(

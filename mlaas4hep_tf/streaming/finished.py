@@ -59,9 +59,10 @@ class Finished:
             return None
         rows = ArrayPool().take(specs)
         numbers, groups = self._plan.order(position.epoch), len(self._stream.layout.groups)
-        for order, *packed in self._stream.chunks(self._plan, position, self.room):
+        for number, (order, *packed) in enumerate(self._stream.chunks(self._plan, position, self.room)):
             flat, bounds, *rest = map(tf.constant, packed)
-            chunk = flat, bounds, tuple(rest[:groups]), tuple(rest[groups:])
+            turn = tf.constant([position.epoch, number])
+            chunk = turn, flat, bounds, tuple(rest[:groups]), tuple(rest[groups:])
             for start in range(0, len(order), self.step):
                 own = order[start : start + self.step]
                 self._put(rows, numbers[: len(own)], self.finish(tf.constant(own), *chunk))

@@ -23,6 +23,8 @@ from mlaas4hep_tf.streaming.finished import Finished
 from mlaas4hep_tf.streaming.forks import NAME
 from mlaas4hep_tf.streaming.plan import Plan
 from mlaas4hep_tf.streaming.position import Cursor
+from mlaas4hep_tf.transforms.augment import Augmenter
+from mlaas4hep_tf.transforms.augmentation import Augmentation
 from mlaas4hep_tf.transforms.vector import Preprocessor
 
 DataLayout = Literal["vector", "columns", "ragged", "image"]
@@ -47,6 +49,7 @@ class PipelineOptions:
     layout: DataLayout
     mask: bool
     shares: tuple[float, ...] | None = None
+    augmentation: Augmentation | None = None
 
 
 def build_pipeline(
@@ -81,8 +84,12 @@ def build_pipeline(
 
 
 def make_finished(stream: Stream, preprocessor: Preprocessor, options: PipelineOptions, plan: Plan) -> Finished | None:
-    """Where finished rows are kept once they are there; None if nothing is kept, or rows differ in shape."""
-    if stream.kept is None or options.layout not in ("vector", "image"):
+    """Where finished rows are kept once they are there; None if nothing is kept, or rows differ in shape or by epoch.
+
+    The bits of a logarithm depend on where in a tensor it stands, as the last few are not worked out side by side.
+    """
+    same = options.layout in ("vector", "image") and options.augmentation is None
+    if stream.kept is None or not same or preprocessor.scaling.has_logarithms:
         return None
     x: Any = preprocessor.input_specs(mask=options.mask)
     if not options.mask:
@@ -138,9 +145,9 @@ def _settings() -> tf.data.Options:
 def _steps(
     stream: Stream, plan: Plan, cursor: Cursor, step: int, room: Room | None, finished: Finished | None
 ) -> tf.data.Dataset:
-    """Steps (rows, finished, flat, bounds, groups, targets): the rows of a step, and what they lie in.
+    """Steps (rows, finished, turn, flat, bounds, groups, targets): the rows of a step, and what they lie in.
 
-    That is a whole packed chunk, or the finished rows of an epoch.
+    That is a whole packed chunk, or the finished rows of an epoch.  `turn` is the numbers of epoch and chunk.
 
     TensorFlow never forgets a Python function that a graph has called, so the one here holds stream, plan and cursor
     weakly; the RootDataset holds them, and every dataset and iterator made from it holds the RootDataset.
@@ -159,8 +166,10 @@ def _steps(
             yield its_plan.order(position.epoch), rows, *nothing
             return
         no_rows = ready.nothing() if ready is not None else ()
-        for order, flat, bounds, *rest in alive.chunks(its_plan, position, room):
-            yield order, no_rows, flat, bounds, tuple(rest[: len(groups)]), tuple(rest[len(groups) :])
+        first = position.batch * its_plan.batch_size // its_plan.chunk_size
+        for number, (order, flat, bounds, *rest) in enumerate(alive.chunks(its_plan, position, room), first):
+            turn = np.array([position.epoch, number], np.int32)
+            yield order, no_rows, turn, flat, bounds, tuple(rest[: len(groups)]), tuple(rest[len(groups) :])
 
     def cut(order: tf.Tensor, *chunk: Any) -> tf.data.Dataset:
         starts = tf.data.Dataset.range(0, tf.shape(order, tf.int64)[0], step)
@@ -171,11 +180,13 @@ def _steps(
 
     groups = stream.layout.groups
     packed = (
-        matrix(len(stream.layout.flat)),
+        tf.TensorSpec((2,), tf.int32), matrix(len(stream.layout.flat)),
         matrix(2 * len(groups), tf.int32), tuple(matrix(len(names)) for _, names in groups),
         tuple(tf.TensorSpec((None,), tf.as_dtype(target.dtype)) for target in stream.targets),
     )  # fmt: skip
-    nothing = tf.nest.map_structure(lambda p: np.empty((0, *p.shape[1:]), p.dtype.as_numpy_dtype), packed)
+    nothing = tf.nest.map_structure(
+        lambda part: np.zeros([size or 0 for size in part.shape], part.dtype.as_numpy_dtype), packed
+    )
     signature = (tf.TensorSpec((None,), tf.int32), () if finished is None else finished.signature, *packed)
     return tf.data.Dataset.from_generator(read, output_signature=signature).prefetch(1).flat_map(cut)
 
@@ -183,10 +194,11 @@ def _steps(
 def _compiled(preprocessor: Preprocessor, options: PipelineOptions, plan: Plan) -> bool:
     """Whether XLA compiles the step.
 
-    Ragged tensors have no shape to compile for; in images sums would change, and so would logarithms.
+    Ragged tensors have no shape to compile for; in images sums would change, and so would logarithms, which
+    augmentation takes too.
     """
     same = options.layout in ("vector", "columns") and not preprocessor.scaling.has_logarithms
-    return same and plan.entries >= COMPILED_ENTRIES and compiles()
+    return same and options.augmentation is None and plan.entries >= COMPILED_ENTRIES and compiles()
 
 
 @cache
@@ -236,7 +248,8 @@ def _take(finish: Callable[..., Any], rows: tf.Tensor, finished: Any, *chunk: An
 
 def _finish(
     preprocessor: Preprocessor, options: PipelineOptions, constants: tuple[tf.Tensor, ...],
-    rows: tf.Tensor, flat: tf.Tensor, bounds: tf.Tensor, groups: tuple[tf.Tensor, ...], targets: tuple[tf.Tensor, ...],
+    rows: tf.Tensor, turn: tf.Tensor, flat: tf.Tensor, bounds: tf.Tensor, groups: tuple[tf.Tensor, ...],
+    targets: tuple[tf.Tensor, ...],
 ) -> Any:  # fmt: skip
     """The rows of one step in the form that the user asked for."""
     flat = tf.gather(flat, rows)
@@ -245,7 +258,10 @@ def _finish(
     if options.layout == "ragged":
         x = preprocessor.ragged(flat, packed)
     else:
-        x = _dense(preprocessor, options, constants, preprocessor.from_packed(flat, packed))
+        raw = preprocessor.from_packed(flat, packed)
+        if options.augmentation is not None:
+            raw = Augmenter(options.augmentation, preprocessor, options.seed)(raw, turn, rows)
+        x = _dense(preprocessor, options, constants, raw)
     return (x, *(tf.gather(target, rows) for target in targets)) if targets else x
 
 
