@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +33,7 @@ from mlaas4hep_tf.cli.options import (
     OptionalFiles,
     Reading,
     RunFolder,
+    Several,
     TolerantReading,
     Training,
     data,
@@ -153,6 +156,7 @@ def train(
     labels: Labels,
     learnt: Learnt,
     training: Training,
+    several: Several,
     drawing: Drawing,
     reading: TolerantReading,
     files: OptionalFiles = None,
@@ -175,6 +179,7 @@ def train(
     from mlaas4hep_tf.runs.interrupt import within_two_seconds
 
     Every.parse(checkpoint_every)
+    processes = several.this()
 
     paper = _paper(training.params)
     named = reading.locate(files, paper.redirector)
@@ -186,6 +191,10 @@ def train(
     if resume and not (folder / CHECKPOINT).exists():
         note(f"{folder} has no checkpoint yet: training begins at the beginning")
     config.check(choice.tree or paper.tree)
+    if several.to_launch:
+        from mlaas4hep_tf.runs.launch import launch
+
+        raise typer.Exit(launch(sys.argv[1:], several.to_launch))
     specs = choice.known(cuts, training.continue_from)
     if specs is None:
         specs = choice.scan(named, paper, labels.branch(), training.weights, cuts.load(), read)
@@ -196,14 +205,19 @@ def train(
     verbose = 0 if as_json or not talks() else 1 if out.is_terminal else 2
     command = shlex.join(("mlaas4hep-tf", *sys.argv[1:]))
     again = f"interrupted; to go on: {_with_resume(command)}"
-    with within_two_seconds(again) as interrupt:
+    if not processes.writes:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first one writes a checkpoint and ends
+    with within_two_seconds(again) if processes.writes else nullcontext() as interrupt:
         try:
             run = train_run(
                 config, specs, folder, overwrite=overwrite, verbose=verbose, command=command, resume=resume,
-                checkpoint_every=checkpoint_every, interrupt=interrupt,
+                checkpoint_every=checkpoint_every, interrupt=interrupt, processes=processes,
             )  # fmt: skip
         except KeyboardInterrupt:
-            interrupt.leave()
+            if interrupt is not None:
+                interrupt.leave()
+    if not processes.writes:
+        return
     if as_json:
         print_json({**run.metrics, "run": str(folder)})
         return
