@@ -37,14 +37,14 @@ class Ask:
     grpc: bool = False
 
 
-def closed(ask: Ask, clients: int, seconds: float) -> Load:
+def closed(ask: Ask, clients: int, seconds: int) -> Load:
     """As many answers as the server gives to so many clients.
 
     Raises:
         RuntimeError: an answer that is no success.
     """
     if ask.grpc:
-        return _h2load(ask, "-c", str(clients), "-m", "1", "-D", f"{seconds:g}")
+        return _h2load(ask, "-c", str(clients), "-m", "1", "-D", str(seconds))
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "post.lua"
         (Path(folder) / "body").write_bytes(ask.body)
@@ -53,7 +53,7 @@ def closed(ask: Ask, clients: int, seconds: float) -> Load:
             "wrk",
             "-t1",
             f"-c{clients}",
-            f"-d{seconds:g}s",
+            f"-d{seconds}s",
             "--timeout=30s",
             "--latency",
             f"-s{script}",
@@ -66,7 +66,7 @@ def closed(ask: Ask, clients: int, seconds: float) -> Load:
     return Load(_found(r"Requests/sec:\s+([\d.]+)", told), p50, p99)
 
 
-def opened(ask: Ask, rate: float, seconds: float) -> Load:
+def opened(ask: Ask, rate: float, seconds: int) -> Load:
     """The same number of requests every second.
 
     Raises:
@@ -74,7 +74,7 @@ def opened(ask: Ask, rate: float, seconds: float) -> Load:
     """
     clients = max(_SPREAD, round(rate / _SPREAD) * _SPREAD)
     spread = ["-r", str(clients // _SPREAD), "--rate-period", f"{1000 // _SPREAD}ms"]
-    return _h2load(ask, "-c", str(clients), "-n", str(int(clients * seconds)), "--rps", "1", *spread)
+    return _h2load(ask, "-c", str(clients), "-n", str(clients * seconds), "--rps", "1", *spread)
 
 
 def _found(pattern: str, told: str) -> float:

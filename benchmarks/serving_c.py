@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--mlserver", default=shutil.which("mlserver"), help="the program, of any environment")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
+    parser.add_argument("--seconds", type=int, default=3, help="of each measurement")
     parser.add_argument("--skip", default="", help="open, tfaas")
     given = parser.parse_args()
     told, before = [], environment(given.mlserver)

@@ -17,6 +17,7 @@ from mlaas4hep_tf.errors import DataWarning, LabelError, PlanError, shorten
 from mlaas4hep_tf.htmltable import table
 from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
+from mlaas4hep_tf.io.friends import Friends
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.scanner import passing_events, scan_targets
@@ -24,7 +25,8 @@ from mlaas4hep_tf.specs import Specs, TargetSpec
 from mlaas4hep_tf.streaming.chunks import Stream
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
 from mlaas4hep_tf.streaming.forks import check_process
-from mlaas4hep_tf.streaming.open_files import inspect_files
+from mlaas4hep_tf.streaming.kept import Keep, check_keep, make_kept
+from mlaas4hep_tf.streaming.open_files import befriended, inspect_files
 from mlaas4hep_tf.streaming.pipeline import MASK_SUFFIX, DataLayout, PipelineOptions, build_pipeline
 from mlaas4hep_tf.streaming.plan import EntryRange, make_plan, partition, split_sizes
 from mlaas4hep_tf.streaming.position import BEGINNING, Cursor, Position, describe_order, make_state, read_state
@@ -140,12 +142,14 @@ def _check_form(layout: DataLayout, mask: bool, image: Image | None, specs: Spec
 
 
 def _open(
-    files: FileArgument, specs: Specs, targets: tuple[str, ...], worker_pool: WorkerPool, skipped: Skipped | None
-) -> tuple[RootFile, ...]:
-    """Open the files for the features and the branches of labels and weights."""
+    files: FileArgument, friends: Friends | None, specs: Specs, targets: tuple[str, ...], worker_pool: WorkerPool,
+    skipped: Skipped | None,
+) -> tuple[RootFile, ...]:  # fmt: skip
+    """Open the files, with their friends, for the features and the branches of labels and weights."""
     wanted = Selection(tuple(info.name for info in specs.read_infos) + targets, (), ())
     known = {f.url: f.events for f in specs.files}
-    return inspect_files(expand(files, specs.tree or None), wanted, worker_pool, skipped=skipped, known=known)
+    given = befriended(expand(files, specs.tree or None), friends, specs.identifiers, worker_pool)
+    return inspect_files(specs.with_friends(given), wanted, worker_pool, skipped=skipped, known=known)
 
 
 def _with_targets(
@@ -182,9 +186,9 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
     exactly once); rows are shuffled within the chunk.  With ``shuffle=False`` events come in the order of
     files and entries, unmixed.
 
-    Memory holds up to three chunks, for each file group (a file, or a group of them beyond 64) a block or
-    two (a cluster, at most 32 768 events), and the
-    batches that are prefetched (at least two, or 8000 events).
+    Memory holds what is kept (see `keep`), up to three chunks, for each file group (a file, or a group of them beyond
+    64) a block or two (a cluster, at most 32 768 events), and the batches that are prefetched (at least two, or 8000
+    events).
 
     Attributes:
         specs: the specs in use.
@@ -198,6 +202,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         files: FileArgument,
         specs: Specs,
         *,
+        friends: Friends | None = None,
         labels: Labels | None = None,
         weights: PerFile | None = None,
         label_dtype: LabelDtype | None = None,
@@ -210,6 +215,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         mask: bool = False,
         image: Image | None = None,
         read: ReadOptions = DEFAULT_READ,
+        keep: Keep = "auto",
     ) -> None:
         """Open the files and plan the reading; no event is read.
 
@@ -219,6 +225,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         Args:
             files: paths, patterns, folders, lists, URLs (`files.expand`).
             specs: from `scan`; they must belong to these files unless they are `unbound`.
+            friends: name -> files (see `scan`), where they are not those that were scanned, or have only the labels.
             labels: a number or the name of a class per file, by pattern (first match counts) or as a list, or the name
                 of a branch.  Classes are numbered 0, 1 ... in the order given; of two the first is signal, label 1.
             weights: a number per file, in the same ways, or the name of a branch; given to the loss by Keras.
@@ -239,18 +246,22 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
 
             read: how to read.  With ``on_bad_file="skip"`` what is left is mixed in proportion, `skipped` is the
                 account, and how many batches there are is not known before they are read.
+            keep: what stays in memory once it was read, so that later epochs do not read it again: ``"auto"``, as
+                much as fits into a quarter of the memory that is free; True, everything; False, nothing; or so many
+                bytes.  The datasets made from this one share it.  The batches are the same, bit for bit.
 
         Raises:
             MlaasError: see `errors`; everything that can be known before the first event.
         """
         check_process()
         _check_form(layout, mask, image, specs)
+        check_keep(keep)
         names = class_names(labels) if labels is not None else ()
         numbers = numbered(labels, names) if labels is not None else None
         given = _Targets(numbers, weights, label_dtype, names)
         given.check(specs)
         skipped, worker_pool = account(read), WorkerPool(read)
-        opened = _open(files, specs, given.branches, worker_pool, skipped)
+        opened = _open(files, friends, specs, given.branches, worker_pool, skipped)
         if skipped is not None:
             skipped.label(partial(label_of, numbers))
         specs = specs.resolve(opened[0])
@@ -263,7 +274,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             opened, preprocessor.layout, {group: members[0].length for group, members in specs.groups.items()},
             given.typed(label_target, specs.targets), weight_target, worker_pool, skipped=skipped,
             entries=sum(own.entries for own in passing) if passing else sum(f.num_entries for f in opened),
-            steps=specs.steps, passing=passing,
+            steps=specs.steps, passing=passing, kept=make_kept(keep, len(preprocessor.layout.groups)),
         )  # fmt: skip
         options = PipelineOptions(batch_size, chunk_size, shuffle, seed, layout, mask)
         self._build(stream, preprocessor, options, [(EntryRange(n, 0, stream.events(n)),) for n in range(len(opened))])

@@ -4,6 +4,7 @@
     ├── InputFileError       a file that is missing, unreadable, truncated or no ROOT file
     │   └── LostDataError    more of the data is lost than the user allowed
     ├── TreeError            a tree that is not in the file, or one of several that was not named
+    ├── FriendError          a friend tree whose events are not those of the tree beside it
     ├── BranchError          a branch that is missing, not numeric, or of another type than expected
     ├── ExpressionError      text that is no expression of branches, or means nothing for these
     ├── SpecsError           a specs file that cannot be read, or specs that belong to other data
@@ -42,6 +43,9 @@ class LostDataError(InputFileError): ...
 
 
 class TreeError(MlaasError): ...
+
+
+class FriendError(MlaasError): ...
 
 
 class BranchError(MlaasError): ...

@@ -67,7 +67,8 @@ def candidates(infos: Sequence[BranchInfo], asked: Groups | None = None) -> tupl
     Raises:
         BranchError: a pattern that matches no list branch, a branch in two groups, or a group named like a branch.
     """
-    lists = {info.name: info for info in infos if info.kind == "jagged"}
+    jagged = [info for info in infos if info.kind == "jagged"]
+    lists = {info.name: info for info in sorted(jagged, key=lambda info: bool(info.friend))}
     found, taken = [], set[str]()
     for name, patterns in (asked or {}).items():
         own = _asked_for(name, parse_patterns(patterns), lists)
@@ -79,7 +80,7 @@ def candidates(infos: Sequence[BranchInfo], asked: Groups | None = None) -> tupl
         found.append(_candidate(name, [lists[n] for n in own], asked=True))
     prefixes: dict[str, list[BranchInfo]] = {}
     for name, info in lists.items():
-        prefix = _PREFIX.match(name.rpartition("/")[2])
+        prefix = _PREFIX.match(info.own_name.rpartition("/")[2])
         if prefix and name not in taken:
             prefixes.setdefault(prefix[0], []).append(info)
     alike = [_candidate(prefix, own, asked=False) for prefix, own in prefixes.items()]

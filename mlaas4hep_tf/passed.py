@@ -64,7 +64,7 @@ def with_analysis(
         InputSpec(
             i.name, i.kind, i.dtype, i.group, i.length, i.name in raw,
             i.name in (raw | served).difference(steps.counters),
-            i.name in used and (i.name in total.large or i.name in steps.integers), i.inner,
+            i.name in used and (i.name in total.large or i.name in steps.integers), i.inner, i.friend,
         )
         for i in steps.infos
         if i.name in used | raw | {*steps.counters}

@@ -18,6 +18,7 @@ from mlaas4hep_tf.evaluation import FloatArray
 from mlaas4hep_tf.io.branches import Selection, describe
 from mlaas4hep_tf.io.files import FileArgument, RootFile
 from mlaas4hep_tf.io.formats import check_format, row_writer
+from mlaas4hep_tf.io.friends import Friends
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.models import wants_mask
@@ -40,6 +41,7 @@ def predict_files(
     trained: Preprocessor | Trained,
     out: str | os.PathLike[str],
     *,
+    friends: Friends | None = None,
     task: Task | None = None,
     observe: Sequence[str] = (),
     first_file: int = 0,
@@ -57,6 +59,7 @@ def predict_files(
         trained: what the model was trained with: the `RootDataset`, the `runs.Run`, or a `Preprocessor`.  `Specs`
             are not enough: they do not know the normalisation.
         out: the file to write; its ending says how: ``.root``, ``.csv`` or ``.parquet``.
+        friends: name -> files (see `scan`), where the specs have some and these files others than were scanned.
         task: what the model tells; that of the `runs.Run` by default.
         observe: branches with a number per event, of the files or derived, that go to the output as well.
         first_file: the number that the first of the files has in the output.
@@ -78,7 +81,7 @@ def predict_files(
     preprocessor = preprocessor_of(trained)
     _check_names((*preprocessor.specs.identifiers, *observe))
     task = task or getattr(trained, "task", None)
-    ds = _in_order(files, preprocessor, masked=wants_mask(model), read=read)
+    ds = _in_order(files, friends, preprocessor, masked=wants_mask(model), read=read)
     scores = _Scores(predict_batch(model, x) for x in ds)
     with row_writer(out, ds.files[0].tree) as tree, progress_bar("predict", ds.entries, "events", progress) as advance:
         for block, beside in _beside(ds.files, preprocessor.specs, observe, WorkerPool(read)):
@@ -90,13 +93,15 @@ def predict_files(
     return ds.entries
 
 
-def _in_order(files: FileArgument, preprocessor: Preprocessor, *, masked: bool, read: ReadOptions) -> RootDataset:
+def _in_order(
+    files: FileArgument, friends: Friends | None, preprocessor: Preprocessor, *, masked: bool, read: ReadOptions
+) -> RootDataset:
     """Every event of any files, as the model takes it, whether it is selected or not."""
     image = preprocessor.image
     return RootDataset(
-        files, preprocessor.specs.unbound().all_events(), batch_size=STEP_EVENTS, shuffle=False,
+        files, preprocessor.specs.unbound().all_events(), friends=friends, batch_size=STEP_EVENTS, shuffle=False,
         normalize=preprocessor.normalize, mask=masked, layout="vector" if image is None else "image", image=image,
-        read=read,
+        read=read, keep=False,
     )  # fmt: skip
 
 

@@ -51,7 +51,8 @@ def remarks(specs: Specs) -> list[str]:
 
 def is_truth(name: str) -> bool:
     """Whether a branch is called as the experiments call what only simulation knows, or an event's weight."""
-    return any(fnmatchcase(name.rsplit("/", 1)[-1], pattern) for pattern in TRUTH)
+    last = name.rsplit("/", 1)[-1]
+    return any(fnmatchcase(own, pattern) for own in (last, last.partition(".")[2]) for pattern in TRUTH)
 
 
 def _too_wide(specs: Specs) -> Iterator[str]:

@@ -18,6 +18,7 @@ from mlaas4hep_tf.expressions.syntax import words_of
 from mlaas4hep_tf.grouping import Groups, candidates, joined
 from mlaas4hep_tf.io.branches import IDENTIFIERS, BranchInfo, Selected, Selection, check_schema, parse_patterns, select
 from mlaas4hep_tf.io.files import FileArgument, RootFile, Source, expand
+from mlaas4hep_tf.io.friends import Friends
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.passed import (
@@ -33,8 +34,8 @@ from mlaas4hep_tf.passed import (
 )  # fmt: skip
 from mlaas4hep_tf.progress import progress_bar
 from mlaas4hep_tf.remarks import remarks
-from mlaas4hep_tf.specs import FileSpec, Specs, TargetSpec
-from mlaas4hep_tf.streaming.open_files import inspect_files
+from mlaas4hep_tf.specs import FileSpec, Specs, TargetSpec, friend_specs
+from mlaas4hep_tf.streaming.open_files import befriended, inspect_files
 from mlaas4hep_tf.streaming.plan import blocks
 from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange, account
 from mlaas4hep_tf.streaming.targets import PerFile, flat_branch
@@ -47,6 +48,7 @@ def scan(
     files: FileArgument,
     tree: str | None = None,
     *,
+    friends: Friends | None = None,
     branches: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
     identifiers: Iterable[str] = IDENTIFIERS,
@@ -68,6 +70,9 @@ def scan(
     Args:
         files: paths, patterns, folders, lists, URLs (`files.expand`).
         tree: name of the tree; may be left out where a file has only one.
+        friends: name -> files of trees with more branches of the same events, a file for each of `files`, which
+            become ``<name>.<branch>``; ``":tree"`` is a tree in the files themselves.  Their n-th entries belong
+            together, unless both have `identifiers` that say otherwise.
         branches: patterns of branches to take; all numeric ones by default.
         exclude: patterns of branches to leave out, for example the truth.
         identifiers: branches that identify an event; never features.
@@ -90,6 +95,7 @@ def scan(
 
     Raises:
         InputFileError, TreeError, BranchError: see `errors`; also where files differ in their schema.
+        FriendError: friends with other events.
         ExpressionError, ConfigError: an analysis that is none, or not for these branches.
         PlanError: no event passes the selection.
     """
@@ -97,8 +103,8 @@ def scan(
     if analysis is not None and rules:
         raise ConfigError("analysis= has all that is said of selections and objects: give it or the parts, not both")
     rules = analysis or rules
-    sources = expand(files, tree)
     skipped, worker_pool = account(read), WorkerPool(read)
+    sources = befriended(expand(files, tree), friends, tuple(identifiers), worker_pool)
     named = tuple(dict.fromkeys(given for given in (labels, weights) if isinstance(given, str)))
     selection = Selection(parse_patterns(branches), (*parse_patterns(exclude), *named), tuple(identifiers))
     from_files = without_defined(selection, rules)
@@ -151,7 +157,7 @@ def _in_groups(
     alike = candidates(infos, groups)
     if not alike:
         return tuple(infos), []
-    firsts = {info.group: info for info in reversed(infos)}
+    firsts = {info.group: info for info in reversed(infos) if info.kind == "jagged"}
     members = [firsts[member] for candidate in alike for member in candidate.members]
     total, _ = _read_all(files, Wanted(members, (), alike), worker_pool, progress=False, skipped=skipped)
     found = list(zip(alike, total.agreements, strict=True))
@@ -173,7 +179,9 @@ def _finish(
             replace(stats.finish(info), group=joins.get(info.name, info.group))
             for stats, info in zip(total.features, wanted.features, strict=True)
         ),
-        files=tuple(FileSpec(f.url, f.uuid, f.num_entries, dataset=f.source.dataset) for f in files),
+        files=tuple(
+            FileSpec(f.url, f.uuid, f.num_entries, friends=friend_specs(f), dataset=f.source.dataset) for f in files
+        ),
         selection=selection,
         identifiers=chosen.identifiers,
         left_out=dict(chosen.left_out),

@@ -16,11 +16,11 @@ from typing import Any
 from mlaas4hep_tf.analysis.cutflow import CutFlow
 from mlaas4hep_tf.analysis.rules import NO_ANALYSIS, Analysis
 from mlaas4hep_tf.analysis.steps import Steps, steps_of
-from mlaas4hep_tf.errors import BranchError, PlanError, SpecsError, near_misses, shorten
+from mlaas4hep_tf.errors import BranchError, FriendError, PlanError, SpecsError, near_misses, shorten
 from mlaas4hep_tf.expressions.syntax import words_of
 from mlaas4hep_tf.htmltable import table, text
 from mlaas4hep_tf.io.branches import IDENTIFIERS, BranchInfo, Kind, Selection, check_schema
-from mlaas4hep_tf.io.files import RootFile
+from mlaas4hep_tf.io.files import Friend, RootFile, Source, place_of
 
 VERSION = 1
 _HEADER = ("version", "fingerprint", "checksum")  # of the file, beside the content
@@ -117,12 +117,31 @@ FOUND = 256  # values of a target that are kept apart: classes, not measurements
 
 
 @dataclass(frozen=True)
+class FriendSpec:
+    """A friend of a file of the dataset.
+
+    Attributes:
+        name: what it is called.
+        url: its absolute path or URL when it was scanned; empty: it lies in the file itself.
+        tree, uuid: as they were then.
+        identifiers: branches by which its entries are found; none: the n-th entries belong together.
+    """
+
+    name: str
+    url: str
+    tree: str
+    uuid: str
+    identifiers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class FileSpec:
     """One file of the dataset.
 
     Attributes:
         url: its path or URL when it was scanned.
         uuid, entries: of the tree, as it was then.
+        friends: trees that were read as a part of it.
         edges: where there is a selection, entries between which events were counted, from 0 to `entries`.
         passing: how many events pass between an edge and the next; -1 where that could not be read.
         dataset: what a fileset calls the files that it belongs to.
@@ -133,6 +152,7 @@ class FileSpec:
     entries: int
     edges: tuple[int, ...] = ()
     passing: tuple[int, ...] = ()
+    friends: tuple[FriendSpec, ...] = ()
     dataset: str = ""
 
     @property
@@ -146,7 +166,7 @@ class InputSpec:
     """A branch of the files that an analysis reads, as a feature or for its expressions.
 
     Attributes:
-        name, kind, dtype, group, length, inner: as in `BranchInfo`, with the group that scan found.
+        name, kind, dtype, group, length, inner, friend: as in `BranchInfo`, with the group that scan found.
         feature: whether it is a feature too.
         served: whether the exported model needs it: a feature, or one that more than `train_select` uses.
         integer: whether the exported model takes it as int64, since every digit counts or float32 does not hold it.
@@ -161,11 +181,14 @@ class InputSpec:
     served: bool = True
     integer: bool = False
     inner: str = ""
+    friend: str = ""
 
     @property
     def info(self) -> BranchInfo:
         shared = _shared(self.name, self.group)
-        return BranchInfo(self.name, "", self.kind, self.dtype, shared, self.length, inner=self.inner)
+        return BranchInfo(
+            self.name, "", self.kind, self.dtype, shared, self.length, inner=self.inner, friend=self.friend
+        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -263,6 +286,37 @@ class Specs:
         """Events that are used: those that pass, where there is a selection."""
         return sum(file.events for file in self.files)
 
+    @property
+    def friends(self) -> tuple[str, ...]:
+        """Names of the friends, which every file has."""
+        return tuple(friend.name for friend in self.files[0].friends) if self.files else ()
+
+    def with_friends(self, sources: Sequence[Source]) -> tuple[Source, ...]:
+        """Files with the friends that they had when they were scanned, unless they have others of these names.
+
+        Raises:
+            FriendError: files that were not scanned, of which nobody said where their friends lie.
+        """
+        known = {place_of(file.url): file for file in self.files} if self.friends else {}
+        return tuple(
+            replace(source, friends=(*source.friends, *self._friends_of(source, known.get(place_of(source.url)))))
+            for source in sources
+        )
+
+    def _friends_of(self, source: Source, known: FileSpec | None) -> Iterator[Friend]:
+        given = {friend.name for friend in source.friends}
+        for friend in (known or self.files[0]).friends if self.friends else ():
+            if friend.name in given:
+                continue
+            if friend.url and known is None:
+                raise FriendError(
+                    f"the features come from a friend, {friend.name!r}, too, and it is not known where that of file "
+                    f"{source.url} lies; say it by friends={{{friend.name!r}: files}} (--friend {friend.name}=FILES)"
+                )
+            lies = Source(friend.url, friend.tree) if friend.url else replace(source, tree=friend.tree, friends=())
+            same = known is not None and self.bound
+            yield Friend(friend.name, lies, friend.identifiers if same else self.identifiers)
+
     @cached_property
     def steps(self) -> Steps | None:
         """What the analysis does with the inputs; None where there is no analysis."""
@@ -302,10 +356,12 @@ class Specs:
     @property
     def fingerprint(self) -> str:
         """Identity of the data and the selection: uuids, entries and schema, not where the files lie."""
-        parts = [sorted((f.uuid, f.entries) for f in self.files), self.tree, asdict(self.selection)]
+        parts: list[Any] = [sorted((f.uuid, f.entries) for f in self.files), self.tree, asdict(self.selection)]
         parts += [[b.name, b.kind, b.dtype, b.group] for b in self.branches]
         if self.analysis:
             parts.append(self.analysis.to_json())
+        if self.friends:
+            parts.append(sorted((f.uuid, *((one.name, one.uuid) for one in f.friends)) for f in self.files))
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def with_lengths(self, *, quantile: float) -> Specs:
@@ -383,10 +439,11 @@ class Specs:
             check_schema(expected, file.branches, file.where, "the specs")
         if not self.bound:
             return
-        known = {(f.uuid, f.entries) for f in self.files}
+        known = {(f.uuid, f.entries): f for f in self.files}
         urls = {f.url: f for f in self.files}
         for file in files:
             if (file.uuid, file.num_entries) in known:
+                _check_friends(file, known[file.uuid, file.num_entries])
                 continue
             was = urls.get(file.url)
             what = (
@@ -469,6 +526,29 @@ def _row(b: BranchSpec) -> tuple[object, ...]:
     return b.name, b.kind, b.dtype, *lists, b.min, b.max, b.mean, std, b.nan + b.posinf + b.neginf or None
 
 
+def friend_specs(file: RootFile) -> tuple[FriendSpec, ...]:
+    """The friends of an opened file."""
+    return tuple(
+        FriendSpec(
+            one.friend.name, "" if one.file.source.location == file.source.location else one.file.source.location,
+            one.file.tree, one.file.uuid, one.friend.identifiers,
+        )
+        for one in file.friends
+    )  # fmt: skip
+
+
+def _check_friends(file: RootFile, spec: FileSpec) -> None:
+    """Raise SpecsError for friends that changed since they were scanned."""
+    scanned = {friend.name: friend.uuid for friend in spec.friends}
+    for one in file.friends:
+        if scanned.get(one.friend.name, one.file.uuid) != one.file.uuid:
+            raise SpecsError(
+                f"the specs belong to another friend {one.friend.name!r} of {file.where} than {one.file.where}: it has "
+                f"uuid {one.file.uuid}, the specs say {scanned[one.friend.name]}; scan these files, or use "
+                "specs.unbound()"
+            )
+
+
 def check_quantile(quantile: float) -> None:
     """Raise PlanError unless the quantile lies in (0, 1]."""
     if not 0 < quantile <= 1:
@@ -535,7 +615,9 @@ def _branch(content: dict[str, Any]) -> BranchSpec:
 
 
 def _file(content: dict[str, Any]) -> FileSpec:
-    return FileSpec(**content | {name: tuple(content.get(name, ())) for name in ("edges", "passing")})
+    friends = tuple(FriendSpec(**f | {"identifiers": tuple(f["identifiers"])}) for f in content.get("friends", ()))
+    lists = {name: tuple(content.get(name, ())) for name in ("edges", "passing")}
+    return FileSpec(**content | lists | {"friends": friends})
 
 
 def _target(content: dict[str, Any]) -> TargetSpec:

@@ -16,8 +16,9 @@ from mlaas4hep_tf.expressions.by_numpy import NumPy
 from mlaas4hep_tf.expressions.tree import Node
 from mlaas4hep_tf.io.branches import Layout
 from mlaas4hep_tf.io.buffers import BufferRef
+from mlaas4hep_tf.io.columns import Columns, behind_each_other
 from mlaas4hep_tf.io.files import RootFile
-from mlaas4hep_tf.io.reader import Columns, Packed, pack_checked, read_grouped
+from mlaas4hep_tf.io.reader import Packed, pack_checked, read_grouped
 
 Array = npt.NDArray[Any]
 SELECTED = "selected"
@@ -92,7 +93,7 @@ def read_passing(
     """
     parts = [_read_segment(file, segment, layout.names, steps) for segment in segments]
     where = f"{file.where}, entries {segments[0].start} to {segments[-1].stop}"
-    return pack_checked(_behind_each_other(parts), layout, where, ref)
+    return pack_checked(behind_each_other(parts), layout, where, ref)
 
 
 def _read_segment(file: RootFile, segment: Segment, names: Sequence[str], steps: Steps) -> Columns:
@@ -112,14 +113,6 @@ def _check_count(file: RootFile, segment: Segment, found: int) -> None:
             f"{found} of the entries {segment.start} to {segment.stop} of {file.where} pass the selection, and "
             f"{segment.events} did when they were counted: the file has changed; scan again"
         )
-
-
-def _behind_each_other(parts: Sequence[Columns]) -> Columns:
-    if len(parts) == 1:
-        return parts[0]
-    values = {name: tuple(piece for part in parts for piece in part.values[name]) for name in parts[0].values}
-    counts = {group: np.concatenate([part.counts[group] for part in parts]) for group in parts[0].counts}
-    return Columns(sum(part.num_entries for part in parts), values, counts)
 
 
 def counts_between(edges: Sequence[int], held: Array) -> tuple[int, ...]:

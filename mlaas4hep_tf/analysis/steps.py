@@ -155,13 +155,20 @@ def mentioned(analysis: Analysis, names: Iterable[str]) -> tuple[str, ...]:
 
 def group_names(infos: Iterable[BranchInfo]) -> dict[str, str]:
     """Group -> its name in expressions: the common prefix of its branches (``Jet``) where it is no other's."""
-    members: dict[str, list[str]] = {}
+    members: dict[str, list[BranchInfo]] = {}
     for info in infos:
         if info.kind in LISTS:
-            members.setdefault(info.group, []).append(info.name)
-    prefixes = {group: _prefix(names) or group for group, names in members.items()}
+            members.setdefault(info.group, []).append(info)
+    prefixes = {group: _common_name(own) or group for group, own in members.items()}
     times = list(prefixes.values())
     return {group: name if times.count(name) == 1 else group for group, name in prefixes.items()}
+
+
+def _common_name(infos: Sequence[BranchInfo]) -> str:
+    """What the branches of a group have in common; those of a friend count only where there are no others."""
+    friend = min(info.friend for info in infos)
+    prefix = _prefix([info.own_name for info in infos if info.friend == friend])
+    return f"{friend}.{prefix}" if friend and prefix else prefix
 
 
 def _prefix(names: Sequence[str]) -> str:

@@ -26,6 +26,7 @@ from mlaas4hep_tf.cli.options import (
     Cuts,
     Drawing,
     Files,
+    Friend,
     Json,
     KnownOrChosen,
     Labels,
@@ -58,7 +59,7 @@ from mlaas4hep_tf.cli.output import (
     specs_figures,
     talks,
 )
-from mlaas4hep_tf.cli.parsing import groups, patterns
+from mlaas4hep_tf.cli.parsing import friends, groups, patterns
 from mlaas4hep_tf.errors import ConfigError
 from mlaas4hep_tf.io.branches import IDENTIFIERS
 from mlaas4hep_tf.io.formats import FORMATS, check_format
@@ -125,7 +126,7 @@ def scan(
     loaded = cuts.load()
     start = perf_counter()
     specs = scan_files(
-        reading.locate(files), choice.tree, branches=patterns(choice.branches),
+        reading.locate(files), choice.tree, friends=friends(choice.friend), branches=patterns(choice.branches),
         exclude=(*patterns(choice.exclude), *loaded.exclude),
         identifiers=tuple(patterns(identifier)) or IDENTIFIERS, labels=labels, weights=weights, groups=groups(group),
         analysis=loaded.analysis, read=reading.options(), progress=talks(),
@@ -186,7 +187,8 @@ def train(
     if not named:
         raise ConfigError("no input files: name at least one, for example mlaas4hep-tf train data/*.root ...")
     read = reading.options()
-    config = replace(training.config(named, labels, learnt, paper, read), image=drawing.image())
+    config = training.config(named, labels, learnt, paper, read)
+    config = replace(config, image=drawing.image(), friends=friends(choice.friend) or None)
     check_new(folder, overwrite=overwrite, resume=resume)
     if resume and not (folder / CHECKPOINT).exists():
         note(f"{folder} has no checkpoint yet: training begins at the beginning")
@@ -245,7 +247,12 @@ def _paper(params: Path | None) -> PaperParams:
 @app.command(epilog="Example: mlaas4hep-tf evaluate --run runs/tth")
 @grouped
 def evaluate(
-    run: RunFolder, labels: Labels, reading: Reading, files: OptionalFiles = None, as_json: Json = False
+    run: RunFolder,
+    labels: Labels,
+    reading: Reading,
+    files: OptionalFiles = None,
+    friend: Friend = None,
+    as_json: Json = False,
 ) -> None:
     """Evaluate a run on its own three parts, or on all events of other files."""
     from mlaas4hep_tf.runs.config import describe
@@ -254,7 +261,8 @@ def evaluate(
     import_tensorflow()
     from mlaas4hep_tf.runs.run import Run, evaluate_run
 
-    parts = {name: one.summary() for name, one in evaluate_run(Run.load(run), named, given, read=read).items()}
+    found = evaluate_run(Run.load(run), named, given, friends=friends(friend) or None, read=read)
+    parts = {name: one.summary() for name, one in found.items()}
     if as_json:
         print_json(parts)
     else:
@@ -267,6 +275,7 @@ def predict(
     files: Files,
     run: RunFolder,
     reading: Reading,
+    friend: Friend = None,
     to: Annotated[str, output("-o", "--output", help=f"File, {FORMATS}, or folder/ for the scores.")] = "scores.root",
     observe: Annotated[
         list[str] | None, output("--observe", help="Branches, of the files or derived, to write as well.")
@@ -280,6 +289,10 @@ def predict(
     from mlaas4hep_tf.runs.config import describe
 
     folder = to.endswith("/") or os.path.isdir(to)
+    if folder and friend:
+        raise ConfigError(
+            "--friend names files beside all others, which parts do not have: write one file, -o scores.root"
+        )
     if not folder:
         check_format(to)
     describe(run)
@@ -289,12 +302,13 @@ def predict(
     from mlaas4hep_tf.runs.parts import predict_parts
     from mlaas4hep_tf.runs.run import Run
 
-    trained, observed = Run.load(run), patterns(observe)
+    trained = Run.load(run)
     start = perf_counter()
+    options: dict[str, Any] = {"observe": patterns(observe), "read": read, "progress": talks()}
     if folder:
-        events = predict_parts(trained, named, Path(to), observe=observed, read=read, progress=talks())
+        events = predict_parts(trained, named, Path(to), **options)
     else:
-        events = predict_files(trained.model, named, trained, to, observe=observed, read=read, progress=talks())
+        events = predict_files(trained.model, named, trained, to, friends=friends(friend) or None, **options)
     seconds = perf_counter() - start
     if as_json:
         print_json({**_rate(events, seconds), "scores": to})

@@ -19,6 +19,7 @@ from mlaas4hep_tf.cli.parsing import (
     branch_name,
     class_weights,
     fractions,
+    friends,
     image_axes,
     label_values,
     mixing_law,
@@ -50,6 +51,14 @@ opened = ExitStack()  # what a command opens and `main` closes
 
 Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Paths, patterns, folders, lists (.txt), URLs.")]
 OptionalFiles = Annotated[list[str] | None, typer.Argument(metavar="[FILE]...", help="As for scan.")]
+Friend = Annotated[
+    list[str] | None,
+    data(
+        "--friend",
+        metavar="NAME=FILES",
+        help="Trees with more branches of the same events, NAME.branch: a file for each file; :TREE is in the files.",
+    ),
+]
 Json = Annotated[bool, output("--json", help="Print one JSON object instead of tables.")]
 RunFolder = Annotated[Path, typer.Option("--run", help="Run folder that `train` left.")]
 
@@ -65,6 +74,7 @@ class Choice:
     exclude: Annotated[
         list[str] | None, data("--exclude", help="Patterns of branches to leave out, such as the truth.")
     ] = None
+    friend: Friend = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,8 @@ class KnownOrChosen(Choice):
         from mlaas4hep_tf.scanner import scan
 
         return scan(
-            files, self.tree or paper.tree, branches=patterns(self.branches) or paper.branches,
+            files, self.tree or paper.tree, friends=friends(self.friend),
+            branches=patterns(self.branches) or paper.branches,
             exclude=(*(patterns(self.exclude) or paper.exclude), *loaded.exclude), identifiers=paper.identifiers,
             labels=labels, weights=weights, analysis=loaded.analysis, read=read, progress=talks(),
         )  # fmt: skip

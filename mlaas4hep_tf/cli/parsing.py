@@ -28,6 +28,19 @@ def groups(given: list[str] | None) -> dict[str, list[str]]:
     return found
 
 
+def friends(given: list[str] | None) -> dict[str, list[str]]:
+    """``NAME=FILES``, repeated: name of a friend -> its files."""
+    found: dict[str, list[str]] = {}
+    for text in given or ():
+        name, _, files = text.partition("=")
+        if not name or not files:
+            raise ConfigError(
+                f"--friend needs NAME=FILES, such as scores=friends/*.root or scores=:Friends, not {text!r}"
+            )
+        found.setdefault(name, []).append(files)
+    return found
+
+
 def named(option: str, given: list[str] | None) -> dict[str, str]:
     """``NAME=EXPRESSION``: name -> expression, in the order given."""
     found: dict[str, str] = {}

@@ -33,6 +33,7 @@ class BranchInfo:
         length: number of values per event of an ``array``, else 0.
         reason: why a branch is no feature.
         inner: of a ``nested`` one the name of its inner lists, which branches of one storage share.
+        friend: name of the friend tree that it lies in, with which its own name begins; empty: in the tree itself.
     """
 
     name: str
@@ -43,6 +44,12 @@ class BranchInfo:
     length: int = 0
     reason: str = ""
     inner: str = ""
+    friend: str = ""
+
+    @property
+    def own_name(self) -> str:
+        """Its name in the tree that it lies in."""
+        return self.name.removeprefix(f"{self.friend}.")
 
     @property
     def group(self) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlaas4hep_tf.errors import InputFileError, near_misses
-from mlaas4hep_tf.io.basket_index import NO_INDEX, FileIndex
+from mlaas4hep_tf.io.basket_index import NO_INDEX, Array, FileIndex
 from mlaas4hep_tf.io.branches import BranchInfo
 from mlaas4hep_tf.io.page_index import PageIndex
 
@@ -34,13 +34,15 @@ class Source:
     """A file by its local path or URL, and the tree that was named with it (``file.root:tree``).
 
     A relative path is relative to `folder`, the working directory when it was named; reader processes may have
-    another one.  `dataset` is the name that a fileset gives to files that belong together.
+    another one.  `dataset` is the name that a fileset gives to files that belong together, and `friends` are the trees
+    that have more branches of the same events.
     """
 
     url: str
     tree: str | None = None
     dataset: str = ""
     folder: str = field(default_factory=os.getcwd, compare=False)
+    friends: tuple[Friend, ...] = ()
 
     @property
     def remote(self) -> bool:
@@ -59,6 +61,26 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Friend:
+    """A tree beside another, with more branches of the same events; here they are called ``<name>.<branch>``.
+
+    Attributes:
+        name: what it is called.
+        source: where it lies.
+        identifiers: branches that tell which entries belong together, where both trees have them; else the n-th do.
+    """
+
+    name: str
+    source: Source
+    identifiers: tuple[str, ...] = ()
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its branches begin with."""
+        return f"{self.name}."
+
+
+@dataclass(frozen=True)
 class RootFile:
     """What one opening of a file tells: all that planning needs, before any event is read.
 
@@ -69,11 +91,12 @@ class RootFile:
         num_entries: of the tree, one an event.
         entry_offsets: entries at which all branches, or else most, start a new basket: the bounds of the clusters,
             from 0 to `num_entries`.
-        branches: every branch with its kind; those that were not selected are of kind ``other``.
+        branches: every branch with its kind, those of friends too; those that were not selected are of kind ``other``.
         index: where the baskets or pages of the selected branches lie.
         stamp: size, and modification time or first bytes, to notice that it was replaced (`inspection.file_stamp`).
         notes: what a user should be told of the file.
-        friends: trees that may have what was asked for and is not in this one.
+        unread: friends that nobody asked to read, which may have what was asked for and is not in this tree.
+        friends: the trees beside it that are read as a part of it.
     """
 
     source: Source
@@ -85,7 +108,8 @@ class RootFile:
     index: FileIndex | PageIndex = NO_INDEX
     stamp: tuple[int, object] = (0, None)
     notes: tuple[str, ...] = ()
-    friends: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    friends: tuple[FriendFile, ...] = ()
 
     @property
     def url(self) -> str:
@@ -99,14 +123,47 @@ class RootFile:
 
     @property
     def where(self) -> str:
-        friends = f" (its friends are not read: {', '.join(self.friends)})" if self.friends else ""
-        return f"file {self.url}, tree {self.tree}{friends}"
+        unread = f" (its friends are not read: {', '.join(self.unread)})" if self.unread else ""
+        return f"file {self.url}, tree {self.tree}{unread}"
 
     def part(self, names: Iterable[str], start: int, stop: int) -> RootFile:
         """What a reader process needs to be told to read these branches and entries."""
         wanted = set(names)
         branches = tuple(info for info in self.branches if info.name in wanted)
-        return replace(self, entry_offsets=(), branches=branches, index=self.index.part(wanted, start, stop))
+        friends = tuple(friend.part(wanted, start, stop) for friend in self.friends)
+        index = self.index.part(wanted, start, stop)
+        return replace(self, entry_offsets=(), branches=branches, index=index, friends=friends)
+
+
+@dataclass(frozen=True, eq=False)
+class FriendFile:
+    """An opened friend, whose entries are events of the tree beside it.
+
+    Attributes:
+        friend: which one it is.
+        file: what opening it told, with the names that its branches have there.
+        rows: its entry for each entry of the other tree from `first` on, int64; None: the n-th ones belong together.
+        first: entry of the other tree.
+    """
+
+    friend: Friend
+    file: RootFile
+    rows: Array | None = None
+    first: int = 0
+
+    def own(self, names: Iterable[str]) -> list[str]:
+        """Those of some branches that lie in it, as they are called there."""
+        prefix = self.friend.prefix
+        return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+
+    def part(self, names: Iterable[str], start: int, stop: int) -> FriendFile:
+        """What a reader process needs to be told to read these branches of these entries of the other tree."""
+        own = self.own(names)
+        if self.rows is None:
+            return replace(self, file=self.file.part(own, start, stop))
+        rows = self.rows[start - self.first : stop - self.first]
+        low, high = (int(rows.min()), int(rows.max()) + 1) if len(rows) and own else (0, 0)
+        return replace(self, file=self.file.part(own, low, high), rows=rows, first=start)
 
 
 def expand(files: FileArgument, tree: str | None = None) -> tuple[Source, ...]:
@@ -310,6 +367,11 @@ def _similar_files(path: str) -> str:
     if not os.path.isdir(folder):
         return f" (there is no folder {folder})"
     return near_misses(os.path.basename(path), os.listdir(folder))
+
+
+def place_of(url: str) -> str:
+    """A URL, or the path of a local file without links: equal for two names of one file."""
+    return url if _URL.match(url) else os.path.realpath(os.path.expanduser(url))
 
 
 def names_of(url: str, tree: str | None = None, dataset: str = "") -> tuple[str, ...]:

@@ -61,11 +61,14 @@ class OpenTree:
         self._file.close()
 
 
-def inspect(source: Source, selection: Selection, also: tuple[str, ...] = ()) -> RootFile:
+def inspect(
+    source: Source, selection: Selection, also: tuple[str, ...] = (), perhaps: tuple[str, ...] = ()
+) -> RootFile:
     """Open a file once: entries, schema, cluster entry offsets, uuid, and where the baskets of selected branches lie.
 
     Args:
         also: branches to describe although they are not selected.
+        perhaps: the same, where the tree has them.
 
     The log says which branches our decoder does not read, and why.
 
@@ -81,27 +84,30 @@ def inspect(source: Source, selection: Selection, also: tuple[str, ...] = ()) ->
             notes: tuple[str, ...] = ()
             index: FileIndex | PageIndex
             if opened.is_rntuple:
-                infos, entry_offsets, index = fields.survey(opened.tree, selection, also)
+                infos, entry_offsets, index = fields.survey(opened.tree, selection, also + perhaps)
             else:
-                infos, entry_offsets, index, by_uproot, notes = _survey_ttree(opened.tree, selection, also)
+                survey = _survey_ttree(opened.tree, selection, also + perhaps)
+                infos, entry_offsets, index, by_uproot, notes = survey
     finally:
         opened.close()
     for name, why in by_uproot.items():
         _log.info("branch %r of %s is read by uproot: %s", name, source.url, why)
     names = {info.name for info in infos}
-    missing = [given for given in (*selection.branches, *selection.exclude, *also) if not meant(given, names)]
+    elsewhere = tuple(friend.prefix for friend in source.friends)
+    asked = [g for g in (*selection.branches, *selection.exclude, *also) if not g.startswith(elsewhere)]
+    missing = [given for given in asked if not meant(given, names)]
     if not opened.closed:
         notes += (f"{_NOT_CLOSED}; what was saved last is read",)
     return RootFile(
         source, opened.name, opened.uuid, opened.num_entries, entry_offsets, infos, index, stamp, notes,
-        _friends(source) if missing else (),
+        _unread_friends(source) if missing else (),
     )  # fmt: skip
 
 
 _Survey = tuple[tuple[BranchInfo, ...], tuple[int, ...], FileIndex, dict[str, str], tuple[str, ...]]
 
 
-def _friends(source: Source) -> tuple[str, ...]:
+def _unread_friends(source: Source) -> tuple[str, ...]:
     """The friends of a tree, which uproot reads only with all that describes it."""
     opened = OpenTree(source, minimal_ttree_metadata=False)
     try:

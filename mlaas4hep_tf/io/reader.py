@@ -9,7 +9,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import awkward as ak
@@ -21,7 +21,8 @@ from mlaas4hep_tf.io.basket_index import Array, FileIndex
 from mlaas4hep_tf.io.baskets import Disagreement, Multiplicities, Pieces
 from mlaas4hep_tf.io.branches import BranchInfo, Layout
 from mlaas4hep_tf.io.buffers import ArraySpec, BufferRef, allocate
-from mlaas4hep_tf.io.files import RootFile
+from mlaas4hep_tf.io.columns import Columns, behind_each_other
+from mlaas4hep_tf.io.files import FriendFile, RootFile
 from mlaas4hep_tf.io.inspection import OpenTree, blame, file_stamp
 from mlaas4hep_tf.io.page_index import PageIndex
 from mlaas4hep_tf.io.remote import place, read_ranges
@@ -29,23 +30,7 @@ from mlaas4hep_tf.io.remote import place, read_ranges
 Groups = Sequence[tuple[str, Sequence[str]]]  # names, and the branches of each
 _LISTS = ("jagged", "nested")
 _PAGE_CACHE = 1 << 27  # bytes of decoded pages that a process keeps
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Entries of some branches as they come out of the file.
-
-    Attributes:
-        num_entries: number of events.
-        values: branch -> 1-D arrays of any byte order which together are its values, event after event.
-        counts: group -> values per event, int64 [entries]; of lists of lists how many lists.
-        inner: inner lists (`BranchInfo.inner`) -> values of each, event after event, int64.
-    """
-
-    num_entries: int
-    values: dict[str, tuple[Array, ...]]
-    counts: dict[str, Array]
-    inner: dict[str, Array] = field(default_factory=dict)
+_FRIEND_GAP = 4096  # entries of a friend that are read in vain rather than in two reads
 
 
 @dataclass(frozen=True)
@@ -163,10 +148,28 @@ def read(
     missing = [name for name in names if name not in known]
     if missing:
         raise BranchError(f"no branch {missing[0]!r}{near_misses(missing[0], known)} in {file.where}")
+    if not file.friends:
+        return _read_tree(file, start, stop, names, counters, groups or {}, hold)
+    prefixes = tuple(friend.friend.prefix for friend in file.friends)
+    own, needed = ([name for name in given if not name.startswith(prefixes)] for given in (names, counters))
+    columns = _read_tree(file, start, stop, own, needed, groups or {}, hold) if own else Columns(stop - start, {}, {})
+    with blame(file.url, file.tree, f"entries {start} to {stop}"):
+        for friend in file.friends:
+            more = _read_friend(friend, start, stop, names, list(counters), groups or {}, hold)
+            columns = columns.beside(more) if more is not None else columns
+    return replace(columns, values={name: columns.values[name] for name in names})
+
+
+def _read_tree(
+    file: RootFile, start: int, stop: int, names: Sequence[str], counters: Iterable[str], groups: Mapping[str, str],
+    hold: bool,
+) -> Columns:  # fmt: skip
+    """`read` the tree itself, without its friends."""
+    known = {info.name: info for info in file.branches}
     infos = [known[name] for name in names]
     with blame(file.url, file.tree, f"entries {start} to {stop}"):
         index = file.index.part((*names, *counters), start, stop)
-        groups = {info.name: (groups or {}).get(info.name, info.group) for info in infos if info.kind in _LISTS}
+        groups = {info.name: groups.get(info.name, info.group) for info in infos if info.kind in _LISTS}
         values, held = _decode(file, index, start, stop, groups, hold)
         slow_infos = [info for info in (*infos, *_flat(known, counters)) if info.name not in values]
         slow, slow_counts, slow_inner = _read_by_uproot(file, slow_infos, start, stop)
@@ -179,6 +182,39 @@ def read(
         )
         _check_lengths(columns, infos, groups)
     return columns
+
+
+def _read_friend(
+    friend: FriendFile, start: int, stop: int, names: Sequence[str], counters: Sequence[str],
+    groups: Mapping[str, str], hold: bool,
+) -> Columns | None:  # fmt: skip
+    """The branches of a friend beside some entries, by the names that they have there; None if none is asked for."""
+    own, needed, file, prefix = friend.own(names), friend.own(counters), friend.file, friend.friend.prefix
+    if not own:
+        return None
+    asked = {name: groups[prefix + name] for name in own if prefix + name in groups}
+    called = {group.removeprefix(prefix): group for group in asked.values()}
+    bare = {name: group.removeprefix(prefix) for name, group in asked.items()}
+    if friend.rows is None:
+        return _read_tree(file, start, stop, own, needed, bare, hold).renamed(prefix, called)
+    rows = friend.rows[start - friend.first : stop - friend.first]
+    spans, places = _spans(rows)
+    parts = [_read_tree(file, *span, own, needed, bare, hold=True) for span in spans]
+    infos = [info for info in file.branches if info.name in own]
+    held = {info.name: bare.get(info.name, info.group) for info in infos}
+    return behind_each_other(parts).at(places, infos, held).renamed(prefix, called)
+
+
+def _spans(rows: Array) -> tuple[list[tuple[int, int]], Array]:
+    """Entry ranges that hold these entries, and where each of them lies if the ranges are read behind each other."""
+    if not len(rows):
+        return [(0, 0)], rows
+    ordered = np.unique(rows)
+    breaks = np.flatnonzero(np.diff(ordered) > _FRIEND_GAP)
+    starts, stops = ordered[np.r_[0, breaks + 1]], ordered[np.r_[breaks, -1]] + 1
+    before = np.cumsum(stops - starts) - (stops - starts)
+    span = np.searchsorted(starts, rows, "right") - 1
+    return list(zip(starts.tolist(), stops.tolist(), strict=True)), rows - starts[span] + before[span]
 
 
 def _flat(known: Mapping[str, BranchInfo], names: Iterable[str]) -> list[BranchInfo]:

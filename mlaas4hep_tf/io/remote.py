@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -54,6 +55,7 @@ class Identity:
 
 _filesystems: dict[tuple[str, ...], Any] = {}
 _identities: dict[str, tuple[float, Identity]] = {}
+_failures: Counter[str] = Counter()  # of requests to a server
 
 
 def place(url: str) -> str:
@@ -64,6 +66,7 @@ def place(url: str) -> str:
 
 def forget(url: str) -> None:
     """Close what is open to the server of a URL, so that the next attempt begins anew."""
+    _failures[_server(place(url))] += 1
     for key in [key for key in _filesystems if key[0] == _server(place(url))]:
         del _filesystems[key]
     _identities.pop(place(url), None)
@@ -79,8 +82,19 @@ def filesystem(url: str) -> tuple[Any, str]:
             _filesystems[key] = HttpFiles(skip_instance_cache=True, **options)
         return _filesystems[key], url
     if key not in _filesystems:
-        _filesystems[key] = fsspec.core.url_to_fs(url, skip_instance_cache=True, **options)[0]
+        address = _on_a_new_connection(url, _failures[_server(url)])
+        _filesystems[key] = fsspec.core.url_to_fs(address, skip_instance_cache=True, **options)[0]
     return _filesystems[key], str(fsspec.core.strip_protocol(url))
+
+
+def _on_a_new_connection(url: str, failures: int) -> str:
+    """The URL with a user of its own after a failure, where it names none.
+
+    XRootD's client shares one connection between all requests of a user to a server and keeps one that has stalled for
+    longer than the requests on it last; who the user is, is told by credentials and not by this name.
+    """
+    scheme, rest = url.split("://", 1)
+    return f"{scheme}://again{failures % 1000}@{rest}" if failures and "@" not in rest.split("/")[0] else url
 
 
 def _server(url: str) -> str:

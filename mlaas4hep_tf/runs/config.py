@@ -19,7 +19,7 @@ from mlaas4hep_tf.model_names import check_form, check_model
 from mlaas4hep_tf.recipe import DEFAULT_RECIPE, Recipe
 from mlaas4hep_tf.specs import Specs, TargetSpec
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
-from mlaas4hep_tf.streaming.open_files import inspect_source
+from mlaas4hep_tf.streaming.open_files import befriended, inspect_source
 from mlaas4hep_tf.streaming.position import differences
 from mlaas4hep_tf.streaming.targets import Labels, PerFile, check_law, flat_branch, per_file
 from mlaas4hep_tf.tasks import QUANTILES, Regression, Task, class_names, classes_of, numbered
@@ -40,7 +40,7 @@ class RunConfig:
 
     Attributes:
         files: input files as the user named them.
-        labels, weights: as for `RootDataset`.
+        labels, weights, friends: as for `RootDataset`.
         model: as for `models.build`.
         epochs, split: as in the paper: 5, and 64/16/20 %.
         seed: of weights, split and order.
@@ -69,6 +69,7 @@ class RunConfig:
     normalize: Normalize | None = "minmax"
     chunk_size: int = CHUNK_SIZE
     weights: PerFile | None = None
+    friends: Mapping[str, Sequence[str]] | None = None
     patience: int | None = None
     max_events: int | None = None
     mixing: Mixing = "proportional"
@@ -127,15 +128,15 @@ class RunConfig:
         if self.read.on_bad_file == "raise" and not any(s.listing or s.tree is None for s in sources):
             _check_targets(self, sources)  # else which files there are is known when they are opened
             if specs is not None:
-                _check_branches(self, specs, sources[0])
+                _check_branches(self, specs, sources)
 
     def dataset(self, specs: Specs, *, mask: bool) -> RootDataset:
         from mlaas4hep_tf.dataset import RootDataset  # here: it imports TensorFlow
 
         ds = RootDataset(
-            self.files, specs, labels=self.numbers(self.labels), weights=self.weights, batch_size=self.batch_size,
-            chunk_size=self.chunk_size, seed=self.seed, normalize=self.normalize, mask=mask, read=self.read,
-            layout="image" if self.image else "vector", image=self.image,
+            self.files, specs, friends=self.friends, labels=self.numbers(self.labels), weights=self.weights,
+            batch_size=self.batch_size, chunk_size=self.chunk_size, seed=self.seed, normalize=self.normalize, mask=mask,
+            layout="image" if self.image else "vector", image=self.image, read=self.read,
         )  # fmt: skip
         return ds.sample(self.max_events) if self.max_events and self.max_events < ds.entries else ds
 
@@ -216,13 +217,14 @@ def _check_targets(config: RunConfig, sources: tuple[Source, ...]) -> None:
         per_file("mixing shares", config.mixing, files)
 
 
-def _check_branches(config: RunConfig, specs: Specs, source: Source) -> None:
+def _check_branches(config: RunConfig, specs: Specs, sources: tuple[Source, ...]) -> None:
     """Raise BranchError for labels or weights that are no branch of the first file; what was scanned is known."""
     known = {target.name for target in specs.targets}
+    pool = WorkerPool(config.read)
+    first = specs.with_friends(befriended(sources, config.friends, specs.identifiers, pool))[0]
     for what, given in (("labels", config.labels), ("weights", config.weights)):
         if isinstance(given, str) and given not in known:
-            opened = WorkerPool(config.read).run(inspect_source, Selection((given,)), (given,), source)
-            flat_branch(what, given, [opened])
+            flat_branch(what, given, [pool.run(inspect_source, Selection((given,)), (given,), first)])
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -142,7 +142,9 @@ def _train(
     config: RunConfig, specs: Specs, folder: Path, reports: bool, verbose: int, command: str,
     checkpoint_every: int | str, resume: bool, interrupt: Interrupt | None, processes: Processes,
 ) -> Run:  # fmt: skip
-    config = replace(config, files=tuple(_absolute(name) for name in config.files), model=_own_file(config.model))
+    friends = {name: [_absolute(file) for file in files] for name, files in (config.friends or {}).items()} or None
+    files = tuple(_absolute(name) for name in config.files)
+    config = replace(config, files=files, friends=friends, model=_own_file(config.model))
     if resume:
         check_same(folder, config)
     keras.utils.set_random_seed(config.seed)
@@ -276,12 +278,17 @@ def _can_report() -> bool:
 
 
 def evaluate_run(
-    run: Run, files: tuple[str, ...] = (), labels: Labels | None = None, *, read: ReadOptions | None = None
+    run: Run,
+    files: tuple[str, ...] = (),
+    labels: Labels | None = None,
+    *,
+    friends: Mapping[str, Sequence[str]] | None = None,
+    read: ReadOptions | None = None,
 ) -> dict[str, Evaluated]:
     """Evaluate a run again: on the three parts of its own data, or on all events of other files.
 
     Args:
-        labels: of the other files; by default those of the run.
+        labels, friends: of the other files; labels are by default those of the run.
         read: how to read; by default as the run did.
 
     Raises:
@@ -291,7 +298,7 @@ def evaluate_run(
     config = replace(run.config, read=read or run.config.read)
     if files:
         own = numbered(labels if labels is not None else config.labels, run.task.class_names)
-        config = replace(config, files=files, labels=own, signal=None, max_events=None)
+        config = replace(config, files=files, friends=friends, labels=own, signal=None, max_events=None)
         ds = config.dataset(run.specs.unbound(), mask=mask)
         return {"files": evaluate(run.model, ds, run.task)}
     ds = config.dataset(run.specs, mask=mask)
@@ -306,7 +313,7 @@ def evaluate_run(
 
 def _absolute(name: str) -> str:
     """A run is found again from any working directory; URLs are what they are."""
-    return name if "://" in name else os.path.abspath(os.path.expanduser(name))
+    return name if "://" in name or name.startswith(":") else os.path.abspath(os.path.expanduser(name))
 
 
 def _own_file(model: str) -> str:

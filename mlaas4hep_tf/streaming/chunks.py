@@ -21,6 +21,7 @@ from mlaas4hep_tf.io.branches import Layout
 from mlaas4hep_tf.io.buffers import ArrayPool, ArraySpec, BufferPool, BufferRef, keep_freed_memory
 from mlaas4hep_tf.io.files import RootFile
 from mlaas4hep_tf.io.workers import WorkerPool
+from mlaas4hep_tf.streaming.kept import Events, Kept, cut
 from mlaas4hep_tf.streaming.plan import EntryRange, Plan, apportion, chunk_quotas
 from mlaas4hep_tf.streaming.position import Position
 from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange
@@ -74,6 +75,7 @@ class Stream:
         entries: events of an epoch.
         steps: of an analysis, or None.
         passing: of each file, where there is a selection; then blocks are of the events that pass.
+        kept: events that were read and stay in memory, or None.
     """
 
     files: tuple[RootFile, ...]
@@ -91,6 +93,7 @@ class Stream:
     entries: int = 0
     steps: Steps | None = None
     passing: tuple[Passing, ...] = ()
+    kept: Kept | None = None
 
     def events(self, number: int) -> int:
         """How many events a file has."""
@@ -219,7 +222,10 @@ class Stream:
             self.cancel(reading)
             raise
         arrays = packed.arrays if reading.ref is None else self.pool.arrays(reading.ref, packed.specs)
-        return self._with_targets(arrays, reading.block.file)
+        events = self._with_targets(arrays, reading.block.file)
+        if self.kept is not None:
+            self.kept.add(reading.block, events)
+        return events
 
     def _lost(self, block: EntryRange, error: Exception) -> SkippedRange:
         per_file = self.labels.per_file if self.labels is not None else ()
@@ -271,6 +277,14 @@ class _Reading:
     future: Future[Any]
 
 
+@dataclass(frozen=True)
+class _Held:
+    """Events of a file that are kept in memory."""
+
+    file: int
+    events: Events
+
+
 class _Events(Protocol):
     """The events of one file group in their order; `left` are those that were not taken."""
 
@@ -319,7 +333,7 @@ class _FileGroup:
     def __init__(self, stream: Stream, blocks: Sequence[EntryRange], lost: frozenset[tuple[int, int]]) -> None:
         self._stream, self._lost = stream, lost
         self._todo = iter(blocks)
-        self._reading: deque[_Reading | EntryRange] = deque()
+        self._reading: deque[_Reading | _Held | EntryRange] = deque()
         self._rest: tuple[Array, ...] | None = None
         self._file = 0  # from which it is
         self._asked = 0  # events that are being read, or left over
@@ -328,9 +342,14 @@ class _FileGroup:
     def ask(self, events: int) -> None:
         """Have the blocks read that the next `events` events lie in, and one more."""
         while self._asked < events + 1 and (block := next(self._todo, None)) is not None:
-            known = (block.file, block.start) in self._lost
-            self._reading.append(block if known else self._stream.read(block))
+            self._reading.extend(self._begin(block))
             self._asked += len(block)
+
+    def _begin(self, block: EntryRange) -> Sequence[_Reading | _Held | EntryRange]:
+        if (block.file, block.start) in self._lost:
+            return [block]
+        held = self._stream.kept.get(block) if self._stream.kept is not None else None
+        return [_Held(block.file, events) for events in held] if held else [self._stream.read(block)]
 
     def take(self, events: int) -> list[tuple[Array, ...]]:
         """The next events as packed pieces; they were asked for.  Fewer if a block is lost: `left` tells."""
@@ -340,7 +359,8 @@ class _FileGroup:
             if piece is None:
                 break
             if len(piece[0]) > events:
-                piece, self._rest = _cut(piece, events, len(self._stream.layout.groups))
+                groups = len(self._stream.layout.groups)
+                piece, self._rest = cut(piece, 0, events, groups), cut(piece, events, len(piece[0]), groups)
             pieces.append(piece)
             self._stream.delivered[self._file] += len(piece[0])
             events -= len(piece[0])
@@ -352,6 +372,9 @@ class _FileGroup:
         if isinstance(reading, EntryRange):
             self._forget(len(reading))
             return None
+        if isinstance(reading, _Held):
+            self._file = reading.file
+            return reading.events
         self._file = reading.block.file
         piece = self._stream.result(reading)
         if piece is None:
@@ -427,17 +450,3 @@ def read_others(names: tuple[str, ...], steps: Steps, task: tuple[RootFile, int,
 def _join(out: Array, parts: Sequence[Array]) -> None:
     if parts:
         np.concatenate(parts, out=out)
-
-
-def _cut(events: tuple[Array, ...], at: int, groups: int) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """Cut packed events in two behind event `at`."""
-    head, tail = [events[0][:at]], [events[0][at:]]
-    for number in range(groups):
-        values, counts = events[1 + 2 * number], events[2 + 2 * number]
-        objects = int(counts[:at].sum())
-        head += [values[:objects], counts[:at]]
-        tail += [values[objects:], counts[at:]]
-    for target in events[1 + 2 * groups :]:
-        head.append(target[:at])
-        tail.append(target[at:])
-    return tuple(head), tuple(tail)

@@ -11,6 +11,7 @@ from functools import partial
 from mlaas4hep_tf.errors import DataWarning, InputFileError, ReaderError, TreeError, shorten
 from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import RootFile, Source
+from mlaas4hep_tf.io.friends import Friends, befriend, sources_of
 from mlaas4hep_tf.io.policy import ReadPolicy
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.progress import progress_bar
@@ -18,10 +19,33 @@ from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange, expected_entri
 
 
 def inspect_source(selection: Selection, also: tuple[str, ...], source: Source) -> RootFile:
-    """Runs in a reader process: one opening of a file."""
-    from mlaas4hep_tf.io.inspection import inspect
+    """Runs in a reader process: one opening of a file and of its friends."""
+    from mlaas4hep_tf.io.alignment import open_with_friends
 
-    return inspect(source, selection, also)
+    return open_with_friends(source, selection, also)
+
+
+def befriended(
+    sources: Sequence[Source], friends: Friends | None, identifiers: tuple[str, ...], worker_pool: WorkerPool
+) -> tuple[Source, ...]:
+    """Sources with their friends.
+
+    Args:
+        identifiers: branches that tell which entries belong together, where both trees have them.
+
+    Raises:
+        ConfigError, FriendError: see `befriend`.
+    """
+    if not friends:
+        return tuple(sources)
+    sources = _all_listed(sources, worker_pool)
+    for name, files in friends.items():
+        sources = befriend(sources, name, _all_listed(sources_of(files, sources), worker_pool), identifiers)
+    return tuple(sources)
+
+
+def _all_listed(sources: Sequence[Source], worker_pool: WorkerPool) -> list[Source]:
+    return [source for given in sources for source in _listed(given, worker_pool)]
 
 
 def inspect_files(
@@ -35,7 +59,7 @@ def inspect_files(
         known: events of files, by URL, as the specs have them.
         also: branches to describe although they are no features: labels and weights.
     """
-    sources = [source for given in sources for source in _listed(given, worker_pool)]
+    sources = _all_listed(sources, worker_pool)
     _tell_idle_replicas(sources, worker_pool.read.policy)
     found: list[RootFile] = []
     failed: list[SkippedRange] = []

@@ -4,18 +4,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.layout import SIZES
+from helpers.layout import SIZES, open_folder
 
 from mlaas4hep_tf.testing import has_xrootd, http_server, write_files, xrootd_server
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("faults")
-    write_files(path, SIZES, basket=500)
-    for part in (path, *(p for p in path.parents if "pytest" in str(p))):
-        part.chmod(0o755)
-    return path
+def folder() -> Iterator[Path]:
+    with open_folder() as path:
+        write_files(path, SIZES, basket=500)
+        yield path
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    with open_folder() as path:
+        yield path
 
 
 @pytest.fixture(scope="session", params=["http", "root"])

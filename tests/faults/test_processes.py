@@ -175,7 +175,7 @@ def test_the_second_epoch_comes_from_the_cache(server, folder, tmp_path):
     with proxy(port) as between:
         named = urls(scheme, between.port)
         specs = quiet_scan(named, read=ReadOptions(cache=tmp_path / "cache"))
-        ds = RootDataset(named, specs, batch_size=100, read=ReadOptions(cache=tmp_path / "cache"))
+        ds = RootDataset(named, specs, batch_size=100, read=ReadOptions(cache=tmp_path / "cache"), keep=False)
         assert sum(len(x) for x in ds) == EVENTS
         before = between.bytes
         for _ in range(3):

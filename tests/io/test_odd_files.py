@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from mlaas4hep_tf import scan
 from mlaas4hep_tf.errors import BranchError, DataWarning, InputFileError
 from mlaas4hep_tf.io.branches import Layout, Selection
+from mlaas4hep_tf.io.columns import Columns
 from mlaas4hep_tf.io.files import RootFile, Source
 from mlaas4hep_tf.io.inspection import inspect
-from mlaas4hep_tf.io.reader import Columns, read, read_packed
+from mlaas4hep_tf.io.reader import read, read_packed
 
 ODD = Path(__file__).parents[1] / "data" / "odd"
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow  # noqa: F401 (loaded before the first root:// read: the combination that crashes in one process)
+from helpers.layout import open_folder
 
 from mlaas4hep_tf import ReadOptions, ReadPolicy, RootDataset, scan
 from mlaas4hep_tf.errors import InputFileError
@@ -13,11 +14,10 @@ from mlaas4hep_tf.testing import free_port, has_xrootd, http_server, write_files
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("remote")
-    write_files(path, [300, 200], basket=50)
-    path.chmod(0o755)
-    return path
+def folder():
+    with open_folder() as path:
+        write_files(path, [300, 200], basket=50)
+        yield path
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +30,6 @@ def http_url(folder):
 def root_url(folder):
     if not has_xrootd():
         pytest.skip("no XRootD server on this machine (Debian: apt-get install xrootd-server)")
-    for path in (p for p in folder.parents if "pytest" in str(p)):
-        path.chmod(0o755)
     with xrootd_server(folder) as url:
         yield url
 

@@ -7,6 +7,7 @@ import socket
 from contextlib import contextmanager
 
 import pytest
+from helpers.layout import open_folder
 from helpers.streams import quiet_scan
 
 from mlaas4hep_tf import RootDataset, scan
@@ -106,17 +107,17 @@ def nobody():
 
 
 @pytest.mark.parametrize("named", ["closed", "closed/f.root", "closed/*.root", "closed/f.root:events"])
-def test_a_folder_without_permission_is_told_from_an_empty_one(file, tmp_path, monkeypatch, named):
-    for part in (tmp_path, *(p for p in tmp_path.parents if "pytest" in str(p))):
-        part.chmod(0o755)
-    closed = tmp_path / "closed"
-    closed.mkdir()
-    shutil.copy(file, closed / "f.root")
-    closed.chmod(0)
-    monkeypatch.chdir(tmp_path)
-    with nobody(), pytest.raises(InputFileError, match=r"closed.*Permission denied") as caught:
-        expand(named)
-    closed.chmod(0o755)
+def test_a_folder_without_permission_is_told_from_an_empty_one(file, monkeypatch, named):
+    with open_folder() as path:
+        closed = path / "closed"
+        closed.mkdir()
+        shutil.copy(file, closed / "f.root")
+        closed.chmod(0)
+        monkeypatch.chdir(path)
+        with nobody(), pytest.raises(InputFileError, match=r"closed.*Permission denied") as caught:
+            expand(named)
+        closed.chmod(0o755)
+        monkeypatch.undo()
     assert "\n" not in str(caught.value)
 
 
@@ -124,7 +125,7 @@ def test_a_folder_without_permission_is_told_from_an_empty_one(file, tmp_path, m
 def test_a_file_that_grows_while_it_is_read(file, tmp_path, written):
     path = shutil.copy(file, tmp_path / "grows.root")
     specs = quiet_scan(path)
-    ds = RootDataset(path, specs, batch_size=50)
+    ds = RootDataset(path, specs, batch_size=50, keep=False)
     if written:
         next(iter(ds))
     with open(path, "ab") as end:
