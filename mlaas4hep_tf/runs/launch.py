@@ -16,7 +16,7 @@ _POLL_S, _PATIENCE_S = 0.1, 3.0
 
 def launch(arguments: Sequence[str], count: int) -> int:
     """Run `mlaas4hep-tf` with these arguments in `count` processes; the exit status of the first that fails, or 0."""
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     environment = os.environ | {"KERAS_BACKEND": "jax"}
     children = [
         subprocess.Popen(
@@ -59,7 +59,7 @@ def _status_of(first: subprocess.Popen[bytes]) -> int:
         return 128 + signal.SIGINT
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -6,12 +6,13 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import strftime
 from typing import Any
 
@@ -150,7 +151,7 @@ def _train(
     keras.utils.set_random_seed(config.seed)
     ds = config.dataset(specs, mask=False)
     task = task_of(config, ds.specs, ds.composition())
-    with met(processes) if processes.count > 1 else nullcontext():
+    with met(processes) if processes.count > 1 else nullcontext(), _written_to(folder, processes) as out:
         model = _model(config, ds.specs, task)
         ds = ds.masked(wants_mask(model))
         parts = dict(zip(PARTS, ds.split(*config.split), strict=True))
@@ -159,13 +160,12 @@ def _train(
         with interrupt.listening() if interrupt else nullcontext() as stop:
             done = fit(
                 model, *_shards(config, parts, processes), epochs=config.epochs,
-                out=folder if processes.writes else None, patience=config.patience,
+                out=out, patience=config.patience,
                 class_weights=_class_weights(config, task), recipe=config.recipe, verbose=verbose,
                 checkpoint=folder / CHECKPOINT, checkpoint_every=checkpoint_every, resume=resume, stop=stop,
                 **_with_others(config, parts, processes),
             )  # fmt: skip
-        if processes.writes:
-            model.save(folder / MODEL)
+        model.save(out / MODEL)
         weights = model.get_weights()
     if not processes.writes:
         return Run(folder, model, ds.specs, config)
@@ -185,6 +185,16 @@ def _train(
 
         write_report(folder, metrics, ds.specs, done.history, results)
     return Run(folder, model, ds.specs, config, metrics)
+
+
+@contextmanager
+def _written_to(folder: Path, processes: Processes) -> Iterator[Path]:
+    """The run folder, or for processes that do not write a scratch one: Keras makes variables, which all must, to save."""
+    if processes.writes:
+        yield folder
+        return
+    with TemporaryDirectory() as scratch:
+        yield Path(scratch)
 
 
 def _shards(
