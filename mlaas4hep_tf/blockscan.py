@@ -14,6 +14,7 @@ from mlaas4hep_tf.analysis.cutflow import Counted, counted, merged
 from mlaas4hep_tf.analysis.steps import Steps
 from mlaas4hep_tf.examples import Example, example_event
 from mlaas4hep_tf.grouping import Agreement, Candidate, agreement, differing
+from mlaas4hep_tf.identified import NOT_SEEN, Identified, identified
 from mlaas4hep_tf.io.branches import BranchInfo
 from mlaas4hep_tf.io.buffers import keep_freed_memory
 from mlaas4hep_tf.io.files import RootFile
@@ -46,6 +47,7 @@ class Scanned:
         passing: events that pass the selection, between each two edges.
         flow: number of a file -> its cut flow.
         large: integer branches with values that float32 does not hold.
+        identified: whether identifiers tell the events apart.
     """
 
     features: list[BranchStats]
@@ -56,6 +58,7 @@ class Scanned:
     passing: tuple[int, ...] = ()
     flow: Mapping[int, Counted] = field(default_factory=dict)
     large: frozenset[str] = frozenset()
+    identified: Identified = NOT_SEEN
 
     def merge(self, other: Scanned) -> Scanned:
         return Scanned(
@@ -67,6 +70,7 @@ class Scanned:
             self.passing + other.passing,
             {n: merged([one.flow.get(n, {}) for one in (self, other)]) for n in {**self.flow, **other.flow}},
             self.large | other.large,
+            self.identified.merge(other.identified),
         )
 
 
@@ -81,6 +85,7 @@ class Wanted:
         steps: of an analysis, or None.
         labels, weights: branches of `targets` that the cut flow is told by, or empty.
         raw: feature branches of the files, where there are steps.
+        identifiers: branches of integers that together may tell events apart.
     """
 
     features: Sequence[BranchInfo]
@@ -90,6 +95,7 @@ class Wanted:
     labels: str = ""
     weights: str = ""
     raw: Sequence[BranchInfo] = ()
+    identifiers: Sequence[BranchInfo] = ()
 
     @property
     def nothing(self) -> Scanned:
@@ -100,9 +106,10 @@ class Wanted:
     def read(self) -> tuple[BranchInfo, ...]:
         """Branches that are read from the files, those for the expressions first."""
         if self.steps is None:
-            listed = (*self.features, *self.targets)
+            listed = (*self.features, *self.targets, *self.identifiers)
         else:
-            listed = (*self.steps.inputs, *self.targets, *(i for i in self.raw if i.name not in self.steps.counters))
+            first = (*self.steps.inputs, *self.targets, *self.identifiers)
+            listed = (*first, *(i for i in self.raw if i.name not in self.steps.counters))
         return tuple({info.name: info for info in listed}.values())
 
     @property
@@ -139,6 +146,7 @@ def _scan_range(wanted: Wanted, task: Task) -> Scanned:
         [agreement(candidate, columns.counts) for candidate in wanted.groups],
         apart,
         example_event(infos, columns.values, columns.counts) if infos and edges[0] == 0 else {},
+        identified=identified([np.concatenate(columns.values[info.name]) for info in wanted.identifiers]),
     )
 
 
@@ -154,7 +162,7 @@ def _scan_applied(wanted: Wanted, steps: Steps, task: Task) -> Scanned:
 
     file, number, edges = task
     counters = {info.counter: None for info in wanted.read if info.counter}
-    first = {info.name for info in (*steps.inputs, *wanted.targets)}
+    first = {info.name for info in (*steps.inputs, *wanted.targets, *wanted.identifiers)}
     early = [i.name for i in wanted.read if i.name in first or not steps.analysis.selects]
     columns = reading.read_columns(file, edges[0], edges[-1], early, steps, counters=counters)
     raw, counts = reading.arrays(columns), reading.group_counts(columns, steps)
@@ -183,10 +191,11 @@ def _told(
     from mlaas4hep_tf.analysis.reading import counts_between
 
     large = frozenset(info.name for info in steps.inputs if beyond_float32(raw[info.name]))
+    told = {"large": large, "identified": identified([raw[info.name] for info in wanted.identifiers])}
     if not steps.analysis.selects:
-        return {"large": large}
+        return told
     flow = counted(held, raw.get(wanted.labels), raw.get(wanted.weights), FOUND)
-    return {"large": large, "passing": counts_between(edges, alive), "flow": {number: flow}}
+    return told | {"passing": counts_between(edges, alive), "flow": {number: flow}}
 
 
 def _example(

@@ -9,10 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import tensorflow as tf
 
+from mlaas4hep_tf.analysis.draws import Draw, Drawn
+from mlaas4hep_tf.drawing import Folds, HoldOut, counted_parts, joined, opened_for, steps_for
 from mlaas4hep_tf.errors import DataWarning, LabelError, PlanError, shorten
 from mlaas4hep_tf.htmltable import table
 from mlaas4hep_tf.io.branches import Selection
@@ -165,6 +167,14 @@ def _with_targets(
     )  # fmt: skip
     found = scan_targets(files, lacking, worker_pool, skipped)
     return replace(specs, targets=tuple(sorted((*specs.targets, *found), key=lambda target: target.name)))
+
+
+class Fold(NamedTuple):
+    """The three parts of the data that one of several models sees."""
+
+    train: RootDataset
+    validation: RootDataset
+    test: RootDataset
 
 
 class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no type information
@@ -426,14 +436,18 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         self._cursor.move(Position(epoch))
 
     def _order(self) -> dict[str, Any]:
-        return describe_order(self.plan, self.files, self.specs.fingerprint)
+        order = describe_order(self.plan, self.files, self.specs.fingerprint)
+        drawn = [f"{one.draw.describe()}, {one.parts}" for one in self._stream.drawn]
+        return order | ({"folds and held-out events": drawn} if drawn else {})
 
-    def _part(self, parts: Sequence[Sequence[EntryRange]], start: Position = BEGINNING, **changes: Any) -> RootDataset:
+    def _part(
+        self, parts: Sequence[Sequence[EntryRange]], start: Position = BEGINNING, stream: Stream | None = None,
+        **changes: Any,
+    ) -> RootDataset:  # fmt: skip
         part = RootDataset.__new__(RootDataset)
         events = sum(len(block) for ranges in parts for block in ranges)
-        RootDataset._build(
-            part, self._stream.fresh(events), self._preprocessor, replace(self._settings, **changes), parts, start
-        )
+        fresh = (stream or self._stream).fresh(events)
+        RootDataset._build(part, fresh, self._preprocessor, replace(self._settings, **changes), parts, start)
         return part
 
     def split(self, *fractions: float, seed: int | None = None) -> tuple[RootDataset, ...]:
@@ -451,6 +465,63 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         """
         sizes = split_sizes(self.entries, fractions)
         return self._partition(sizes, seed)[: len(fractions)]
+
+    def folds(self, count: int, *, by: str | None = None) -> tuple[Fold, ...]:
+        """For each of `count` models the events that it is trained, validated and tested on.
+
+        Fold i is the test of model i, fold i + 1 its validation, and the rest its training, so every event is in the
+        test of one model.  Which fold an event is of depends on nothing but the event: no other file and no other
+        selection moves it.  Each part is a selection: its readers read every basket, and keep its events.
+
+        Args:
+            count: 3 at least.
+            by: ``identifiers``, ``entries`` or an expression such as ``event % 5`` (`drawing.Folds`).
+
+        Raises:
+            ConfigError, ExpressionError: folds that there cannot be.
+            PlanError: a fold without events, an expression with other values than 0 to ``count - 1``, or a dataset that
+                was split: draw folds first.
+        """
+        names = range(Folds(count, by).count)
+        parts = [[(n,), ((n + 1) % count,), tuple(m for m in names if m not in (n, (n + 1) % count))] for n in names]
+        made = self._drawn(Folds(count, by).draw(self.specs), [own for fold in parts for own in fold])
+        return tuple(Fold(train, valid, test) for test, valid, train in zip(*[iter(made)] * 3, strict=True))
+
+    def hold_out(self, share: float | None = None, *, by: str | None = None) -> tuple[RootDataset, RootDataset]:
+        """The events to train with, and those that are held out to judge by; the same ones as files are added.
+
+        Both are selections, as with `folds`, which choose independently of this.
+
+        Args:
+            share: of the events, by a hash; a larger share has the events of a smaller one.
+            by: ``identifiers``, ``entries``, or, without a share, a condition such as ``event % 5 == 0``
+                (`drawing.HoldOut`).
+
+        Raises:
+            ConfigError, ExpressionError, PlanError: as `folds`.
+        """
+        rest, held = self._drawn(HoldOut(share, by).draw(self.specs), [(0,), (1,)])
+        return rest, held
+
+    def _drawn(self, draw: Draw, wanted: Sequence[tuple[int, ...]]) -> list[RootDataset]:
+        """For each of several choices of parts a dataset of their events, all of which are counted once."""
+        stream = self._stream
+        if sum(map(len, itertools.chain(*self._parts))) != sum(map(stream.events, range(len(self.files)))):
+            raise PlanError(f"{draw.purpose} are drawn from whole files: draw first, then split, sample or shard")
+        files, steps = opened_for(draw, self.files, stream.worker_pool, stream.skipped), steps_for(self.specs)
+        counted = counted_parts(
+            draw, stream.drawn, files, stream.passing, steps, stream.worker_pool, stream.skipped
+        )  # fmt: skip
+        made = []
+        for parts in wanted:
+            passing = joined([counted[part] for part in parts])
+            own = replace(
+                stream, files=files, steps=steps, passing=passing, drawn=(*stream.drawn, Drawn(draw, parts)),
+                kept=None if stream.kept is None else stream.kept.fresh(),
+            )  # fmt: skip
+            whole = [(EntryRange(n, 0, one.entries),) for n, one in enumerate(passing)]
+            made.append(self._part(whole, stream=own))
+        return made
 
     def sample(self, events: int) -> RootDataset:
         """A dataset of this many events with the composition of the whole."""

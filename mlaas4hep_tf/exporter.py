@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -343,6 +344,20 @@ def _told(task: Task | None) -> dict[str, Any]:
     }
 
 
+def _ragged_example(specs: Specs) -> dict[str, list[Any]]:
+    """The example as the signature ``ragged`` takes it: values and row splits; empty where there is none."""
+    found: dict[str, list[Any]] = {}
+    for one in specs.served_inputs if specs.example else ():
+        value = specs.example[one.name]
+        if one.kind != "flat":
+            found[splits_name(one.group)] = [0, len(value)]
+        if one.inner:
+            found[splits_name(one.inner)] = [0, *itertools.accumulate(map(len, value))]
+            value = list(itertools.chain.from_iterable(value))
+        found[input_name(one.name)] = value if isinstance(value, list) else [value]
+    return found
+
+
 def _card(model: keras.Model, preprocessor: Preprocessor, more: Mapping[str, Any], target: Path) -> dict[str, Any]:
     specs = preprocessor.specs
     packages = ("mlaas4hep_tf", "tensorflow", "keras", "numpy")
@@ -362,6 +377,7 @@ def _card(model: keras.Model, preprocessor: Preprocessor, more: Mapping[str, Any
         "columns": len(specs.vector_names),
         "inputs": {one.name: input_name(one.name) for one in specs.served_inputs},
         "example": {input_name(name): value for name, value in specs.example.items()},
+        "ragged_example": _ragged_example(specs),
         "versions": {package: version(package) for package in packages},
         "metrics": None,
         "seed": None,

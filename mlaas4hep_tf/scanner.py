@@ -108,10 +108,11 @@ def scan(
     named = tuple(dict.fromkeys(given for given in (labels, weights) if isinstance(given, str)))
     selection = Selection(parse_patterns(branches), (*parse_patterns(exclude), *named), tuple(identifiers))
     from_files = without_defined(selection, rules)
-    opened = _open_all(sources, from_files, rules, named, worker_pool, skipped, progress)
+    opened = _open_all(sources, from_files, rules, (*named, *selection.identifiers), worker_pool, skipped, progress)
     chosen = choose(opened, from_files)
     target_infos = [flat_branch("labels or weights", name, opened) for name in named]
-    wanted = Wanted(chosen.features, target_infos, candidates(chosen.features, groups))
+    alike = candidates(chosen.features, groups)
+    wanted = Wanted(chosen.features, target_infos, alike, identifiers=_identifiers(chosen.identifiers, opened))
     near: list[str] = []
     if rules:
         infos, near = _in_groups(opened, chosen.features, rules, groups, worker_pool, skipped)
@@ -125,6 +126,13 @@ def scan(
     for message in near + nearly + remarks(specs) + (["\n".join(lost)] if lost else []):
         warnings.warn(message, DataWarning, stacklevel=2)
     return specs
+
+
+def _identifiers(names: Sequence[str], files: Sequence[RootFile]) -> list[BranchInfo]:
+    """The identifiers, if each is an integer in all files; else none."""
+    found = [info for file in files for info in file.branches if info.name in names]
+    whole = all(info.kind == "flat" and info.dtype.lstrip("<>=|")[:1] in ("i", "u") for info in found)
+    return [info for info in files[0].branches if info.name in names] if whole else []
 
 
 def _name(target: PerFile | None) -> str:
@@ -188,6 +196,7 @@ def _finish(
         targets=tuple(stats.finish(info) for stats, info in zip(total.targets, wanted.targets, strict=True)),
         stored_groups={info.name: info.group for info in wanted.features if info.name in joins},
         example=total.example,
+        identified=total.identified.unique,
     )
     return specs, near
 

@@ -212,6 +212,7 @@ class Specs:
         analysis: selections, object cuts and derived branches.
         inputs: branches of the files that are read, where there is an analysis; else the feature branches are.
         cutflow: what the selection left, where there is one.
+        identified: whether the identifiers tell all events apart; None where that is not known.
     """
 
     tree: str
@@ -227,6 +228,7 @@ class Specs:
     analysis: Analysis = NO_ANALYSIS
     inputs: tuple[InputSpec, ...] = ()
     cutflow: CutFlow | None = None
+    identified: bool | None = None
 
     def __post_init__(self) -> None:
         if not self.branches:
@@ -597,6 +599,7 @@ def _from_json(content: dict[str, Any], path: str) -> Specs:
             analysis=Analysis.from_json(content.get("analysis", {})),
             inputs=tuple(InputSpec(**one) for one in content.get("inputs", ())),
             cutflow=CutFlow.from_json(content["cutflow"]) if content.get("cutflow") else None,
+            identified=content.get("identified"),
         )
     except (KeyError, TypeError) as error:
         raise SpecsError(f"the specs {path} are damaged ({type(error).__name__}: {error}); scan again") from error

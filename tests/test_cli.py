@@ -104,6 +104,8 @@ def test_a_network_on_images_from_training_to_serving(work):
     assert len(set(uproot.open(f"{work}/image.root:events")["score"].array(library="np"))) > 100
     cli("export", *run, "--to", "models/image", cwd=work)
     card = json.loads((work / "models/image/1.model_card.json").read_text())
+    read = card["reference"]
+    assert 0 < read["events"] == sum(read["inputs"]["ht"]["all"]) and len(read["inputs"]["Jet_pt"]["all"]) == 53
     assert card["image"] == {
         "axes": [{"branch": "Jet_eta", "bins": 9, "low": -2.5, "high": 2.5}],
         "channels": ["Jet_pt", "Jet_mass"],

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mlaas4hep_tf.analysis.applied import Applied
+from mlaas4hep_tf.analysis.draws import ENTRY, FILE, Draw, Drawn, number_of
 from mlaas4hep_tf.analysis.passing import Segment
 from mlaas4hep_tf.analysis.steps import Steps
-from mlaas4hep_tf.errors import InputFileError
+from mlaas4hep_tf.errors import InputFileError, PlanError
 from mlaas4hep_tf.expressions.by_numpy import NumPy
 from mlaas4hep_tf.expressions.tree import Node
 from mlaas4hep_tf.io.branches import Layout
@@ -83,23 +84,64 @@ def read_beside(names: Sequence[str], steps: Steps, task: tuple[RootFile, int, i
     return found | ({SELECTED: passing(applied, steps.select)} if steps.select else {})
 
 
+def read_parts(draw: Draw, file: RootFile, start: int, stop: int) -> Array:
+    """The number of the part of each event of an entry range, int64; read where it rests on branches.
+
+    Raises:
+        PlanError: numbers that are none of a part.
+    """
+    steps = draw.steps(file.branches)
+    values = {FILE: np.full(stop - start, number_of(file)), ENTRY: np.arange(start, stop)}
+    if draw.servable:
+        values = arrays(read_columns(file, start, stop, [info.name for info in steps.inputs], steps))
+    found: Array = draw.of(steps, NumPy(), values, stop - start)
+    wrong = found[(found < 0) | (found >= len(draw.shares))]
+    if len(wrong):
+        raise PlanError(
+            f"{draw.describe()} must give 0 to {len(draw.shares) - 1}, and gives {wrong[0]} in "
+            f"{file.where}, entries {start} to {stop}; take a remainder, for example event % {len(draw.shares)}"
+        )
+    return found
+
+
+def count_parts(
+    draw: Draw, drawn: Sequence[Drawn], steps: Steps | None, task: tuple[RootFile, Sequence[int]]
+) -> list[list[int]]:
+    """How many events of each part there are between two edges, of those that are `drawn` and pass the selection."""
+    file, edges = task
+    start, stop = edges[0], edges[-1]
+    held = np.ones(stop - start, bool)
+    if steps is not None:
+        held = passing(read_applied(file, start, stop, (), steps), (*steps.select, *steps.train_select))
+    for one in drawn:
+        held &= np.isin(read_parts(one.draw, file, start, stop), one.parts)
+    numbers = np.where(held, read_parts(draw, file, start, stop), -1)
+    counts = [counts_between(edges, numbers == part) for part in range(len(draw.shares))]
+    return [list(own) for own in counts]
+
+
 def read_passing(
-    file: RootFile, segments: Sequence[Segment], layout: Layout, steps: Steps, ref: BufferRef | None
-) -> Packed:
-    """The packed events of some segments that pass.
+    file: RootFile, segments: Sequence[Segment], layout: Layout, steps: Steps, ref: BufferRef | None,
+    drawn: Sequence[Drawn] = (),
+) -> Packed:  # fmt: skip
+    """The packed events of some segments that pass, and that are `drawn`.
 
     Raises:
         InputFileError: also where other events pass than did when they were counted.
     """
-    parts = [_read_segment(file, segment, layout.names, steps) for segment in segments]
+    parts = [_read_segment(file, segment, layout.names, steps, drawn) for segment in segments]
     where = f"{file.where}, entries {segments[0].start} to {segments[-1].stop}"
     return pack_checked(behind_each_other(parts), layout, where, ref)
 
 
-def _read_segment(file: RootFile, segment: Segment, names: Sequence[str], steps: Steps) -> Columns:
+def _read_segment(
+    file: RootFile, segment: Segment, names: Sequence[str], steps: Steps, drawn: Sequence[Drawn]
+) -> Columns:
     applied = read_applied(file, segment.start, segment.stop, names, steps)
-    if steps.analysis.selects:
+    if steps.analysis.selects or drawn:
         held = passing(applied, (*steps.select, *steps.train_select))
+        for one in drawn:
+            held &= np.isin(read_parts(one.draw, file, segment.start, segment.stop), one.parts)
         _check_count(file, segment, int(np.count_nonzero(held)))
         held[np.flatnonzero(held)[: segment.first]] = False
         held[np.flatnonzero(held)[segment.last - segment.first :]] = False

@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from mlaas4hep_tf import __version__
+from mlaas4hep_tf.cli.drift import drift
 from mlaas4hep_tf.cli.grouped import grouped
 from mlaas4hep_tf.cli.options import (
+    Apart,
     Choice,
     Cuts,
     Drawing,
@@ -60,7 +62,7 @@ from mlaas4hep_tf.cli.output import (
     talks,
 )
 from mlaas4hep_tf.cli.parsing import friends, groups, patterns
-from mlaas4hep_tf.errors import ConfigError
+from mlaas4hep_tf.errors import ConfigError, MlaasError
 from mlaas4hep_tf.io.branches import IDENTIFIERS
 from mlaas4hep_tf.io.formats import FORMATS, check_format
 
@@ -156,6 +158,7 @@ def train(
     cuts: Cuts,
     labels: Labels,
     learnt: Learnt,
+    apart: Apart,
     training: Training,
     several: Several,
     drawing: Drawing,
@@ -188,7 +191,7 @@ def train(
         raise ConfigError("no input files: name at least one, for example mlaas4hep-tf train data/*.root ...")
     read = reading.options()
     config = training.config(named, labels, learnt, paper, read)
-    config = replace(config, image=drawing.image(), friends=friends(choice.friend) or None)
+    config = replace(config, image=drawing.image(), friends=friends(choice.friend) or None, **apart.options())
     check_new(folder, overwrite=overwrite, resume=resume)
     if resume and not (folder / CHECKPOINT).exists():
         note(f"{folder} has no checkpoint yet: training begins at the beginning")
@@ -333,11 +336,16 @@ def export(
     import_tensorflow()
     from mlaas4hep_tf.exporter import export as export_model
     from mlaas4hep_tf.exporter import next_version
+    from mlaas4hep_tf.reference import reference
     from mlaas4hep_tf.runs.run import Run
 
     trained = Run.load(run)
     card = {"metrics": trained.metrics["parts"], "seed": trained.config.seed, "trained": trained.metrics["date"]}
     target = next_version(to) if form == "savedmodel" else to
+    try:
+        card["reference"] = reference(trained.config.files, trained.specs)
+    except MlaasError as error:
+        note(f"the model card has no reference histograms of the inputs: {error}")
     made = export_model(trained.model, trained, target, format=cast("Format", form), card=card)
     out.print(f"exported -> {made}", soft_wrap=True)
 
@@ -367,6 +375,9 @@ def bench(
         print_json(result.to_json())
     else:
         print_bench(result, rounds, environment())
+
+
+app.command(epilog="Example: mlaas4hep-tf drift http://localhost:8501 --model tth")(drift)
 
 
 @app.command(epilog="Example: mlaas4hep-tf models")

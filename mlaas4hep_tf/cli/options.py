@@ -20,6 +20,7 @@ from mlaas4hep_tf.cli.parsing import (
     class_weights,
     fractions,
     friends,
+    held_out,
     image_axes,
     label_values,
     mixing_law,
@@ -244,7 +245,14 @@ class Training:
     chunk_size: Annotated[
         int | None, training("--chunk-size", help=f"Events mixed at a time [default: {CHUNK_SIZE}].")
     ] = None
-    split: Annotated[str, training("--split", help="Fractions for training, validation and test.")] = "0.64,0.16,0.20"
+    split: Annotated[
+        str | None,
+        training(
+            "--split",
+            help="Fractions for training, validation and test [default: 0.64,0.16,0.20], with --hold-out for the first "
+            "two [default: 0.8,0.2].",
+        ),
+    ] = None
     seed: Annotated[int, training("--seed", help="Of weights, split and order.")] = 0
     normalize: Annotated[
         list[str] | None,
@@ -297,7 +305,8 @@ class Training:
         return RunConfig(
             files=files, labels=labels.values(), regression=labels.target is not None,
             model=self.model, epochs=_first(self.epochs, paper.epochs),
-            batch_size=_first(self.batch_size, paper.batch_size), split=fractions(self.split), seed=self.seed,
+            batch_size=_first(self.batch_size, paper.batch_size), seed=self.seed,
+            split=fractions(self.split) if self.split else (),
             normalize=normalization(self.normalize),
             chunk_size=_first(self.chunk_size, paper.chunk_size), weights=self.weights, patience=self.patience,
             max_events=paper.events, mixing=mixing_law(self.mix), balanced=self.balanced, read=read,
@@ -341,6 +350,40 @@ class Several:
             return ALONE
         os.environ.setdefault("KERAS_BACKEND", "jax")
         return this_process(self.processes, self.process_id, self.coordinator, self.step_timeout, os.environ)
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Events that are kept from a model, by what does not change as files are added."""
+
+    hold_out: Annotated[
+        str | None,
+        data(
+            "--hold-out",
+            metavar="SHARE|EXPR",
+            help="Share of the events, such as 0.2, or those for which a condition holds ('event % 5 == 0'): the test.",
+        ),
+    ] = None
+    folds: Annotated[
+        int | None, data("--folds", metavar="K", help="Train K models, each tested on a fold that it has not seen.")
+    ] = None
+    fold_by: Annotated[
+        str | None,
+        data(
+            "--fold-by",
+            metavar="EXPR",
+            help="The fold's number, such as 'event % 5', or: identifiers, entries [default: a hash].",
+        ),
+    ] = None
+
+    def options(self) -> dict[str, Any]:
+        """These options as those of a `RunConfig`."""
+        from mlaas4hep_tf.drawing import Folds
+
+        if self.fold_by and self.folds is None:
+            raise ConfigError("--fold-by says how folds are told, so it needs --folds")
+        folds = Folds(self.folds, self.fold_by) if self.folds is not None else None
+        return {"hold_out": held_out(self.hold_out), "folds": folds}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mlaas4hep_tf.errors import ConfigError, LabelError
 
 if TYPE_CHECKING:
+    from mlaas4hep_tf.drawing import HoldOut
     from mlaas4hep_tf.transforms.image_axes import Axis
 
 
@@ -73,6 +74,19 @@ def fractions(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(f"--split needs three fractions such as 0.64,0.16,0.20, not {text!r}") from None
+
+
+def held_out(text: str | None) -> HoldOut | None:
+    """``SHARE`` or a condition: what is held out."""
+    from mlaas4hep_tf.drawing import HoldOut
+
+    if text is None:
+        return None
+    try:
+        share = float(text)
+    except ValueError:
+        return HoldOut(by=text)
+    return HoldOut(share)
 
 
 def image_axes(given: list[str]) -> tuple[Axis, ...]:

@@ -94,8 +94,8 @@ def inspect(
         _log.info("branch %r of %s is read by uproot: %s", name, source.url, why)
     names = {info.name for info in infos}
     elsewhere = tuple(friend.prefix for friend in source.friends)
-    asked = [g for g in (*selection.branches, *selection.exclude, *also) if not g.startswith(elsewhere)]
-    missing = [given for given in asked if not meant(given, names)]
+    needed = {*selection.branches, *selection.exclude, *also}.difference(selection.identifiers)
+    missing = [given for given in needed if not given.startswith(elsewhere) and not meant(given, names)]
     if not opened.closed:
         notes += (f"{_NOT_CLOSED}; what was saved last is read",)
     return RootFile(

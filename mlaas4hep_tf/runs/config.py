@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlaas4hep_tf.drawing import Folds, HoldOut
 from mlaas4hep_tf.errors import ConfigError, LabelError, PlanError, ResumeError
 from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import Source, expand, names_of
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from mlaas4hep_tf.dataset import Mixing, RootDataset
 
 PARTS = ("train", "validation", "test")
+SPLIT, SPLIT_OF_REST = (0.64, 0.16, 0.20), (0.8, 0.2)  # the paper's, and what is left of it without the test
 MODEL, MODEL_SOURCE = "model.keras", "model.py"  # in a run folder
 CHECKPOINT = "training.ckpt"  # in a run folder, as long as it is trained
 
@@ -42,7 +44,9 @@ class RunConfig:
         files: input files as the user named them.
         labels, weights, friends: as for `RootDataset`.
         model: as for `models.build`.
-        epochs, split: as in the paper: 5, and 64/16/20 %.
+        epochs: as in the paper, 5.
+        split: fractions for training, validation and test, by default the paper's 64/16/20 %; of two the test is what
+            is held out, by default 80/20 %; none with folds, which are the parts.
         seed: of weights, split and order.
         batch_size, normalize, chunk_size, read: as for `RootDataset`; the executor is not kept in the run folder.
         patience: epochs without a better validation loss after which training stops; None: never.
@@ -57,6 +61,9 @@ class RunConfig:
         recipe: how the weights are found.
         class_weights: name of a class -> factor of the weight of its events in training.
         continue_from: run folder whose model is trained on; None: a new one.
+        hold_out: events that are no part of training; without folds they are the test part.
+        folds: the parts are folds of what is not held out, and there is a model for each of them.
+        fold: whose model this run trains: fold `fold` is its test, the next one its validation.
     """
 
     files: tuple[str, ...]
@@ -64,7 +71,7 @@ class RunConfig:
     model: str = "mlp"
     epochs: int = 5
     batch_size: int = BATCH_SIZE
-    split: tuple[float, ...] = (0.64, 0.16, 0.20)
+    split: tuple[float, ...] = ()
     seed: int = 0
     normalize: Normalize | None = "minmax"
     chunk_size: int = CHUNK_SIZE
@@ -84,13 +91,13 @@ class RunConfig:
     recipe: Recipe = DEFAULT_RECIPE
     class_weights: Mapping[str, float] | None = None
     continue_from: str | None = None
+    hold_out: HoldOut | None = None
+    folds: Folds | None = None
+    fold: int = 0
     read: ReadOptions = DEFAULT_READ
 
     def __post_init__(self) -> None:
-        if len(self.split) != len(PARTS):
-            raise ConfigError(f"a run is split in three, {', '.join(PARTS)}: {self.split} has {len(self.split)} parts")
-        if abs(sum(self.split) - 1) > 1e-6:
-            raise ConfigError(f"the fractions of a run must sum to 1, so that no event is left out, not {self.split}")
+        self._check_parts()
         if self.seed < 0:
             raise ConfigError(f"a seed must not be negative: {self.seed}")
         for name in ("epochs", "batch_size", "chunk_size"):
@@ -106,6 +113,22 @@ class RunConfig:
             raise ConfigError(f"a number that is to be told is a branch of the events, not {self.labels}")
         check_normalize(self.normalize)
         check_law(self.mixing)
+
+    def _check_parts(self) -> None:
+        if self.folds is not None and self.split:
+            raise ConfigError(f"folds are the parts of a run, so there is no split beside them, such as {self.split}")
+        if self.folds is not None and not 0 <= self.fold < self.folds.count:
+            raise ConfigError(f"fold must be 0 to {self.folds.count - 1}, not {self.fold}")
+        if len(self.fractions) != (3 if self.hold_out is None else 2):
+            what = "in three, " + ", ".join(PARTS) if self.hold_out is None else "in two, as the test is held out"
+            raise ConfigError(f"a run is split {what}: {self.split} has {len(self.split)} parts")
+        if abs(sum(self.fractions) - 1) > 1e-6:
+            raise ConfigError(f"the fractions of a run must sum to 1, so that no event is left out, not {self.split}")
+
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        """Those of the split, as they were given or by default."""
+        return self.split or (SPLIT if self.hold_out is None else SPLIT_OF_REST)
 
     def check(self, tree: str | None, specs: Specs | None = None) -> None:
         """Hold the run to what can be known before anything is opened.
@@ -138,7 +161,22 @@ class RunConfig:
             batch_size=self.batch_size, chunk_size=self.chunk_size, seed=self.seed, normalize=self.normalize, mask=mask,
             layout="image" if self.image else "vector", image=self.image, read=self.read,
         )  # fmt: skip
+        drawn = self.hold_out is not None or self.folds is not None
+        return ds if drawn else self._sample(ds)
+
+    def _sample(self, ds: RootDataset) -> RootDataset:
         return ds.sample(self.max_events) if self.max_events and self.max_events < ds.entries else ds
+
+    def parts(self, ds: RootDataset) -> dict[str, RootDataset]:
+        """Training, validation and test of the whole data."""
+        held = None
+        if self.hold_out is not None:
+            ds, held = ds.hold_out(self.hold_out.share, by=self.hold_out.by)
+        if self.folds is not None:
+            fold = ds.folds(self.folds.count, by=self.folds.by)[self.fold]
+            return {"train": self._sample(fold.train), "validation": fold.validation, "test": fold.test}
+        parts = (self._sample(ds) if held is not None else ds).split(*self.fractions)
+        return dict(zip(PARTS, (*parts, held) if held is not None else parts, strict=True))
 
     def numbers(self, labels: Labels) -> PerFile:
         """Labels as the numbers that they have in this run.
@@ -187,7 +225,8 @@ class RunConfig:
         """The content of ``config.json``, where the options of reading stand beside the others."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "read"}
         image = asdict(self.image) if self.image is not None else None
-        return own | {"recipe": asdict(self.recipe), "image": image} | self.read.to_json()
+        drawn = {name: asdict(one) if (one := getattr(self, name)) else None for name in ("hold_out", "folds")}
+        return own | {"recipe": asdict(self.recipe), "image": image} | drawn | self.read.to_json()
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> RunConfig:
@@ -199,6 +238,7 @@ class RunConfig:
         content = {**content, "recipe": Recipe(**content["recipe"])} if "recipe" in content else content
         reading = {f.name for f in fields(ReadOptions)} & set(content)
         own: dict[str, Any] = {name: value for name, value in content.items() if name not in reading}
+        own |= {name: make(**own[name]) for name, make in (("hold_out", HoldOut), ("folds", Folds)) if own.get(name)}
         own |= {name: tuple(own[name]) for name in ("files", "split", "classes", "quantiles") if name in own}
         if own.get("image") is not None:
             own["image"] = Image.from_json(own["image"])

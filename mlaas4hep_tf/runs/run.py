@@ -19,6 +19,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from mlaas4hep_tf.analysis.draws import Draw
 from mlaas4hep_tf.dataset import RootDataset
 from mlaas4hep_tf.errors import ConfigError, LabelError, MissingExtra, MissingExtraWarning, near_misses, need
 from mlaas4hep_tf.evaluation import Evaluated, over_training
@@ -30,7 +31,6 @@ from mlaas4hep_tf.runs.config import (
     CHECKPOINT,
     MODEL,
     MODEL_SOURCE,
-    PARTS,
     Described,
     RunConfig,
     check_new,
@@ -154,7 +154,7 @@ def _train(
     with met(processes) if processes.count > 1 else nullcontext(), _written_to(folder, processes) as out:
         model = _model(config, ds.specs, task)
         ds = ds.masked(wants_mask(model))
-        parts = dict(zip(PARTS, ds.split(*config.split), strict=True))
+        parts = config.parts(ds)
         if processes.writes:
             _begin(folder, config, ds.specs)
         with interrupt.listening() if interrupt else nullcontext() as stop:
@@ -189,7 +189,7 @@ def _train(
 
 @contextmanager
 def _written_to(folder: Path, processes: Processes) -> Iterator[Path]:
-    """The run folder, or for processes that do not write a scratch one: Keras makes variables, which all must, to save."""
+    """The run folder; for others than the first a scratch one, as Keras makes variables to save, which all must."""
     if processes.writes:
         yield folder
         return
@@ -317,8 +317,7 @@ def evaluate_run(
             f"the files of {run.folder} are not those it was trained on, so its test part cannot be found again: "
             f"there are {len(ds.files)} now, {len(run.metrics['files'])} then; name files to evaluate them as a whole"
         )
-    parts = ds.split(*config.split)
-    return {name: evaluate(run.model, part, run.task) for name, part in zip(PARTS, parts, strict=True)}
+    return {name: evaluate(run.model, part, run.task) for name, part in config.parts(ds).items()}
 
 
 def _absolute(name: str) -> str:
@@ -384,12 +383,18 @@ def _metrics(
             "backend": keras.backend.backend(),
         },
         "seed": config.seed,
+        "drawn": [one.describe() for one in _draws(config, ds.specs)],
         "fingerprint": ds.specs.fingerprint,
         "date": strftime("%Y-%m-%d %H:%M"),
         "lost": ds.skipped.to_json() if ds.skipped is not None else [],
         "loss_report": ds.skipped.report() if ds.skipped is not None else [],
         "versions": {p: version(p) for p in _packages(keras.backend.backend())},
     }  # fmt: skip
+
+
+def _draws(config: RunConfig, specs: Specs) -> list[Draw]:
+    """How the parts are told that are drawn."""
+    return [one.draw(specs) for one in (config.hold_out, config.folds) if one is not None]
 
 
 def _packages(backend: str) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from mlaas4hep_tf.analysis.draws import Drawn
 from mlaas4hep_tf.analysis.passing import Passing, Segment
 from mlaas4hep_tf.analysis.steps import Steps
 from mlaas4hep_tf.errors import InputFileError, ReaderError
@@ -75,6 +76,7 @@ class Stream:
         entries: events of an epoch.
         steps: of an analysis, or None.
         passing: of each file, where there is a selection; then blocks are of the events that pass.
+        drawn: folds, or what is held out, that are a selection too; then there are steps and passing events.
         kept: events that were read and stay in memory, or None.
     """
 
@@ -93,6 +95,7 @@ class Stream:
     entries: int = 0
     steps: Steps | None = None
     passing: tuple[Passing, ...] = ()
+    drawn: tuple[Drawn, ...] = ()
     kept: Kept | None = None
 
     def events(self, number: int) -> int:
@@ -245,9 +248,10 @@ class Stream:
         file = self.files[block.file]
         if self.steps is not None:
             segments, names = self._segments(block), self.steps.reads(self.read_layout.names)
+            names += [name for one in self.drawn for name in one.draw.names]
             return self.worker_pool.submit(
                 read_passing_block, file.part(names, segments[0].start, segments[-1].stop), segments,
-                self.read_layout, self.steps, ref,
+                self.read_layout, self.steps, ref, self.drawn,
             )  # fmt: skip
         return self.worker_pool.submit(
             read_block, file.part(self.read_layout.names, block.start, block.stop), block.start, block.stop,
@@ -431,13 +435,14 @@ def read_block(file: RootFile, start: int, stop: int, layout: Layout, ref: Buffe
 
 
 def read_passing_block(
-    file: RootFile, segments: Sequence[Segment], layout: Layout, steps: Steps, ref: BufferRef | None
-) -> Any:
+    file: RootFile, segments: Sequence[Segment], layout: Layout, steps: Steps, ref: BufferRef | None,
+    drawn: Sequence[Drawn] = (),
+) -> Any:  # fmt: skip
     """Runs in a reader process: read, cut, derive and pack one block."""
     from mlaas4hep_tf.analysis.reading import read_passing
 
     keep_freed_memory()
-    return read_passing(file, segments, layout, steps, ref)
+    return read_passing(file, segments, layout, steps, ref, drawn)
 
 
 def read_others(names: tuple[str, ...], steps: Steps, task: tuple[RootFile, int, int]) -> dict[str, Array]:

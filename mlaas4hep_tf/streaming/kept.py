@@ -52,6 +52,10 @@ class Kept:
         with _lock:
             _all.add(self)
 
+    def fresh(self) -> Kept:
+        """Room of the same size for events that are numbered otherwise."""
+        return Kept(self._keep, self._groups)
+
     def get(self, block: EntryRange) -> list[Events] | None:
         """The events of a block in their order, or None unless all of them are kept."""
         with _lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import os
 import shutil
@@ -36,8 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         need("serve", SERVE, "mlaas4hep-serve")
         if options.enable_tfaas:
             need("serve,tfaas", TFAAS, "--enable_tfaas")
-        from mlaas4hep_serving import config_files, supervisor  # here: --help and --version need neither
+        from mlaas4hep_serving import config_files, scratch, supervisor  # here: --help and --version need neither
 
+        scratch.remove_left()
         config_files.model_server_config(options)  # a mistake is told before TensorFlow has taken its seconds
         if options.processes > 1 and not options.shared_folder:
             return supervisor.run(options, stop)
@@ -64,7 +66,8 @@ def _serve(options: Options, stop: threading.Event) -> NoReturn:
     server = starting.result()
     gc.freeze()  # a full collection walks TensorFlow's modules for 0.4 s, and every request waits
     served = {name: server.repository.available(name) for name in server.repository.models()}
-    print(listening(options, server.grpc_port, server.rest_port, served), flush=True)
+    told = listening(options, server.grpc_port, server.rest_port, served)
+    print(json.dumps(told) if options.shared_folder else told, flush=True)  # a supervisor reads one line
     stop.wait()
     _end_after(options.drain_seconds + _MARGIN)
     server.stop()

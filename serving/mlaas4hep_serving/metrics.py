@@ -16,9 +16,13 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 LATENCIES = tuple(10 * 1.8**k for k in range(33))  # upper bounds of histograms, microseconds
 SIZES = tuple(float(2**k) for k in range(20))  # of histograms whose name ends with _size, rows
 CELLS = 1 << 17
+COUNTS = "counts"  # the kind of `Registry.count`
 _PREFIX = "/tensorflow/serving/"
 KNOWN = (  # shown from the start
     ("counter", _PREFIX + "request_count"),
@@ -43,7 +47,8 @@ class Registry:
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
         self._lock = threading.Lock()
-        self._index: dict[tuple[str, str, Labels], int] = {}
+        self._index: dict[tuple[str, str, Labels], tuple[int, int]] = {}  # where the cells begin, and how many
+        self._free: dict[int, list[int]] = {}  # how many -> where cells begin that nobody uses
         self._used = 0
         if folder is None:
             memory, self._names = mmap.mmap(-1, 8 * CELLS), None
@@ -54,6 +59,7 @@ class Registry:
                 memory = mmap.mmap(file.fileno(), 8 * CELLS)
             self._names = path.with_suffix(".names").open("w", buffering=1)
         self._cells: memoryview[float] = memoryview(memory).cast("d")
+        self._array: npt.NDArray[np.float64] = np.frombuffer(memory)  # the same cells, for many at once
 
     def add(self, name: str, labels: Mapping[str, str], amount: float = 1.0) -> None:
         """Add to a counter.  ``name`` as in TensorFlow, ``/tensorflow/serving/request_count``."""
@@ -68,30 +74,59 @@ class Registry:
             self._bump(start + bisect_left(buckets, value), 1.0)
             self._bump(start + len(buckets) + 1, value)
 
+    def count(self, name: str, labels: Mapping[str, str], counts: npt.NDArray[np.float64]) -> None:
+        """Add to as many counters at once, which `text` does not show and `counted` gives."""
+        with self._lock:
+            start = self._cell(COUNTS, name, labels, len(counts))
+            self._array[start : start + len(counts)] += counts
+
+    def counted(self, name: str) -> Mapping[Labels, list[float]]:
+        """What all processes have counted under a name."""
+        return self._merged().get((COUNTS, name), {})
+
+    def release(self, name: str, labels: Mapping[str, str]) -> None:
+        """Forget what was counted under a name and, among others, these labels."""
+        with self._lock:
+            gone = [key for key in self._index if key[:2] == (COUNTS, name) and labels.items() <= dict(key[2]).items()]
+            for key in gone:
+                index, width = self._index.pop(key)
+                self._array[index : index + width] = 0
+                self._free.setdefault(width, []).append(index)
+                self._tell("", "", (), index, width)
+
     def text(self) -> str:
         """All metrics of all processes, in the Prometheus text format."""
-        found = merged(self._own() if self._folder is None else _read(self._folder))
+        found = {key: series for key, series in self._merged().items() if key[0] != COUNTS}
         return render({key: found.get(key, {}) for key in (*KNOWN, *found)})
+
+    def _merged(self) -> dict[tuple[str, str], dict[Labels, list[float]]]:
+        return merged(self._own() if self._folder is None else _read(self._folder))
 
     def _cell(self, kind: str, name: str, labels: Mapping[str, str], width: int) -> int:
         key = (kind, name, tuple(labels.items()))
-        index = self._index.get(key)
-        if index is None:
-            if self._used + width > CELLS:
-                raise MemoryError(f"more than {CELLS} metric cells: too many different labels for {name}")
-            index, self._used = self._used, self._used + width
-            self._index[key] = index
-            if self._names is not None:
-                self._names.write(json.dumps([kind, name, key[2], index, width]) + "\n")
-        return index
+        if key not in self._index:
+            self._index[key] = self._place(name, width), width
+            self._tell(*key, *self._index[key])
+        return self._index[key][0]
+
+    def _place(self, name: str, width: int) -> int:
+        if self._free.get(width):
+            return self._free[width].pop()
+        if self._used + width > CELLS:
+            raise MemoryError(f"more than {CELLS} metric cells: too many different labels for {name}")
+        self._used += width
+        return self._used - width
+
+    def _tell(self, kind: str, name: str, labels: Labels, index: int, width: int) -> None:
+        if self._names is not None:
+            self._names.write(json.dumps([kind, name, labels, index, width]) + "\n")
 
     def _bump(self, index: int, amount: float) -> None:
         self._cells[index] += amount
 
     def _own(self) -> Iterable[tuple[str, str, Labels, list[float]]]:
         with self._lock:
-            for (kind, name, labels), index in self._index.items():
-                width = 1 if kind == "counter" else len(bounds(name)) + 2
+            for (kind, name, labels), (index, width) in self._index.items():
                 yield kind, name, labels, list(self._cells[index : index + width])
 
 
@@ -103,8 +138,12 @@ def bounds(name: str) -> tuple[float, ...]:
 def _read(folder: Path) -> Iterable[tuple[str, str, Labels, list[float]]]:
     for names in sorted(folder.glob("*.names")):
         cells = names.with_suffix(".cells").read_bytes()
-        for line in names.read_text().splitlines():
-            kind, name, labels, index, width = json.loads(line)
+        told = map(json.loads, names.read_text().splitlines())
+        for kind, name, labels, index, width in {
+            line[3]: line for line in told if line
+        }.values():  # the last one counts
+            if not kind:
+                continue
             values = list(struct.unpack_from(f"{width}d", cells, 8 * index))
             yield kind, name, tuple((k, v) for k, v in labels), values
 
@@ -125,7 +164,7 @@ def render(metrics: Mapping[tuple[str, str], Mapping[Labels, Sequence[float]]]) 
     """Prometheus text as TF-Serving's exporter writes it: ``/a/b`` is ``:a:b``, buckets are cumulative."""
     lines = []
     for (kind, name), series in sorted(metrics.items(), key=lambda item: item[0][1]):
-        metric = _not_a_digit_first(re.sub(r"[^a-zA-Z0-9_]", ":", name))
+        metric = _metric(name)
         lines.append(f"# TYPE {metric} {kind}")
         for labels, values in series.items():
             if kind == "counter":
@@ -133,6 +172,16 @@ def render(metrics: Mapping[tuple[str, str], Mapping[Labels, Sequence[float]]]) 
             else:
                 lines.extend(_histogram(metric, labels, values, bounds(name)))
     return "\n".join(lines) + "\n" if lines else ""
+
+
+def gauge(name: str, values: Mapping[Labels, float]) -> str:
+    """A metric that goes up and down, in Prometheus text."""
+    lines = [f"# TYPE {_metric(name)} gauge", *(f"{_metric(name)}{_labels(k)} {v!r}" for k, v in values.items())]
+    return "\n".join(lines) + "\n" if values else ""
+
+
+def _metric(name: str) -> str:
+    return _not_a_digit_first(re.sub(r"[^a-zA-Z0-9_]", ":", name))
 
 
 def _not_a_digit_first(name: str) -> str:

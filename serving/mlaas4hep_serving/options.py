@@ -66,6 +66,7 @@ class Options:
     max_tensor_bytes: int = 0
     max_inflight_bytes: int = 0
     enable_model_list: bool = False
+    count_inputs: bool = False
     auth_config_file: str = ""
     requests_per_second_per_client: float = 0
     enable_tfaas: bool = False
@@ -131,6 +132,7 @@ _HELP = {
     "max_tensor_bytes": "most bytes of the tensors of a request, or of its answer; 0 is --max_request_bytes",
     "max_inflight_bytes": "bytes of all bodies in flight, inflated ones included; 0 is an eighth of the memory",
     "enable_model_list": "GET /v1/models lists the models, which TF-Serving refuses",
+    "count_inputs": "compare what models are asked with the reference histograms of their cards: /drift, metrics",
     "auth_config_file": "TOML file of the tokens and their scopes; without it everybody may predict and read",
     "requests_per_second_per_client": "rate of one address, with bursts of twice as many; 0 is no limit",
     "enable_tfaas": "answer TFaaS's endpoints (/json, /proto, /image, /upload ...) on the HTTP port",

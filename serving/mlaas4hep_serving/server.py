@@ -22,6 +22,7 @@ from mlaas4hep_serving import config_files
 from mlaas4hep_serving.errors import ServingError, invalid_argument
 from mlaas4hep_serving.frontends import grpc_server
 from mlaas4hep_serving.frontends.budget import Budget
+from mlaas4hep_serving.frontends.drift_pages import DriftPages
 from mlaas4hep_serving.frontends.grpc_server import GrpcOptions, GrpcServer
 from mlaas4hep_serving.frontends.guard import GrpcGuard, Guard
 from mlaas4hep_serving.frontends.http import Route
@@ -32,6 +33,7 @@ from mlaas4hep_serving.frontends.tls import Tls
 from mlaas4hep_serving.frontends.tokens import Tokens
 from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.models.batcher import BatchingOptions
+from mlaas4hep_serving.models.drift import Drift
 from mlaas4hep_serving.models.model import Model, ModelOptions, Runs, warmup_requests
 from mlaas4hep_serving.models.repository import Repository, RepositoryOptions
 from mlaas4hep_serving.models.savedmodel import SessionOptions, to_wait_for
@@ -63,7 +65,8 @@ class Server:
         config = self._shared.news() or config_files.model_server_config(options)
         self.metrics = Registry(folder)
         model_options = _model_options(options)
-        self.repository = _repository(options, model_options, self.metrics)
+        self.drift = Drift(self.metrics) if options.count_inputs else None
+        self.repository = _repository(options, model_options, self.metrics, self.drift)
         self.handlers = Handlers(
             self.repository,
             self.metrics,
@@ -118,6 +121,7 @@ class Server:
             self.repository,
             list_models=options.enable_model_list,
             secured=guard.tokens is not None,
+            counting=self.drift is not None,
             draining=self._stopping.is_set,
         )
         return RestOptions(
@@ -125,7 +129,8 @@ class Server:
             options.rest_api_enable_cors_support,
             _metrics_path(options),
             options.rest_api_num_threads,
-            routes=[guard.count, pages, *self._tfaas(guard)],
+            routes=[guard.count, pages, *([DriftPages(self.drift)] if self.drift else []), *self._tfaas(guard)],
+            more_metrics=self.drift.text if self.drift else lambda: "",
             admit=guard.http,
             max_body=options.max_request_bytes,
             budget=self._budget,
@@ -220,10 +225,10 @@ def _uploaded(options: Options, folder: Path) -> bool:
     return options.enable_tfaas and folder.is_relative_to(Path(options.tfaas_base_path).resolve())
 
 
-def _repository(options: Options, model_options: ModelOptions, metrics: Registry) -> Repository:
+def _repository(options: Options, model_options: ModelOptions, metrics: Registry, drift: Drift | None) -> Repository:
     apart = _apart(options, model_options)
     return Repository(
-        lambda name, number, path: _load(name, number, path, model_options, metrics, apart(path)),
+        lambda name, number, path: _load(name, number, path, model_options, metrics, apart(path), drift),
         RepositoryOptions(
             options.file_system_poll_wait_seconds,
             options.max_num_load_retries,
@@ -247,12 +252,15 @@ def _apart(options: Options, model_options: ModelOptions) -> Callable[[Path], Ru
 
 
 def _load(
-    name: str, number: int, folder: Path, options: ModelOptions, metrics: Registry, runs: Runs | None = None
-) -> Model:
+    name: str, number: int, folder: Path, options: ModelOptions, metrics: Registry, runs: Runs | None,
+    drift: Drift | None,
+) -> Model:  # fmt: skip
     model = Model(name, number, folder, options, metrics, runs)
     try:
         if options.warmup:
             _warm_up(model, metrics, options.warmup_iterations)
+        if drift is not None:
+            model.count_inputs(drift)
     except BaseException:
         model.close()
         raise
@@ -302,7 +310,8 @@ def _credentials(options: Options, tls: Tls | None) -> Any:
 
 def _guard(options: Options) -> Guard:
     tokens = Tokens.read(Path(options.auth_config_file)) if options.auth_config_file else None
-    return Guard(tokens, options.requests_per_second_per_client)
+    folder = Path(options.shared_folder) if options.shared_folder else None
+    return Guard(tokens, options.requests_per_second_per_client, folder)
 
 
 def _tls(options: Options) -> Tls | None:

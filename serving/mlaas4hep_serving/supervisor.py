@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from dataclasses import replace
 
-from mlaas4hep_serving.options import Options, arguments, listening
+from mlaas4hep_serving.options import Options, arguments
+from mlaas4hep_serving.scratch import Scratch
 
 RESTART = 1.0  # seconds between deaths and restarts
 
 
 def run(options: Options, stop: threading.Event) -> int:
     """Start the workers and wait for ``stop``; then they drain."""
-    with tempfile.TemporaryDirectory(prefix="mlaas4hep-serving-") as folder, _Held(options) as ports:
+    with Scratch() as folder, _Held(options) as ports:
         each = replace(options, port=ports[0], rest_api_port=ports[1], shared_folder=folder)
         workers = [_start(each) for _ in range(options.processes)]
-        threading.Thread(target=_announce, args=(workers, listening(options, *ports)), daemon=True).start()
+        threading.Thread(target=_announce, args=(workers,), daemon=True).start()
         while not stop.wait(RESTART):
             failed = [worker for worker in workers if worker.poll() == 1]
             if len(failed) == len(workers):
@@ -37,15 +38,16 @@ def _start(options: Options) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env=os.environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
-def _announce(workers: list[subprocess.Popen[bytes]], line: str) -> None:
-    if all(map(_listens, workers)):
-        print(line, flush=True)
+def _announce(workers: list[subprocess.Popen[bytes]]) -> None:
+    told = [_told(worker) for worker in workers]
+    if all(told):
+        print(json.loads(told[0]), flush=True)
 
 
-def _listens(worker: subprocess.Popen[bytes]) -> bool:
-    """Wait until a worker has told that it listens, or has ended."""
+def _told(worker: subprocess.Popen[bytes]) -> bytes:
+    """Wait until a worker listens, and says what it serves; nothing when it has ended."""
     assert worker.stdout is not None
-    return bool(worker.stdout.readline())
+    return worker.stdout.readline()
 
 
 def _stop(workers: list[subprocess.Popen[bytes]], grace: float) -> int:

@@ -2,10 +2,12 @@
 
 import contextlib
 import http.client
+import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -14,8 +16,10 @@ import psutil
 import pytest
 import tensorflow as tf
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from mlaas4hep_serving import scratch
 from mlaas4hep_serving.conformance import fixtures
 from mlaas4hep_serving.options import Options, listening
+from mlaas4hep_serving.scratch import Scratch
 from reload import memory, under_load
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
@@ -106,7 +110,11 @@ def test_sigterm_answers_what_is_under_way(environment, tmp_path):
 def test_processes_share_a_port_and_one_view_of_metrics(environment, half_plus_two, tmp_path):
     (tmp_path / "monitoring").write_text('prometheus_config { enable: true path: "/metrics" }')
     flags = [f"--model_base_path={half_plus_two.parent}", f"--monitoring_config_file={tmp_path / 'monitoring'}"]
-    with served(environment, *flags, "--processes=2") as (_, port, _):
+    with served(environment, *flags, "--processes=2") as (supervisor, port, _):
+        assert (
+            supervisor.stdout.readline()
+            == f"  default, version 123: http://127.0.0.1:{port}/v1/models/default:predict\n"
+        )
         assert all(predict(port)[0] == 200 for _ in range(40))
         seen = set()
         for _ in range(10):
@@ -170,6 +178,30 @@ def test_a_drain_ends_in_its_time_whatever_is_under_way(environment, tmp_path):
         assert process.wait(20) == 0
         assert connection.getresponse().status == 503
         connection.close()
+
+
+def test_what_a_killed_server_has_left_goes_at_the_next_start(tmp_path, monkeypatch, environment):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = "from mlaas4hep_serving.scratch import Scratch; s = Scratch(); print(s.name, flush=True); input()"
+    with Scratch() as own:
+        killed = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**environment, "TMPDIR": str(tmp_path)},
+        )  # fmt: skip
+        assert killed.stdout is not None
+        left = killed.stdout.readline().strip()
+        for folder in tmp_path.iterdir():
+            os.utime(folder, (0, 0))
+        scratch.remove_left()
+        assert {str(folder) for folder in tmp_path.iterdir()} >= {own, left}  # both are held
+        killed.kill()
+        killed.communicate()
+        scratch.remove_left()
+        assert [str(folder) for folder in tmp_path.iterdir()] == [own]
+    young = tmp_path / "mlaas4hep-serve-young"  # of a server that is about to hold it
+    young.mkdir()
+    scratch.remove_left()
+    assert young.is_dir()
 
 
 PAGES = ("/healthz", "/readyz", "/monitoring/prometheus/metrics", "/v1/models/default", "/v1/models/default/metadata")

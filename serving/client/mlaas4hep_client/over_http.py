@@ -45,6 +45,11 @@ class Http:
         """Names of what a signature takes."""
         return sorted(self._known(_path(model, version, label), signature))
 
+    def drift(self) -> list[dict[str, Any]]:
+        """What the server is asked beside the references of its models, an entry an input (``--count_inputs``)."""
+        found: list[dict[str, Any]] = self._ask("GET", "/drift.json")["inputs"]
+        return found
+
     def _typed(self, inputs: dict[str, Column], path: str, signature: str) -> dict[str, Column]:
         """The inputs, booleans as numbers where the model takes numbers: the server makes that difference in JSON."""
         known = self._known(path, signature)

@@ -15,7 +15,6 @@ release is none of those tested, or does not answer as it should, the methods ar
 from __future__ import annotations
 
 import logging
-import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +28,7 @@ from grpc import _server
 from grpc._cython import cygrpc
 
 from mlaas4hep_serving.errors import ServingError, as_serving_error, not_found, unimplemented
+from mlaas4hep_serving.scratch import Scratch
 
 log = logging.getLogger(__name__)
 DETAILS = 1024  # characters of a status message
@@ -70,7 +70,7 @@ def try_out() -> None:
     kept: list[Call] = []
     handler = method_handler(lambda request, call: _answer(request.value, call, kept), StringValue.FromString)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("TryOut", {"Ask": handler}),))
-    with tempfile.TemporaryDirectory(prefix="mlaas4hep-serving-") as folder:
+    with Scratch() as folder:
         address = f"unix:{folder}/socket"
         server.add_insecure_port(address)
         server.start()

@@ -45,6 +45,7 @@ _SERVICES: dict[str, dict[str, tuple[str, Any]]] = {
 _LOOKS = {"GetModelMetadata", "GetModelStatus"}  # and the health service: what runs no model does not queue behind it
 _RUNS = ("Predict", "Classify", "Regress", "MultiInference")
 LOOKS = 4  # threads for these
+_FOR_EVER = 1e9  # seconds; TensorFlow takes no time limit that is much longer
 
 
 @dataclass(frozen=True)
@@ -260,8 +261,8 @@ def _started(handlers: Handlers, pool: Executor, rpc: str, request: Any, deadlin
 
 
 def _deadline(context: grpc.ServicerContext) -> float | None:
-    remaining = context.time_remaining()
-    return None if remaining is None else time.monotonic() + remaining
+    remaining = context.time_remaining()  # some 10^18 seconds for a client that has not said
+    return None if remaining is None or remaining > _FOR_EVER else time.monotonic() + remaining
 
 
 def _model_name(request: Any) -> str:

@@ -10,10 +10,8 @@ from __future__ import annotations
 import base64
 import functools
 import re
-import threading
-import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -22,10 +20,10 @@ import grpc
 from mlaas4hep_serving.errors import Code, ServingError, as_serving_error, shown
 from mlaas4hep_serving.frontends import pages
 from mlaas4hep_serving.frontends.http import JSON, Reply, Request
+from mlaas4hep_serving.frontends.rates import Rates
 from mlaas4hep_serving.frontends.tokens import Client, Scope, Tokens, unauthenticated
 from mlaas4hep_serving.wire import json_responses
 
-_BUCKETS = 10_000  # clients whose rate is remembered
 _OPEN = {pages.HEALTH, pages.READY}
 _PREDICT = re.compile(r"/v1/models/.*:(classify|regress|predict)|(/predict)?/(json|proto|image)", re.IGNORECASE)
 _MODEL = re.compile(r"/v1/models/([^/:]+).*|/(?:params|delete)/([^/?]+).*", re.IGNORECASE | re.DOTALL)
@@ -68,38 +66,18 @@ def scope_of_rpc(name: str) -> Scope | None:
     return None if service == "grpc.health.v1.Health" else _RPC_SCOPES.get(method, Scope.WRITE)
 
 
-class Rates:
-    """A token bucket per client: ``rate`` requests (or bytes) a second, twice as many at once."""
-
-    def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._rate, self._clock = rate, clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # client -> (level, when)
-        self._lock = threading.Lock()
-
-    def take(self, client: str, cost: float = 1) -> float:
-        """Take one, and owe what it costs beyond; 0.0, or the seconds to wait until there is one."""
-        now, most = self._clock(), max(1.0, 2 * self._rate)
-        with self._lock:
-            level, when = self._buckets.pop(client, (most, now))
-            level = min(most, level + (now - when) * self._rate)
-            wait = 0.0 if level >= 1 else (1 - level) / self._rate
-            self._buckets[client] = (level if wait else level - cost, now)
-            if len(self._buckets) > _BUCKETS:
-                self._buckets.popitem(last=False)
-            return wait
-
-
 class Guard:
     """Lets a request pass, or raises.
 
     Args:
         tokens: None lets everybody predict and read.
         rate: requests a second of one client; 0 is no limit.
+        folder: shared by all processes of one server, whose rates are counted together; None where there is one.
     """
 
-    def __init__(self, tokens: Tokens | None, rate: float) -> None:
-        self.tokens = tokens
-        self._rates = Rates(rate) if rate > 0 else None
+    def __init__(self, tokens: Tokens | None, rate: float, folder: Path | None = None) -> None:
+        self.tokens, self._folder = tokens, folder
+        self._rates = self._made("clients", rate) if rate > 0 else None
         self._of_tokens: dict[tuple[str, float], Rates] = {}  # what is counted, how much of it -> the tokens' rates
 
     @property
@@ -175,7 +153,11 @@ class Guard:
             )
 
     def _rates_of(self, counted: str, rate: float) -> Rates:
-        return self._of_tokens.setdefault((counted, rate), Rates(rate))
+        found = self._of_tokens.get((counted, rate))
+        return found or self._of_tokens.setdefault((counted, rate), self._made(counted, rate))
+
+    def _made(self, counted: str, rate: float) -> Rates:
+        return Rates(rate, self._folder / f"{counted}-{rate}.rates" if self._folder else None)
 
     def _limit(self, address: str) -> None:
         wait = self._rates.take(address) if self._rates else 0.0

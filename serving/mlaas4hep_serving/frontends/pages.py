@@ -22,10 +22,10 @@ from mlaas4hep_serving.wire.tensors import DEFAULT_SIGNATURE, dtype_name
 
 HEALTH, READY, LIST, INDEX = "/healthz", "/readyz", "/v1/models", "/"
 _TEXT = ("Content-Type", "text/plain; charset=utf-8")
-_NO_STORE = ("Cache-Control", "no-store")
+NO_STORE = ("Cache-Control", "no-store")
 _LARGEST_EXAMPLE = 1 << 16  # characters of an event that the form is filled with
 _LARGEST_SAMPLE = 4096  # values of one row that the form is filled with
-_ENVIRONMENT = jinja2.Environment(
+ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("mlaas4hep_serving.frontends"), autoescape=True, undefined=jinja2.StrictUndefined
 )
 
@@ -36,13 +36,15 @@ class Pages:
     Args:
         list_models: answer ``GET /v1/models``, which TF-Serving refuses.
         secured: requests need a token, so the form asks for one.
+        counting: there is a page of drift to point to.
         draining: True from the moment the server takes no new work.
     """
 
     def __init__(
-        self, repository: Repository, *, list_models: bool, secured: bool, draining: Callable[[], bool]
+        self, repository: Repository, *, list_models: bool, secured: bool, counting: bool, draining: Callable[[], bool]
     ) -> None:
         self._repository, self._list_models, self._secured = repository, list_models, secured
+        self._counting = counting
         self._draining = draining
 
     def __call__(self, request: Request) -> Reply | Answer | None:
@@ -51,7 +53,7 @@ class Pages:
             return None
         match request.path.partition("?")[0]:
             case "/healthz":
-                return Reply(200, b"ok\n", (_TEXT, _NO_STORE))
+                return Reply(200, b"ok\n", (_TEXT, NO_STORE))
             case "/readyz":
                 return self._ready()
             case "/v1/models" if self._list_models:
@@ -61,32 +63,38 @@ class Pages:
         return None
 
     def _list(self) -> Reply:
-        return Reply(200, json.dumps(list_of_models(self._repository), indent=1).encode(), (JSON, _NO_STORE))
+        return Reply(200, json.dumps(list_of_models(self._repository), indent=1).encode(), (JSON, NO_STORE))
 
     def _ready(self) -> Reply:
         if self._draining():
-            return Reply(503, b"shutting down\n", (_TEXT, _NO_STORE))
+            return Reply(503, b"shutting down\n", (_TEXT, NO_STORE))
         error = not_ready(self._repository)
         if error:
-            return Reply(503, f"{error.message}\n".encode(), (_TEXT, _NO_STORE))
-        return Reply(200, b"ok\n", (_TEXT, _NO_STORE))
+            return Reply(503, f"{error.message}\n".encode(), (_TEXT, NO_STORE))
+        return Reply(200, b"ok\n", (_TEXT, NO_STORE))
 
     def _index(self) -> Reply:
         nonce = secrets.token_urlsafe(16)
         models = [_described(self._repository, name) for name in self._repository.models()]
-        page = _ENVIRONMENT.get_template("index.html.jinja").render(models=models, nonce=nonce, secured=self._secured)
-        policy = (
-            f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; "
-            "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        page = ENVIRONMENT.get_template("index.html.jinja").render(
+            models=models, nonce=nonce, secured=self._secured, counting=self._counting
         )
-        headers = (
-            ("Content-Type", "text/html; charset=utf-8"),
-            ("Content-Security-Policy", policy),
-            ("X-Content-Type-Options", "nosniff"),
-            ("Referrer-Policy", "no-referrer"),
-            _NO_STORE,
-        )
-        return Reply(200, page.encode("utf-8", "replace"), headers)
+        return Reply(200, page.encode("utf-8", "replace"), page_headers(nonce))
+
+
+def page_headers(nonce: str) -> tuple[tuple[str, str], ...]:
+    """Headers of a page that runs and shows nothing but what carries the nonce."""
+    policy = (
+        f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return (
+        ("Content-Type", "text/html; charset=utf-8"),
+        ("Content-Security-Policy", policy),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Referrer-Policy", "no-referrer"),
+        NO_STORE,
+    )
 
 
 def list_of_models(repository: Repository) -> dict[str, Any]:
@@ -119,7 +127,8 @@ def _described(repository: Repository, name: str) -> dict[str, Any]:
             return shown | {
                 "number": version.number,
                 "signatures": [
-                    signature_row(key, value, model.card.get("example")) for key, value in _ordered(model.signatures)
+                    signature_row(key, value, model.card.get("example"), model.card.get("ragged_example"))
+                    for key, value in _ordered(model.signatures)
                 ],
                 "card": model.card,
             }
@@ -132,15 +141,20 @@ def _ordered(signatures: Mapping[str, SignatureDef]) -> list[tuple[str, Signatur
     return sorted(shown, key=lambda item: (item[0] != DEFAULT_SIGNATURE, item[0]))
 
 
-def signature_row(name: str, signature: SignatureDef, example: Any = None) -> dict[str, Any]:
-    """A signature as the page shows it, with a body for its form: the model card's example where that fits."""
+def signature_row(name: str, signature: SignatureDef, example: Any = None, ragged: Any = None) -> dict[str, Any]:
+    """A signature as the page shows it, with a body for its form: the model card's example where that fits.
+
+    Args:
+        example: an event by input.
+        ragged: the same event with row splits, in columns.
+    """
     return {
         "name": name,
         "method": signature.method_name.rsplit("/", 1)[-1],
         "inputs": [_tensor(alias, signature.inputs[alias]) for alias in sorted(signature.inputs)],
         "outputs": [_tensor(alias, signature.outputs[alias]) for alias in sorted(signature.outputs)],
         "url": "classify" if "classify" in signature.method_name else _url(signature),
-        "sample": _sample(name, signature, example),
+        "sample": _sample(name, signature, example, ragged),
     }
 
 
@@ -154,17 +168,22 @@ def _tensor(alias: str, info: TensorInfo) -> dict[str, str]:
     return {"alias": alias, "dtype": dtype_name(info.dtype), "shape": shape}
 
 
-def _sample(name: str, signature: SignatureDef, example: Any) -> str:
+def _sample(name: str, signature: SignatureDef, example: Any, ragged: Any) -> str:
     """A request body of one row: the example, or every number 0; with ``examples`` for classify and regress."""
     head: dict[str, Any] = {} if name == DEFAULT_SIGNATURE else {"signature_name": name}
     if signature.method_name.endswith(("classify", "regress")):
         return json.dumps(head | {"examples": [{"x": 0.0}]}, indent=1)
+    start = "".join(f'"{key}": {json.dumps(value)}, ' for key, value in head.items())
+    if columns := _row(signature, ragged):
+        return f'{{{start}"inputs": {{\n  {_lines(columns)}\n}}}}'
     row = _row(signature, example) or {alias: _value(signature.inputs[alias]) for alias in sorted(signature.inputs)}
     if not row:
         return json.dumps(head | {"inputs": {}}, indent=1)
-    lines = ",\n  ".join(f"{json.dumps(alias)}: {json.dumps(value)}" for alias, value in row.items())
-    start = "".join(f'"{key}": {json.dumps(value)}, ' for key, value in head.items())
-    return f'{{{start}"instances": [{{\n  {lines}\n}}]}}'
+    return f'{{{start}"instances": [{{\n  {_lines(row)}\n}}]}}'
+
+
+def _lines(row: Mapping[str, Any]) -> str:
+    return ",\n  ".join(f"{json.dumps(alias)}: {json.dumps(value)}" for alias, value in row.items())
 
 
 def _row(signature: SignatureDef, example: Any) -> dict[str, Any]:

@@ -61,6 +61,7 @@ class RestOptions:
     cors: bool = False
     metrics_path: str | None = None
     threads: int = 64
+    more_metrics: Callable[[], str] = lambda: ""  # in Prometheus text
     routes: Sequence[Route] = field(default_factory=tuple)  # asked in turn about every path, before the v1 URLs
     admit: Admit = lambda _: None  # asked before the body is read: the refusal, or None
     max_body: int = 256 << 20  # bytes, also of a body that is inflated
@@ -161,7 +162,8 @@ class Rest:
 
     def _api(self, request: Request) -> Reply:
         if request.method == "GET" and request.path == self._options.metrics_path:
-            return Reply(200, self._handlers.metrics.text().encode(), (("Content-Type", "text/plain"),))
+            text = self._handlers.metrics.text() + self._options.more_metrics()
+            return Reply(200, text.encode(), (("Content-Type", "text/plain"),))
         if not paths.API.fullmatch(request.path):
             return _NOT_FOUND
         if request.method == "OPTIONS":

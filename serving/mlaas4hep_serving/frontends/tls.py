@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import ssl
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import grpc
 
 from mlaas4hep_serving.errors import invalid_argument
+from mlaas4hep_serving.scratch import Scratch
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Tls:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.set_alpn_protocols(["http/1.1"])
         try:
-            with tempfile.TemporaryDirectory(prefix="mlaas4hep-serving-") as folder:  # mode 0700, gone afterwards
+            with Scratch() as folder:  # mode 0700, gone afterwards
                 pem = Path(folder) / "server.pem"
                 pem.touch(mode=0o600)
                 pem.write_bytes(self.key + b"\n" + self.certificate)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from mlaas4hep_serving.errors import ServingError, deadline_exceeded, resource_e
 from mlaas4hep_serving.metrics import Registry
 from mlaas4hep_serving.models import cards, warmup
 from mlaas4hep_serving.models.batcher import QUEUED, Batcher, BatchingOptions
+from mlaas4hep_serving.models.drift import Counter, Drift
 from mlaas4hep_serving.models.savedmodel import SavedModel, SessionOptions
 from mlaas4hep_serving.wire import ragged, sizes
 from mlaas4hep_serving.wire.tensors import Array
@@ -102,6 +104,8 @@ class Model:
             else None
         )
 
+        self._counter: Counter | None = None
+
         # what runs elsewhere has threads of its own to wait in, so that it takes none that others need
         waits = self._saved.at_once if self._batcher is None else 0
         self._own = ThreadPoolExecutor(waits, thread_name_prefix=f"model-{name}") if waits else None
@@ -110,6 +114,12 @@ class Model:
     def _open_feeds(self) -> frozenset[str]:
         inputs = {name: signature.inputs for name, signature in self.signatures.items()}
         return frozenset(inputs[name][alias].name for name, shapes in self.open_inputs.items() for alias in shapes)
+
+    def count_inputs(self, drift: Drift) -> None:
+        """Have what the version is asked from now on counted, if its card has a reference."""
+        self._counter = drift.counter(self.name, self.number, self.card)
+        if self._counter is not None:
+            self._counter.knows(self.signatures.values(), self.card.get("inputs", {}))
 
     @property
     def signatures(self) -> Mapping[str, SignatureDef]:
@@ -152,6 +162,8 @@ class Model:
         else:
             done = self._batcher.submit(feeds, values, fetches, deadline)
         done.add_done_callback(lambda _: self._observe(api, start, done))
+        if self._counter is not None:
+            done.add_done_callback(partial(_count, self._counter, feeds, values, fetches))
         return done
 
     def _check_sizes(self, feeds: Sequence[str], values: Sequence[Array], fetches: Sequence[str]) -> None:
@@ -208,8 +220,21 @@ class Model:
         if self._batcher is not None:
             self._batcher.close()
         self._saved.close()
+        if self._counter is not None:
+            self._counter.close()
         if self._own is not None:
             self._own.shutdown()
+
+
+def _count(
+    counter: Counter,
+    feeds: Sequence[str],
+    values: Sequence[Array],
+    fetches: Sequence[str],
+    done: Future[Sequence[Array]],
+) -> None:
+    if done.exception() is None:
+        counter.take(feeds, values, fetches, done.result())
 
 
 def _left(deadline: float | None) -> float | None:

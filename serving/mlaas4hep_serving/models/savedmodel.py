@@ -6,7 +6,6 @@ import gc
 import logging
 import re
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from tensorflow.core.protobuf import config_pb2, saved_model_pb2
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef, SignatureDef
 
 from mlaas4hep_serving.errors import Code, ServingError, deadline_exceeded, not_found
+from mlaas4hep_serving.scratch import Scratch
 from mlaas4hep_serving.wire.tensors import Array
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class SavedModel:
         try:
             if self.fast:
                 return load(self._session, list(options.tags), str(folder))
-            with tempfile.TemporaryDirectory(prefix="mlaas4hep-serving-") as copy:
+            with Scratch() as copy:
                 return load(self._session, list(options.tags), str(_without_shapes(folder, Path(copy))))
         except tf.errors.OpError as error:
             raise _translated(error) from None

@@ -12,7 +12,6 @@ import os
 import resource
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,7 @@ from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef, SignatureDef
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 
 from mlaas4hep_serving.errors import Code, ServingError, deadline_exceeded, unavailable
+from mlaas4hep_serving.scratch import Scratch
 from mlaas4hep_serving.tfaas import sandbox
 from mlaas4hep_serving.tfaas.confine import LIMITS, SOCKET, Limits, command, environment
 from mlaas4hep_serving.tfaas.worker import AT_ONCE, GRACE, METHOD, OWN, SERVICE
@@ -122,7 +122,7 @@ class _Process:
     def __init__(self, folder: Path, limits: Limits) -> None:
         self.users, self.used, self.started = 0, time.monotonic(), time.monotonic()
         self.ended = self.answers = False
-        self._scratch = tempfile.TemporaryDirectory(prefix="mlaas4hep-serving-")
+        self._scratch = Scratch()
         out, told = os.pipe()
         self._limits = limits
         self._popen = subprocess.Popen(

@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlaas4hep_serving.tfaas.seccomp import refuse_calls
+
 SOCKET = "socket"  # of a worker, in its scratch folder
 _LARGEST_FILE = 1 << 16  # bytes; some libraries write a probe into the temporary folder
 _OPEN_FILES = 256
@@ -86,7 +88,7 @@ def confine(cpu_seconds: int, memory: int, readable: Iterable[Path], writable: I
         in_force.append("a network namespace without a network")
     python = [Path(path) for path in {*sys.path, sys.prefix, sys.base_prefix} if path]
     landlock = _landlock(libc, [*map(Path, _SYSTEM), *python, *readable], writable)
-    return in_force + ([landlock] if landlock else [])
+    return [*in_force, *filter(None, (landlock, refuse_calls(libc)))]
 
 
 class _Ruleset(ctypes.Structure):

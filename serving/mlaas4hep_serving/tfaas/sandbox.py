@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import subprocess
-import tempfile
 import threading
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
 
 from mlaas4hep_serving.errors import Code, ServingError, failed_precondition, invalid_argument
+from mlaas4hep_serving.scratch import Scratch
 from mlaas4hep_serving.tfaas.confine import LIMITS, Limits, command, environment
 
 _LARGEST_TOLD = 4 << 20  # bytes of signatures, which this process reads
@@ -35,7 +35,7 @@ def run(folder: Path, limits: Limits = LIMITS) -> MetaGraphDef:
         ServingError: PERMISSION_DENIED, INVALID_ARGUMENT, what `graphscan.check` refuses; FAILED_PRECONDITION, how the
             run failed.
     """
-    with tempfile.TemporaryDirectory(prefix="mlaas4hep-serving-") as scratch:
+    with Scratch() as scratch:
         out, told = os.pipe()
         process = subprocess.Popen(
             command("trial", folder, scratch, told, limits), pass_fds=[told], env=environment(scratch), cwd=scratch,

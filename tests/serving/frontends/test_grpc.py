@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from grpc import _server
+from mlaas4hep_serving.conformance import fixtures
 from mlaas4hep_serving.frontends import grpc_later
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
@@ -43,6 +44,16 @@ def test_shapes_are_lenient_and_dtypes_strict(prediction):
     code, details = refused(prediction.Predict, predict_request(np.ones(3, np.float64)))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert details == "Expects arg[0] to be float but double is provided"
+
+
+@pytest.mark.parametrize("seconds", [None, 1e8])
+@pytest.mark.parametrize("batching", [False, True])
+def test_a_model_with_loops_answers_whatever_deadline_there_is(start_server, tmp_path, batching, seconds):
+    fixtures.slow(tmp_path / "1", steps=200_000)
+    server = start_server(model_base_path=str(tmp_path), enable_batching=batching)
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        predict = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict
+        assert list(predict(predict_request([1.5]), timeout=seconds).outputs["y"].float_val) == [1.5]
 
 
 def test_too_few_and_too_many_inputs_are_named(prediction):

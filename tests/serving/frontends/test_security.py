@@ -25,8 +25,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlaas4hep_serving.errors import Code, ServingError
 from mlaas4hep_serving.frontends import http_limits
-from mlaas4hep_serving.frontends.guard import Guard, Rates, models_of, scope_of, scope_of_rpc
+from mlaas4hep_serving.frontends.guard import Guard, models_of, scope_of, scope_of_rpc
 from mlaas4hep_serving.frontends.http import Request
+from mlaas4hep_serving.frontends.rates import Rates
 from mlaas4hep_serving.frontends.tls import Tls
 from mlaas4hep_serving.frontends.tokens import Client, Limits, Scope, Tokens
 from mlaas4hep_serving.messages import SSLConfig
@@ -295,16 +296,21 @@ def test_mistakes_in_the_file_end_the_start(tmp_path, text, rule):
 
 def test_rates():
     now = [0.0]
-    rates = Rates(2.0, lambda: now[0])
+    rates = Rates(2.0, clock=lambda: now[0])
     assert [rates.take("a") for _ in range(4)] == [0.0] * 4  # a burst of twice the rate
     assert rates.take("a") == pytest.approx(0.5)
     assert rates.take("b") == 0.0
     now[0] = 0.5
     assert rates.take("a") == 0.0
     assert rates.take("a") > 0
-    for i in range(20_000):
-        rates.take(str(i))
-    assert len(rates._buckets) <= 10_000  # noqa: SLF001 (memory that does not grow shows nowhere else)
+    for i in range(20_000):  # more than are remembered: each new one has its burst
+        assert rates.take(str(i)) == 0.0
+
+
+def test_rates_of_several_processes_are_one(tmp_path):
+    here, there = Rates(0.001, tmp_path / "requests"), Rates(0.001, tmp_path / "requests")
+    assert (here.take("a"), there.take("b")) == (0.0, 0.0)
+    assert there.take("a") > 0 and here.take("b") > 0
 
 
 def test_limits_of_a_token():
