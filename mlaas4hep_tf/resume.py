@@ -115,8 +115,8 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no ty
         then, now = state.get("processes", 1), self._together.count if self._together else 1
         if state["batch"] and then != now:
             raise ResumeError(
-                f"inside of an epoch a training goes on with as many processes as before, {then} then and {now} now; at "
-                "its end it may be any number"
+                "inside of an epoch a training goes on with as many processes as before, at an epoch's end with any: "
+                f"{then} then, {now} now"
             )
         if self._together is None:
             return state

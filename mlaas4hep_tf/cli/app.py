@@ -181,6 +181,7 @@ def train(
     from mlaas4hep_tf.checkpoints import Every
     from mlaas4hep_tf.runs.config import CHECKPOINT, check_new
     from mlaas4hep_tf.runs.interrupt import within_two_seconds
+    from mlaas4hep_tf.runs.launch import launch, typed
 
     Every.parse(checkpoint_every)
     processes = several.this()
@@ -197,8 +198,6 @@ def train(
         note(f"{folder} has no checkpoint yet: training begins at the beginning")
     config.check(choice.tree or paper.tree)
     if several.to_launch:
-        from mlaas4hep_tf.runs.launch import launch
-
         raise typer.Exit(launch(sys.argv[1:], several.to_launch))
     specs = choice.known(cuts, training.continue_from)
     if specs is None:
@@ -208,7 +207,7 @@ def train(
     from mlaas4hep_tf.runs.run import train_run
 
     verbose = 0 if as_json or not talks() else 1 if out.is_terminal else 2
-    command = shlex.join(("mlaas4hep-tf", *sys.argv[1:]))
+    command = shlex.join(("mlaas4hep-tf", *typed(sys.argv[1:])))
     again = f"interrupted; to go on: {_with_resume(command)}"
     if not processes.writes:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first one writes a checkpoint and ends

@@ -14,6 +14,12 @@ _START = "from mlaas4hep_tf.cli import main; main()"
 _POLL_S, _PATIENCE_S = 0.1, 3.0
 
 
+def typed(arguments: Sequence[str]) -> list[str]:
+    """What the user gave: without what `launch` adds."""
+    added = len(arguments) > 4 and (arguments[-4], arguments[-2]) == ("--coordinator", "--process-id")
+    return [*arguments[:-4]] if added else [*arguments]
+
+
 def launch(arguments: Sequence[str], count: int) -> int:
     """Run `mlaas4hep-tf` with these arguments in `count` processes; the exit status of the first that fails, or 0."""
     address = f"127.0.0.1:{free_port()}"
