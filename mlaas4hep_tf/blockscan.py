@@ -85,6 +85,7 @@ class Wanted:
         steps: of an analysis, or None.
         labels, weights: branches of `targets` that the cut flow is told by, or empty.
         raw: feature branches of the files, where there are steps.
+        distributed: features of which the distribution is to be known.
         identifiers: branches of integers that together may tell events apart.
     """
 
@@ -95,6 +96,7 @@ class Wanted:
     labels: str = ""
     weights: str = ""
     raw: Sequence[BranchInfo] = ()
+    distributed: frozenset[str] = frozenset()
     identifiers: Sequence[BranchInfo] = ()
 
     @property
@@ -116,6 +118,10 @@ class Wanted:
     def names(self) -> list[str]:
         """Branches that are needed, counters too."""
         return [info.name for info in self.read] + [info.counter for info in self.read if info.counter]
+
+    def statistics(self, info: BranchInfo, values: Sequence[Array], per_group: Mapping[str, Array]) -> BranchStats:
+        """Of a feature's values, and of the events of a group by their number of objects."""
+        return statistics(values, _multiplicities(info, per_group), distributed=info.name in self.distributed)
 
 
 Task = tuple[RootFile, int, Sequence[int]]  # the file, its number, and the edges, from the first entry to the last
@@ -141,7 +147,7 @@ def _scan_range(wanted: Wanted, task: Task) -> Scanned:
         infos = [replace(info, counter=None) if info.name in apart else info for info in infos]
     per_group = {group: np.bincount(counts).astype(np.int64) for group, counts in columns.counts.items()}
     return Scanned(
-        [statistics(columns.values[i.name], _multiplicities(i, per_group)) for i in infos],
+        [wanted.statistics(i, columns.values[i.name], per_group) for i in infos],
         [target_statistics(columns.values[info.name]) for info in wanted.targets],
         [agreement(candidate, columns.counts) for candidate in wanted.groups],
         apart,
@@ -213,6 +219,6 @@ def _statistics(wanted: Wanted, steps: Steps, applied: Applied) -> Scanned:
     per_group = {group: np.bincount(own).astype(np.int64) for group, own in counts.items()}
     return replace(
         wanted.nothing,
-        features=[statistics((applied[i.name],), _multiplicities(i, per_group)) for i in wanted.features],
+        features=[wanted.statistics(i, (applied[i.name],), per_group) for i in wanted.features],
         targets=[target_statistics((applied[info.name],)) for info in wanted.targets],
     )

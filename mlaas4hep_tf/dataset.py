@@ -22,7 +22,7 @@ from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
 from mlaas4hep_tf.io.friends import Friends
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.io.workers import WorkerPool
-from mlaas4hep_tf.scanner import passing_events, scan_targets
+from mlaas4hep_tf.scanner import passing_events, scan_distributions, scan_targets
 from mlaas4hep_tf.specs import Specs, TargetSpec
 from mlaas4hep_tf.streaming.chunks import Stream
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
@@ -37,7 +37,7 @@ from mlaas4hep_tf.streaming.targets import LabelDtype, Labels, PerFile, Target, 
 from mlaas4hep_tf.streaming.targets import label_dtype as default_label_dtype
 from mlaas4hep_tf.tasks import class_names, numbered
 from mlaas4hep_tf.transforms.image_axes import Image
-from mlaas4hep_tf.transforms.normalize import Normalize
+from mlaas4hep_tf.transforms.normalize import Normalize, lacking_distribution
 from mlaas4hep_tf.transforms.vector import Preprocessor
 
 # Keras says it of every tf.data.Dataset; the seed of a RootDataset shuffles it
@@ -169,6 +169,22 @@ def _with_targets(
     return replace(specs, targets=tuple(sorted((*specs.targets, *found), key=lambda target: target.name)))
 
 
+def _with_distributions(
+    specs: Specs, normalize: Normalize | None, files: Sequence[RootFile], worker_pool: WorkerPool,
+    skipped: Skipped | None,
+) -> Specs:  # fmt: skip
+    """The specs with the distributions that the normalisation needs, which are read where they lack them."""
+    lacking = lacking_distribution(specs, normalize)
+    if not lacking or not specs.bound:  # constants are of the data that were scanned, and never of others
+        return specs
+    warnings.warn(
+        f"the specs do not know the distribution of {shorten(lacking)}, which normalize={normalize!r} needs: read now "
+        "for this alone; scan(..., distributions=) saves it",
+        DataWarning, stacklevel=3,
+    )  # fmt: skip
+    return scan_distributions(files, specs, lacking, worker_pool, skipped)
+
+
 class Fold(NamedTuple):
     """The three parts of the data that one of several models sees."""
 
@@ -247,9 +263,9 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             shuffle: mix files and shuffle events.
             seed: of the order.
 
-            normalize: ``minmax``, ``standard`` or None, for all branches or by name and pattern
-                (`transforms.normalize`).  Counts are normalised like all others: who cuts on them in a ``map`` or
-                ``filter`` keeps their unit, ``{"nMuon": None, "*": "minmax"}``.
+            normalize: ``minmax``, ``standard`` or None, with ``log``, ``logit`` or ``clip`` before it, for all branches
+                or by name and pattern (`transforms.normalize`).  Counts are normalised like all others: who cuts on
+                them in a ``map`` or ``filter`` keeps their unit, ``{"nMuon": None, "*": "minmax"}``.
             layout: form of the elements.
             mask: deliver the mask.
             image: axes, channels and rule of ``layout="image"``.
@@ -278,6 +294,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         specs.check(opened)
         label_target, weight_target = given.resolve(opened, skipped)
         specs = _with_targets(specs, given.branches, opened, worker_pool, skipped)
+        specs = _with_distributions(specs, normalize, opened, worker_pool, skipped)
         preprocessor = Preprocessor(specs, normalize, image)
         passing = passing_events(opened, specs, worker_pool, skipped)
         stream = Stream(

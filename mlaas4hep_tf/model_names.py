@@ -30,6 +30,8 @@ class BuiltIn:
 BUILT_IN = (
     BuiltIn("mlp", "vector", "the paper's: 128, 64 ReLU, dropout, sigmoid", shell=True),
     BuiltIn("set", "vector, mask", "a network per object, pooled (Deep Sets)", shell=True),
+    BuiltIn("particle_transformer", "vector, mask", "attention of particles, biased by their pairs", shell=True),
+    BuiltIn("particle_net", "vector, mask", "messages between near particles", shell=True),
     BuiltIn("cnn", "image", "convolutions on an image (--image)", shell=True),
     BuiltIn("autoencoder", "vector, mask", "autoencoder(specs), to a code and back", shell=False),
 )

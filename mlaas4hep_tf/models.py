@@ -14,14 +14,16 @@ from types import ModuleType
 from typing import Any
 
 import keras
-import numpy as np
 
 from mlaas4hep_tf import heads
 from mlaas4hep_tf.errors import ModelError
+from mlaas4hep_tf.layers import MaskedPool, TakeColumns
 from mlaas4hep_tf.model_names import check_form, check_model, there
+from mlaas4hep_tf.particle_models import particle_net, particle_transformer
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Task
 from mlaas4hep_tf.transforms.image_axes import Image
+from mlaas4hep_tf.transforms.vector import Preprocessor
 
 VECTOR, MASK, IMAGE = "vector", "mask", "image"
 
@@ -123,63 +125,29 @@ class MaskedError(keras.layers.Layer):  # type: ignore[misc]  # keras has no typ
         return keras.KerasTensor(inputs[0].shape, inputs[0].dtype)
 
 
-@keras.saving.register_keras_serializable(package="mlaas4hep_tf")
-class TakeColumns(keras.layers.Layer):  # type: ignore[misc]  # keras has no type information
-    """Columns of a matrix by number: [B, D] -> [B, *shape of the numbers]."""
-
-    def __init__(self, columns: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.columns = np.asarray(columns, np.int32)
-
-    def call(self, inputs: Any) -> Any:
-        taken = keras.ops.take(inputs, self.columns.ravel(), axis=1)
-        return keras.ops.reshape(taken, (-1, *self.columns.shape))
-
-    def compute_output_spec(self, inputs: Any) -> Any:
-        return keras.KerasTensor((inputs.shape[0], *self.columns.shape), inputs.dtype)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "columns": self.columns.tolist()}
-
-
-@keras.saving.register_keras_serializable(package="mlaas4hep_tf")
-class MaskedPool(keras.layers.Layer):  # type: ignore[misc]  # keras has no type information
-    """Mean and maximum over the real objects: features [B, L, H], real [B, L, F] -> [B, 2 H]; 0 where there is none.
-
-    An object is real if at least one of its branches is.
-    """
-
-    def call(self, inputs: Any) -> Any:
-        features, real = inputs
-        weight = keras.ops.cast(keras.ops.any(real, axis=-1, keepdims=True), features.dtype)  # [B, L, 1]
-        count = keras.ops.sum(weight, axis=1)  # [B, 1]
-        mean = keras.ops.sum(features * weight, axis=1) / keras.ops.maximum(count, 1)
-        largest = keras.ops.max(features * weight, axis=1)  # features are ReLU outputs: 0 is their floor
-        return keras.ops.concatenate([mean, largest], axis=-1)
-
-    def compute_output_spec(self, inputs: Any) -> Any:
-        shape = inputs[0].shape
-        return keras.KerasTensor((shape[0], 2 * shape[2]), inputs[0].dtype)
-
-
 _BUILDERS: dict[str, Callable[[Specs, Task], keras.Model]] = {"mlp": mlp, "set": set_model}
+_ON_PARTICLES: dict[str, Callable[[Preprocessor, Task], keras.Model]] = {
+    "particle_transformer": particle_transformer,
+    "particle_net": particle_net,
+}
 
 
 def build(
     name: str, specs: Specs, learning_rate: float = 1e-3, *, image: Image | None = None,
-    task: Task = SIGNAL_OR_NOT,
+    task: Task = SIGNAL_OR_NOT, preprocessor: Preprocessor | None = None,
 ) -> keras.Model:  # fmt: skip
     """A compiled model by name.
 
     Args:
-        name: ``mlp``, ``set``, ``cnn`` (with `image`), ``package.module:function`` or a path of a
-            ``model.py``.  The user's function (``model`` in a file, as in the paper) takes the length of the
-            input vector, or with `image` its shape, and returns a model; one that is not compiled is compiled
-            with Adam and the loss of the task.
+        name: ``mlp``, ``set``, ``particle_transformer`` and ``particle_net`` (with `preprocessor`), ``cnn`` (with
+            `image`), ``package.module:function`` or a path of a ``model.py``.  The user's function (``model`` in a
+            file, as in the paper) takes the length of the input vector, or with `image` its shape, and returns a
+            model; one that is not compiled is compiled with Adam and the loss of the task.
         specs: of the data.
         learning_rate: of Adam.
         image: the model takes this image rather than the vector.
         task: what the model is to tell; outputs, loss and metrics follow from it.
+        preprocessor: of the dataset; networks on particles undo its normalisation inside.
 
     Raises:
         ModelError: no such model, or one that does not fit the data or the task.
@@ -187,6 +155,13 @@ def build(
     check_form(name, image=image is not None)
     if name in _BUILDERS:
         model = _BUILDERS[name](specs, task)
+    elif name in _ON_PARTICLES:
+        if preprocessor is None:
+            raise ModelError(
+                f"{name} works in the unit of the branches, so it must know what normalises them: "
+                f"build({name!r}, specs, preprocessor=ds.preprocessor)"
+            )
+        model = _ON_PARTICLES[name](preprocessor, task)
     elif name == "cnn" and image is not None:
         model = cnn(image, task)
     else:
@@ -244,7 +219,7 @@ def definitions(name: str, *, beside: str | None = None) -> dict[str, Any]:
     Raises:
         ModelError: a module that fails.
     """
-    if name in _BUILDERS or name == "cnn" or not there(name):
+    if name in _BUILDERS or name in _ON_PARTICLES or name == "cnn" or not there(name):
         return {}
     with _importing_from(beside or os.getcwd()):
         module = _user_module(name)

@@ -13,10 +13,30 @@ from mlaas4hep_tf.analysis.rules import Analysis, Cuts
 from mlaas4hep_tf.analysis.rules import analysis as make_analysis
 from mlaas4hep_tf.analysis.steps import mentioned, steps_of
 from mlaas4hep_tf.blockscan import Scanned, Wanted, scan_range
-from mlaas4hep_tf.errors import ConfigError, DataWarning, InputFileError, PlanError, ReaderError, SpecsError, shorten
+from mlaas4hep_tf.categories import Category, definitions, kinds, sizes, values_of
+from mlaas4hep_tf.errors import (
+    BranchError,
+    ConfigError,
+    DataWarning,
+    InputFileError,
+    PlanError,
+    ReaderError,
+    SpecsError,
+    near_misses,
+    shorten,
+)  # fmt: skip
 from mlaas4hep_tf.expressions.syntax import words_of
 from mlaas4hep_tf.grouping import Groups, candidates, joined
-from mlaas4hep_tf.io.branches import IDENTIFIERS, BranchInfo, Selected, Selection, check_schema, parse_patterns, select
+from mlaas4hep_tf.io.branches import (
+    IDENTIFIERS,
+    BranchInfo,
+    Selected,
+    Selection,
+    check_schema,
+    meant,
+    parse_patterns,
+    select,
+)  # fmt: skip
 from mlaas4hep_tf.io.files import FileArgument, RootFile, Source, expand
 from mlaas4hep_tf.io.friends import Friends
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
@@ -62,6 +82,8 @@ def scan(
     train_select: Cuts = None,
     vectors: Mapping[str, Iterable[str]] | None = None,
     analysis: Analysis | None = None,
+    distributions: str | Iterable[str] | None = None,
+    categories: Mapping[str, Category] | None = None,
     read: ReadOptions = DEFAULT_READ,
     progress: bool = True,
 ) -> Specs:
@@ -87,6 +109,11 @@ def scan(
         train_select: like `select`, but not part of the exported model, so that it may use the truth.
         vectors: group -> branches of its pt, eta, phi and mass, where their names do not tell.
         analysis: all of these as one, instead.
+        distributions: patterns of features of which `BranchSpec.distribution` is kept, which normalisation by
+            ``log``, ``logit`` or ``clip`` needs.
+        categories: branch of integers that are kinds -> its kinds, ``auto`` for those that are found in all events,
+            or a list.  There is a branch for each kind instead, 1 for the objects of that kind and 0 for others; with
+            `categories.Index` one branch, which is 0 for what is no such kind.
         read: how to read; where files and blocks that cannot be read are skipped, a warning has the report.
         progress: show a progress bar on a terminal.
 
@@ -105,6 +132,9 @@ def scan(
     rules = analysis or rules
     skipped, worker_pool = account(read), WorkerPool(read)
     sources = befriended(expand(files, tree), friends, tuple(identifiers), worker_pool)
+    known = _kinds(sources, categories or {}, worker_pool, skipped)
+    rules = rules.extended(make_analysis(define=_definitions(known)), "categories=")
+    exclude = (*parse_patterns(exclude), *known)
     named = tuple(dict.fromkeys(given for given in (labels, weights) if isinstance(given, str)))
     selection = Selection(parse_patterns(branches), (*parse_patterns(exclude), *named), tuple(identifiers))
     from_files = without_defined(selection, rules)
@@ -117,15 +147,58 @@ def scan(
     if rules:
         infos, near = _in_groups(opened, chosen.features, rules, groups, worker_pool, skipped)
         wanted = with_steps(wanted, steps_of(rules, infos), selection, _name(labels), _name(weights))
+    wanted = _distributed(wanted, parse_patterns(distributions))
     total, passing = _read_all(opened, wanted, worker_pool, progress, skipped)
     specs, nearly = _finish(opened, selection, chosen, wanted, total)
     if wanted.steps is not None:
-        specs = with_analysis(specs, wanted.steps, wanted, total, passing, opened)
+        specs = replace(with_analysis(specs, wanted.steps, wanted, total, passing, opened), kinds=sizes(known))
         specs = replace(specs, cutflow=cut_flow(wanted.steps, total, opened, labels, weights))
     lost = skipped.report() if skipped is not None else []
     for message in near + nearly + remarks(specs) + (["\n".join(lost)] if lost else []):
         warnings.warn(message, DataWarning, stacklevel=2)
     return specs
+
+
+def _kinds(
+    sources: Sequence[Source], categories: Mapping[str, Category], worker_pool: WorkerPool, skipped: Skipped | None
+) -> dict[str, tuple[Category, Sequence[int]]]:
+    """The kinds of each branch, read for this alone where nobody names them."""
+    asked = {name: values_of(category) for name, category in categories.items()}
+    auto = tuple(name for name, values in asked.items() if values == "auto")
+    found = dict[str, Sequence[int]]()
+    if auto:
+        opened = inspect_files(sources, Selection(auto), worker_pool, skipped=skipped)
+        infos = [_branch("categories", name, opened[0]) for name in auto]
+        total, _ = _read_all(opened, Wanted((), infos), worker_pool, progress=False, skipped=skipped)
+        for info, stats in zip(infos, total.targets, strict=True):
+            found[info.name] = kinds(info.name, stats.found, whole=info.dtype.startswith(("int", "uint", "bool")))
+    return {name: (categories[name], found[name] if v == "auto" else v) for name, v in asked.items()}
+
+
+def _branch(what: str, name: str, file: RootFile) -> BranchInfo:
+    found = next((info for info in file.branches if info.name == name), None)
+    if found is None:
+        close = near_misses(name, [info.name for info in file.branches])
+        raise BranchError(f"{what}: no branch {name!r}{close} in {file.where}")
+    return found
+
+
+def _definitions(known: Mapping[str, tuple[Category, Sequence[int]]]) -> dict[str, str]:
+    return {name: text for branch, own in known.items() for name, text in definitions(branch, *own).items()}
+
+
+def _distributed(wanted: Wanted, patterns: Sequence[str]) -> Wanted:
+    """The same, with the distributions of some features.
+
+    Raises:
+        BranchError: a pattern of no feature.
+    """
+    names = tuple(info.name for info in wanted.features)
+    chosen = {pattern: meant(pattern, names) for pattern in patterns}
+    idle = next((pattern for pattern, found in chosen.items() if not found), None)
+    if idle is not None:
+        raise BranchError(f"distributions: {idle!r} matches no feature{near_misses(idle, names)}")
+    return replace(wanted, distributed=frozenset().union(*chosen.values()))
 
 
 def _identifiers(names: Sequence[str], files: Sequence[RootFile]) -> list[BranchInfo]:
@@ -256,6 +329,21 @@ def scan_targets(
     infos = [flat_branch("labels or weights", name, files) for name in names]
     total, _ = _read_all(files, Wanted((), infos), worker_pool, progress=False, skipped=skipped)
     return tuple(stats.finish(info) for stats, info in zip(total.targets, infos, strict=True))
+
+
+def scan_distributions(
+    files: Sequence[RootFile], specs: Specs, names: Sequence[str], worker_pool: WorkerPool, skipped: Skipped | None
+) -> Specs:
+    """The specs with the distributions of some features, read from opened files for this alone."""
+    wanted = [branch for branch in specs.branches if branch.name in names]
+    infos, raw = [specs.info_of(branch) for branch in wanted], [one.info for one in specs.inputs if one.feature]
+    asked = Wanted(infos, (), steps=specs.steps, raw=raw, distributed=frozenset(names))
+    total, _ = _read_all(files, asked, worker_pool, progress=False, skipped=skipped)
+    found = {
+        info.name: stats.finish(info).distribution for stats, info in zip(total.features, infos, strict=True)
+    }  # fmt: skip
+    branches = tuple(replace(b, distribution=found[b.name]) if b.name in found else b for b in specs.branches)
+    return replace(specs, branches=branches)
 
 
 def passing_events(

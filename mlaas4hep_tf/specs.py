@@ -16,6 +16,7 @@ from typing import Any
 from mlaas4hep_tf.analysis.cutflow import CutFlow
 from mlaas4hep_tf.analysis.rules import NO_ANALYSIS, Analysis
 from mlaas4hep_tf.analysis.steps import Steps, steps_of
+from mlaas4hep_tf.distributions import Distribution
 from mlaas4hep_tf.errors import BranchError, FriendError, PlanError, SpecsError, near_misses, shorten
 from mlaas4hep_tf.expressions.syntax import words_of
 from mlaas4hep_tf.htmltable import table, text
@@ -41,6 +42,7 @@ class BranchSpec:
         values: number of values, finite or not.
         nan, posinf, neginf: how many of them are not finite.
         min, max, mean, variance: of the finite values (population variance), in the branch's own unit.
+        distribution: of the finite values, where scan was asked for it.
     """
 
     name: str
@@ -57,6 +59,7 @@ class BranchSpec:
     max: float | None
     mean: float | None
     variance: float | None
+    distribution: Distribution | None = None
 
     def __repr__(self) -> str:
         lists = "" if self.kind == "flat" else f" of {self.group}, {self.length} of up to {self.largest} values kept"
@@ -212,6 +215,7 @@ class Specs:
         analysis: selections, object cuts and derived branches.
         inputs: branches of the files that are read, where there is an analysis; else the feature branches are.
         cutflow: what the selection left, where there is one.
+        kinds: derived branches that tell kinds -> how many values each has; they are never normalised.
         identified: whether the identifiers tell all events apart; None where that is not known.
     """
 
@@ -228,6 +232,7 @@ class Specs:
     analysis: Analysis = NO_ANALYSIS
     inputs: tuple[InputSpec, ...] = ()
     cutflow: CutFlow | None = None
+    kinds: Mapping[str, int] = field(default_factory=dict)
     identified: bool | None = None
 
     def __post_init__(self) -> None:
@@ -477,12 +482,16 @@ class Specs:
             return tuple(one for one in self.inputs if one.served)
         return tuple(InputSpec(b.name, b.kind, b.dtype, b.group) for b in self.branches)
 
+    def info_of(self, branch: BranchSpec) -> BranchInfo:
+        """A feature branch as the readers know it."""
+        return BranchInfo(branch.name, "", branch.kind, branch.dtype, *_counter(branch))
+
     @property
     def read_infos(self) -> tuple[BranchInfo, ...]:
         """The branches of the files that are read, in the groups of the specs."""
         if self.analysis:
             return tuple(one.info for one in self.inputs)
-        return tuple(BranchInfo(b.name, "", b.kind, b.dtype, *_counter(b)) for b in self.branches)
+        return tuple(map(self.info_of, self.branches))
 
     def _stored(self, info: BranchInfo) -> BranchInfo:
         """The same with the group that it has in the files."""
@@ -599,6 +608,7 @@ def _from_json(content: dict[str, Any], path: str) -> Specs:
             analysis=Analysis.from_json(content.get("analysis", {})),
             inputs=tuple(InputSpec(**one) for one in content.get("inputs", ())),
             cutflow=CutFlow.from_json(content["cutflow"]) if content.get("cutflow") else None,
+            kinds=content.get("kinds", {}),
             identified=content.get("identified"),
         )
     except (KeyError, TypeError) as error:
@@ -614,7 +624,13 @@ def _checksum(content: Mapping[str, Any]) -> str:
 
 def _branch(content: dict[str, Any]) -> BranchSpec:
     known: dict[str, Any] = {f.name: content[f.name] for f in fields(BranchSpec) if f.name in content}
-    return BranchSpec(**known | {"multiplicities": tuple(known["multiplicities"])})
+    binned = known.get("distribution")
+    return BranchSpec(
+        **known | {
+            "multiplicities": tuple(known["multiplicities"]),
+            "distribution": Distribution(tuple(binned["values"]), tuple(binned["counts"])) if binned else None,
+        }
+    )  # fmt: skip
 
 
 def _file(content: dict[str, Any]) -> FileSpec:

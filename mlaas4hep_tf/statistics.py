@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mlaas4hep_tf.distributions import binned, distribution
 from mlaas4hep_tf.io.branches import BranchInfo
 from mlaas4hep_tf.specs import FOUND, BranchSpec, TargetSpec
 
 Array = npt.NDArray[Any]
 FLOAT32_INTEGERS = 2**24  # up to it float32 holds every integer
+
+
+_NONE: Array = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class BranchStats:
         mean: of the finite values, 0 where there are none.
         m2: sum of squared deviations from the mean (Chan, Golub, LeVeque 1983).
         multiplicities: events with 0, 1, 2 ... values, int64; empty for flat branches.
+        counts, sums: of the finite values in each bin (`distributions.binned`); empty where nobody asked.
     """
 
     values: int
@@ -38,6 +43,8 @@ class BranchStats:
     mean: float
     m2: float
     multiplicities: Array
+    counts: Array = field(default_factory=lambda: _NONE)
+    sums: Array = field(default_factory=lambda: _NONE)
 
     @property
     def finite(self) -> int:
@@ -53,6 +60,7 @@ class BranchStats:
             min(self.min, other.min), max(self.max, other.max),
             self.mean + delta * share, self.m2 + other.m2 + delta * delta * n * share,
             _add(self.multiplicities, other.multiplicities),
+            _add(self.counts, other.counts), _add(self.sums, other.sums),
         )  # fmt: skip
 
     def finish(self, info: BranchInfo) -> BranchSpec:
@@ -63,6 +71,7 @@ class BranchStats:
             tuple(self.multiplicities.tolist()), self.values, self.nan, self.posinf, self.neginf,
             self.min if known else None, self.max if known else None,
             self.mean if known else None, self.m2 / self.finite if known else None,
+            distribution(self.counts, self.sums),
         )  # fmt: skip
 
 
@@ -71,15 +80,17 @@ NOTHING = BranchStats(0, 0, 0, 0, np.inf, -np.inf, 0.0, 0.0, np.zeros(0, np.int6
 
 def _add(a: Array, b: Array) -> Array:
     short, long = sorted((a, b), key=len)
+    if not len(short):
+        return long
     total = long.copy()
     total[: len(short)] += short
     return total
 
 
-def statistics(values: Sequence[Array], multiplicities: Array) -> BranchStats:
+def statistics(values: Sequence[Array], multiplicities: Array, *, distributed: bool = False) -> BranchStats:
     """Statistics of one branch from its values (1-D arrays of one numeric dtype, any byte order).
 
-    Values count as training sees them: what float32 cannot hold is infinite.
+    Values count as training sees them: what float32 cannot hold is infinite.  With `distributed` they are binned too.
     """
     parts = list(values) or [np.empty(0)]
     data = np.concatenate(parts, dtype=np.float64, casting="unsafe")
@@ -96,11 +107,12 @@ def statistics(values: Sequence[Array], multiplicities: Array) -> BranchStats:
         total = float(data.sum())
     if not len(data):
         return BranchStats(count, nan, posinf, neginf, np.inf, -np.inf, 0.0, 0.0, multiplicities)
+    bins = binned(data) if distributed else (_NONE, _NONE)
     mean = total / len(data)
     smallest, largest = float(data.min()), float(data.max())
     data -= mean
     m2 = float(np.einsum("i,i->", data, data))  # np.dot would start BLAS threads, which fight with the other readers
-    return BranchStats(count, nan, posinf, neginf, smallest, largest, mean, m2, multiplicities)
+    return BranchStats(count, nan, posinf, neginf, smallest, largest, mean, m2, multiplicities, *bins)
 
 
 def beyond_float32(values: Array) -> bool:

@@ -315,7 +315,7 @@ TRAIN = ("train", "data/*.root", "--specs", "specs.json")
 
 def test_mistakes_are_told_before_tensorflow_is_imported(work):
     cases = [
-        ((*TRAIN, *LABELS, "--model", "mpl"), "no model 'mpl' (did you mean 'mlp'?); there are mlp, set, cnn, module:"),
+        ((*TRAIN, *LABELS, "--model", "mpl"), "no model 'mpl' (did you mean 'mlp'?); there are mlp, set, particle_transformer, particle_net, cnn, module:"),
         ((*TRAIN, *LABELS, "--model", "cnn"), "'cnn' takes an image: give --image, or in Python image="),
         ((*TRAIN, *LABELS, "--image", "Jet_eta=9:-3:3", "--channels", "Jet_pt"), "model 'mlp' takes no image"),
         ((*TRAIN, *LABELS, "--model", "cnn", "--image", "Jet_eta=9"), "--image needs BRANCH=BINS:LOW:HIGH, such as"),
@@ -405,7 +405,7 @@ def test_help_errors_and_the_list_name_the_same_models():
     listed = cli("models").stdout
     assert [line.split()[0] for line in listed.splitlines()[1:5]] == ["mlp", "set", "cnn", "autoencoder"]
     shown = re.sub(r"[│\s]+", " ", cli("train", "--help").stdout)  # it has lines of 80 characters
-    assert "mlp, set, cnn, module:function" in shown
+    assert "mlp, set, particle_transformer, particle_net, cnn, module:function" in shown
 
 
 def test_the_shell_completes_commands_and_options():

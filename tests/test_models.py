@@ -99,7 +99,10 @@ def test_a_model_py_as_in_the_paper(specs, tmp_path):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("mpl", r"no model 'mpl' \(did you mean 'mlp'\?\); there are mlp, set, cnn, module:function or a model.py"),
+        (
+            "mpl",
+            r"no model 'mpl' \(did you mean 'mlp'\?\); there are mlp, set, particle_transformer, particle_net, cnn, module:function or a model.py",
+        ),
         ("none.py", "no such model file: none.py"),
         ("no_such_module:f", "cannot import the model 'no_such_module:f'"),
         ("os:no_such_function", "os:no_such_function defines no function 'no_such_function'"),

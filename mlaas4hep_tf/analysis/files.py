@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,7 +17,7 @@ from mlaas4hep_tf.errors import ConfigError, ExpressionError, near_misses
 from mlaas4hep_tf.expressions.syntax import parse
 
 SCHEMA = Path(__file__).with_name("schema.json")  # for editors: # yaml-language-server: $schema=...
-KEYS = tuple(field.name for field in fields(Analysis))
+KEYS = tuple(one.name for one in fields(Analysis))
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,12 @@ class Loaded:
     Attributes:
         analysis: selections, object cuts, orders and definitions.
         exclude: branches that are to be no features (``remove`` and ``keys_to_remove`` of ``preproc.json``).
+        categories: branches of kinds, as for `scan`; a file has none.
     """
 
     analysis: Analysis = NO_ANALYSIS
     exclude: tuple[str, ...] = ()
+    categories: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load(path: str | os.PathLike[str]) -> Loaded:

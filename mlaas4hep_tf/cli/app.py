@@ -112,6 +112,10 @@ def scan(
     quantile: Annotated[
         float | None, data("--quantile", help="Cut multiplicities at this quantile, such as 0.999.")
     ] = None,
+    distribution: Annotated[
+        list[str] | None,
+        data("--distribution", help="Patterns of branches to normalise by log, logit or clip: keep what that needs."),
+    ] = None,
     drop_constant: Annotated[
         bool, data("--drop-constant", help="Leave out branches with one value, or none: they tell nothing.")
     ] = False,
@@ -131,7 +135,8 @@ def scan(
         reading.locate(files), choice.tree, friends=friends(choice.friend), branches=patterns(choice.branches),
         exclude=(*patterns(choice.exclude), *loaded.exclude),
         identifiers=tuple(patterns(identifier)) or IDENTIFIERS, labels=labels, weights=weights, groups=groups(group),
-        analysis=loaded.analysis, read=reading.options(), progress=talks(),
+        analysis=loaded.analysis, distributions=patterns(distribution), categories=loaded.categories,
+        read=reading.options(), progress=talks(),
     )  # fmt: skip
     if quantile is not None:
         specs = specs.with_lengths(quantile=quantile)
@@ -182,6 +187,7 @@ def train(
     from mlaas4hep_tf.runs.config import CHECKPOINT, check_new
     from mlaas4hep_tf.runs.interrupt import within_two_seconds
     from mlaas4hep_tf.runs.launch import launch, typed
+    from mlaas4hep_tf.transforms.normalize import distributed_patterns
 
     Every.parse(checkpoint_every)
     processes = several.this()
@@ -201,7 +207,9 @@ def train(
         raise typer.Exit(launch(sys.argv[1:], several.to_launch))
     specs = choice.known(cuts, training.continue_from)
     if specs is None:
-        specs = choice.scan(named, paper, labels.branch(), training.weights, cuts.load(), read)
+        specs = choice.scan(
+            named, paper, labels.branch(), training.weights, cuts.load(), read, distributed_patterns(config.normalize)
+        )
     config.check(specs.tree, specs)
     import_tensorflow()
     from mlaas4hep_tf.runs.run import train_run

@@ -17,6 +17,7 @@ from mlaas4hep_tf.analysis.rules import analysis
 from mlaas4hep_tf.cli.output import talks
 from mlaas4hep_tf.cli.parsing import (
     branch_name,
+    categories,
     class_weights,
     fractions,
     friends,
@@ -104,7 +105,7 @@ class KnownOrChosen(Choice):
 
     def scan(
         self, files: tuple[str, ...], paper: PaperParams, labels: str | None, weights: str | None, loaded: Loaded,
-        read: ReadOptions,
+        read: ReadOptions, distributions: tuple[str, ...],
     ) -> Specs:  # fmt: skip
         """Scan; options count before the paper's keys."""
         from mlaas4hep_tf.scanner import scan
@@ -113,7 +114,8 @@ class KnownOrChosen(Choice):
             files, self.tree or paper.tree, friends=friends(self.friend),
             branches=patterns(self.branches) or paper.branches,
             exclude=(*(patterns(self.exclude) or paper.exclude), *loaded.exclude), identifiers=paper.identifiers,
-            labels=labels, weights=weights, analysis=loaded.analysis, read=read, progress=talks(),
+            labels=labels, weights=weights, analysis=loaded.analysis, distributions=distributions,
+            categories=loaded.categories, read=read, progress=talks(),
         )  # fmt: skip
 
 
@@ -142,13 +144,23 @@ class Cuts:
     train_select: Annotated[
         list[str] | None, cuts("--train-select", metavar="EXPR", help="Events to train and test on; not served.")
     ] = None
+    category: Annotated[
+        list[str] | None,
+        cuts(
+            "--category",
+            metavar="BRANCH=KINDS",
+            help="Integers that are kinds: 'Jet_flavour=auto' or '=0,4,5' (one-hot), '=index' or '=index:0,4,5'.",
+        ),
+    ] = None
 
     @property
     def given(self) -> dict[str, Any]:
         """Options of the shell -> what they were given."""
         named = ("objects", "order", "define", "select")
         options = {f"--{name}": getattr(self, name) for name in named}
-        return {"--analysis": self.file, **options, "--train-select": self.train_select}
+        return {
+            "--analysis": self.file, **options, "--train-select": self.train_select, "--category": self.category
+        }  # fmt: skip
 
     def load(self) -> Loaded:
         """The analysis, and branches that it wants no features to be.
@@ -161,7 +173,8 @@ class Cuts:
         base = load(self.file) if self.file else Loaded()
         given = {name: named(f"--{name}", getattr(self, name)) for name in ("objects", "order", "define")}
         more = analysis(**given, select=self.select, train_select=self.train_select)
-        return replace(base, analysis=base.analysis.extended(more, str(self.file)))
+        kinds = categories(self.category)
+        return replace(base, analysis=base.analysis.extended(more, str(self.file)), categories=kinds)
 
 
 @dataclass(frozen=True)
@@ -259,8 +272,8 @@ class Training:
         training(
             "--normalize",
             metavar="[BRANCH=]METHOD",
-            help="minmax, standard or none, of all branches or, "
-            "repeated, by name and pattern: 'nJet=none' '*=minmax' [default: minmax].",
+            help="minmax, standard or none, behind log, logit or clip(LOW,HIGH); of all branches or, "
+            "repeated, by name and pattern: '*_pt=log standard' '*=minmax' [default: minmax].",
         ),
     ] = None
     weights: Annotated[str | None, training("--weights", help="Branch of event weights for the loss.")] = None

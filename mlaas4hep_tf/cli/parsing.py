@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlaas4hep_tf.categories import Category, Index, Values
 from mlaas4hep_tf.errors import ConfigError, LabelError
 
 if TYPE_CHECKING:
@@ -56,6 +57,23 @@ def named(option: str, given: list[str] | None) -> dict[str, str]:
 
 
 _EXAMPLES = {"--objects": "Jet=Jet_pt > 30", "--order": "Jet=-Jet_pt", "--define": "ht=sum(Jet_pt)"}
+
+
+def categories(given: list[str] | None) -> dict[str, Category]:
+    """``BRANCH=auto``, ``=0,4,5``, ``=index`` or ``=index:0,4,5``: branch -> its kinds, as for `scan`."""
+    return dict(map(_category, given or ()))
+
+
+def _category(text: str) -> tuple[str, Category]:
+    branch, equals, said = text.rpartition("=")
+    form, _, listed = said.rpartition(":") if ":" in said or said != "index" else (said, "", "auto")
+    try:
+        values: Values | None = "auto" if listed == "auto" else tuple(int(value) for value in listed.split(","))
+    except ValueError:
+        values = None
+    if not branch or not equals or values is None or form not in ("", "index"):
+        raise ConfigError(f"--category needs BRANCH=auto, =0,4,5, =index or =index:0,4,5, not {text!r}")
+    return branch, Index(values) if form else values
 
 
 def replicas(given: list[str] | None) -> dict[str, list[str]]:

@@ -17,7 +17,6 @@ from time import strftime
 from typing import Any
 
 import keras
-import numpy as np
 
 from mlaas4hep_tf.analysis.draws import Draw
 from mlaas4hep_tf.dataset import RootDataset
@@ -46,7 +45,7 @@ from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.streaming.targets import Labels
 from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Task, numbered
 from mlaas4hep_tf.train import ClassWeights, Fit, evaluate, fit
-from mlaas4hep_tf.transforms.normalize import constants
+from mlaas4hep_tf.transforms.normalize import scaling
 from mlaas4hep_tf.transforms.vector import Preprocessor
 
 
@@ -152,7 +151,7 @@ def _train(
     ds = config.dataset(specs, mask=False)
     task = task_of(config, ds.specs, ds.composition())
     with met(processes) if processes.count > 1 else nullcontext(), _written_to(folder, processes) as out:
-        model = _model(config, ds.specs, task)
+        model = _model(config, ds.preprocessor, task)
         ds = ds.masked(wants_mask(model))
         parts = config.parts(ds)
         if processes.writes:
@@ -170,7 +169,7 @@ def _train(
     if not processes.writes:
         return Run(folder, model, ds.specs, config)
     if processes.count > 1:  # the same model, of this process alone
-        model = _model(config, ds.specs, task)
+        model = _model(config, ds.preprocessor, task)
         model.set_weights(weights)
         done = replace(done, events_per_s=done.events_per_s * processes.count)
     results = {name: evaluate(model, part, task) for name, part in parts.items()}
@@ -215,8 +214,9 @@ def _with_others(config: RunConfig, parts: Mapping[str, RootDataset], processes:
     return {"together": whole, "callbacks": [Watchdog(processes.step_timeout_s)]}
 
 
-def _model(config: RunConfig, specs: Specs, task: Task) -> keras.Model:
+def _model(config: RunConfig, preprocessor: Preprocessor, task: Task) -> keras.Model:
     """A new model, or the one that is trained on."""
+    specs = preprocessor.specs
     if config.continue_from is not None:
         return _known_model(config, specs, task)
     before = keras.config.dtype_policy()
@@ -224,7 +224,7 @@ def _model(config: RunConfig, specs: Specs, task: Task) -> keras.Model:
         "float32" if config.recipe.precision == "float32" else f"mixed_{config.recipe.precision}"
     )
     try:
-        model = build(config.model, specs, image=config.image, task=task)
+        model = build(config.model, specs, image=config.image, task=task, preprocessor=preprocessor)
     finally:
         keras.config.set_dtype_policy(before)
     check_outputs(model, task)
@@ -238,9 +238,9 @@ def _known_model(config: RunConfig, specs: Specs, task: Task) -> keras.Model:
         ConfigError: other columns, another normalisation or another task.
     """
     base = Run.load(config.continue_from or "")
-    known, now = (constants(one, how) for one, how in ((base.specs, base.config.normalize), (specs, config.normalize)))
+    known, now = (scaling(one, how) for one, how in ((base.specs, base.config.normalize), (specs, config.normalize)))
     same = base.specs.vector_names == specs.vector_names and base.config.image == config.image
-    if not same or not all(map(np.array_equal, known, now)):
+    if not same or not known.same_as(now):
         raise ConfigError(
             f"the model of {base.folder} takes other columns, another image or normalisation than these specs give: "
             f"train it on with its own (--specs {base.folder / 'specs.json'}, which may be unbound)"

@@ -61,7 +61,7 @@ def build_pipeline(
     """
     batch = options.batch_size
     step = batch * -(-STEP_ENTRIES // batch) if options.layout != "ragged" else batch  # rebatch is slow for ragged
-    batches = _steps(stream, plan, cursor, step, _room(options, plan)).map(
+    batches = _steps(stream, plan, cursor, step, _room(preprocessor, options, plan)).map(
         _step(preprocessor, options, plan, step),
         num_parallel_calls=default_workers(),
         deterministic=True,
@@ -141,9 +141,13 @@ def _steps(stream: Stream, plan: Plan, cursor: Cursor, step: int, room: Room | N
     return tf.data.Dataset.from_generator(read, output_signature=signature).prefetch(1).flat_map(cut)
 
 
-def _compiled(options: PipelineOptions, plan: Plan) -> bool:
-    """Whether XLA compiles the step.  Ragged tensors have no shape to compile for, and in images sums would change."""
-    return options.layout in ("vector", "columns") and plan.entries >= COMPILED_ENTRIES and compiles()
+def _compiled(preprocessor: Preprocessor, options: PipelineOptions, plan: Plan) -> bool:
+    """Whether XLA compiles the step.
+
+    Ragged tensors have no shape to compile for; in images sums would change, and so would logarithms.
+    """
+    same = options.layout in ("vector", "columns") and not preprocessor.scaling.has_logarithms
+    return same and plan.entries >= COMPILED_ENTRIES and compiles()
 
 
 @cache
@@ -157,8 +161,8 @@ def compiles() -> bool:
     return True
 
 
-def _room(options: PipelineOptions, plan: Plan) -> Room | None:
-    return Room(min(plan.entries, plan.chunk_size)) if _compiled(options, plan) else None
+def _room(preprocessor: Preprocessor, options: PipelineOptions, plan: Plan) -> Room | None:
+    return Room(min(plan.entries, plan.chunk_size)) if _compiled(preprocessor, options, plan) else None
 
 
 def _step(preprocessor: Preprocessor, options: PipelineOptions, plan: Plan, step: int) -> Callable[..., Any]:
@@ -166,7 +170,7 @@ def _step(preprocessor: Preprocessor, options: PipelineOptions, plan: Plan, step
 
     It is compiled for `step` rows, so a shorter step is filled up with row 0, which is cut off again.
     """
-    if not _compiled(options, plan):
+    if not _compiled(preprocessor, options, plan):
         return partial(_finish, preprocessor, options, ())
     compiled = tf.function(partial(_finish, preprocessor, options), jit_compile=True, autograph=False)
     offset, scale = (tf.constant(numbers) for numbers in preprocessor.constants)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mlaas4hep_tf.errors import PlanError
 from mlaas4hep_tf.specs import BranchSpec, Specs
-from mlaas4hep_tf.transforms.normalize import constants
+from mlaas4hep_tf.transforms.normalize import scaling
 from mlaas4hep_tf.transforms.vector import Preprocessor
 
 Matrix = npt.NDArray[np.generic]
@@ -26,7 +26,7 @@ def decode(vector: npt.ArrayLike, mask: npt.ArrayLike, preprocessor: Preprocesso
     - Numbers come back in the branch's own unit.  Floats are float32: the same bits with ``normalize=None``, and
       otherwise to a few units in the last place of the largest of value, offset and scale.  Integers are rounded
       and kept within their dtype.
-    - Constant branches have their constant again, empty ones only NaN.  What was truncated stays truncated.
+    - Constant branches have their constant again, empty ones only NaN.  What was truncated or clipped stays so.
 
     Args:
         vector: float [n, D], as delivered by ``RootDataset(layout="vector")``.
@@ -59,9 +59,9 @@ def decode(vector: npt.ArrayLike, mask: npt.ArrayLike, preprocessor: Preprocesso
 
 
 def denormalize(vector: Matrix, mask: Matrix, preprocessor: Preprocessor) -> npt.NDArray[np.float64]:
-    """Values in the unit of each branch, x * scale + offset, NaN where there is no value: [n, D] -> float64 [n, D]."""
-    offset, scale = constants(preprocessor.specs, preprocessor.normalize)
-    return np.where(mask, vector.astype(np.float64) * scale + offset, np.nan)
+    """Values in the unit of each branch, NaN where there is no value: [n, D] -> float64 [n, D]."""
+    how = scaling(preprocessor.specs, preprocessor.normalize)
+    return np.where(mask, how.undone(vector.astype(np.float64)), np.nan)
 
 
 def _objects(masks: list[Matrix], branch: BranchSpec) -> npt.NDArray[np.bool_]:

@@ -15,7 +15,15 @@ from mlaas4hep_tf.io.branches import Layout
 from mlaas4hep_tf.specs import BranchSpec, Specs
 from mlaas4hep_tf.transforms.image import Image, to_image
 from mlaas4hep_tf.transforms.mask import mask_missing
-from mlaas4hep_tf.transforms.normalize import Normalize, by_branch, check_normalize, constants, normalize_columns
+from mlaas4hep_tf.transforms.normalize import (
+    Normalize,
+    Scaling,
+    by_branch,
+    check_normalize,
+    normalize_columns,
+    prepared,
+    scaling,
+)
 from mlaas4hep_tf.transforms.pad import pad, resize
 
 
@@ -120,8 +128,8 @@ class Preprocessor:
     def _normalized(self, name: str, values: tf.Tensor) -> tf.Tensor:
         if not self.columns[name].stop > self.columns[name].start:
             return values
-        offset, scale = (c[self.columns[name].start] for c in self.constants)
-        return mask_missing(normalize_columns(values, offset, scale))[0]
+        how = self.scaling.of_column(self.columns[name].start)
+        return mask_missing(normalize_columns(prepared(values, how), how.offset, how.scale))[0]
 
     def finish(
         self, vector: tf.Tensor, offset: tf.Tensor = None, scale: tf.Tensor = None
@@ -133,7 +141,7 @@ class Preprocessor:
         """
         if offset is None:
             offset, scale = self.constants
-        return mask_missing(normalize_columns(vector, offset, scale))
+        return mask_missing(normalize_columns(prepared(vector, self.scaling), offset, scale))
 
     def model_input(self, vector: tf.Tensor, *, mask: bool) -> tf.Tensor | dict[str, tf.Tensor]:
         """What the model takes, from the raw vector [n, D]: the image, or vector and mask as in `RootDataset`."""
@@ -156,7 +164,12 @@ class Preprocessor:
     @cached_property
     def constants(self) -> tuple[np.ndarray, np.ndarray]:
         """Offset and scale of each column, float32 [D]."""
-        return constants(self.specs, self.normalize)
+        return self.scaling.offset, self.scaling.scale
+
+    @cached_property
+    def scaling(self) -> Scaling:
+        """What becomes of the values of each column."""
+        return scaling(self.specs, self.normalize)
 
     def split(self, vector: tf.Tensor) -> dict[str, tf.Tensor]:
         """Columns of a vector by branch: flat [n], jagged [n, L]."""

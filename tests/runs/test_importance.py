@@ -6,6 +6,7 @@ import pytest
 
 from mlaas4hep_tf import RootDataset, models, scan
 from mlaas4hep_tf.errors import LabelError
+from mlaas4hep_tf.layers import TakeColumns
 from mlaas4hep_tf.runs.importance import permutation_importance
 from mlaas4hep_tf.testing import make_events, write_tree
 from mlaas4hep_tf.train import Evaluation, over_training
@@ -19,10 +20,10 @@ def test_the_branch_that_decides_is_the_most_important(tmp_path, mask):
     ds = RootDataset(path, specs, labels="label", mask=mask, batch_size=64)
     width, place = len(specs.vector_names), specs.vector_names.index("x")
     vector = keras.Input((width,), name="vector")
-    inputs, score = vector, models.TakeColumns([place])(vector)  # the score is x
+    inputs, score = vector, TakeColumns([place])(vector)  # the score is x
     if mask:  # True for x in every event
         inputs = {"vector": vector, "mask": keras.Input((width,), name="mask", dtype="bool")}
-        score = score * keras.ops.cast(models.TakeColumns([place])(inputs["mask"]), "float32")
+        score = score * keras.ops.cast(TakeColumns([place])(inputs["mask"]), "float32")
     model = keras.Model(inputs, score)
     first, *others = permutation_importance(model, ds)
     assert first.branch == "x"
