@@ -132,11 +132,12 @@ class Counter:
         """Have a request counted, if there is time for it."""
         if self._drift.waiting.full():
             return
-        rows = _rows(values)
-        own = {
-            self._inputs[feed]: value[:rows] for feed, value in zip(feeds, values, strict=True) if feed in self._inputs
-        }
-        selected = next((one[:rows] for name, one in zip(fetches, found, strict=True) if name in self._selected), None)
+        known = {self._inputs[feed]: value for feed, value in zip(feeds, values, strict=True) if feed in self._inputs}
+        rows = _rows(list(known.values()))
+        own = {name: value[:rows] for name, value in known.items() if value.ndim}  # a client may send a scalar
+        selected = next((one for name, one in zip(fetches, found, strict=True) if name in self._selected), None)
+        if selected is not None and rows is not None:
+            selected = selected[:rows]
         if rows is not None:
             own = {name: value.copy() for name, value in own.items()}
         if own:
@@ -147,7 +148,7 @@ class Counter:
         for name, value in values.items():
             histogram = self.histograms[name]
             self._add(name, ALL, histogram.count(value))
-            if PASSING in histogram.counts and selected is not None and len(selected) == len(value):
+            if PASSING in histogram.counts and selected is not None and selected.shape == value.shape[:1]:
                 self._add(name, PASSING, histogram.count(value[selected]))
 
     def _add(self, name: str, events: str, counts: Counts) -> None:
@@ -162,7 +163,9 @@ class Counter:
 def _rows(values: Sequence[Array]) -> int | None:
     """How many rows of a request are counted; None for all."""
     size = sum(value.nbytes for value in values)
-    return None if size <= _LARGEST else max(1, max(map(len, values)) * _LARGEST // size)
+    return (
+        None if size <= _LARGEST else max(1, max(value.shape[0] for value in values if value.ndim) * _LARGEST // size)
+    )
 
 
 class Drift:

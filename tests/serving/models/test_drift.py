@@ -79,6 +79,13 @@ def test_passing_events_are_compared_with_passing_events():
     assert found["x", "passing"].tolist() == entry(values[5:])["all"]
 
 
+def test_a_scalar_is_no_event():
+    drift = Drift(Registry())
+    counter = counter_of(drift, x=entry(np.zeros(1)))
+    counter.take(["in:0"], [np.array(1, np.float32)], ["kept:0"], [np.array(True)])
+    assert counted(drift) == {}
+
+
 def test_a_large_request_is_counted_in_part_and_a_full_queue_is_no_wait():
     drift = Drift(Registry())
     counter = counter_of(drift, x=entry(np.zeros(1)))
