@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 DEMO ?= runs/demo
 TTH ?= benchmarks/data/tth
 
-.PHONY: demo serve test soak servers lint docs bench-history notebooks protos clean install
+.PHONY: demo serve service-demo test soak servers lint docs bench-history notebooks protos clean install
 
 install: $(VENV)/.installed
 
@@ -24,6 +24,9 @@ demo: install
 serve: install
 	test -f $(DEMO)/models/tth/1/saved_model.pb || $(MAKE) demo
 	$(BIN)/mlaas4hep-serve --model_name=tth --model_base_path=$(CURDIR)/$(DEMO)/models/tth
+
+service-demo: install
+	$(BIN)/python benchmarks/service_demo.py
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -36,6 +36,7 @@ from mlaas4hep_tf.streaming.skipped import Skipped, account
 from mlaas4hep_tf.streaming.targets import LabelDtype, Labels, PerFile, Target, check_law, label_of, resolve_target
 from mlaas4hep_tf.streaming.targets import label_dtype as default_label_dtype
 from mlaas4hep_tf.tasks import class_names, numbered
+from mlaas4hep_tf.transforms.augmentation import Augmentation
 from mlaas4hep_tf.transforms.image_axes import Image
 from mlaas4hep_tf.transforms.normalize import Normalize, lacking_distribution
 from mlaas4hep_tf.transforms.vector import Preprocessor
@@ -455,7 +456,9 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
     def _order(self) -> dict[str, Any]:
         order = describe_order(self.plan, self.files, self.specs.fingerprint)
         drawn = [f"{one.draw.describe()}, {one.parts}" for one in self._stream.drawn]
-        return order | ({"folds and held-out events": drawn} if drawn else {})
+        how = self._settings.augmentation
+        order |= {"folds and held-out events": drawn} if drawn else {}
+        return order | ({"augmentation": repr(how)} if how is not None else {})
 
     def _part(
         self, parts: Sequence[Sequence[EntryRange]], start: Position = BEGINNING, stream: Stream | None = None,
@@ -585,7 +588,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
 
     def in_order(self) -> RootDataset:
         """The same events in the order of files and entries, unmixed, each once: for evaluation and prediction."""
-        return self._part(self._parts, shuffle=False, shares=None)
+        return self._part(self._parts, shuffle=False, shares=None, augmentation=None)
 
     def masked(self, mask: bool = True) -> RootDataset:
         """The same events with the mask, or without it."""
@@ -616,6 +619,20 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         shares = [1.0] * len(self.files) if isinstance(law, str) else law
         target = resolve_target("mixing shares", shares, self.files) or Target()
         return self._part(self._parts, shares=target.per_file)
+
+    def augmented(self, how: Augmentation) -> RootDataset:
+        """The same events, each changed at random in each epoch; meant for training.
+
+        What is random depends on the seed, the epoch and the place of the event in it alone, so that `starting_at`
+        gives the same bits.  `in_order` gives the events as they are.
+
+        Raises:
+            PlanError: names of no feature, or ``layout="ragged"``.
+        """
+        if self._settings.layout == "ragged":
+            raise PlanError("augmentation is of the rectangle of objects: take another layout than 'ragged'")
+        how.branches(self.specs)
+        return self._part(self._parts, augmentation=how)
 
     def composition(self) -> dict[float, int]:
         """Events per label in an epoch, where labels are given per file."""

@@ -15,7 +15,7 @@ import uproot
 import mlaas4hep_tf
 from mlaas4hep_tf.cli import main
 
-COMMANDS = ["scan", "train", "evaluate", "predict", "export", "bench", "models"]
+COMMANDS = ["scan", "train", "evaluate", "predict", "export", "bench", "drift", "models", "runs", "service"]
 PROGRAM = str(Path(sys.executable).with_name("mlaas4hep-tf"))
 
 

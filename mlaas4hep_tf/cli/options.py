@@ -16,6 +16,7 @@ import typer
 from mlaas4hep_tf.analysis.rules import analysis
 from mlaas4hep_tf.cli.output import talks
 from mlaas4hep_tf.cli.parsing import (
+    augmentation,
     branch_name,
     categories,
     class_weights,
@@ -303,6 +304,14 @@ class Training:
     continue_from: Annotated[
         Path | None, training("--continue-from", metavar="RUN", help="Train the model of that run on, with its specs.")
     ] = None
+    augment: Annotated[
+        list[str] | None,
+        training(
+            "--augment",
+            metavar="WHAT=BRANCHES[:NUMBER]",
+            help="Change training events at random: rotate=*_phi, flip=*_eta, drop=Jet:0.1, smear=*_pt:0.05.",
+        ),
+    ] = None
     params: Annotated[Path | None, training("--params", help="params.json of the paper's programs.")] = None
 
     def recipe(self) -> Recipe:
@@ -324,6 +333,7 @@ class Training:
             chunk_size=_first(self.chunk_size, paper.chunk_size), weights=self.weights, patience=self.patience,
             max_events=paper.events, mixing=mixing_law(self.mix), balanced=self.balanced, read=read,
             **learnt.options(), recipe=self.recipe(), class_weights=class_weights(self.class_weight),
+            augmentation=augmentation(self.augment),
             continue_from=os.path.abspath(self.continue_from) if self.continue_from else None,
         )  # fmt: skip
 
@@ -397,6 +407,58 @@ class Apart:
             raise ConfigError("--fold-by says how folds are told, so it needs --folds")
         folds = Folds(self.folds, self.fold_by) if self.folds is not None else None
         return {"hold_out": held_out(self.hold_out), "folds": folds}
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """What is exported: the model of a run, or an ONNX network behind the preprocessing of a run or of specs."""
+
+    run: Annotated[Path | None, typer.Option("--run", help="Run folder that `train` left.")] = None
+    onnx: Annotated[
+        Path | None, typer.Option("--onnx", metavar="FILE", help="Instead of the run's model: a network on its vector.")
+    ] = None
+    specs: Annotated[
+        Path | None, typer.Option("--specs", help="For --onnx without a run: specs of what it was trained on.")
+    ] = None
+    normalize: Annotated[
+        list[str] | None, typer.Option("--normalize", metavar="[BRANCH=]METHOD", help="And how, as for train.")
+    ] = None
+
+    def check(self) -> None:
+        """Say what is missing, before TensorFlow is imported."""
+        from mlaas4hep_tf.runs.config import describe
+        from mlaas4hep_tf.specs import Specs
+
+        if self.run is not None and (self.specs or self.normalize):
+            raise ConfigError("a run knows its specs and normalisation: leave --specs and --normalize out")
+        if self.run is not None:
+            describe(self.run)
+        elif self.onnx is None or self.specs is None:
+            raise ConfigError("name what is exported: --run RUN, --onnx FILE --run RUN, or --onnx FILE --specs FILE")
+        else:
+            Specs.load(self.specs)
+
+    def load(self) -> tuple[Any, Any, dict[str, Any]]:
+        """The model, what knows its preprocessing, and what the card says besides."""
+        from mlaas4hep_tf.heads import check as check_outputs
+        from mlaas4hep_tf.onnx_networks import from_onnx
+        from mlaas4hep_tf.runs.run import Run
+        from mlaas4hep_tf.specs import Specs
+        from mlaas4hep_tf.transforms.vector import Preprocessor
+
+        if self.run is None:
+            assert self.onnx is not None and self.specs is not None  # by check
+            preprocessor = Preprocessor(Specs.load(self.specs), normalization(self.normalize))
+            return from_onnx(self.onnx, preprocessor), preprocessor, {"network": self.onnx.name}
+        trained = Run.load(self.run)
+        if self.onnx is None:
+            told = trained.metrics
+            return trained.model, trained, {
+                "metrics": told["parts"], "seed": trained.config.seed, "trained": told["date"]
+            }  # fmt: skip
+        model = from_onnx(self.onnx, trained.preprocessor)
+        check_outputs(model, trained.task)
+        return model, trained, {"network": self.onnx.name}
 
 
 @dataclass(frozen=True)

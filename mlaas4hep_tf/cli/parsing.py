@@ -11,6 +11,7 @@ from mlaas4hep_tf.errors import ConfigError, LabelError
 
 if TYPE_CHECKING:
     from mlaas4hep_tf.drawing import HoldOut
+    from mlaas4hep_tf.transforms.augmentation import Augmentation
     from mlaas4hep_tf.transforms.image_axes import Axis
 
 
@@ -53,6 +54,17 @@ def named(option: str, given: list[str] | None) -> dict[str, str]:
         if name in found:
             raise ConfigError(f"{option} names {name!r} twice: {found[name]!r} and {expression!r}")
         found[name] = expression
+    return found
+
+
+def tags(given: list[str] | None) -> dict[str, str]:
+    """``NAME=TEXT``: name of a tag -> its text."""
+    found: dict[str, str] = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise ConfigError(f"a tag is NAME=TEXT, such as analysis=ttH, not {text!r}")
+        found[name] = value
     return found
 
 
@@ -130,6 +142,30 @@ def mixing_law(given: list[str] | None) -> Any:
     if not given:
         return "proportional"
     return given[0] if len(given) == 1 and "=" not in given[0] else dict(_pattern_number("--mix", g) for g in given)
+
+
+def augmentation(given: list[str] | None) -> Augmentation | None:
+    """``rotate=PATTERN``, ``flip=PATTERN``, ``drop=GROUP:NUMBER`` and ``smear=PATTERN:NUMBER``."""
+    from mlaas4hep_tf.transforms.augmentation import Augmentation
+
+    if not given:
+        return None
+    turned: dict[str, list[str]] = {"rotate": [], "flip": []}
+    changed: dict[str, dict[str, float]] = {"drop": {}, "smear": {}}
+    for text in given:
+        what, _, said = text.partition("=")
+        name, _, number = said.rpartition(":")
+        try:
+            if what in turned and said:
+                turned[what].append(said)
+                continue
+            changed[what][name] = float(number)
+        except (KeyError, ValueError):
+            raise ConfigError(
+                "--augment needs rotate=BRANCHES, flip=BRANCHES, drop=GROUP:NUMBER or smear=BRANCHES:NUMBER, "
+                f"not {text!r}"
+            ) from None
+    return Augmentation(tuple(turned["rotate"]), tuple(turned["flip"]), **changed)
 
 
 def class_weights(given: list[str] | None) -> dict[str, float] | None:

@@ -24,6 +24,7 @@ from mlaas4hep_tf.streaming.open_files import befriended, inspect_source
 from mlaas4hep_tf.streaming.position import differences
 from mlaas4hep_tf.streaming.targets import Labels, PerFile, check_law, flat_branch, per_file
 from mlaas4hep_tf.tasks import QUANTILES, Regression, Task, class_names, classes_of, numbered
+from mlaas4hep_tf.transforms.augmentation import Augmentation
 from mlaas4hep_tf.transforms.image_axes import Image
 from mlaas4hep_tf.transforms.normalize import Normalize, by_branch, check_normalize
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 PARTS = ("train", "validation", "test")
 SPLIT, SPLIT_OF_REST = (0.64, 0.16, 0.20), (0.8, 0.2)  # the paper's, and what is left of it without the test
 MODEL, MODEL_SOURCE = "model.keras", "model.py"  # in a run folder
+_CONFIGURED = ("recipe", "image", "augmentation", "hold_out", "folds")  # parts that are configurations themselves
+METRICS = "metrics.json"  # in a run folder that is complete
 CHECKPOINT = "training.ckpt"  # in a run folder, as long as it is trained
 
 
@@ -60,6 +63,7 @@ class RunConfig:
         quantiles: of that number, for ``loss="quantile"``; by default 0.16, 0.5 and 0.84.
         recipe: how the weights are found.
         class_weights: name of a class -> factor of the weight of its events in training.
+        augmentation: random changes of the events that are trained on.
         continue_from: run folder whose model is trained on; None: a new one.
         hold_out: events that are no part of training; without folds they are the test part.
         folds: the parts are folds of what is not held out, and there is a model for each of them.
@@ -94,6 +98,7 @@ class RunConfig:
     hold_out: HoldOut | None = None
     folds: Folds | None = None
     fold: int = 0
+    augmentation: Augmentation | None = None
     read: ReadOptions = DEFAULT_READ
 
     def __post_init__(self) -> None:
@@ -146,6 +151,8 @@ class RunConfig:
             by_branch(specs, self.normalize)
             if self.image is not None:
                 self.image.check(specs)
+            if self.augmentation is not None:
+                self.augmentation.branches(specs)
         class_names(self.labels, self.signal)
         sources = expand(self.files, tree or None)
         if self.read.on_bad_file == "raise" and not any(s.listing or s.tree is None for s in sources):
@@ -224,9 +231,8 @@ class RunConfig:
     def to_json(self) -> dict[str, Any]:
         """The content of ``config.json``, where the options of reading stand beside the others."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "read"}
-        image = asdict(self.image) if self.image is not None else None
-        drawn = {name: asdict(one) if (one := getattr(self, name)) else None for name in ("hold_out", "folds")}
-        return own | {"recipe": asdict(self.recipe), "image": image} | drawn | self.read.to_json()
+        parts = {name: asdict(one) if (one := getattr(self, name)) is not None else None for name in _CONFIGURED}
+        return own | parts | self.read.to_json()
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> RunConfig:
@@ -236,6 +242,8 @@ class RunConfig:
             TypeError: keys that are missing or unknown.
         """
         content = {**content, "recipe": Recipe(**content["recipe"])} if "recipe" in content else content
+        if content.get("augmentation") is not None:
+            content = {**content, "augmentation": Augmentation.from_json(content["augmentation"])}
         reading = {f.name for f in fields(ReadOptions)} & set(content)
         own: dict[str, Any] = {name: value for name, value in content.items() if name not in reading}
         own |= {name: make(**own[name]) for name, make in (("hold_out", HoldOut), ("folds", Folds)) if own.get(name)}
@@ -281,7 +289,7 @@ def check_new(folder: str | os.PathLike[str], *, overwrite: bool, resume: bool =
     """Raise ConfigError where a run is already, or one that was begun, unless it may be replaced or gone on with."""
     if overwrite and resume:
         raise ConfigError("a run is either gone on with or begun anew: resume or overwrite, not both")
-    if (Path(folder) / "metrics.json").exists() and not overwrite:
+    if (Path(folder) / METRICS).exists() and not overwrite and not resume:
         raise ConfigError(f"{folder} holds a run already; choose another folder, or overwrite it (--overwrite)")
     if (Path(folder) / CHECKPOINT).exists() and not overwrite and not resume:
         raise ConfigError(

@@ -28,6 +28,7 @@ from mlaas4hep_tf.models import build, definitions, wants_mask
 from mlaas4hep_tf.resume import Together
 from mlaas4hep_tf.runs.config import (
     CHECKPOINT,
+    METRICS,
     MODEL,
     MODEL_SOURCE,
     Described,
@@ -115,7 +116,8 @@ def train_run(
     `MissingExtraWarning` says so before anything is read.
 
     As long as it trains, a checkpoint lies in the folder, with which `resume` goes on to the same model
-    (`resume.Resume`); it is written every so many steps or seconds, and when an `interrupt` asks for it.
+    (`resume.Resume`), and behind its end has nothing to do; it is written every so many steps or seconds, and when an
+    `interrupt` asks for it.
 
     Of several `processes` that train one model each calls this.  The size of a batch is that of each.  The first one
     alone writes, and judges the model when the others have ended; the run of the others has no metrics.
@@ -147,6 +149,8 @@ def _train(
     config = replace(config, files=files, friends=friends, model=_own_file(config.model))
     if resume:
         check_same(folder, config)
+        if (folder / METRICS).exists():
+            return Run.load(folder)
     keras.utils.set_random_seed(config.seed)
     ds = config.dataset(specs, mask=False)
     task = task_of(config, ds.specs, ds.composition())
@@ -203,14 +207,20 @@ def _shards(
     own = [parts["train"], parts["validation"]]
     if processes.count > 1:
         own = [part.shard(processes.count, processes.index, even=True) for part in own]
-    return own[0].mixed(config.mixing), own[1]
+    return _for_training(config, own[0]), own[1]
+
+
+def _for_training(config: RunConfig, part: RootDataset) -> RootDataset:
+    mixed = part.mixed(config.mixing)
+    return mixed if config.augmentation is None else mixed.augmented(config.augmentation)
 
 
 def _with_others(config: RunConfig, parts: Mapping[str, RootDataset], processes: Processes) -> dict[str, Any]:
     """What `fit` is told of the other processes."""
     if processes.count == 1:
         return {}
-    whole = Together(parts["train"].mixed(config.mixing), parts["validation"], processes.count, processes.writes)
+    train = _for_training(config, parts["train"])
+    whole = Together(train, parts["validation"], processes.count, processes.writes)
     return {"together": whole, "callbacks": [Watchdog(processes.step_timeout_s)]}
 
 

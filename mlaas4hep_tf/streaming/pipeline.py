@@ -22,6 +22,8 @@ from mlaas4hep_tf.streaming.chunks import Room, Stream
 from mlaas4hep_tf.streaming.forks import NAME
 from mlaas4hep_tf.streaming.plan import Plan
 from mlaas4hep_tf.streaming.position import Cursor
+from mlaas4hep_tf.transforms.augment import Augmenter
+from mlaas4hep_tf.transforms.augmentation import Augmentation
 from mlaas4hep_tf.transforms.vector import Preprocessor
 
 DataLayout = Literal["vector", "columns", "ragged", "image"]
@@ -46,6 +48,7 @@ class PipelineOptions:
     layout: DataLayout
     mask: bool
     shares: tuple[float, ...] | None = None
+    augmentation: Augmentation | None = None
 
 
 def build_pipeline(
@@ -110,7 +113,9 @@ def _settings() -> tf.data.Options:
 
 
 def _steps(stream: Stream, plan: Plan, cursor: Cursor, step: int, room: Room | None) -> tf.data.Dataset:
-    """Steps (rows, flat, bounds, groups, targets): the rows of a step, and the whole packed chunk they lie in.
+    """Steps (rows, turn, flat, bounds, groups, targets): the rows of a step, and the whole packed chunk they lie in.
+
+    `turn` is the numbers of epoch and chunk.
 
     TensorFlow never forgets a Python function that a graph has called, so the one here holds stream, plan and cursor
     weakly; the RootDataset holds them, and every dataset and iterator made from it holds the RootDataset.
@@ -122,8 +127,17 @@ def _steps(stream: Stream, plan: Plan, cursor: Cursor, step: int, room: Room | N
         alive, its_plan, its_cursor = weak_stream(), weak_plan(), weak_cursor()
         if alive is None or its_plan is None or its_cursor is None:
             raise ReferenceError("the RootDataset that this iterator reads from is gone; keep a reference to it")
-        for order, flat, bounds, *rest in alive.chunks(its_plan, its_cursor.begin(), room):
-            yield order, flat, bounds, tuple(rest[: len(groups)]), tuple(rest[len(groups) :])
+        start = its_cursor.begin()
+        first = start.batch * its_plan.batch_size // its_plan.chunk_size
+        for number, (order, flat, bounds, *rest) in enumerate(alive.chunks(its_plan, start, room), first):
+            yield (
+                order,
+                np.array([start.epoch, number], np.int32),
+                flat,
+                bounds,
+                tuple(rest[: len(groups)]),
+                tuple(rest[len(groups) :]),
+            )
 
     def cut(order: tf.Tensor, *chunk: Any) -> tf.data.Dataset:
         starts = tf.data.Dataset.range(0, tf.shape(order, tf.int64)[0], step)
@@ -134,7 +148,7 @@ def _steps(stream: Stream, plan: Plan, cursor: Cursor, step: int, room: Room | N
 
     groups = stream.layout.groups
     signature = (
-        tf.TensorSpec((None,), tf.int32), matrix(len(stream.layout.flat)),
+        tf.TensorSpec((None,), tf.int32), tf.TensorSpec((2,), tf.int32), matrix(len(stream.layout.flat)),
         matrix(2 * len(groups), tf.int32), tuple(matrix(len(names)) for _, names in groups),
         tuple(tf.TensorSpec((None,), tf.as_dtype(target.dtype)) for target in stream.targets),
     )  # fmt: skip
@@ -144,10 +158,11 @@ def _steps(stream: Stream, plan: Plan, cursor: Cursor, step: int, room: Room | N
 def _compiled(preprocessor: Preprocessor, options: PipelineOptions, plan: Plan) -> bool:
     """Whether XLA compiles the step.
 
-    Ragged tensors have no shape to compile for; in images sums would change, and so would logarithms.
+    Ragged tensors have no shape to compile for; in images sums would change, and so would logarithms, which
+    augmentation takes too.
     """
     same = options.layout in ("vector", "columns") and not preprocessor.scaling.has_logarithms
-    return same and plan.entries >= COMPILED_ENTRIES and compiles()
+    return same and options.augmentation is None and plan.entries >= COMPILED_ENTRIES and compiles()
 
 
 @cache
@@ -185,7 +200,8 @@ def _step(preprocessor: Preprocessor, options: PipelineOptions, plan: Plan, step
 
 def _finish(
     preprocessor: Preprocessor, options: PipelineOptions, constants: tuple[tf.Tensor, ...],
-    rows: tf.Tensor, flat: tf.Tensor, bounds: tf.Tensor, groups: tuple[tf.Tensor, ...], targets: tuple[tf.Tensor, ...],
+    rows: tf.Tensor, turn: tf.Tensor, flat: tf.Tensor, bounds: tf.Tensor, groups: tuple[tf.Tensor, ...],
+    targets: tuple[tf.Tensor, ...],
 ) -> Any:  # fmt: skip
     """The rows of one step in the form that the user asked for."""
     flat = tf.gather(flat, rows)
@@ -194,7 +210,10 @@ def _finish(
     if options.layout == "ragged":
         x = preprocessor.ragged(flat, packed)
     else:
-        x = _dense(preprocessor, options, constants, preprocessor.from_packed(flat, packed))
+        raw = preprocessor.from_packed(flat, packed)
+        if options.augmentation is not None:
+            raw = Augmenter(options.augmentation, preprocessor, options.seed)(raw, turn, rows)
+        x = _dense(preprocessor, options, constants, raw)
     return (x, *(tf.gather(target, rows) for target in targets)) if targets else x
 
 
