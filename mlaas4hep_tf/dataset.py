@@ -29,7 +29,7 @@ from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
 from mlaas4hep_tf.streaming.forks import check_process
 from mlaas4hep_tf.streaming.kept import Keep, check_keep, make_kept
 from mlaas4hep_tf.streaming.open_files import befriended, inspect_files
-from mlaas4hep_tf.streaming.pipeline import MASK_SUFFIX, DataLayout, PipelineOptions, build_pipeline
+from mlaas4hep_tf.streaming.pipeline import MASK_SUFFIX, DataLayout, PipelineOptions, build_pipeline, make_finished
 from mlaas4hep_tf.streaming.plan import EntryRange, make_plan, partition, split_sizes
 from mlaas4hep_tf.streaming.position import BEGINNING, Cursor, Position, describe_order, make_state, read_state
 from mlaas4hep_tf.streaming.skipped import Skipped, account
@@ -322,7 +322,8 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             seed=options.seed, shares=options.shares, raw_offsets=stream.raw_offsets,
         )  # fmt: skip
         self._cursor = Cursor(start)
-        self._pipeline = build_pipeline(stream, preprocessor, options, self.plan, self._cursor)
+        self._finished = make_finished(stream, preprocessor, options, self.plan)
+        self._pipeline = build_pipeline(stream, preprocessor, options, self.plan, self._cursor, self._finished)
         super().__init__(tf.data.experimental.to_variant(self._pipeline))
 
     def _inputs(self) -> list[tf.data.Dataset]:  # abstract in tf.data.Dataset, so every subclass has it

@@ -13,6 +13,7 @@
     ├── ReaderError          reader processes that die again and again, or a process that cannot read
     ├── ModelError           a model that cannot be loaded, or does not fit the data
     ├── ResumeError          a training that cannot go on: no checkpoint of it, or one of other events or another model
+    ├── RegistryError        a model, run or search that the registry does not know, or a change that it refuses
     ├── MissingExtra         a part that an extra installs (`mlaas4hep_tf[report]`) and that is not there
     └── ConfigError          a parameter file or command line that cannot be understood
 
@@ -77,6 +78,9 @@ class ModelError(MlaasError): ...
 
 
 class ResumeError(MlaasError): ...
+
+
+class RegistryError(MlaasError): ...
 
 
 class ConfigError(MlaasError): ...

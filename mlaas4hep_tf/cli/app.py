@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -50,7 +51,6 @@ from mlaas4hep_tf.cli.output import (
     print_bench,
     print_error,
     print_json,
-    print_models,
     print_parts,
     print_rate,
     print_run,
@@ -59,19 +59,26 @@ from mlaas4hep_tf.cli.output import (
     specs_figures,
     talks,
 )
-from mlaas4hep_tf.cli.parsing import friends, groups, patterns
+from mlaas4hep_tf.cli.parsing import friends, groups, patterns, tags
+from mlaas4hep_tf.cli.registry import models, open_registry, runs
 from mlaas4hep_tf.errors import ConfigError, MlaasError
 from mlaas4hep_tf.io.branches import IDENTIFIERS
 from mlaas4hep_tf.io.formats import FORMATS, check_format
 
 if TYPE_CHECKING:
     from mlaas4hep_tf.exporter import Format
+    from mlaas4hep_tf.registry.registry import Registry
     from mlaas4hep_tf.runs.params import PaperParams
+    from mlaas4hep_tf.runs.run import Run
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False,
     help="Train TensorFlow models on ROOT files and export them for serving.",
 )  # fmt: skip
+
+
+app.add_typer(models, name="models")
+app.add_typer(runs, name="runs")
 
 
 def _print_version(asked: bool) -> None:
@@ -174,6 +181,17 @@ def train(
     checkpoint_every: Annotated[
         str, output("--checkpoint-every", metavar="STEPS|SECONDSs", help="As 500 or 60s: how much a crash may cost.")
     ] = "60s",
+    registry: Annotated[
+        str | None, output("--registry", metavar="FOLDER|URI", help="Keep the run there, to be found again.")
+    ] = None,
+    register: Annotated[
+        str | None, output("--register", metavar="NAME", help="Make it the next version of that model there.")
+    ] = None,
+    tag: Annotated[list[str] | None, output("--tag", metavar="NAME=TEXT", help="Of the version.")] = None,
+    against: Annotated[
+        Path | None,
+        output("--against", metavar="RUN", help="Compare with that run on the held-out events: judgement.json."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Pass 2: train a model and leave a run folder with metrics, plots and report.
@@ -181,11 +199,14 @@ def train(
     Ctrl-C ends it with a checkpoint; the same command with --resume goes on.
     """
     from mlaas4hep_tf.checkpoints import Every
-    from mlaas4hep_tf.runs.config import CHECKPOINT, check_new
+    from mlaas4hep_tf.runs.config import CHECKPOINT, METRICS, check_new, describe
     from mlaas4hep_tf.runs.interrupt import within_two_seconds
     from mlaas4hep_tf.transforms.normalize import distributed_patterns
 
     Every.parse(checkpoint_every)
+    kept = _registry(registry, register)
+    if against is not None:
+        describe(against)
 
     paper = _paper(training.params)
     named = reading.locate(files, paper.redirector)
@@ -195,7 +216,9 @@ def train(
     config = training.config(named, labels, learnt, paper, read)
     config = replace(config, image=drawing.image(), friends=friends(choice.friend) or None, **apart.options())
     check_new(folder, overwrite=overwrite, resume=resume)
-    if resume and not (folder / CHECKPOINT).exists():
+    if resume and (folder / METRICS).exists():
+        note(f"{folder} was trained to its end already")
+    elif resume and not (folder / CHECKPOINT).exists():
         note(f"{folder} has no checkpoint yet: training begins at the beginning")
     config.check(choice.tree or paper.tree)
     specs = choice.known(cuts, training.continue_from)
@@ -218,12 +241,48 @@ def train(
             )  # fmt: skip
         except KeyboardInterrupt:
             interrupt.leave()
+    _judge(run, against)
+    told = _keep(kept, run, register, tags(tag))
     if as_json:
-        print_json({**run.metrics, "run": str(folder)})
+        print_json({**run.metrics, "run": str(folder), **told})
         return
     print_run(run.metrics)
     report = folder / "report.html"
     out.print(f"report: {report}" if report.exists() else f"run folder: {folder}", soft_wrap=True)
+    for what, value in told.items():
+        out.print(f"{what}: {value}", soft_wrap=True)
+
+
+def _registry(where: str | None, name: str | None) -> Registry | None:
+    """The registry that a run is to be kept in, opened before anything is trained."""
+    if where is None:
+        if name is not None:
+            raise ConfigError(f"--register {name} needs a registry to do so: --registry FOLDER")
+        return None
+    opened = open_registry(where)
+    if name is not None:
+        opened.check_name(name)
+    return opened
+
+
+def _judge(run: Run, against: Path | None) -> None:
+    """Leave in a run folder how it compares with another one."""
+    if against is None:
+        return
+    from mlaas4hep_tf.runs.judging import judge_run
+
+    judge_run(run, against)
+
+
+def _keep(registry: Registry | None, run: Run, name: str | None, tagged: Mapping[str, str]) -> dict[str, str]:
+    """What a run is in the registry, once it is kept there."""
+    if registry is None:
+        return {}
+    if name is None:
+        return {"registered run": registry.keep(run.folder)}
+    from mlaas4hep_tf.registry.registering import register_run
+
+    return {"model": f"{name} version {register_run(registry, run, name, tagged)}"}
 
 
 def _with_resume(command: str) -> str:
@@ -413,13 +472,26 @@ def bench(
         print_bench(result, rounds, environment())
 
 
-app.command(epilog="Example: mlaas4hep-tf drift http://localhost:8501 --model tth")(drift)
+for place in (app, models):
+    place.command(epilog="Example: mlaas4hep-tf drift http://localhost:8501 --model tth")(drift)
 
 
-@app.command(epilog="Example: mlaas4hep-tf models")
-def models() -> None:
-    """List the models that are built in."""
-    print_models()
+@app.command(epilog="Example: mlaas4hep-tf service --config service.toml")
+def service(
+    config: Annotated[Path, typer.Option("--config", help="service.toml; where there is none, one is begun.")] = Path(
+        "service.toml"
+    ),
+) -> None:
+    """Hear of new data, train, judge and publish, until it is ended; a page shows it all."""
+    from mlaas4hep_tf.errors import need
+
+    need("service", "mlflow", "fastapi", "uvicorn", "jinja2", "jwt", purpose="a training service does")
+    from mlaas4hep_tf.service.config import load
+    from mlaas4hep_tf.service.main import run
+
+    loaded = load(config)
+    out.print(f"{', '.join(loaded.projects) or 'no projects yet'}: http://{loaded.host}:{loaded.port}/", soft_wrap=True)
+    run(loaded)
 
 
 def main() -> None:

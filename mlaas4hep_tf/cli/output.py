@@ -43,7 +43,7 @@ def print_json(content: Mapping[str, Any]) -> None:
 
 
 def print_models() -> None:
-    table = _table("model", "takes", "from", "what it is")
+    table = new_table("model", "takes", "from", "what it is")
     for one in BUILT_IN:
         table.add_row(one.name, one.inputs, "shell" if one.shell else "Python", _escape(one.what))
     out.print(table)
@@ -75,7 +75,7 @@ def specs_figures(specs: Specs) -> dict[str, Any]:
 
 
 def print_specs(specs: Specs) -> None:
-    table = _table("group", "branches", "largest", "kept", "mean", "names (all with --json)")
+    table = new_table("group", "branches", "largest", "kept", "mean", "names (all with --json)")
     table.add_row("(flat)", str(len(specs.flat)), "", "", "", shorten((b.name for b in specs.flat), MOST_NAMES))
     for group, members in specs.groups.items():
         first = members[0]
@@ -106,7 +106,7 @@ def _names(group: str, members: Sequence[BranchSpec]) -> str:
 def _cut_flow(flow: CutFlow) -> Table:
     labels = flow.by_label() if len(flow.by_label()) > 1 else {}
     heads = (f"label {label:g}" for label in labels if label is not None)
-    table = _table("condition", "events", "of those before", *heads)
+    table = new_table("condition", "events", "of those before", *heads)
     per_label = [own.events for label, own in labels.items() if label is not None]
     for number, (name, events, share, _) in enumerate(flow.steps()):
         table.add_row(name, f"{events:,}", f"{share:.1%}" if number else "", *(f"{own[number]:,}" for own in per_label))
@@ -129,7 +129,7 @@ def print_run(metrics: Mapping[str, Any]) -> None:
 
 def print_composition(epochs: Sequence[Mapping[str, int]]) -> None:
     """What each epoch of a mixing law was made of."""
-    table = _table("events of", *(f"epoch {n}" for n in range(1, len(epochs) + 1)))
+    table = new_table("events of", *(f"epoch {n}" for n in range(1, len(epochs) + 1)))
     for url in sorted({url for epoch in epochs for url in epoch}):
         table.add_row(os.path.basename(url), *(f"{epoch.get(url, 0):,}" for epoch in epochs))
     out.print(table)
@@ -141,7 +141,7 @@ def print_parts(parts: Mapping[str, Mapping[str, Any]]) -> None:
         _print_residuals(parts)
         return
     several = any("pairs" in part for part in parts.values())
-    table = _table("part", "events", "mean AUC" if several else "AUC", "", "accuracy", "")
+    table = new_table("part", "events", "mean AUC" if several else "AUC", "", "accuracy", "")
     for name, part in parts.items():
         table.add_row(
             name, f"{part['events']:,}", *_with_error(part["auc"], part["auc_error"]),
@@ -153,7 +153,7 @@ def print_parts(parts: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _print_residuals(parts: Mapping[str, Mapping[str, Any]]) -> None:
-    table = _table("part", "events", "bias", "", "resolution", "RMSE")
+    table = new_table("part", "events", "bias", "", "resolution", "RMSE")
     for name, part in parts.items():
         bias = _with_error(part["bias"], part["bias_error"], ".4g", ".2g")
         table.add_row(name, f"{part['events']:,}", *bias, f"{part['resolution']:.4g}", f"{part['rmse']:.4g}")
@@ -164,7 +164,7 @@ def _print_separations(name: str, part: Mapping[str, Any]) -> None:
     """Each class against the rest and each pair, with the rejection of background at some efficiencies."""
     rows = {f"{one} / rest": found for one, found in part["classes"].items()} | part["pairs"]
     efficiencies = [*next(iter(rows.values()))["rejection"]]
-    table = _table(f"{name}, rejection at", "AUC", "", *(f"{float(e):.0%}" for e in efficiencies))
+    table = new_table(f"{name}, rejection at", "AUC", "", *(f"{float(e):.0%}" for e in efficiencies))
     for what, found in rows.items():
         rejected = [found["rejection"].get(e, {"value": None, "error": None}) for e in efficiencies]
         told = [
@@ -184,15 +184,21 @@ def _with_error(value: float | None, error: float | None, form: str = ".4f", of_
 
 
 def print_bench(result: Bench, rounds: int, environment: str) -> None:
-    table = _table("way", "events/s", "MB/s", "of dataset_1024")
+    table = new_table("way", "events/s", "least", "most", "MB/s", "of dataset_1024")
     for name in result.rates:
         rate = result.rate(name)
         share = f"{rate / result.rate('dataset_1024'):.3g}"
-        table.add_row(name, f"{rate:,.0f}", f"{rate * result.bytes_per_event / 1e6:.1f}", share)
+        spread = [f"{bound(result.rates[name]):,.0f}" for bound in (min, max)]
+        table.add_row(name, f"{rate:,.0f}", *spread, f"{rate * result.bytes_per_event / 1e6:.1f}", share)
     out.print(table)
     for name, ratio in result.to_json()["ratios"].items():
         out.print(f"{name:32} {ratio:8.2f}")
     out.print(f"peak memory of all processes: {result.peak_rss_mb:,.0f} MB; median of {rounds} rounds")
+    if result.disturbed:
+        out.print(
+            f"{result.disturbed} of {rounds * len(result.rates)} rounds were disturbed by other processes, though they "
+            "were repeated: read the figures with care"
+        )
     out.print(environment)
 
 
@@ -200,7 +206,7 @@ def print_rate(events: int, seconds: float, target: object) -> None:
     out.print(f"{events:,} events in {seconds:.1f} s ({events / seconds:,.0f} events/s) -> {target}", soft_wrap=True)
 
 
-def _table(*columns: str) -> Table:
+def new_table(*columns: str) -> Table:
     return Table(*columns, box=None, pad_edge=False)
 
 

@@ -57,6 +57,17 @@ def named(option: str, given: list[str] | None) -> dict[str, str]:
     return found
 
 
+def tags(given: list[str] | None) -> dict[str, str]:
+    """``NAME=TEXT``: name of a tag -> its text."""
+    found: dict[str, str] = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise ConfigError(f"a tag is NAME=TEXT, such as analysis=ttH, not {text!r}")
+        found[name] = value
+    return found
+
+
 _EXAMPLES = {"--objects": "Jet=Jet_pt > 30", "--order": "Jet=-Jet_pt", "--define": "ht=sum(Jet_pt)"}
 
 

@@ -35,6 +35,7 @@ PARTS = ("train", "validation", "test")
 SPLIT, SPLIT_OF_REST = (0.64, 0.16, 0.20), (0.8, 0.2)  # the paper's, and what is left of it without the test
 MODEL, MODEL_SOURCE = "model.keras", "model.py"  # in a run folder
 _CONFIGURED = ("recipe", "image", "augmentation", "hold_out", "folds")  # parts that are configurations themselves
+METRICS = "metrics.json"  # in a run folder that is complete
 CHECKPOINT = "training.ckpt"  # in a run folder, as long as it is trained
 
 
@@ -288,7 +289,7 @@ def check_new(folder: str | os.PathLike[str], *, overwrite: bool, resume: bool =
     """Raise ConfigError where a run is already, or one that was begun, unless it may be replaced or gone on with."""
     if overwrite and resume:
         raise ConfigError("a run is either gone on with or begun anew: resume or overwrite, not both")
-    if (Path(folder) / "metrics.json").exists() and not overwrite:
+    if (Path(folder) / METRICS).exists() and not overwrite and not resume:
         raise ConfigError(f"{folder} holds a run already; choose another folder, or overwrite it (--overwrite)")
     if (Path(folder) / CHECKPOINT).exists() and not overwrite and not resume:
         raise ConfigError(

@@ -26,6 +26,7 @@ from mlaas4hep_tf.io.read_options import ReadOptions
 from mlaas4hep_tf.models import build, definitions, wants_mask
 from mlaas4hep_tf.runs.config import (
     CHECKPOINT,
+    METRICS,
     MODEL,
     MODEL_SOURCE,
     Described,
@@ -110,7 +111,8 @@ def train_run(
     `MissingExtraWarning` says so before anything is read.
 
     As long as it trains, a checkpoint lies in the folder, with which `resume` goes on to the same model
-    (`resume.Resume`); it is written every so many steps or seconds, and when an `interrupt` asks for it.
+    (`resume.Resume`), and behind its end has nothing to do; it is written every so many steps or seconds, and when an
+    `interrupt` asks for it.
 
     Raises:
         ResumeError: what was begun there is another training; says what differs.
@@ -134,6 +136,8 @@ def _train(
     config = replace(config, files=files, friends=friends, model=_own_file(config.model))
     if resume:
         check_same(folder, config)
+        if (folder / METRICS).exists():
+            return Run.load(folder)
     keras.utils.set_random_seed(config.seed)
     ds = config.dataset(specs, mask=False)
     task = task_of(config, ds.specs, ds.composition())

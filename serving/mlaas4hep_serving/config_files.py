@@ -47,8 +47,8 @@ def model_server_config(options: Options) -> ModelServerConfig:
     """
     if options.model_config_file:
         return read(options.model_config_file, ModelServerConfig)
-    if not options.model_base_path and options.enable_tfaas:
-        return ModelServerConfig()  # models come by upload
+    if not options.model_base_path and (options.enable_tfaas or options.publish_base_path):
+        return ModelServerConfig()  # models are brought by clients
     if not options.model_base_path:
         raise invalid_argument("Both --model_base_path and --model_config_file are empty: give one of them")
     config = ModelServerConfig()

@@ -73,6 +73,7 @@ class Options:
     tfaas_base_path: str = ""
     max_upload_processes: int = 4
     trust_uploads: bool = False
+    publish_base_path: str = ""
     shared_folder: str = ""
 
     def __post_init__(self) -> None:
@@ -137,6 +138,7 @@ _HELP = {
     "requests_per_second_per_client": "rate of one address, with bursts of twice as many; 0 is no limit",
     "enable_tfaas": "answer TFaaS's endpoints (/json, /proto, /image, /upload ...) on the HTTP port",
     "tfaas_base_path": "folder of the uploaded models; needs --enable_tfaas",
+    "publish_base_path": "folder of the models that are published, /v1/publish, with stable and canary versions",
     "max_upload_processes": "processes that uploaded models run in, one for each model in use",
     "trust_uploads": "run uploaded models in the server itself",
     "load_patience_seconds": "a version folder that stays incomplete for so long is told in log and status",

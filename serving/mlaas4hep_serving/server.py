@@ -40,9 +40,11 @@ from mlaas4hep_serving.models.savedmodel import SessionOptions, to_wait_for
 from mlaas4hep_serving.models.versions import Version
 from mlaas4hep_serving.options import Options
 from mlaas4hep_serving.prediction import Handlers
+from mlaas4hep_serving.publishing import Published
 
 log = logging.getLogger(__name__)
 SHARED_POLL = 0.2  # seconds until all processes have taken a config that one was given
+PUBLISHED_POLL = 0.5  # seconds until what was published in the folder is served
 METRICS_PATH = "/monitoring/prometheus/metrics"
 
 
@@ -77,8 +79,11 @@ class Server:
             tensor_content=options.enable_serialization_as_tensor_content,
         )
         self.repository.configure(config)
+        self._published = _published(options, self.repository)
         self.repository.start()
         self._stopping = threading.Event()
+        if self._published is not None:
+            self._every(PUBLISHED_POLL, self._published.poll)
         if options.model_config_file and options.model_config_file_poll_wait_seconds > 0:
             self._every(options.model_config_file_poll_wait_seconds, self._read_config_file)
         if folder is not None:
@@ -129,7 +134,13 @@ class Server:
             options.rest_api_enable_cors_support,
             _metrics_path(options),
             options.rest_api_num_threads,
-            routes=[guard.count, pages, *([DriftPages(self.drift)] if self.drift else []), *self._tfaas(guard)],
+            routes=[
+                guard.count,
+                pages,
+                *([self._published] if self._published else []),
+                *([DriftPages(self.drift)] if self.drift else []),
+                *self._tfaas(guard),
+            ],
             more_metrics=self.drift.text if self.drift else lambda: "",
             admit=guard.http,
             max_body=options.max_request_bytes,
@@ -185,6 +196,10 @@ class SharedConfig:
             return None
         self._known = found
         return ModelServerConfig.FromString(found)
+
+
+def _published(options: Options, repository: Repository) -> Published | None:
+    return Published(Path(options.publish_base_path), repository) if options.publish_base_path else None
 
 
 def _model_options(options: Options) -> ModelOptions:

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -81,8 +82,10 @@ def test_it_goes_on_to_its_end(begun):
     assert run.metrics["epochs"] == 3 == len(run.metrics["composition"])
     assert {sum(epoch.values()) for epoch in run.metrics["composition"]} == {512}
     assert not (folder / "training.ckpt").exists()
+    again = train_run(config, specs, folder, resume=True)  # nothing is left to do
+    assert again.metrics == json.loads(json.dumps(run.metrics))
     with pytest.raises(ConfigError, match="holds a run already"):
-        train_run(config, specs, folder, resume=True)
+        train_run(config, specs, folder)
 
 
 def test_ctrl_c_ends_a_process_that_waits_for_ever():

@@ -29,6 +29,7 @@ _PREDICT = re.compile(r"/v1/models/.*:(classify|regress|predict)|(/predict)?/(js
 _MODEL = re.compile(r"/v1/models/([^/:]+).*|/(?:params|delete)/([^/?]+).*", re.IGNORECASE | re.DOTALL)
 _IN_BODY = re.compile(r"(/predict)?/(json|proto|image)|/(upload|bundle|params|delete)")
 _UPLOADS = re.compile(r"/(upload|bundle|params|delete)(/.*)?")
+_PUBLISH = re.compile(r"/v1/publish/([^/]+)(/[^/]*)?")
 _RPC_SCOPES = {
     "Predict": Scope.PREDICT, "Classify": Scope.PREDICT, "Regress": Scope.PREDICT, "MultiInference": Scope.PREDICT,
     "GetModelMetadata": Scope.READ, "GetModelStatus": Scope.READ,
@@ -40,11 +41,16 @@ def scope_of(method: str, path: str) -> Scope | None:
     bare = path.partition("?")[0]
     if method in ("GET", "HEAD", "OPTIONS"):
         return None if bare in _OPEN else Scope.READ
+    if _PUBLISH.fullmatch(bare):
+        return Scope.PUBLISH
     return Scope.PREDICT if method == "POST" and _PREDICT.fullmatch(bare) else Scope.WRITE
 
 
 def models_of(path: str) -> Sequence[str] | None:
     """The model that a URL is about; none of them, or None where the body says."""
+    published = _PUBLISH.fullmatch(path.partition("?")[0])
+    if published:
+        return [unquote(published[1], errors="replace")]
     match = _MODEL.fullmatch(path)
     if match:
         return [unquote(match[1], errors="replace") if match[1] else match[2]]
@@ -167,7 +173,8 @@ class Guard:
     def http(self, request: Request) -> Reply | None:
         """The reply to a request that may not pass, else None."""
         scope = scope_of(request.method, request.path)
-        changes = scope is Scope.WRITE and bool(_UPLOADS.fullmatch(request.path.partition("?")[0]))
+        uploads = scope is Scope.WRITE and bool(_UPLOADS.fullmatch(request.path.partition("?")[0]))
+        changes = uploads or scope is Scope.PUBLISH
         try:
             self.check(
                 scope, _http_token(request), request.client, uploads=changes, models=models_of(request.path),

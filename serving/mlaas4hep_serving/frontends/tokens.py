@@ -25,16 +25,17 @@ _LEEWAY = 30  # seconds between the clocks of this machine and the issuer
 
 
 class Scope(Enum):
-    """What a request does: run a model, look at models, change them."""
+    """What a request does: run a model, look at models, upload some, publish those of the operator."""
 
     PREDICT = "predict"
     READ = "read"
     WRITE = "write"
+    PUBLISH = "publish"
 
 
 Scopes = frozenset[Scope]
-_SCOPE = re.compile(r"(?:model\.)?(predict|read|write)(?::(\S+))?")
-_SCOPES = "predict, read, write or, for one model, model.predict:NAME, model.read:NAME, model.write:NAME"
+_SCOPE = re.compile(r"(?:model\.)?(predict|read|write|publish)(?::(\S+))?")
+_SCOPES = "predict, read, write, publish or, for one model, model.predict:NAME, model.publish:NAME ..."
 
 
 @dataclass(frozen=True)

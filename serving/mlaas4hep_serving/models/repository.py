@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -32,6 +33,8 @@ from mlaas4hep_serving.errors import (
     unknown,
 )
 from mlaas4hep_serving.models.versions import (
+    CANARY,
+    STABLE,
     ModelConfig,
     State,
     Version,
@@ -142,11 +145,21 @@ class Repository:
         if spec.HasField("version"):
             return int(spec.version.value)
         if not spec.version_label:
-            return None
+            return self._of_the_traffic(spec.name)
         number = self._labels.get(spec.name, {}).get(spec.version_label)
         if number is None:
             raise invalid_argument(f"Unrecognized servable version label: {shown(spec.version_label)}")
         return number
+
+    def _of_the_traffic(self, name: str) -> int | None:
+        """What a request gets that names neither version nor label; None for the highest one."""
+        config = self._configs.get(name)
+        if config is None or config.canary_share is None:
+            return None
+        labels, answering = self._labels.get(name, {}), self.available(name)
+        canary = config.canary_share > 0 and random.random() < config.canary_share
+        wanted = labels.get(CANARY if canary else STABLE)
+        return wanted if wanted in answering else labels.get(STABLE) if labels.get(STABLE) in answering else None
 
     def release(self, version: Version) -> None:
         """End of what `acquire` began."""
@@ -230,7 +243,8 @@ class Repository:
         """Serve one more model, or its new versions, whatever `configure` is told.
 
         Raises:
-            ServingError: INVALID_ARGUMENT, a name of the config.
+            ServingError: INVALID_ARGUMENT, a name of the config; FAILED_PRECONDITION, a label for a version that is
+                not available: then labels stay as they are.
         """
         with self._poll_lock:
             with self._lock:
@@ -238,6 +252,10 @@ class Repository:
                     raise invalid_argument(f"Model {config.name} is one of the server's configuration")
                 self._added[config.name] = self._configs[config.name] = config
             self._reconcile_model(config)
+            with self._lock:
+                for label, number in config.labels.items():
+                    self._check_label(config.name, label, number)
+                self._labels[config.name] = dict(config.labels)
 
     def remove(self, name: str) -> None:
         """Stop serving a model that was `put`: no request that comes later is answered."""

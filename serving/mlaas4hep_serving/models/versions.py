@@ -16,6 +16,7 @@ from mlaas4hep_serving.config_files import PLATFORM
 from mlaas4hep_serving.errors import ServingError, invalid_argument, not_found
 
 _INT64 = 1 << 63
+STABLE, CANARY = "stable", "canary"  # labels that mean something to published models
 
 
 class State(IntEnum):
@@ -45,6 +46,7 @@ class ModelConfig:
     base_path: Path
     policy: Policy = Policy()
     labels: Mapping[str, int] = field(default_factory=dict)
+    canary_share: float | None = None  # of requests without version and label, the others get STABLE; None: the highest
 
 
 def versions_in(base: Path) -> dict[int, Path]:

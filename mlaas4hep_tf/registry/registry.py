@@ -1,0 +1,489 @@
+"""The registry: runs, and the models that they are versions of, in MLflow's store.
+
+MLflow keeps a run's parameters, metrics, tags, files (as its "datasets") and artifacts, and for a registered model its
+versions, each of one run, with aliases.  `CHAMPION` is the alias of the version that is served.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlaas4hep_tf.errors import RegistryError, near_misses, need
+from mlaas4hep_tf.registry.queries import parse
+from mlaas4hep_tf.registry.records import LEFT_OUT, Record, SeenFile, record_of
+from mlaas4hep_tf.runs.config import Described, describe
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
+    from mlflow.entities.model_registry import ModelVersion
+
+CHAMPION, PREVIOUS = "champion", "previous"  # the version that is served, and the one before it
+RUN, SAVEDMODEL = "run", "savedmodel"  # artifacts
+KEY = "mlaas4hep.key"  # tag of a run, by which a run folder that is kept twice is known
+PLACE = "registry.json"  # in a run folder: its key
+DEFAULT = "registry"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", re.ASCII)  # as of what is uploaded to the server
+_EXPERIMENT = "mlaas4hep"
+_BATCH = {"metrics": 1000, "params": 100, "tags": 100}  # that MLflow takes at a time
+_JOINED = 100  # runs whose versions are asked for at a time
+
+
+@dataclass(frozen=True)
+class RunEntry:
+    """A run as it is kept.
+
+    Attributes:
+        run: MLflow's number of the run.
+        params, metrics, tags: as in `records.Record`, and what was tagged later.
+        files: that it was trained on.
+        created: milliseconds since 1970.
+    """
+
+    run: str
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+    files: tuple[SeenFile, ...]
+    created: int
+
+
+@dataclass(frozen=True)
+class VersionEntry:
+    """A version of a model.
+
+    Attributes:
+        name, version: of the model.
+        aliases: ``champion`` ...
+        tags: of the version.
+        of: its run.
+        created: milliseconds since 1970.
+    """
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+    tags: Mapping[str, str]
+    of: RunEntry
+    created: int
+
+    @property
+    def auc(self) -> float | None:
+        """On the test part."""
+        return self.of.metrics.get("test.auc")
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A registered model: its tags, the newest version, and alias -> version."""
+
+    name: str
+    tags: Mapping[str, str]
+    newest: int | None
+    aliases: Mapping[str, int] = field(default_factory=dict)
+
+
+class Registry:
+    """The registry at a place.
+
+    Args:
+        where: a folder, in which a database and artifacts are made; or a URI that MLflow takes: ``sqlite:///``,
+            ``postgresql://``, ``http://`` of a tracking server.
+
+    Raises:
+        MissingExtra: MLflow is not installed.
+    """
+
+    def __init__(self, where: str | os.PathLike[str] = DEFAULT) -> None:
+        need("registry", "mlflow", purpose="a registry of runs and models does")
+        self.where = os.fspath(where)
+        folder = None if "://" in self.where else Path(self.where).resolve()
+        self.uri = self.where if folder is None else f"sqlite:///{folder}/mlflow.db?timeout=60"
+        self._lock = folder / ".lock" if folder is not None else None
+        self._artifacts = str(folder / "artifacts") if folder is not None else None
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        with self._alone():
+            self._client = _client(self.uri)
+            self._experiment = self._own_experiment()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One writer at a time: SQLite refuses a second one that has begun by reading."""
+        if self._lock is None:
+            yield
+            return
+        with self._lock.open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _own_experiment(self) -> str:
+        known = self._client.get_experiment_by_name(_EXPERIMENT)
+        if known is not None:
+            return str(known.experiment_id)
+        return str(self._client.create_experiment(_EXPERIMENT, artifact_location=self._artifacts))
+
+    @staticmethod
+    def check_name(name: str) -> None:
+        """Raise RegistryError for a name that can be no folder and no part of a URL."""
+        if not _NAME.fullmatch(name):
+            raise RegistryError(
+                "a model's name is 1 to 100 letters, digits, dots, dashes and underscores, not a dot first; "
+                f"not {name!r}"
+            )
+
+    # runs
+
+    def keep(self, folder: str | os.PathLike[str]) -> str:
+        """Keep a run folder; one that is kept already, even by halves, is not kept twice.  Returns the run.
+
+        Raises:
+            ConfigError: no complete run.
+        """
+        run = describe(folder)
+        return self.keep_record(_key(run), record_of(run), run.folder)
+
+    def keep_record(self, key: str, record: Record, folder: Path) -> str:
+        """`keep` of what is known already; a key is kept once."""
+        with self._alone():
+            found = self._by_key(key)
+            if found is not None and found.info.status == "FINISHED":
+                return str(found.info.run_id)
+            new = found or self._client.create_run(self._experiment, tags={KEY: key}, run_name=folder.name)
+            number = str(new.info.run_id)
+            self._log(number, record)
+            self._log_folder(number, folder)
+            self._client.set_terminated(number)
+        return number
+
+    def _by_key(self, key: str) -> MlflowRun | None:
+        found = self._client.search_runs([self._experiment], f"tags.`{KEY}` = '{key}'", max_results=1)
+        return found[0] if found else None
+
+    def _log(self, number: str, record: Record) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+
+        final = [Metric(name, value, 0, 0) for name, value in record.metrics.items()]
+        curves = [Metric(name, value, 0, epoch) for name, value, epoch in record.curves]
+        for kind, all_of in {
+            "metrics": final + curves,
+            "params": [Param(name, value) for name, value in record.params.items()],
+            "tags": [RunTag(name, value) for name, value in record.tags.items()],
+        }.items():
+            for some in _in_batches(all_of, _BATCH[kind]):
+                self._client.log_batch(number, **{kind: some})
+        seen = [
+            DatasetInput(
+                Dataset(one.name[-500:], one.uuid[:36], "root", one.name, "", _profile(one)),
+                [InputTag("mlflow.data.context", "training")],
+            )
+            for one in record.files
+        ]
+        for some in _in_batches(seen, 1000):
+            self._client.log_inputs(number, some)
+
+    def _log_folder(self, number: str, folder: Path) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            copy = shutil.copytree(folder, Path(scratch) / RUN, ignore=shutil.ignore_patterns(*LEFT_OUT))
+            self._client.log_artifacts(number, str(copy), RUN)
+
+    def runs(self, query: str = "", most: int = 100, by: str = "test.auc") -> list[RunEntry]:
+        """Runs that a search finds (`queries.parse`), the best first."""
+        return [_run_entry(run) for run in self._found(parse(query).runs, most, by)]
+
+    def _found(self, wanted: str, most: int, by: str) -> Sequence[MlflowRun]:
+        order = [f"metrics.`{by}` DESC", "attributes.start_time DESC"]
+        with _told():
+            return list(self._client.search_runs([self._experiment], wanted, order_by=order, max_results=most))
+
+    def run(self, number: str) -> RunEntry:
+        """One run.
+
+        Raises:
+            RegistryError: there is none.
+        """
+        with _told():
+            return _run_entry(self._client.get_run(number))
+
+    def curves(self, number: str) -> dict[str, list[float]]:
+        """Loss or metric -> its value after each epoch."""
+        names = [name for name in self.run(number).metrics if name.startswith("epoch.")]
+        histories = {name: self._client.get_metric_history(number, name) for name in names}
+        return {
+            name.removeprefix("epoch."): [m.value for m in sorted(history, key=lambda m: m.step)]
+            for name, history in histories.items()
+        }
+
+    def artifacts(self, number: str) -> list[str]:
+        """What is kept of a run besides its figures: `RUN`, and where it was registered `SAVEDMODEL`."""
+        return sorted(one.path for one in self._client.list_artifacts(number))
+
+    def fetch(self, number: str, artifact: str, to: str | os.PathLike[str]) -> Path:
+        """Copy an artifact of a run, `RUN` or `SAVEDMODEL`, into a folder; returns where it is.
+
+        Raises:
+            RegistryError: the run has no such artifact.
+        """
+        if artifact not in self.artifacts(number):
+            raise RegistryError(f"run {number} of {self.where} has no {artifact}: it was kept without it")
+        Path(to).mkdir(parents=True, exist_ok=True)
+        return Path(self._client.download_artifacts(number, artifact, str(to)))
+
+    # models
+
+    def register(
+        self, name: str, number: str, savedmodel: Path | None = None, tags: Mapping[str, str] | None = None,
+        version: int | None = None,
+    ) -> int:  # fmt: skip
+        """Make a run the next version of a model, once; returns the version.
+
+        Args:
+            savedmodel: what is served, kept beside the run.
+            tags: of the version.
+            version: its number, which must be a later one than all there; None: the next.
+
+        Raises:
+            RegistryError: a name that cannot be one, or a version that is there.
+        """
+        self.check_name(name)
+        with self._alone(), _told():
+            known = self.version_of(name, number)
+            if known is not None:
+                return known
+            if savedmodel is not None:
+                self._client.log_artifacts(number, str(savedmodel), SAVEDMODEL)
+            if not self._client.search_registered_models(f"name = '{name}'"):
+                self._client.create_registered_model(name)
+            source = f"runs:/{number}/{SAVEDMODEL if savedmodel is not None else RUN}"
+            made = int(self._client.create_model_version(name, source, number, tags=dict(tags or {})).version)
+            while version is not None and made < version:  # numbers that were deleted where it comes from
+                self._client.delete_model_version(name, str(made))
+                made = int(self._client.create_model_version(name, source, number, tags=dict(tags or {})).version)
+            return made
+
+    def version_of(self, name: str, number: str) -> int | None:
+        """The version of a model that a run is, if it is one."""
+        self.check_name(name)
+        known = self._client.search_model_versions(f"name = '{name}' and run_id = '{number}'")
+        return int(known[0].version) if known else None
+
+    def models(self, most: int = 1000) -> list[ModelEntry]:
+        """All registered models, by name."""
+        found: list[ModelEntry] = []
+        token = None
+        while len(found) < most:
+            page = self._client.search_registered_models(
+                max_results=min(1000, most - len(found)), order_by=["name"], page_token=token
+            )
+            found += map(_model_entry, page)
+            token = page.token
+            if not token:
+                break
+        return found
+
+    def model(self, name: str) -> ModelEntry:
+        """One model.
+
+        Raises:
+            RegistryError: there is none of that name.
+        """
+        self.check_name(name)
+        found = self._client.search_registered_models(f"name = '{name}'")
+        if not found:
+            known = [one.name for one in self.models()]
+            raise RegistryError(f"{self.where} has no model {name!r}{near_misses(name, known)}; see `models list`")
+        return _model_entry(found[0])
+
+    def versions(self, name: str) -> list[VersionEntry]:
+        """All versions of a model, the newest first.
+
+        Raises:
+            RegistryError: no such model.
+        """
+        aliases = self.model(name).aliases
+        found = _pages(lambda token: self._client.search_model_versions(f"name = '{name}'", page_token=token))
+        return sorted(self._joined(found, {name: aliases}), key=lambda one: -one.version)
+
+    def version(self, name: str, which: int | str = CHAMPION) -> VersionEntry:
+        """One version, by its number or by an alias.
+
+        Raises:
+            RegistryError: no such model, version or alias.
+        """
+        aliases = self.model(name).aliases
+        number = aliases.get(str(which)) or (int(which) if str(which).isdecimal() else None)
+        found = [] if number is None else self._versions_of(name, number)
+        if not found:
+            listed = ", ".join(f"{alias} ({version})" for alias, version in aliases.items()) or "none"
+            raise RegistryError(f"model {name!r} has no version or alias {which!r}; its aliases are {listed}")
+        return self._joined(found, {name: aliases})[0]
+
+    def _versions_of(self, name: str, number: int) -> list[ModelVersion]:
+        return list(self._client.search_model_versions(f"name = '{name}' and version_number = {number}"))
+
+    def search(self, query: str = "", most: int = 100, by: str = "test.auc") -> list[VersionEntry]:
+        """Versions that a search finds (`queries.parse`), the best first."""
+        wanted = parse(query)
+        names = "".join(f" and name {op} '{text}'" for op, text in wanted.models)
+        runs = {run.info.run_id: run for run in self._found(wanted.runs, most if not names else 10_000, by)}
+        found: list[ModelVersion] = []
+        with _told():
+            for some in _in_batches(list(runs), _JOINED):
+                ids = ", ".join(f"'{number}'" for number in some)
+                found += _pages(
+                    lambda token, ids=ids: self._client.search_model_versions(
+                        f"run_id IN ({ids}){names}", page_token=token
+                    )
+                )
+                if len(found) >= most:
+                    break
+        order = {number: place for place, number in enumerate(runs)}
+        found = sorted(found, key=lambda one: order[one.run_id])[:most]
+        return self._joined(found, {name: self.model(name).aliases for name in {one.name for one in found}}, runs)
+
+    def _joined(
+        self, found: Iterable[ModelVersion], aliases: Mapping[str, Mapping[str, int]],
+        runs: Mapping[str, MlflowRun] | None = None,
+    ) -> list[VersionEntry]:  # fmt: skip
+        """Versions with their runs."""
+        found = list(found)
+        known = dict(runs or {})
+        for number in {one.run_id for one in found} - set(known):
+            known[number] = self._client.get_run(number)
+        entries = {number: _run_entry(known[number]) for number in {one.run_id for one in found}}
+        return [
+            VersionEntry(
+                one.name, int(one.version), _aliases_of(aliases[one.name], int(one.version)), dict(one.tags),
+                entries[one.run_id], one.creation_timestamp,
+            )
+            for one in found
+        ]  # fmt: skip
+
+    def tag(self, name: str, which: int | str, tags: Mapping[str, str | None]) -> None:
+        """Tag a version and its run, by which it is found; None takes a tag away."""
+        one = self.version(name, which)
+        with self._alone(), _told():
+            for key, value in tags.items():
+                if value is not None:
+                    self._client.set_tag(one.of.run, key, value)
+                    self._client.set_model_version_tag(name, str(one.version), key, value)
+                elif key in one.tags:
+                    self._client.delete_tag(one.of.run, key)
+                    self._client.delete_model_version_tag(name, str(one.version), key)
+
+    def point(self, name: str, alias: str, version: int) -> None:
+        """Let an alias mean a version."""
+        with self._alone(), _told():
+            self._client.set_registered_model_alias(name, alias, str(version))
+
+    def delete(self, name: str, version: int | None = None) -> None:
+        """Take a version, or a model with all of its versions, out of the registry; their runs stay.
+
+        Raises:
+            RegistryError: no such version, or one that an alias means.
+        """
+        aliases = self.model(name).aliases
+        if version is not None:
+            held = self.version(name, version).aliases
+            if held:
+                raise RegistryError(
+                    f"version {version} of {name!r} is its {', '.join(held)}: promote another one first"
+                )
+        elif CHAMPION in aliases:
+            raise RegistryError(
+                f"model {name!r} is served (champion {aliases[CHAMPION]}): unalias it, or name a version"
+            )
+        with self._alone(), _told():
+            if version is None:
+                self._client.delete_registered_model(name)
+            else:
+                self._client.delete_model_version(name, str(version))
+
+    def who_saw(self, file: str) -> list[VersionEntry]:
+        """The versions that were trained on a file, by its uuid or URL."""
+        return self.search(f"data.file = '{file}'", most=10_000)
+
+
+def _key(run: Described) -> str:
+    """What identifies a run folder for good, written there before anything is kept."""
+    place = run.folder / PLACE
+    told = run.metrics.get("date"), run.metrics.get("seconds")
+    known = json.loads(place.read_text()) if place.exists() else {}
+    if known.get("of") != list(told):
+        known = {"key": uuid.uuid4().hex, "of": told}
+        scratch = place.with_suffix(".part")
+        scratch.write_text(json.dumps(known))
+        scratch.replace(place)
+    return str(known["key"])
+
+
+def _client(uri: str) -> MlflowClient:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # its import sets it
+    return MlflowClient(uri, registry_uri=uri)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What MLflow refuses, as one line."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        raise RegistryError(f"the registry refuses: {' '.join(str(error).split())}") from error
+
+
+def _in_batches(all_of: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (all_of[start : start + size] for start in range(0, len(all_of), size))
+
+
+def _pages(ask: Any) -> list[Any]:
+    """All pages of what MLflow lists."""
+    page = ask(None)
+    found = list(page)
+    while page.token:
+        page = ask(page.token)
+        found += page
+    return found
+
+
+def _profile(one: SeenFile) -> str:
+    return json.dumps({"events": one.events, "label": one.label})
+
+
+def _seen(given: Any) -> SeenFile:
+    told = json.loads(given.dataset.profile or "{}")
+    return SeenFile(given.dataset.digest, given.dataset.source, told.get("events", 0), told.get("label"))
+
+
+def _run_entry(run: MlflowRun) -> RunEntry:
+    tags = {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.")}
+    files = tuple(sorted((_seen(one) for one in run.inputs.dataset_inputs), key=lambda one: (one.name, one.uuid)))
+    return RunEntry(run.info.run_id, dict(run.data.params), dict(run.data.metrics), tags, files, run.info.start_time)
+
+
+def _model_entry(model: Any) -> ModelEntry:
+    newest = max((int(one.version) for one in model.latest_versions), default=None)
+    return ModelEntry(model.name, dict(model.tags), newest, {k: int(v) for k, v in model.aliases.items()})
+
+
+def _aliases_of(aliases: Mapping[str, int], version: int) -> tuple[str, ...]:
+    return tuple(sorted(alias for alias, number in aliases.items() if number == version))

@@ -1,0 +1,1 @@
+"""Machine learning as a service: hears of new data, trains, judges, publishes."""
