@@ -105,7 +105,7 @@ def _names(group: str, members: Sequence[BranchSpec]) -> str:
 
 def _cut_flow(flow: CutFlow) -> Table:
     labels = flow.by_label() if len(flow.by_label()) > 1 else {}
-    heads = (f"label {label:g}" for label in labels if label is not None)
+    heads = (flow.told(label) for label in labels if label is not None)
     table = new_table("condition", "events", "of those before", *heads)
     per_label = [own.events for label, own in labels.items() if label is not None]
     for number, (name, events, share, _) in enumerate(flow.steps()):
