@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 DEMO ?= runs/demo
 TTH ?= benchmarks/data/tth
 
-.PHONY: demo serve service-demo test soak servers lint docs bench-history notebooks protos clean install
+.PHONY: peers demo serve service-demo test soak servers lint docs bench-history notebooks protos clean install
 
 install: $(VENV)/.installed
 
@@ -39,6 +39,15 @@ soak: install
 servers: install
 	sh tests/install_servers.sh
 	sh tests/install_clients.sh
+
+# ROOT in an environment of its own: its loader is compared with ours
+peers: .peers/root/.installed
+	@echo 'MLAAS4HEP_ROOT_PYTHON=$(CURDIR)/.peers/root/bin/python $(BIN)/python -m pytest tests/streaming/test_beside_root.py'
+
+.peers/root/.installed:
+	$(PYTHON) -m venv --clear .peers/root
+	.peers/root/bin/pip install --quiet --disable-pip-version-check root
+	touch $@
 
 lint: install
 	$(BIN)/ruff check .

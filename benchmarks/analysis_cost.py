@@ -52,7 +52,7 @@ def main() -> None:
     given = parser.parse_args()
     ways: dict[str, dict[str, Any]] = {"plain": {}, "analysis": {"define": DEFINE, "select": SELECT}}
     specs = {name: scanned(given.files, given.tree, **way) for name, way in ways.items()}
-    datasets = {name: RootDataset(given.files, own, batch_size=1024) for name, own in specs.items()}
+    datasets = {name: RootDataset(given.files, own, batch_size=1024, keep=False) for name, own in specs.items()}
     print({name: (ds.entries, len(specs[name].branches)) for name, ds in datasets.items()})
     times: dict[str, list[float]] = {f"{what} {name}": [] for what in ("scan", "epoch") for name in ways}
     for _ in range(given.rounds):

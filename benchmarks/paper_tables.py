@@ -41,7 +41,7 @@ def measure(files: Sequence[str], tree: str, exclude: Sequence[str], rounds: int
     worker_pool = WorkerPool()
     selection = Selection((), tuple(exclude))
     specs = scan(files, tree, exclude=exclude, progress=False)
-    ds = RootDataset(files, specs, batch_size=1024, chunk_size=100_000)
+    ds = RootDataset(files, specs, batch_size=1024, chunk_size=100_000, keep=False)
     names = [branch.name for branch in specs.branches]
     ways: dict[str, Callable[[], object]] = {
         "reading": lambda: decompress_all(

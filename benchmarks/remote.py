@@ -55,7 +55,7 @@ def ways_of(served_as: dict[str, list[str]], tree: str | None, exclude: Sequence
             name = scheme + (" with a warm cache" if kept else "")
             reading = ReadOptions(cache=kept)
             scan_all = partial(scan, files, tree, exclude=exclude, progress=False, read=reading)
-            ds = RootDataset(files, scan_all(), batch_size=1024, read=reading)
+            ds = RootDataset(files, scan_all(), batch_size=1024, read=reading, keep=False)
             ways[f"scan, {name}"] = lambda scan_all=scan_all: scan_all().entries  # type: ignore[misc]
             ways[f"dataset_1024, {name}"] = partial(read, ds)
     return ways

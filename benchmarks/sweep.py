@@ -101,7 +101,7 @@ def _measure(files: Sequence[str], shape: Shape, rounds: int) -> dict[str, float
 
     specs = scanned()
     start = perf_counter()
-    ds = RootDataset(files, specs, batch_size=1024, chunk_size=shape.chunk, read=read)
+    ds = RootDataset(files, specs, batch_size=1024, chunk_size=shape.chunk, read=read, keep=False)
     next(iter(ds))
     found = {"first_batch_s": perf_counter() - start}
     paths, names = [f"{path}:events" for path in files], [b.name for b in specs.branches]

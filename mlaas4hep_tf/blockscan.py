@@ -110,7 +110,8 @@ class Wanted:
         if self.steps is None:
             listed = (*self.features, *self.targets, *self.identifiers)
         else:
-            first = (*self.steps.inputs, *self.targets, *self.identifiers)
+            stored = (i for i in self.targets if i.name not in self.steps.analysis.defined)
+            first = (*self.steps.inputs, *stored, *self.identifiers)
             listed = (*first, *(i for i in self.raw if i.name not in self.steps.counters))
         return tuple({info.name: info for info in listed}.values())
 
@@ -175,7 +176,7 @@ def _scan_applied(wanted: Wanted, steps: Steps, task: Task) -> Scanned:
     applied = Applied(steps, NumPy(), raw, counts, columns.num_entries)
     held = applied.truths((*steps.select, *steps.train_select))
     alive = np.logical_and.reduce([np.ones(columns.num_entries, bool), *held])
-    told = _told(wanted, steps, raw, held, alive, edges, number)
+    told = _told(wanted, steps, raw, applied, held, alive, edges, number)
     if not alive.any():
         return replace(wanted.nothing, **told)
     late = [info.name for info in wanted.read if info.name not in raw]
@@ -190,8 +191,8 @@ def _scan_applied(wanted: Wanted, steps: Steps, task: Task) -> Scanned:
 
 
 def _told(
-    wanted: Wanted, steps: Steps, raw: Mapping[str, Array], held: Sequence[Array], alive: Array, edges: Sequence[int],
-    number: int,
+    wanted: Wanted, steps: Steps, raw: Mapping[str, Array], applied: Applied, held: Sequence[Array], alive: Array,
+    edges: Sequence[int], number: int,
 ) -> dict[str, Any]:  # fmt: skip
     """What is known of all events, whether they pass or not."""
     from mlaas4hep_tf.analysis.reading import counts_between
@@ -200,7 +201,9 @@ def _told(
     told = {"large": large, "identified": identified([raw[info.name] for info in wanted.identifiers])}
     if not steps.analysis.selects:
         return told
-    flow = counted(held, raw.get(wanted.labels), raw.get(wanted.weights), FOUND)
+    given = (wanted.labels, wanted.weights)
+    labels, weights = (raw.get(name, applied.get(name)) if name else None for name in given)
+    flow = counted(held, labels, weights, FOUND)
     return told | {"passing": counts_between(edges, alive), "flow": {number: flow}}
 
 

@@ -29,7 +29,7 @@ from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
 from mlaas4hep_tf.streaming.forks import check_process
 from mlaas4hep_tf.streaming.kept import Keep, check_keep, make_kept
 from mlaas4hep_tf.streaming.open_files import befriended, inspect_files
-from mlaas4hep_tf.streaming.pipeline import MASK_SUFFIX, DataLayout, PipelineOptions, build_pipeline
+from mlaas4hep_tf.streaming.pipeline import MASK_SUFFIX, DataLayout, PipelineOptions, build_pipeline, make_finished
 from mlaas4hep_tf.streaming.plan import EntryRange, make_plan, partition, split_sizes
 from mlaas4hep_tf.streaming.position import BEGINNING, Cursor, Position, describe_order, make_state, read_state
 from mlaas4hep_tf.streaming.skipped import Skipped, account
@@ -102,18 +102,30 @@ class _Targets:
                     "or exclude it"
                 )
 
-    def resolve(self, files: Sequence[RootFile], skipped: Skipped | None) -> tuple[Target | None, Target | None]:
+    def resolve(
+        self, files: Sequence[RootFile], specs: Specs, skipped: Skipped | None
+    ) -> tuple[Target | None, Target | None]:
+        """Labels and weights as numbers of the files, or as branches, which may be derived."""
         failed = tuple(skipped.at_opening) if skipped is not None else ()
-        return (
-            resolve_target("labels", self.labels, files, failed),
-            resolve_target("weights", self.weights, files, failed),
-        )
+        derived = _derived_targets(specs)
+
+        def resolved(what: str, given: PerFile | None) -> Target | None:
+            if isinstance(given, str) and given in derived:
+                return Target(branch=given)
+            return resolve_target(what, given, files, failed)
+
+        return resolved("labels", self.labels), resolved("weights", self.weights)
 
     def typed(self, labels: Target | None, known: Sequence[TargetSpec]) -> Target | None:
         """The labels with the dtype in which they are delivered."""
         if labels is None:
             return None
         return replace(labels, dtype=self.dtype or _label_dtype(labels, known), names=self.names)
+
+
+def _derived_targets(specs: Specs) -> frozenset[str]:
+    """Derived branches that are labels or weights by the specs."""
+    return frozenset(target.name for target in specs.targets).intersection(specs.analysis.defined)
 
 
 def _label_dtype(labels: Target, known: Sequence[TargetSpec]) -> LabelDtype:
@@ -288,12 +300,13 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         given = _Targets(numbers, weights, label_dtype, names)
         given.check(specs)
         skipped, worker_pool = account(read), WorkerPool(read)
-        opened = _open(files, friends, specs, given.branches, worker_pool, skipped)
+        stored = tuple(name for name in given.branches if name not in _derived_targets(specs))
+        opened = _open(files, friends, specs, stored, worker_pool, skipped)
         if skipped is not None:
             skipped.label(partial(label_of, numbers))
         specs = specs.resolve(opened[0])
         specs.check(opened)
-        label_target, weight_target = given.resolve(opened, skipped)
+        label_target, weight_target = given.resolve(opened, specs, skipped)
         specs = _with_targets(specs, given.branches, opened, worker_pool, skipped)
         specs = _with_distributions(specs, normalize, opened, worker_pool, skipped)
         preprocessor = Preprocessor(specs, normalize, image)
@@ -322,7 +335,8 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             seed=options.seed, shares=options.shares, raw_offsets=stream.raw_offsets,
         )  # fmt: skip
         self._cursor = Cursor(start)
-        self._pipeline = build_pipeline(stream, preprocessor, options, self.plan, self._cursor)
+        self._finished = make_finished(stream, preprocessor, options, self.plan)
+        self._pipeline = build_pipeline(stream, preprocessor, options, self.plan, self._cursor, self._finished)
         super().__init__(tf.data.experimental.to_variant(self._pipeline))
 
     def _inputs(self) -> list[tf.data.Dataset]:  # abstract in tf.data.Dataset, so every subclass has it

@@ -8,15 +8,17 @@ from dataclasses import dataclass, replace
 from mlaas4hep_tf.analysis.cutflow import Counted, CutFlow, CutFlowRow
 from mlaas4hep_tf.analysis.passing import estimated
 from mlaas4hep_tf.analysis.rules import Analysis
-from mlaas4hep_tf.analysis.steps import Steps
+from mlaas4hep_tf.analysis.steps import Steps, steps_of
 from mlaas4hep_tf.blockscan import Scanned, Wanted
 from mlaas4hep_tf.errors import shorten
+from mlaas4hep_tf.expressions.syntax import words_of
 from mlaas4hep_tf.io.branches import Selection, meant
 from mlaas4hep_tf.io.files import RootFile
 from mlaas4hep_tf.specs import FileSpec, InputSpec, Specs
 from mlaas4hep_tf.streaming.plan import EntryRange, cut
 from mlaas4hep_tf.streaming.skipped import SkippedRange
-from mlaas4hep_tf.streaming.targets import PerFile, per_file
+from mlaas4hep_tf.streaming.targets import Labels, PerFile, per_file
+from mlaas4hep_tf.tasks import class_names, numbered
 
 EDGE_ENTRIES = 2048  # between which passing events are counted, unless clusters are larger
 
@@ -37,28 +39,44 @@ def edges(block: EntryRange, entry_offsets: Sequence[int]) -> list[int]:
 
 
 def without_defined(selection: Selection, rules: Analysis) -> Selection:
-    """The selection for the branches of the files, which have none of the derived ones."""
-    kept = tuple(pattern for pattern in selection.exclude if pattern not in rules.defined)
-    return replace(selection, exclude=kept)
+    """The selection for the branches of the files, which have no derived ones; where only such are named, none."""
+    branches, exclude = (
+        tuple(pattern for pattern in given if pattern not in rules.defined)
+        for given in (selection.branches, selection.exclude)
+    )
+    only_derived = bool(selection.branches) and not branches
+    return replace(selection, branches=branches, exclude=("*",) if only_derived else exclude)
 
 
 def with_steps(wanted: Wanted, steps: Steps, selection: Selection, labels: str, weights: str) -> Wanted:
-    """What is wanted of the events behind the steps.  What is derived is a feature unless it is excluded."""
+    """What is wanted of the events behind the steps.  What is derived is a feature unless it is excluded, or others
+    are named.
+    """
     grouped = {info.name: info for info in steps.infos}
     raw = [grouped[info.name] for info in wanted.features]
     excluded = frozenset[str]().union(*(meant(pattern, steps.analysis.defined) for pattern in selection.exclude))
-    features = [*steps.after(raw), *(info for info in steps.defined if info.name not in excluded)]
+    asked = {name for name in selection.branches if name in steps.analysis.defined} or {*steps.analysis.defined}
+    features = [*steps.after(raw), *(info for info in steps.defined if info.name in asked - excluded)]
     ordered = sorted(features, key=lambda info: (info.kind != "flat", info.name))
-    return replace(wanted, features=ordered, groups=(), steps=steps, labels=labels, weights=weights, raw=raw)
+    derived = [info for info in steps.defined if info.name in (labels, weights)]
+    return replace(
+        wanted, features=ordered, targets=[*wanted.targets, *derived], groups=(), steps=steps, labels=labels,
+        weights=weights, raw=raw,
+    )  # fmt: skip
 
 
 def with_analysis(
-    specs: Specs, steps: Steps, wanted: Wanted, total: Scanned, passing: Sequence[Passed], files: Sequence[RootFile]
-) -> Specs:
-    """The specs with the analysis, the branches that it reads, and how many events pass in each file."""
+    specs: Specs, wanted: Wanted, total: Scanned, passing: Sequence[Passed], files: Sequence[RootFile],
+    labels: Labels | None, weights: PerFile | None,
+) -> Specs:  # fmt: skip
+    """The specs with the analysis, if there is one: what it reads, how many events pass in each file, the cut flow."""
+    steps = wanted.steps
+    if steps is None:
+        return specs
     stored = {info.name: info.group for info in files[0].branches}
     raw = {info.name for info in wanted.raw}
-    served = {info.name for info in steps.served}
+    features = [info.name for info in wanted.features]
+    served = {info.name for info in steps_of(steps.analysis.serving(words_of, features), steps.infos).served}
     used = {info.name for info in steps.inputs}
     inputs = tuple(
         InputSpec(
@@ -73,6 +91,7 @@ def with_analysis(
         specs, analysis=steps.analysis, inputs=inputs,
         stored_groups={i.name: stored[i.name] for i in inputs if stored[i.name] != i.group},
         files=counted_files(specs.files, passing) if steps.analysis.selects else specs.files,
+        cutflow=cut_flow(steps, total, files, labels, weights),
     )  # fmt: skip
 
 
@@ -91,13 +110,13 @@ def _with_passing(file: FileSpec, parts: Sequence[Passed]) -> FileSpec:
 
 
 def cut_flow(
-    steps: Steps, total: Scanned, files: Sequence[RootFile], labels: PerFile | None, weights: PerFile | None
+    steps: Steps, total: Scanned, files: Sequence[RootFile], labels: Labels | None, weights: PerFile | None
 ) -> CutFlow | None:
     """What the selection left, by file and label; None where there is no selection."""
     if not steps.analysis.selects:
         return None
     names = [file.names for file in files]
-    own = per_file("labels", labels, names) if labels is not None and not isinstance(labels, str) else None
+    own = _labels(labels, names)
     factors = per_file("weights", weights, names) if weights is not None and not isinstance(weights, str) else None
     rows = [
         row
@@ -107,7 +126,18 @@ def cut_flow(
     return CutFlow((*steps.analysis.select, *steps.analysis.train_select), tuple(rows))
 
 
-def _rows(url: str, flow: Counted, label: float | None, factor: float | None) -> Iterator[CutFlowRow]:
+def _labels(labels: Labels | None, files: Sequence[tuple[str, ...]]) -> Sequence[float | str] | None:
+    """The label of each file, or the name of its class; None where labels are not given by file."""
+    if labels is None or isinstance(labels, str):
+        return None
+    names = class_names(labels)
+    given = numbered(labels, names)
+    assert not isinstance(given, str)
+    numbers = per_file("labels", given, files)
+    return [names[int(number)] for number in numbers] if names else numbers
+
+
+def _rows(url: str, flow: Counted, label: float | str | None, factor: float | None) -> Iterator[CutFlowRow]:
     for found, (events, heavy) in sorted(flow.items(), key=lambda item: (item[0] is not None, item[0])):
         weighted = events * factor if factor is not None else heavy
         yield CutFlowRow(url, found if label is None else label, tuple(events.tolist()), tuple(weighted.tolist()))

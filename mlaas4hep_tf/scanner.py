@@ -44,7 +44,6 @@ from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.passed import (
     Passed,
     counted_files,
-    cut_flow,
     edges,
     not_counted,
     nothing_passes,
@@ -58,7 +57,7 @@ from mlaas4hep_tf.specs import FileSpec, Specs, TargetSpec, friend_specs
 from mlaas4hep_tf.streaming.open_files import befriended, inspect_files
 from mlaas4hep_tf.streaming.plan import blocks
 from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange, account
-from mlaas4hep_tf.streaming.targets import PerFile, flat_branch
+from mlaas4hep_tf.streaming.targets import Labels, PerFile, flat_branch
 
 SCAN_VALUES = 1 << 22  # of one value per event and branch at most, where pages are longer
 SCAN_ENTRIES = 32_768  # read at a time by one process: larger reads do not pay (only memory grows)
@@ -72,7 +71,7 @@ def scan(
     branches: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
     identifiers: Iterable[str] = IDENTIFIERS,
-    labels: PerFile | None = None,
+    labels: Labels | None = None,
     weights: PerFile | None = None,
     groups: Groups | None = None,
     objects: Mapping[str, str] | None = None,
@@ -95,10 +94,12 @@ def scan(
         friends: name -> files of trees with more branches of the same events, a file for each of `files`, which
             become ``<name>.<branch>``; ``":tree"`` is a tree in the files themselves.  Their n-th entries belong
             together, unless both have `identifiers` that say otherwise.
-        branches: patterns of branches to take; all numeric ones by default.
+        branches: patterns of branches to take; all numeric ones by default.  Where derived ones are named, no others of
+            these are features, and where only these are, no branch of the files is one.
         exclude: patterns of branches to leave out, for example the truth.
         identifiers: branches that identify an event; never features.
-        labels, weights: as for `RootDataset`; a branch of them is no feature, and `Specs.targets` describes it.
+        labels, weights: as for `RootDataset`; a branch of them, also a derived one, is no feature, and `Specs.targets`
+            describes it.
         groups: name -> patterns of list branches that are one group, as they have the same multiplicity in every
             event; those of a common prefix, such as ``jet_pt`` and ``jet_eta``, are found without.
         objects: group (``Jet`` or ``nJet``) -> condition on its objects; the others are left out.
@@ -138,9 +139,10 @@ def scan(
     named = tuple(dict.fromkeys(given for given in (labels, weights) if isinstance(given, str)))
     selection = Selection(parse_patterns(branches), (*parse_patterns(exclude), *named), tuple(identifiers))
     from_files = without_defined(selection, rules)
-    opened = _open_all(sources, from_files, rules, (*named, *selection.identifiers), worker_pool, skipped, progress)
-    chosen = choose(opened, from_files)
-    target_infos = [flat_branch("labels or weights", name, opened) for name in named]
+    stored = tuple(name for name in named if name not in rules.defined)
+    opened = _open_all(sources, from_files, rules, (*stored, *selection.identifiers), worker_pool, skipped, progress)
+    chosen = (_none_of if rules.defined and "*" in from_files.exclude else choose)(opened, from_files)
+    target_infos = [flat_branch("labels or weights", name, opened) for name in stored]
     alike = candidates(chosen.features, groups)
     wanted = Wanted(chosen.features, target_infos, alike, identifiers=_identifiers(chosen.identifiers, opened))
     near: list[str] = []
@@ -150,9 +152,7 @@ def scan(
     wanted = _distributed(wanted, parse_patterns(distributions))
     total, passing = _read_all(opened, wanted, worker_pool, progress, skipped)
     specs, nearly = _finish(opened, selection, chosen, wanted, total)
-    if wanted.steps is not None:
-        specs = replace(with_analysis(specs, wanted.steps, wanted, total, passing, opened), kinds=sizes(known))
-        specs = replace(specs, cutflow=cut_flow(wanted.steps, total, opened, labels, weights))
+    specs = replace(with_analysis(specs, wanted, total, passing, opened, labels, weights), kinds=sizes(known))
     lost = skipped.report() if skipped is not None else []
     for message in near + nearly + remarks(specs) + (["\n".join(lost)] if lost else []):
         warnings.warn(message, DataWarning, stacklevel=2)
@@ -208,7 +208,7 @@ def _identifiers(names: Sequence[str], files: Sequence[RootFile]) -> list[Branch
     return [info for info in files[0].branches if info.name in names] if whole else []
 
 
-def _name(target: PerFile | None) -> str:
+def _name(target: Labels | PerFile | None) -> str:
     return target if isinstance(target, str) else ""
 
 
@@ -272,6 +272,12 @@ def _finish(
         identified=total.identified.unique,
     )
     return specs, near
+
+
+def _none_of(files: Sequence[RootFile], selection: Selection) -> Selected:
+    """No feature of the files: all are derived."""
+    names = {info.name for info in files[0].branches}
+    return Selected((), tuple(name for name in selection.identifiers if name in names), {})
 
 
 def choose(files: Sequence[RootFile], selection: Selection) -> Selected:

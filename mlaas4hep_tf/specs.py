@@ -466,12 +466,12 @@ class Specs:
     @cached_property
     def served_steps(self) -> Steps | None:
         """What of the analysis the exported model does; None where it does nothing."""
-        rules = self.analysis.served
+        rules = self.analysis.serving(words_of, self)
         return steps_of(rules, tuple(one.info for one in self.inputs)) if rules else None
 
     def steps_beside(self, names: Sequence[str] = ()) -> Steps:
         """What it takes to say whether the exported model would select an event, and what some derived branches are."""
-        rules = self.analysis.served.for_selection(words_of, names)
+        rules = self.analysis.serving(words_of, names)
         needed = rules.select or rules.define
         return steps_of(rules if needed else NO_ANALYSIS, tuple(one.info for one in self.inputs))
 

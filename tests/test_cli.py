@@ -162,8 +162,9 @@ def test_bench_prints_one_json_object(work):
         cli("bench", "data/bkg_*.root", "--exclude", "isSignal", "--rounds", "1", "--json", cwd=work).stdout
     )
     ways = {"paper_scan", "paper_chunk", "uproot_iterate", "user_pipeline", "decompress_limit", "scan", "dataset_1024",
-            "dataset_100", "fit_1024"}  # fmt: skip
-    assert set(content) == ways | {"peak_rss_mb", "ratios"}
+            "dataset_100", "memory_1024", "fit_1024", "fit_memory_1024"}  # fmt: skip
+    assert set(content) == ways | {"peak_rss_mb", "ratios", "spread", "disturbed"}
+    assert all(content["spread"][way][0] <= content[way] <= content["spread"][way][1] for way in ways)
     assert all(content[way] > 0 for way in ways)
     ratio = content["dataset_1024"] / content["uproot_iterate"]
     assert content["ratios"]["dataset_1024/uproot_iterate"] == pytest.approx(ratio)

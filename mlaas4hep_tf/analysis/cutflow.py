@@ -20,13 +20,13 @@ class CutFlowRow:
 
     Attributes:
         file: path or URL.
-        label: of the events, None where there are no labels.
+        label: of the events, or the name of their class; None where there are no labels.
         events: before the first condition, and after each.
         weighted: the sums of their weights; empty where there are none.
     """
 
     file: str
-    label: float | None
+    label: float | str | None
     events: tuple[int, ...]
     weighted: tuple[float, ...] = ()
 
@@ -54,9 +54,9 @@ class CutFlow:
         weighted = [row.weighted for row in self.rows if row.weighted]
         return tuple(np.sum(weighted, axis=0).tolist()) if weighted else ()
 
-    def by_label(self) -> dict[float | None, CutFlow]:
+    def by_label(self) -> dict[float | str | None, CutFlow]:
         """The flow of each label, labels in rising order."""
-        labels = sorted({row.label for row in self.rows}, key=lambda label: (label is not None, label))
+        labels: list[Any] = sorted({row.label for row in self.rows}, key=lambda label: (label is not None, label))
         return {label: CutFlow(self.cuts, tuple(r for r in self.rows if r.label == label)) for label in labels}
 
     def steps(self) -> list[tuple[str, int, float, float | None]]:
@@ -67,6 +67,11 @@ class CutFlow:
             (name, left, left / was if was else 0.0, weight)
             for name, left, was, weight in zip(("all", *self.cuts), events, before, weighted, strict=False)
         ]
+
+    @staticmethod
+    def told(label: float | str) -> str:
+        """A label, or the name of a class, for people to read."""
+        return label if isinstance(label, str) else f"label {label:g}"
 
     def _repr_html_(self) -> str:
         rows = ((name, events, f"{share:.2%}", weight) for name, events, share, weight in self.steps())

@@ -58,10 +58,9 @@ class Analysis:
         """Whether events may be left out."""
         return bool(self.select or self.train_select)
 
-    @property
-    def served(self) -> Analysis:
-        """The part of it that the exported model applies."""
-        return replace(self, train_select=())
+    def serving(self, words_of: Callable[[str], frozenset[str]], features: Iterable[str]) -> Analysis:
+        """The part of it that the exported model applies: what only training and its labels need is left out."""
+        return replace(self, train_select=()).for_selection(words_of, features)
 
     def for_selection(self, words_of: Callable[[str], frozenset[str]], also: Iterable[str] = ()) -> Analysis:
         """The part of it that says which events pass, and what some derived branches are.

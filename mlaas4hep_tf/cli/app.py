@@ -439,7 +439,7 @@ def export(
 
 
 @app.command(
-    epilog="Example: mlaas4hep-tf tune data/*.root --label '*sig*=1' --label '*=0' --search lr=1e-4:1e-2:log",
+    epilog="Example: mlaas4hep-tf tune data/*.root --labels labels.txt --search lr=1e-4:1e-2:log",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
 def tune(

@@ -105,7 +105,7 @@ def _names(group: str, members: Sequence[BranchSpec]) -> str:
 
 def _cut_flow(flow: CutFlow) -> Table:
     labels = flow.by_label() if len(flow.by_label()) > 1 else {}
-    heads = (f"label {label:g}" for label in labels if label is not None)
+    heads = (flow.told(label) for label in labels if label is not None)
     table = new_table("condition", "events", "of those before", *heads)
     per_label = [own.events for label, own in labels.items() if label is not None]
     for number, (name, events, share, _) in enumerate(flow.steps()):
@@ -184,15 +184,21 @@ def _with_error(value: float | None, error: float | None, form: str = ".4f", of_
 
 
 def print_bench(result: Bench, rounds: int, environment: str) -> None:
-    table = new_table("way", "events/s", "MB/s", "of dataset_1024")
+    table = new_table("way", "events/s", "least", "most", "MB/s", "of dataset_1024")
     for name in result.rates:
         rate = result.rate(name)
         share = f"{rate / result.rate('dataset_1024'):.3g}"
-        table.add_row(name, f"{rate:,.0f}", f"{rate * result.bytes_per_event / 1e6:.1f}", share)
+        spread = [f"{bound(result.rates[name]):,.0f}" for bound in (min, max)]
+        table.add_row(name, f"{rate:,.0f}", *spread, f"{rate * result.bytes_per_event / 1e6:.1f}", share)
     out.print(table)
     for name, ratio in result.to_json()["ratios"].items():
         out.print(f"{name:32} {ratio:8.2f}")
     out.print(f"peak memory of all processes: {result.peak_rss_mb:,.0f} MB; median of {rounds} rounds")
+    if result.disturbed:
+        out.print(
+            f"{result.disturbed} of {rounds * len(result.rates)} rounds were disturbed by other processes, though they "
+            "were repeated: read the figures with care"
+        )
     out.print(environment)
 
 

@@ -49,6 +49,9 @@ class _Source(uproot.source.chunk.Source):  # type: ignore[misc]  # uproot has n
         return chunks
 
     def _chunks(self, ranges: Sequence[tuple[int, int]]) -> list[Any]:
+        behind = next((start for start, _ in ranges if start > self._num_bytes), None)
+        if behind is not None:
+            raise ValueError(f"the file ends early: it has {self._num_bytes} bytes, and more lies at position {behind}")
         ends = [min(stop, self._num_bytes) for _, stop in ranges]
         spans = [(start, end - start) for (start, _), end in zip(ranges, ends, strict=True)]
         return [

@@ -354,7 +354,7 @@ def plot_cut_flow(flow: CutFlow) -> Figure:
     for number, (label, own) in enumerate(labels.items()):
         places = [place + (number - (len(labels) - 1) / 2) * height for place in range(len(names))]
         shares = [events / max(own.events[0], 1) for events in own.events]
-        axes.barh(places, shares, height, label=None if label is None else f"label {label:g}")
+        axes.barh(places, shares, height, label=None if label is None else flow.told(label))
         for place, share, events in zip(places, shares, own.events, strict=True):
             axes.text(share + 0.01, place, f"{events:,}", va="center", fontsize="small")
     axes.set_yticks(range(len(names)), names)

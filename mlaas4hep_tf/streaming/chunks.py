@@ -123,6 +123,21 @@ class Stream:
             skipped=None if self.skipped is None else self.skipped.fresh(),
         )  # fmt: skip
 
+    def keeps(self, plan: Plan) -> bool:
+        """Whether all events of a plan are kept."""
+        kept = self.kept
+        return kept is not None and all(kept.get(block) for group in plan.file_groups for block in group)
+
+    def begin_kept(self, plan: Plan, truncated: Mapping[str, int]) -> None:
+        """Count an epoch that is delivered whole without being read."""
+        self.delivered.clear()
+        self.delivered.update(plan.file_entries)
+        self.truncated.clear()
+        self.truncated.update(truncated)
+        self.failures.clear()
+        if self.skipped is not None:
+            self.skipped.begin()
+
     @property
     def read_layout(self) -> Layout:
         return replace(self.layout, targets=tuple((t.branch, t.dtype) for t in self.targets if t.branch))

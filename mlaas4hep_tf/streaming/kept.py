@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
-from weakref import WeakSet
+from weakref import WeakSet, finalize
 
 import numpy.typing as npt
 
@@ -63,6 +63,18 @@ class Kept:
         if sum(min(r.stop, block.stop) - max(r.start, block.start) for r in found) < len(block):
             return None
         return [cut(r.events, max(block.start - r.start, 0), block.stop - r.start, self._groups) for r in found]
+
+    def reserve(self, owner: object, size: int) -> bool:
+        """Whether so many bytes more fit; they count as kept as long as the owner lives."""
+        with _lock:
+            if self.nbytes + size > self._limit():
+                return False
+            self.nbytes += size
+        finalize(owner, self._release, size)
+        return True
+
+    def _release(self, size: int) -> None:
+        self.nbytes -= size  # without the lock: garbage is collected anywhere, also where it is held
 
     def add(self, block: EntryRange, events: Events) -> None:
         """Copy the events of a block that are not kept already, as far as there is room."""

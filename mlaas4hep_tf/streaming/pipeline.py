@@ -19,6 +19,7 @@ import tensorflow as tf
 from mlaas4hep_tf.io.buffers import keep_freed_memory
 from mlaas4hep_tf.io.workers import default_workers
 from mlaas4hep_tf.streaming.chunks import Room, Stream
+from mlaas4hep_tf.streaming.finished import Finished
 from mlaas4hep_tf.streaming.forks import NAME
 from mlaas4hep_tf.streaming.plan import Plan
 from mlaas4hep_tf.streaming.position import Cursor
@@ -52,8 +53,9 @@ class PipelineOptions:
 
 
 def build_pipeline(
-    stream: Stream, preprocessor: Preprocessor, options: PipelineOptions, plan: Plan, cursor: Cursor
-) -> tf.data.Dataset:
+    stream: Stream, preprocessor: Preprocessor, options: PipelineOptions, plan: Plan, cursor: Cursor,
+    finished: Finished | None,
+) -> tf.data.Dataset:  # fmt: skip
     """The whole graph from file groups to batches; nothing is read before it is iterated.
 
     Each iteration begins where `cursor` says.  How many batches it has is known, unless some may be lost or the first
@@ -63,9 +65,12 @@ def build_pipeline(
     every epoch, and those inside such a function again for every chunk.
     """
     batch = options.batch_size
-    step = batch * -(-STEP_ENTRIES // batch) if options.layout != "ragged" else batch  # rebatch is slow for ragged
-    batches = _steps(stream, plan, cursor, step, _room(preprocessor, options, plan)).map(
-        _step(preprocessor, options, plan, step),
+    step = _step_entries(options)
+    finish, room = _step(preprocessor, options, plan, step), _room(preprocessor, options, plan)
+    if finished is not None:  # nothing is traced or compiled twice
+        finish, room = finished.finish, finished.room
+    batches = _steps(stream, plan, cursor, step, room, finished).map(
+        partial(_take, finish),
         num_parallel_calls=default_workers(),
         deterministic=True,
     )
@@ -76,6 +81,31 @@ def build_pipeline(
     batches = batches.prefetch(max(2, PREFETCH_ENTRIES // batch))
     known = plan.batches if stream.skipped is None and cursor.next.batch == 0 else None
     return _with_end(batches, cursor, known).with_options(_settings())
+
+
+def make_finished(stream: Stream, preprocessor: Preprocessor, options: PipelineOptions, plan: Plan) -> Finished | None:
+    """Where finished rows are kept once they are there; None if nothing is kept, or rows differ in shape or by epoch.
+
+    The bits of a logarithm depend on where in a tensor it stands, as the last few are not worked out side by side.
+    """
+    same = options.layout in ("vector", "image") and options.augmentation is None
+    if stream.kept is None or not same or preprocessor.scaling.has_logarithms:
+        return None
+    x: Any = preprocessor.input_specs(mask=options.mask)
+    if not options.mask:
+        (x,) = x.values()
+    targets = [tf.TensorSpec((None,), tf.as_dtype(target.dtype)) for target in stream.targets]
+    step = _step_entries(options)
+    return Finished(
+        stream, plan, (x, *targets) if targets else x, _step(preprocessor, options, plan, step), step,
+        _room(preprocessor, options, plan),
+    )  # fmt: skip
+
+
+def _step_entries(options: PipelineOptions) -> int:
+    """Rows that are finished at a time: whole batches, and of ragged ones, which are slow to cut, a single one."""
+    batch = options.batch_size
+    return batch * -(-STEP_ENTRIES // batch) if options.layout != "ragged" else batch
 
 
 def _with_end(batches: tf.data.Dataset, cursor: Cursor, known: int | None) -> tf.data.Dataset:
@@ -112,32 +142,34 @@ def _settings() -> tf.data.Options:
     return settings
 
 
-def _steps(stream: Stream, plan: Plan, cursor: Cursor, step: int, room: Room | None) -> tf.data.Dataset:
-    """Steps (rows, turn, flat, bounds, groups, targets): the rows of a step, and the whole packed chunk they lie in.
+def _steps(
+    stream: Stream, plan: Plan, cursor: Cursor, step: int, room: Room | None, finished: Finished | None
+) -> tf.data.Dataset:
+    """Steps (rows, finished, turn, flat, bounds, groups, targets): the rows of a step, and what they lie in.
 
-    `turn` is the numbers of epoch and chunk.
+    That is a whole packed chunk, or the finished rows of an epoch.  `turn` is the numbers of epoch and chunk.
 
     TensorFlow never forgets a Python function that a graph has called, so the one here holds stream, plan and cursor
     weakly; the RootDataset holds them, and every dataset and iterator made from it holds the RootDataset.
     """
     keep_freed_memory()
     weak_stream, weak_plan, weak_cursor = weakref.ref(stream), weakref.ref(plan), weakref.ref(cursor)
+    weak_finished = weakref.ref(finished) if finished is not None else None
 
     def read() -> Iterator[tuple[Any, ...]]:
         alive, its_plan, its_cursor = weak_stream(), weak_plan(), weak_cursor()
         if alive is None or its_plan is None or its_cursor is None:
             raise ReferenceError("the RootDataset that this iterator reads from is gone; keep a reference to it")
-        start = its_cursor.begin()
-        first = start.batch * its_plan.batch_size // its_plan.chunk_size
-        for number, (order, flat, bounds, *rest) in enumerate(alive.chunks(its_plan, start, room), first):
-            yield (
-                order,
-                np.array([start.epoch, number], np.int32),
-                flat,
-                bounds,
-                tuple(rest[: len(groups)]),
-                tuple(rest[len(groups) :]),
-            )
+        position, ready = its_cursor.begin(), weak_finished() if weak_finished is not None else None
+        rows = ready.rows(position) if ready is not None else None
+        if rows is not None:
+            yield its_plan.order(position.epoch), rows, *nothing
+            return
+        no_rows = ready.nothing() if ready is not None else ()
+        first = position.batch * its_plan.batch_size // its_plan.chunk_size
+        for number, (order, flat, bounds, *rest) in enumerate(alive.chunks(its_plan, position, room), first):
+            turn = np.array([position.epoch, number], np.int32)
+            yield order, no_rows, turn, flat, bounds, tuple(rest[: len(groups)]), tuple(rest[len(groups) :])
 
     def cut(order: tf.Tensor, *chunk: Any) -> tf.data.Dataset:
         starts = tf.data.Dataset.range(0, tf.shape(order, tf.int64)[0], step)
@@ -147,11 +179,15 @@ def _steps(stream: Stream, plan: Plan, cursor: Cursor, step: int, room: Room | N
         return tf.TensorSpec((None, columns), dtype)
 
     groups = stream.layout.groups
-    signature = (
-        tf.TensorSpec((None,), tf.int32), tf.TensorSpec((2,), tf.int32), matrix(len(stream.layout.flat)),
+    packed = (
+        tf.TensorSpec((2,), tf.int32), matrix(len(stream.layout.flat)),
         matrix(2 * len(groups), tf.int32), tuple(matrix(len(names)) for _, names in groups),
         tuple(tf.TensorSpec((None,), tf.as_dtype(target.dtype)) for target in stream.targets),
     )  # fmt: skip
+    nothing = tf.nest.map_structure(
+        lambda part: np.zeros([size or 0 for size in part.shape], part.dtype.as_numpy_dtype), packed
+    )
+    signature = (tf.TensorSpec((None,), tf.int32), () if finished is None else finished.signature, *packed)
     return tf.data.Dataset.from_generator(read, output_signature=signature).prefetch(1).flat_map(cut)
 
 
@@ -196,6 +232,18 @@ def _step(preprocessor: Preprocessor, options: PipelineOptions, plan: Plan, step
         return tf.nest.map_structure(lambda part: part[:count], compiled((offset, scale), whole, *chunk))
 
     return finish
+
+
+def _take(finish: Callable[..., Any], rows: tf.Tensor, finished: Any, *chunk: Any) -> Any:
+    """The rows of a step: those that are finished already where these are there, or else they are finished now."""
+    ready = tf.nest.flatten(finished)
+    if not ready:
+        return finish(rows, *chunk)
+    return tf.cond(
+        tf.shape(ready[0])[0] > 0,
+        lambda: tf.nest.map_structure(lambda part: tf.gather(part, rows), finished),
+        lambda: finish(rows, *chunk),
+    )
 
 
 def _finish(

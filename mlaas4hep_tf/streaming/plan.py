@@ -6,6 +6,7 @@ order for the same seed) is a property of these functions and tested as such.
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -119,6 +120,24 @@ class Plan:
             turn = {c: n // OPEN_CLUSTERS for n, c in enumerate(dict.fromkeys(cluster[block] for block in blocks))}
             blocks.sort(key=lambda block: turn[cluster[block]])
         return blocks
+
+    def order(self, epoch: int) -> npt.NDArray[np.int32]:
+        """The events of an epoch by their number in the order of files and entries, int32 [entries].
+
+        It is for laws under which every event comes once.
+        """
+        blocks = [block for file_group in self.file_groups for block in file_group]
+        first = dict(zip(blocks, itertools.accumulate(map(len, blocks), initial=0), strict=False))
+        groups = [
+            np.concatenate([np.arange(first[b], first[b] + len(b), dtype=np.int32) for b in self.blocks(number, epoch)])
+            for number in range(len(self.file_groups))
+        ]
+        ends = np.cumsum(self.chunk_quotas, axis=0)
+        chunks = [
+            np.concatenate([group[start:stop] for group, start, stop in zip(groups, starts, stops, strict=True)])
+            for starts, stops in zip((ends - self.chunk_quotas).tolist(), ends.tolist(), strict=True)
+        ]
+        return np.concatenate([chunk[self.rows(epoch, n, len(chunk))] for n, chunk in enumerate(chunks)])
 
     def rows(self, epoch: int, chunk: int, events: int) -> npt.NDArray[np.int32]:
         """The order of the rows of one chunk, a permutation of range(events)."""

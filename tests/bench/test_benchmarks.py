@@ -50,7 +50,9 @@ def test_scan(benchmark, files, scale):
 @pytest.mark.parametrize("batch_size", [16, 64])
 @pytest.mark.parametrize("layout", ["vector", "columns", "ragged"])
 def test_dataset(benchmark, files, scale, batch_size, layout):
-    ds = RootDataset(files, scan(files, progress=False), labels=[0, 1], batch_size=batch_size, layout=layout)
+    ds = RootDataset(
+        files, scan(files, progress=False), labels=[0, 1], batch_size=batch_size, layout=layout, keep=False
+    )
     assert benchmark(lambda: sum(len(y) for _, y in ds)) == 100 * scale
 
 

@@ -132,3 +132,13 @@ def test_a_file_that_grows_while_it_is_read(file, tmp_path, written):
         end.write(b"more")
     with pytest.raises(InputFileError, match=r"grows\.root, tree events was replaced, or written to, since"):
         list(ds)
+
+
+def test_a_cut_file_is_told_at_once(file, tmp_path):
+    with open(file, "rb") as whole:
+        start = whole.read(os.path.getsize(file) // 3)
+    cut = tmp_path / "cut.root"
+    cut.write_bytes(start)
+    with pytest.raises(InputFileError, match=rf"cut.root.*ends early: it has {len(start)} bytes") as caught:
+        scan(str(cut), progress=False)
+    assert not caught.value.passing  # no use to try again

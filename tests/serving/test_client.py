@@ -211,7 +211,7 @@ def test_whole_numbers_only_for_integers(served):
     with Client(served["grpc"]) as client:
         whole = [{**event, "n": float(event["n"])} for event in EVENTS]
         assert client.predict(whole, "sums")["twice"].tolist() == TWICE
-        for n in ([3.5, 4, 5], np.array([3.5, 4, 5], np.float32), [[3], [4, 5], [6]], ["3", "4", "5"]):
+        for n in ([3.5, 4, 5], np.array([3.5, 4, 5], np.float32), [[3.5], [4, 5], [6]], ["3", "4", "5"]):
             with pytest.raises(ServingError, match="n: the model takes int64") as caught:
                 client.predict({"met": [1.0] * 3, "n": n, "pt": [[1.0]] * 3}, "sums")
             assert caught.value.code is Code.INVALID_ARGUMENT
@@ -435,6 +435,29 @@ def test_booleans_are_numbers_for_an_input_of_numbers(url, flags):
         answer = client.predict({"met": flags, "n": flags, "pt": [[True], [False], []]})
     assert answer["ht"].tolist() == [2.0, 0.0, 1.0]
     assert answer["twice"].tolist() == [2, 0, 2]
+
+
+class Bits(tf.Module):
+    """What a list of integers holds, as the exported models take them: it ends before -2^63."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int64, name="bits")])
+    def __call__(self, bits):
+        return {"sum": tf.reduce_sum(tf.where(bits == tf.int64.min, tf.zeros_like(bits), bits), axis=1)}
+
+
+def test_lists_of_integers_are_padded_as_the_model_takes_them(tmp_path):
+    from mlaas4hep_serving.options import Options
+    from mlaas4hep_serving.server import Server
+
+    model = Bits()
+    tf.saved_model.save(model, str(tmp_path / "1"), signatures=model.__call__)
+    server = Server(Options(port=-1, rest_api_port=-1, model_name="default", model_base_path=str(tmp_path)))
+    events = [{"bits": [2**62, 1]}, {"bits": []}, {"bits": [3]}]
+    for url in (f"http://127.0.0.1:{server.rest_port}", f"grpc://127.0.0.1:{server.grpc_port}"):
+        with Client(url) as client:
+            np.testing.assert_array_equal(client.predict(events), [2**62 + 1, 0, 3])
+            np.testing.assert_array_equal(client.predict(ak.Array(events)), [2**62 + 1, 0, 3])
+    server.stop()
 
 
 def test_a_client_of_one_model_says_what_it_is(url):

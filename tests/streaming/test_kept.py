@@ -18,6 +18,7 @@ from mlaas4hep_tf.streaming.chunks import Stream
 from mlaas4hep_tf.streaming.kept import Kept
 from mlaas4hep_tf.streaming.plan import EntryRange
 from mlaas4hep_tf.testing import write_files
+from mlaas4hep_tf.transforms.image_axes import Axis, Image
 
 
 def bits(ds):
@@ -57,6 +58,13 @@ def equal(ds):
     return [bits(ds) for _ in range(3)], ds.delivered
 
 
+def whole(ds):
+    """Epochs of which the later ones are finished rows, with a peek and an interrupted one between them."""
+    epochs = [(bits(ds), ds.delivered, ds.truncated) for _ in range(2)]
+    looked = bits(ds.take(2))
+    return epochs, looked, [(bits(ds), ds.delivered, ds.truncated) for _ in range(2)]
+
+
 def resumed(ds):
     whole = [bits(ds) for _ in range(2)]
     again = ds.starting_at(ds.state(1, 3))
@@ -64,7 +72,9 @@ def resumed(ds):
     return whole, bits(again), again.delivered
 
 
-@pytest.mark.parametrize(("use", "keep"), [(parts, "auto"), (parts, 20_000), (equal, True), (resumed, "auto")])
+@pytest.mark.parametrize(
+    ("use", "keep"), [(parts, "auto"), (parts, 20_000), (equal, True), (whole, "auto"), (resumed, "auto")]
+)
 def test_the_same_batches_bit_for_bit(files, use, keep):
     specs = quiet_scan(files, select="nJet > 1") if use is parts else quiet_scan(files)
 
@@ -84,6 +94,24 @@ def test_what_is_kept_is_not_read_again(files, asked):
     del asked[:]
     bits(train), bits(valid), bits(valid.in_order()), bits(train.masked()), bits(train.mixed("equal")), bits(ds)
     assert asked == []
+
+
+IMAGE = Image((Axis("Jet_0", 3, 0.0, 1.0),), ("Jet_1",))
+
+
+@pytest.mark.parametrize(
+    "options", [{"mask": True}, {"batch_size": 411}, {"shuffle": False}, {"layout": "image", "image": IMAGE}]
+)
+def test_later_epochs_are_permutations_of_finished_rows(files, monkeypatch, options):
+    specs = quiet_scan(files).with_lengths(quantile=0.8)
+    options = {"batch_size": 64, "chunk_size": 300} | options
+    ds, plain = (RootDataset(files, specs, labels={"*": 1}, keep=keep, **options) for keep in ("auto", False))
+    for epoch in range(4):
+        with monkeypatch.context() as patched:
+            if epoch > 1:  # in the second the rows are made
+                patched.setattr(Stream, "chunks", None)
+            mine = bits(ds), ds.delivered, ds.truncated
+        assert mine == (bits(plain), plain.delivered, plain.truncated)
 
 
 def test_no_more_is_kept_than_the_limit(files, asked):

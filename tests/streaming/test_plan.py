@@ -48,6 +48,24 @@ def test_every_prefix_is_within_one_event_of_the_ideal_mix(sizes, chunk):
     assert (abs(given_so_far - ideal) < 1).all()
 
 
+@given(SIZES, st.integers(1, 60), st.integers(1, 20), st.integers(0, 3))
+def test_the_order_of_an_epoch_is_what_its_chunks_give(sizes, chunk, batch, epoch):
+    plan = make_plan(
+        whole(sizes), offsets_of(sizes, 17), chunk_size=chunk, batch_size=batch, shuffle=True, seed=5
+    )  # fmt: skip
+    first = np.cumsum([0, *sizes]).tolist()
+    queues = [
+        [first[b.file] + e for b in plan.blocks(group, epoch) for e in range(b.start, b.stop)]
+        for group in range(len(plan.file_groups))
+    ]
+    expected: list[int] = []
+    for number, quotas in enumerate(plan.chunk_quotas.tolist()):
+        mixed = [queue.pop(0) for queue, quota in zip(queues, quotas, strict=True) for _ in range(quota)]
+        expected += [mixed[row] for row in plan.rows(epoch, number, len(mixed))]
+    assert plan.order(epoch).tolist() == expected
+    assert sorted(expected) == list(range(sum(sizes)))
+
+
 def test_counts_beyond_64_bit_products_stay_exact():
     sizes = [3 * 10**9, 5 * 10**9, 7]
     steps = apportion(sizes, [10**9, sum(sizes)])

@@ -78,7 +78,7 @@ class Client:
         Args:
             events: a list of dicts, one for each event; or a dict of columns, or one array, whose first dimension is
                 the events.  Values are numbers, numpy arrays or (nested) lists, also such as awkward arrays give; lists
-                of different lengths are padded with NaN.
+                of different lengths are padded with NaN, of integers where the model takes int64 with -2^63.
             model: name of the model; by default that of the client.
             version: of the model; by default the newest.
             label: of a version, such as ``stable``.

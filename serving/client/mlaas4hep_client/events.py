@@ -1,4 +1,4 @@
-"""Events as a user has them -> columns as a request takes them: rectangular, NaN in the gaps of ragged lists."""
+"""Events as a user has them -> columns as a request takes them: rectangular, with what ends a list in the gaps."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
+from numbers import Integral
 from typing import Any
 
 from mlaas4hep_client.arrays import is_array, nested
 from mlaas4hep_client.errors import invalid_argument
 
+NO_INTEGER = -(2**63)  # what ends a list of integers in a request, as NaN ends one of other numbers
 _SIMPLE = {float, int, bool, str, bytes, type(None), list}  # what needs no conversion to lists
 
 
@@ -22,11 +24,13 @@ class Column:
         shape: its dimensions, the events first.
         values: in C order, a flat list of numbers or strings; or a numpy array of this shape.
         bools: whether booleans are among them.
+        gaps: whether they are integers and NaN, which fills the gaps between lists of different lengths.
     """
 
     shape: tuple[int, ...]
     values: Any
     bools: bool = False
+    gaps: bool = False
 
     def as_numbers(self) -> Column:
         """1 and 0 instead of booleans."""
@@ -35,7 +39,11 @@ class Column:
             if is_array(self.values)
             else [v + 0 if v is True or v is False else v for v in self.values]
         )
-        return Column(self.shape, values)
+        return Column(self.shape, values, gaps=self.gaps)
+
+    def as_integers(self) -> Column:
+        """`NO_INTEGER` in the gaps."""
+        return Column(self.shape, [NO_INTEGER if v != v else v for v in self.values], self.bools)
 
     def nested(self) -> Any:
         """Lists nested as the shape says."""
@@ -88,11 +96,13 @@ def column(given: Any, name: str) -> Column:
         levels.append(items)
         items = _simple(list(chain.from_iterable(items)))
     shape = tuple(max(map(len, lists)) for lists in levels)
+    gaps = False
     if math.prod(shape) != len(items):
         if types & {str, bytes}:
             raise invalid_argument(f"{name}: lists of different lengths hold numbers only: the gaps become NaN")
+        gaps = all(issubclass(kind, Integral) for kind in types)
         items = _filled(levels, shape, items)
-    return Column(shape, items, bool in types)
+    return Column(shape, items, bool in types, gaps)
 
 
 def _filled(levels: Sequence[Sequence[Sequence[Any]]], shape: Sequence[int], leaves: Sequence[Any]) -> list[Any]:

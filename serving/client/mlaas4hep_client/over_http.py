@@ -31,7 +31,7 @@ class Http:
     ) -> dict[str, Array]:
         """Outputs by name."""
         path = _path(model, version, label)
-        if isinstance(inputs, dict) and any(column.bools for column in inputs.values()):
+        if isinstance(inputs, dict) and any(column.bools or column.gaps for column in inputs.values()):
             inputs = self._typed(inputs, path, signature)
         body: dict[str, Any] = {"signature_name": signature} if signature else {}
         body["inputs"] = (
@@ -51,12 +51,9 @@ class Http:
         return found
 
     def _typed(self, inputs: dict[str, Column], path: str, signature: str) -> dict[str, Column]:
-        """The inputs, booleans as numbers where the model takes numbers: the server makes that difference in JSON."""
+        """The inputs as numbers where the model takes these and not booleans, and with gaps as it takes them."""
         known = self._known(path, signature)
-        return {
-            name: column.as_numbers() if column.bools and known.get(name) != "DT_BOOL" else column
-            for name, column in inputs.items()
-        }
+        return {name: _as_taken(column, known.get(name)) for name, column in inputs.items()}
 
     def _known(self, path: str, signature: str) -> dict[str, str]:
         """DataType of each input of a signature, asked once."""
@@ -85,6 +82,12 @@ class Http:
     def close(self) -> None:
         """Close the connections."""
         self._pool.clear()
+
+
+def _as_taken(column: Column, dtype: str | None) -> Column:
+    if column.bools and dtype != "DT_BOOL":
+        column = column.as_numbers()
+    return column.as_integers() if column.gaps and dtype == "DT_INT64" else column
 
 
 def _path(model: str, version: int | None, label: str | None) -> str:

@@ -77,6 +77,8 @@ def fill(proto: Any, column: Column, name: str, dtype: int | None) -> None:
     """
     proto.dtype = _own(column) if dtype is None else dtype
     kind = _kind(proto.dtype, name)
+    if column.gaps and proto.dtype == DTYPES["DT_INT64"]:
+        column = column.as_integers()
     for size in column.shape:
         proto.tensor_shape.dim.add().size = size
     try:

@@ -1,0 +1,82 @@
+"""Finished rows in memory: padded, normalised and masked once, so that an epoch is a permutation of them."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mlaas4hep_tf.io.buffers import ArrayPool, ArraySpec
+from mlaas4hep_tf.streaming.chunks import Room, Stream
+from mlaas4hep_tf.streaming.plan import Plan
+from mlaas4hep_tf.streaming.position import Position
+
+
+class Finished:
+    """The rows of a dataset in the form of its elements, as soon as they can be made without reading and fit.
+
+    They are made at the beginning of the second whole epoch, where all events are kept as they were read.
+
+    Attributes:
+        signature: structure, shapes [None, ...] and dtypes of the elements.
+        finish: makes the rows of a step from those of a packed chunk.
+        step: rows of a step.
+        room: of the chunks.
+    """
+
+    def __init__(
+        self, stream: Stream, plan: Plan, signature: Any, finish: Callable[..., Any], step: int, room: Room | None
+    ) -> None:
+        self._stream, self._plan = stream, plan
+        self.signature, self.finish, self.step, self.room = signature, finish, step, room
+        self._lock = threading.Lock()
+        self._epochs = 0
+        self._rows: Any = None
+        self._truncated = Counter[str]()
+
+    def rows(self, position: Position) -> Any:
+        """The rows as a structure of arrays [entries, ...], or None where this epoch comes from packed events."""
+        if position.batch or position.lost or self._plan.quotas != self._plan.file_group_entries:
+            return None
+        with self._lock:
+            self._epochs += 1
+            if self._rows is None and self._epochs > 1 and self._stream.keeps(self._plan):
+                self._rows = self._make(position)
+            if self._rows is not None:
+                self._stream.begin_kept(self._plan, self._truncated)
+            return self._rows
+
+    def _make(self, position: Position) -> Any:
+        specs = [
+            ArraySpec((self._plan.entries, *part.shape[1:]), part.dtype.name)
+            for part in tf.nest.flatten(self.signature)
+        ]
+        if self._stream.kept is None or not self._stream.kept.reserve(self, sum(spec.nbytes for spec in specs)):
+            return None
+        rows = ArrayPool().take(specs)
+        numbers, groups = self._plan.order(position.epoch), len(self._stream.layout.groups)
+        for number, (order, *packed) in enumerate(self._stream.chunks(self._plan, position, self.room)):
+            flat, bounds, *rest = map(tf.constant, packed)
+            turn = tf.constant([position.epoch, number])
+            chunk = turn, flat, bounds, tuple(rest[:groups]), tuple(rest[groups:])
+            for start in range(0, len(order), self.step):
+                own = order[start : start + self.step]
+                self._put(rows, numbers[: len(own)], self.finish(tf.constant(own), *chunk))
+                numbers = numbers[len(own) :]
+        self._truncated.update(self._stream.truncated)
+        return tf.nest.pack_sequence_as(self.signature, rows)
+
+    @staticmethod
+    def _put(rows: list[Any], numbers: Any, element: Any) -> None:
+        for row, part in zip(rows, tf.nest.flatten(element), strict=True):
+            row[numbers] = part.numpy()
+
+    def nothing(self) -> Any:
+        """The same structure without a row."""
+        return tf.nest.map_structure(
+            lambda part: np.empty((0, *part.shape[1:]), part.dtype.as_numpy_dtype), self.signature
+        )
