@@ -223,8 +223,8 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no ty
             self.model.jax_state_sync()
         valid, whole = self._given[1], self._together
         self._last = {
-            "train": self._shared(self.train, whole and whole.train, epoch, batch),
-            "valid": None if valid is None else self._shared(valid, whole and whole.valid, epoch, 0),
+            "train": self._shared(self.train, whole.train if whole else None, epoch, batch),
+            "valid": None if valid is None else self._shared(valid, whole.valid if whole else None, epoch, 0),
             "variables": [_numpy(v) for v in self._variables()],
             "metrics": [_numpy(v) for v in self.model.metrics_variables],
             "history": self.history, "stopped": bool(self.model.stop_training and batch == 0),
