@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     specs = scan(args.files, args.tree, exclude=args.exclude, progress=False)
-    chunks.read_block = instant_block  # type: ignore[assignment]
+    chunks.read_block = instant_block
     datasets = {n: RootDataset(args.files, specs, chunk_size=n, batch_size=256, keep=False) for n in args.chunk}
     times: defaultdict[int, list[dict[str, float]]] = defaultdict(list)
     for number in range(args.rounds + 1):  # the first is a warm-up

@@ -55,7 +55,7 @@ class OnnxNetwork(keras.layers.Layer):  # type: ignore[misc]  # keras has no typ
 
     def compute_output_spec(self, inputs: Mapping[str, Any]) -> Any:
         signature = {name: tf.TensorSpec(one.shape, one.dtype) for name, one in inputs.items()}
-        made = tf.function(self.call).get_concrete_function(signature).structured_outputs
+        made = tf.function(self.call, autograph=False).get_concrete_function(signature).structured_outputs
         return keras.KerasTensor(made.shape, made.dtype.name)
 
     def get_config(self) -> dict[str, Any]:

@@ -48,8 +48,10 @@ def _reduced(function: Callable[..., Any]) -> Op:
 
 
 def _reshape(x: Values, a: Attributes) -> Any:
-    wanted = _constant(x[1]).tolist()
-    shape = tf.shape(x[0])
+    known = tf.get_static_value(x[1])
+    if known is None:  # made of the sizes of the input
+        return tf.reshape(x[0], x[1])
+    wanted, shape = known.tolist(), tf.shape(x[0])
     return tf.reshape(
         x[0], [shape[n] if size == 0 and not a.get("allowzero") else size for n, size in enumerate(wanted)]
     )

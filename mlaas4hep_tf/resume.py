@@ -6,6 +6,7 @@ import os
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
@@ -24,6 +25,22 @@ _KEPT = {
     "ReduceLROnPlateau": ("wait", "best", "cooldown_counter"),
     "ModelCheckpoint": ("best",),
 }
+
+
+@dataclass(frozen=True)
+class Together:
+    """What processes that train one model have in common; each is given even shards of it (`RootDataset.shard`).
+
+    Attributes:
+        train, valid: the datasets of which each has a shard.
+        count: how many processes there are.
+        writes: whether this one writes the checkpoint.
+    """
+
+    train: RootDataset
+    valid: RootDataset | None
+    count: int
+    writes: bool
 
 
 class Resume(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no type information
@@ -53,7 +70,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no ty
     def __init__(
         self, path: str | os.PathLike[str], train: RootDataset, valid: RootDataset | None = None, *,
         every: int | str = "60s", callbacks: Sequence[keras.callbacks.Callback] = (), resume: bool = True,
-        stop: threading.Event | None = None,
+        stop: threading.Event | None = None, together: Together | None = None,
     ) -> None:  # fmt: skip
         """Read the checkpoint, if there is one.
 
@@ -64,22 +81,24 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no ty
             callbacks: the others of the training, whose state is kept.
             resume: go on with the checkpoint; False begins anew and writes over it.
             stop: where it is set, training ends behind the present step with a checkpoint and KeyboardInterrupt.
+            together: of processes that train one model, for which there is one checkpoint.
 
         Raises:
-            ResumeError: a checkpoint of other events, or in another order; says what differs.
+            ResumeError: a checkpoint of other events, or in another order; says what differs; or of another number of
+                processes inside of an epoch.
             ConfigError: an `every` that means nothing.
         """
         super().__init__()
         self._path, self._every, self._others, self._stop = path, Every.parse(every), tuple(callbacks), stop
-        self._given = train, valid
+        self._given, self._together = (train, valid), together
         self._warned = self._begun = False
         self._take(checkpoints.read(path) if resume else None)
 
     def _take(self, saved: dict[str, Any] | None) -> None:
         """Stand where a checkpoint was written, or at the beginning."""
-        self._saved = saved
+        self._saved = self._last = saved
         train, valid = self._given
-        state = saved["train"] if saved else train.state(0)
+        state = self._own(train, saved["train"]) if saved else train.state(0)
         self.epoch: int = state["epoch"]
         self.batch: int = state["batch"]
         self.stopped: bool = saved["stopped"] if saved else False
@@ -87,9 +106,30 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no ty
         self.train = train.starting_at(state)
         self.valid = None
         if valid is not None:
-            self.valid = valid.starting_at(saved["valid"] if saved else valid.state(0))
+            self.valid = valid.starting_at(self._own(valid, saved["valid"]) if saved else valid.state(0))
         self._offset, self._now = self.batch, self.epoch
         self._steps, self._written = 0, monotonic()
+
+    def _own(self, ds: RootDataset, state: dict[str, Any]) -> dict[str, Any]:
+        """The state of this process's dataset where a checkpoint, of all processes, was written."""
+        then, now = state.get("processes", 1), self._together.count if self._together else 1
+        if state["batch"] and then != now:
+            raise ResumeError(
+                "inside of an epoch a training goes on with as many processes as before, at an epoch's end with any: "
+                f"{then} then, {now} now"
+            )
+        if self._together is None:
+            return state
+        whole = self._together.train if ds is self._given[0] else self._together.valid
+        assert whole is not None
+        whole.starting_at(state)  # raises where it is of other events
+        return ds.state(state["epoch"], state["batch"])
+
+    def _shared(self, ds: RootDataset, whole: RootDataset | None, epoch: int, batch: int) -> dict[str, Any]:
+        """The state that a checkpoint holds."""
+        if self._together is None or whole is None:
+            return ds.state(epoch, batch)
+        return whole.state(epoch) | {"batch": batch, "processes": self._together.count}
 
     def goes_on(self, epochs: int) -> bool:
         """Whether there is an epoch left; at first always, for the model of a training that was at its end."""
@@ -150,7 +190,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no ty
     def on_train_end(self, logs: Any = None) -> None:  # noqa: ARG002
         """Stand behind what was done, for the next ``fit``."""
         self._restore_history()
-        self._take(checkpoints.read(self._path))
+        self._take(self._last)
 
     def _restore_history(self) -> None:
         history = self.model.history
@@ -181,15 +221,17 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no ty
     def _write(self, epoch: int, batch: int) -> None:
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
-        valid = self._given[1]
-        checkpoints.write(self._path, {
-            "train": self.train.state(epoch, batch),
-            "valid": None if valid is None else valid.state(epoch),
+        valid, whole = self._given[1], self._together
+        self._last = {
+            "train": self._shared(self.train, whole.train if whole else None, epoch, batch),
+            "valid": None if valid is None else self._shared(valid, whole.valid if whole else None, epoch, 0),
             "variables": [_numpy(v) for v in self._variables()],
             "metrics": [_numpy(v) for v in self.model.metrics_variables],
             "history": self.history, "stopped": bool(self.model.stop_training and batch == 0),
             "callbacks": [(type(one).__name__, _get_state(one)) for one in self._others],
-        })  # fmt: skip
+        }  # fmt: skip
+        if whole is None or whole.writes:
+            checkpoints.write(self._path, self._last)
         self._steps, self._written = 0, monotonic()
 
     def _warn_of_strangers(self) -> None:

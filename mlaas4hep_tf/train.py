@@ -32,7 +32,7 @@ from mlaas4hep_tf.evaluation import (
 from mlaas4hep_tf.optimizers import callbacks as recipe_callbacks
 from mlaas4hep_tf.optimizers import optimizer
 from mlaas4hep_tf.recipe import DEFAULT_RECIPE, Recipe
-from mlaas4hep_tf.resume import Resume
+from mlaas4hep_tf.resume import Resume, Together
 from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Classes, Regression, Task
 
 __all__ = [
@@ -214,6 +214,7 @@ def fit(
     checkpoint_every: int | str = "60s",
     resume: bool = False,
     stop: threading.Event | None = None,
+    together: Together | None = None,
     verbose: int = 0,
 ) -> Fit:
     """Train over the whole data in every epoch and keep the best model.
@@ -234,7 +235,7 @@ def fit(
     With `checkpoint`, a file, everything that training rests on is kept there, every so many steps (``500``) or seconds
     (``"60s"``), and where `stop` is set, which ends training with KeyboardInterrupt.  With `resume` a training goes on
     with it as if it had never been interrupted (`resume.Resume`), or begins at the beginning where there is none yet.
-    Datasets are then `RootDataset`.
+    Datasets are then `RootDataset`.  `together` is for processes that train one model, each with a shard of the data.
 
     Call `keras.utils.set_random_seed` before building the model for reproducible results.
 
@@ -264,7 +265,8 @@ def fit(
             keras.callbacks.ModelCheckpoint(folder / "model.keras", monitor, mode=chosen.mode, save_best_only=True),
             keras.callbacks.CSVLogger(folder / "history.csv", append=resume),
         ]
-        if find_spec("tensorboard") is not None:  # an extra
+        # an extra; and variables must be made in all processes alike
+        if find_spec("tensorboard") is not None and together is None:
             extra.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
     start = perf_counter()
 
@@ -287,7 +289,7 @@ def fit(
             )
         backup = Resume(
             checkpoint, roots[0], roots[1] if valid is not None else None, every=checkpoint_every, callbacks=extra,
-            resume=resume, stop=stop,
+            resume=resume, stop=stop, together=together,
         )  # fmt: skip
         if out is not None and resume:
             _forget_epochs(Path(out) / "history.csv", backup.epoch)

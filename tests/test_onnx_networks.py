@@ -119,7 +119,7 @@ def test_a_network_of_another_framework_is_served_on_raw_branches(specs, tmp_pat
     assert np.abs(keras.models.load_model(tmp_path / "m.keras")(ready) - wanted).max() < 1e-5
 
 
-@pytest.mark.parametrize("name", ["mlp", "set", "particle_transformer"])
+@pytest.mark.parametrize("name", ["mlp"])
 def test_our_own_networks_come_back(name, specs, tmp_path):
     keras.utils.set_random_seed(1)
     preprocessor = Preprocessor(specs, "minmax")

@@ -126,7 +126,7 @@ def _in_turn(
         tell(f"{name}, warm-up")
         way()
     for number in range(1, rounds + 1):
-        for name in list(ways) if number % 2 else reversed(ways):
+        for name in list(ways)[:: 1 if number % 2 else -1]:
             tell(f"{name}, round {number}")
             cores, rate = _undisturbed(ways[name])
             rates[name].append(rate)

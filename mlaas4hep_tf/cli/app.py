@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
@@ -36,6 +37,7 @@ from mlaas4hep_tf.cli.options import (
     OptionalFiles,
     Reading,
     RunFolder,
+    Several,
     TolerantReading,
     Training,
     data,
@@ -170,6 +172,7 @@ def train(
     learnt: Learnt,
     apart: Apart,
     training: Training,
+    several: Several,
     drawing: Drawing,
     reading: TolerantReading,
     files: OptionalFiles = None,
@@ -199,11 +202,12 @@ def train(
     Ctrl-C ends it with a checkpoint; the same command with --resume goes on.
     """
     from mlaas4hep_tf.checkpoints import Every
-    from mlaas4hep_tf.runs.config import CHECKPOINT, METRICS, check_new, describe
-    from mlaas4hep_tf.runs.interrupt import within_two_seconds
+    from mlaas4hep_tf.runs.config import check_new, describe
+    from mlaas4hep_tf.runs.launch import typed
     from mlaas4hep_tf.transforms.normalize import distributed_patterns
 
     Every.parse(checkpoint_every)
+    processes = several.this()
     kept = _registry(registry, register)
     if against is not None:
         describe(against)
@@ -216,11 +220,10 @@ def train(
     config = training.config(named, labels, learnt, paper, read)
     config = replace(config, image=drawing.image(), friends=friends(choice.friend) or None, **apart.options())
     check_new(folder, overwrite=overwrite, resume=resume)
-    if resume and (folder / METRICS).exists():
-        note(f"{folder} was trained to its end already")
-    elif resume and not (folder / CHECKPOINT).exists():
-        note(f"{folder} has no checkpoint yet: training begins at the beginning")
+    if resume:
+        _note_where(folder)
     config.check(choice.tree or paper.tree)
+    _launch(several.to_launch)
     specs = choice.known(cuts, training.continue_from)
     if specs is None:
         specs = choice.scan(
@@ -231,16 +234,12 @@ def train(
     from mlaas4hep_tf.runs.run import train_run
 
     verbose = 0 if as_json or not talks() else 1 if out.is_terminal else 2
-    command = shlex.join(("mlaas4hep-tf", *sys.argv[1:]))
-    again = f"interrupted; to go on: {_with_resume(command)}"
-    with within_two_seconds(again) as interrupt:
-        try:
-            run = train_run(
-                config, specs, folder, overwrite=overwrite, verbose=verbose, command=command, resume=resume,
-                checkpoint_every=checkpoint_every, interrupt=interrupt,
-            )  # fmt: skip
-        except KeyboardInterrupt:
-            interrupt.leave()
+    command = shlex.join(("mlaas4hep-tf", *typed(sys.argv[1:])))
+    work = partial(
+        train_run, config, specs, folder, overwrite=overwrite, verbose=verbose, command=command, resume=resume,
+        checkpoint_every=checkpoint_every, processes=processes,
+    )  # fmt: skip
+    run = _interruptible(work, command) if processes.writes else _with_others(work)
     _judge(run, against)
     told = _keep(kept, run, register, tags(tag))
     if as_json:
@@ -283,6 +282,42 @@ def _keep(registry: Registry | None, run: Run, name: str | None, tagged: Mapping
     from mlaas4hep_tf.registry.registering import register_run
 
     return {"model": f"{name} version {register_run(registry, run, name, tagged)}"}
+
+
+def _note_where(folder: Path) -> None:
+    """Tell where a training that is to go on stands, if that is no checkpoint."""
+    from mlaas4hep_tf.runs.config import CHECKPOINT, METRICS
+
+    if (folder / METRICS).exists():
+        note(f"{folder} was trained to its end already")
+    elif not (folder / CHECKPOINT).exists():
+        note(f"{folder} has no checkpoint yet: training begins at the beginning")
+
+
+def _launch(processes: int) -> None:
+    """Run this command in several processes, and end as they do; nothing for none."""
+    from mlaas4hep_tf.runs.launch import launch
+
+    if processes:
+        raise typer.Exit(launch(sys.argv[1:], processes))
+
+
+def _interruptible(work: Callable[..., Run], command: str) -> Run:
+    """Train; Ctrl-C ends the process within two seconds and says how to go on."""
+    from mlaas4hep_tf.runs.interrupt import within_two_seconds
+
+    with within_two_seconds(f"interrupted; to go on: {_with_resume(command)}") as interrupt:
+        try:
+            return work(interrupt=interrupt)
+        except KeyboardInterrupt:
+            interrupt.leave()
+
+
+def _with_others(work: Callable[..., Run]) -> NoReturn:
+    """Train beside the first process, which Ctrl-C ends, and tells and keeps what came out."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    work()
+    raise typer.Exit
 
 
 def _with_resume(command: str) -> str:
@@ -404,7 +439,7 @@ def export(
 
 
 @app.command(
-    epilog="Example: mlaas4hep-tf tune data/*.root --label '*sig*=1' --label '*=0' --search lr=1e-4:1e-2:log",
+    epilog="Example: mlaas4hep-tf tune data/*.root --labels labels.txt --search lr=1e-4:1e-2:log",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
 def tune(

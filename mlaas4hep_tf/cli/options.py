@@ -36,6 +36,7 @@ from mlaas4hep_tf.io.policy import DEFAULT_POLICY, ReadPolicy
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, OnBadFile, ReadOptions
 from mlaas4hep_tf.model_names import KNOWN
 from mlaas4hep_tf.recipe import Optimizer, Precision, Recipe, Schedule
+from mlaas4hep_tf.runs.processes import ALONE, STEP_TIMEOUT_S, Processes, this_process
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
 
 if TYPE_CHECKING:
@@ -335,6 +336,43 @@ class Training:
             augmentation=augmentation(self.augment),
             continue_from=os.path.abspath(self.continue_from) if self.continue_from else None,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Several:
+    """Processes that train one model, on Keras with JAX."""
+
+    processes: Annotated[
+        int | None, training("--processes", min=1, help="Train with so many processes, started here (JAX).")
+    ] = None
+    coordinator: Annotated[
+        str | None,
+        training("--coordinator", metavar="HOST:PORT|env", help="This is one of them; where the first listens."),
+    ] = None
+    process_id: Annotated[
+        int | None, training("--process-id", help="Which one; by default as Slurm, MPI or TF_CONFIG say.")
+    ] = None
+    step_timeout: Annotated[
+        float, training("--step-timeout", help="Seconds without a step after which such a process ends.")
+    ] = STEP_TIMEOUT_S
+
+    @property
+    def to_launch(self) -> int:
+        """How many processes this command is to start; 0 if none."""
+        return self.processes if self.processes and self.processes > 1 and self.coordinator is None else 0
+
+    def this(self) -> Processes:
+        """Which one this is.
+
+        Raises:
+            ConfigError: that is not known, or said by half.
+        """
+        if self.coordinator is None:
+            if self.process_id is not None:
+                raise ConfigError("--process-id is for a process that meets others: give --coordinator HOST:PORT too")
+            return ALONE
+        os.environ.setdefault("KERAS_BACKEND", "jax")
+        return this_process(self.processes, self.process_id, self.coordinator, self.step_timeout, os.environ)
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,13 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import strftime
 from typing import Any
 
@@ -24,6 +25,7 @@ from mlaas4hep_tf.evaluation import Evaluated, over_training
 from mlaas4hep_tf.heads import check as check_outputs
 from mlaas4hep_tf.io.read_options import ReadOptions
 from mlaas4hep_tf.models import build, definitions, wants_mask
+from mlaas4hep_tf.resume import Together
 from mlaas4hep_tf.runs.config import (
     CHECKPOINT,
     METRICS,
@@ -38,6 +40,8 @@ from mlaas4hep_tf.runs.config import (
 from mlaas4hep_tf.runs.importance import permutation_importance
 from mlaas4hep_tf.runs.interrupt import Interrupt
 from mlaas4hep_tf.runs.lock import held
+from mlaas4hep_tf.runs.processes import ALONE, Processes
+from mlaas4hep_tf.runs.together import Watchdog, met
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.streaming.targets import Labels
 from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Task, numbered
@@ -104,6 +108,7 @@ def _definitions(run: Described) -> dict[str, Any]:
 def train_run(
     config: RunConfig, specs: Specs, out: str | os.PathLike[str], *, overwrite: bool = False, verbose: int = 0,
     command: str = "", checkpoint_every: int | str = "60s", resume: bool = False, interrupt: Interrupt | None = None,
+    processes: Processes = ALONE,
 ) -> Run:  # fmt: skip
     """Train as `config` says and leave a run folder; the report tells the `command` that asked for it.
 
@@ -114,6 +119,9 @@ def train_run(
     (`resume.Resume`), and behind its end has nothing to do; it is written every so many steps or seconds, and when an
     `interrupt` asks for it.
 
+    Of several `processes` that train one model each calls this.  The size of a batch is that of each.  The first one
+    alone writes, and judges the model when the others have ended; the run of the others has no metrics.
+
     Raises:
         ResumeError: what was begun there is another training; says what differs.
         ConfigError: another training holds the folder.
@@ -123,13 +131,18 @@ def train_run(
     check_new(folder, overwrite=overwrite, resume=resume)
     config.check(specs.tree, specs)
     reports = _can_report()
-    with held(folder):
-        return _train(config, specs, folder, reports, verbose, command, checkpoint_every, resume, interrupt)
+    if processes.count > 1 and config.read.on_bad_file == "skip":
+        raise ConfigError(
+            "processes that train one model wait for each other at every step, so none of them may skip data: take "
+            "on_bad_file='raise'"
+        )
+    with held(folder) if processes.writes else nullcontext():
+        return _train(config, specs, folder, reports, verbose, command, checkpoint_every, resume, interrupt, processes)
 
 
 def _train(
     config: RunConfig, specs: Specs, folder: Path, reports: bool, verbose: int, command: str,
-    checkpoint_every: int | str, resume: bool, interrupt: Interrupt | None,
+    checkpoint_every: int | str, resume: bool, interrupt: Interrupt | None, processes: Processes,
 ) -> Run:  # fmt: skip
     friends = {name: [_absolute(file) for file in files] for name, files in (config.friends or {}).items()} or None
     files = tuple(_absolute(name) for name in config.files)
@@ -141,20 +154,28 @@ def _train(
     keras.utils.set_random_seed(config.seed)
     ds = config.dataset(specs, mask=False)
     task = task_of(config, ds.specs, ds.composition())
-    model = _model(config, ds.preprocessor, task)
-    ds = ds.masked(wants_mask(model))
-    parts = config.parts(ds)
-    mixed = parts["train"].mixed(config.mixing)
-    if config.augmentation is not None:
-        mixed = mixed.augmented(config.augmentation)
-    _begin(folder, config, ds.specs)
-    with interrupt.listening() if interrupt else nullcontext() as stop:
-        done = fit(
-            model, mixed, parts["validation"], epochs=config.epochs, out=folder,
-            patience=config.patience, class_weights=_class_weights(config, task), recipe=config.recipe, verbose=verbose,
-            checkpoint=folder / CHECKPOINT, checkpoint_every=checkpoint_every, resume=resume, stop=stop,
-        )  # fmt: skip
-    model.save(folder / MODEL)
+    with met(processes) if processes.count > 1 else nullcontext(), _written_to(folder, processes) as out:
+        model = _model(config, ds.preprocessor, task)
+        ds = ds.masked(wants_mask(model))
+        parts = config.parts(ds)
+        if processes.writes:
+            _begin(folder, config, ds.specs)
+        with interrupt.listening() if interrupt else nullcontext() as stop:
+            done = fit(
+                model, *_shards(config, parts, processes), epochs=config.epochs,
+                out=out, patience=config.patience,
+                class_weights=_class_weights(config, task), recipe=config.recipe, verbose=verbose,
+                checkpoint=folder / CHECKPOINT, checkpoint_every=checkpoint_every, resume=resume, stop=stop,
+                **_with_others(config, parts, processes),
+            )  # fmt: skip
+        model.save(out / MODEL)
+        weights = model.get_weights()
+    if not processes.writes:
+        return Run(folder, model, ds.specs, config)
+    if processes.count > 1:  # the same model, of this process alone
+        model = _model(config, ds.preprocessor, task)
+        model.set_weights(weights)
+        done = replace(done, events_per_s=done.events_per_s * processes.count)
     results = {name: evaluate(model, part, task) for name, part in parts.items()}
     metrics = _metrics(config, task, ds, parts, done, results, model) | {"command": command}
     if reports:
@@ -167,6 +188,40 @@ def _train(
 
         write_report(folder, metrics, ds.specs, done.history, results)
     return Run(folder, model, ds.specs, config, metrics)
+
+
+@contextmanager
+def _written_to(folder: Path, processes: Processes) -> Iterator[Path]:
+    """The run folder; for others than the first a scratch one, as Keras makes variables to save, which all must."""
+    if processes.writes:
+        yield folder
+        return
+    with TemporaryDirectory() as scratch:
+        yield Path(scratch)
+
+
+def _shards(
+    config: RunConfig, parts: Mapping[str, RootDataset], processes: Processes
+) -> tuple[RootDataset, RootDataset]:
+    """What this process trains on and validates with: all, or as much as each of the others."""
+    own = [parts["train"], parts["validation"]]
+    if processes.count > 1:
+        own = [part.shard(processes.count, processes.index, even=True) for part in own]
+    return _for_training(config, own[0]), own[1]
+
+
+def _for_training(config: RunConfig, part: RootDataset) -> RootDataset:
+    mixed = part.mixed(config.mixing)
+    return mixed if config.augmentation is None else mixed.augmented(config.augmentation)
+
+
+def _with_others(config: RunConfig, parts: Mapping[str, RootDataset], processes: Processes) -> dict[str, Any]:
+    """What `fit` is told of the other processes."""
+    if processes.count == 1:
+        return {}
+    train = _for_training(config, parts["train"])
+    whole = Together(train, parts["validation"], processes.count, processes.writes)
+    return {"together": whole, "callbacks": [Watchdog(processes.step_timeout_s)]}
 
 
 def _model(config: RunConfig, preprocessor: Preprocessor, task: Task) -> keras.Model:

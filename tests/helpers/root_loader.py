@@ -4,7 +4,7 @@ import json
 import sys
 from typing import Any
 
-import ROOT
+import ROOT  # type: ignore[import-not-found]  # of the Python that runs this
 
 
 def epochs(loader: Any, number: int) -> list[list[int]]:
