@@ -139,6 +139,6 @@ def test_a_cut_file_is_told_at_once(file, tmp_path):
         start = whole.read(os.path.getsize(file) // 3)
     cut = tmp_path / "cut.root"
     cut.write_bytes(start)
-    with pytest.raises(InputFileError, match=rf"cut.root.*ends early: it has {len(start)} bytes") as caught:
+    with pytest.raises(InputFileError, match=r"cut.root.*the file ends early: .* bytes") as caught:
         scan(str(cut), progress=False)
     assert not caught.value.passing  # no use to try again
