@@ -9,19 +9,22 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import math
 import os
 import re
 import shutil
+import sqlite3
+import sys
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlaas4hep_tf.errors import RegistryError, near_misses, need
-from mlaas4hep_tf.registry.queries import parse
+from mlaas4hep_tf.registry.queries import Query, parse
 from mlaas4hep_tf.registry.records import LEFT_OUT, Record, SeenFile, record_of
 from mlaas4hep_tf.runs.config import Described, describe
 
@@ -38,7 +41,9 @@ DEFAULT = "registry"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", re.ASCII)  # as of what is uploaded to the server
 _EXPERIMENT = "mlaas4hep"
 _BATCH = {"metrics": 1000, "params": 100, "tags": 100}  # that MLflow takes at a time
+_DATABASE = "mlflow.db"
 _JOINED = 100  # runs whose versions are asked for at a time
+_FEW = 5  # models that are asked for one by one
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ class Registry:
         need("registry", "mlflow", purpose="a registry of runs and models does")
         self.where = os.fspath(where)
         folder = None if "://" in self.where else Path(self.where).resolve()
-        self.uri = self.where if folder is None else f"sqlite:///{folder}/mlflow.db?timeout=60"
+        self.uri = self.where if folder is None else f"sqlite:///{folder}/{_DATABASE}?timeout=60"
         self._lock = folder / ".lock" if folder is not None else None
         self._artifacts = str(folder / "artifacts") if folder is not None else None
         if folder is not None:
@@ -166,7 +171,16 @@ class Registry:
             self._log(number, record)
             self._log_folder(number, folder)
             self._client.set_terminated(number)
+            self._count_rows()
         return number
+
+    def _count_rows(self) -> None:
+        """Let SQLite know how many rows there are, or a search by a metric compares each run with every other one."""
+        if self._lock is not None:
+            with closing(sqlite3.connect(self._lock.with_name(_DATABASE), timeout=60)) as database:
+                database.execute("PRAGMA analysis_limit = 1000")
+                database.execute("ANALYZE")
+                database.commit()
 
     def _by_key(self, key: str) -> MlflowRun | None:
         found = self._client.search_runs([self._experiment], f"tags.`{KEY}` = '{key}'", max_results=1)
@@ -313,7 +327,7 @@ class Registry:
             RegistryError: no such model.
         """
         aliases = self.model(name).aliases
-        found = _pages(lambda token: self._client.search_model_versions(f"name = '{name}'", page_token=token))
+        found = self._versions_where(f"name = '{name}'")
         return sorted(self._joined(found, {name: aliases}), key=lambda one: -one.version)
 
     def version(self, name: str, which: int | str = CHAMPION) -> VersionEntry:
@@ -331,27 +345,45 @@ class Registry:
         return self._joined(found, {name: aliases})[0]
 
     def _versions_of(self, name: str, number: int) -> list[ModelVersion]:
-        return list(self._client.search_model_versions(f"name = '{name}' and version_number = {number}"))
+        return self._versions_where(f"name = '{name}' and version_number = {number}")
 
     def search(self, query: str = "", most: int = 100, by: str = "test.auc") -> list[VersionEntry]:
         """Versions that a search finds (`queries.parse`), the best first."""
         wanted = parse(query)
-        names = "".join(f" and name {op} '{text}'" for op, text in wanted.models)
-        runs = {run.info.run_id: run for run in self._found(wanted.runs, most if not names else 10_000, by)}
-        found: list[ModelVersion] = []
-        with _told():
-            for some in _in_batches(list(runs), _JOINED):
-                ids = ", ".join(f"'{number}'" for number in some)
-                found += _pages(
-                    lambda token, ids=ids: self._client.search_model_versions(
-                        f"run_id IN ({ids}){names}", page_token=token
-                    )
-                )
-                if len(found) >= most:
-                    break
+        found, runs = self._of_names(wanted, by) if wanted.models else self._of_runs(wanted.runs, most, by)
         order = {number: place for place, number in enumerate(runs)}
-        found = sorted(found, key=lambda one: order[one.run_id])[:most]
-        return self._joined(found, {name: self.model(name).aliases for name in {one.name for one in found}}, runs)
+        found = sorted((one for one in found if one.run_id in order), key=lambda one: order[one.run_id])[:most]
+        return self._joined(found, self._aliases({one.name for one in found}), runs)
+
+    def _of_runs(self, wanted: str, most: int, by: str) -> tuple[list[ModelVersion], dict[str, MlflowRun]]:
+        """The versions that the best runs are."""
+        runs = {run.info.run_id: run for run in self._found(wanted, most, by)}
+        found: list[ModelVersion] = []
+        for some in _in_batches(list(runs), _JOINED):
+            found += self._versions_where(f"run_id IN {_listed(some)}")
+            if len(found) >= most:
+                break
+        return found, runs
+
+    def _of_names(self, wanted: Query, by: str) -> tuple[list[ModelVersion], dict[str, MlflowRun]]:
+        """The versions of models by their names, and those of their runs that are wanted, the best first."""
+        found = self._versions_where(" and ".join(f"name {op} '{text}'" for op, text in wanted.models))
+        runs: list[MlflowRun] = []
+        for some in _in_batches(sorted({one.run_id for one in found}), _JOINED):
+            conditions = [f"attributes.run_id IN {_listed(some)}", *filter(None, [wanted.runs])]
+            runs += self._found(" and ".join(conditions), len(some), by)
+        runs.sort(key=lambda run: run.data.metrics.get(by, -math.inf), reverse=True)
+        return found, {run.info.run_id: run for run in runs}
+
+    def _versions_where(self, condition: str) -> list[ModelVersion]:
+        with _told():
+            return _pages(lambda token: self._client.search_model_versions(condition, page_token=token))
+
+    def _aliases(self, names: Set[str]) -> dict[str, Mapping[str, int]]:
+        """Of many models in one question."""
+        if len(names) < _FEW:
+            return {name: self.model(name).aliases for name in names}
+        return {one.name: one.aliases for one in self.models(most=sys.maxsize) if one.name in names}
 
     def _joined(
         self, found: Iterable[ModelVersion], aliases: Mapping[str, Mapping[str, int]],
@@ -453,6 +485,10 @@ def _told() -> Iterator[None]:
 
 def _in_batches(all_of: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     return (all_of[start : start + size] for start in range(0, len(all_of), size))
+
+
+def _listed(texts: Iterable[str]) -> str:
+    return "(" + ", ".join(f"'{text}'" for text in texts) + ")"
 
 
 def _pages(ask: Any) -> list[Any]:
