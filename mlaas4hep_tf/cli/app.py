@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from mlaas4hep_tf.exporter import FoldChoice, Format
     from mlaas4hep_tf.registry.registry import Registry
     from mlaas4hep_tf.runs.config import RunConfig
+    from mlaas4hep_tf.runs.folds import FoldedRun
     from mlaas4hep_tf.runs.params import PaperParams
     from mlaas4hep_tf.runs.run import Run
     from mlaas4hep_tf.specs import Specs
