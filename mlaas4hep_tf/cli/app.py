@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from mlaas4hep_tf.exporter import FoldChoice, Format
     from mlaas4hep_tf.registry.registry import Registry
     from mlaas4hep_tf.runs.config import RunConfig
+    from mlaas4hep_tf.runs.folds import FoldedRun
     from mlaas4hep_tf.runs.params import PaperParams
     from mlaas4hep_tf.runs.run import Run
     from mlaas4hep_tf.specs import Specs
@@ -329,7 +330,7 @@ def _launch(processes: int) -> None:
         raise typer.Exit(launch(sys.argv[1:], processes))
 
 
-def _interruptible(work: Callable[..., Run], command: str) -> Run:
+def _interruptible(work: Callable[..., Run | FoldedRun], command: str) -> Run | FoldedRun:
     """Train; Ctrl-C ends the process within two seconds and says how to go on."""
     from mlaas4hep_tf.runs.interrupt import within_two_seconds
 
@@ -340,7 +341,7 @@ def _interruptible(work: Callable[..., Run], command: str) -> Run:
             interrupt.leave()
 
 
-def _with_others(work: Callable[..., Run]) -> NoReturn:
+def _with_others(work: Callable[..., Run | FoldedRun]) -> NoReturn:
     """Train beside the first process, which Ctrl-C ends, and tells and keeps what came out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     work()
