@@ -35,7 +35,7 @@ test: install
 soak: install
 	MLAAS4HEP_SOAK=1 $(BIN)/python -m pytest -m soak -s
 
-# servers that some tests talk to, from the system's packages: asks for root; and a client of others that talks to ours
+# what some tests talk to or build with, from the system's packages: asks for root; and a client of others that talks to ours
 servers: install
 	sh tests/install_servers.sh
 	sh tests/install_clients.sh
