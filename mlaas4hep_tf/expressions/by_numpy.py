@@ -26,8 +26,9 @@ def _floor_divide(a: Array, b: Array) -> Array:
 
 
 def _remainder(a: Array, b: Array) -> Array:
+    """Integers: nothing of a division by zero; floats: Python's sign, and a zero is never negative."""
     if a.dtype.kind == "f":
-        return np.asarray(np.mod(a, b))
+        return np.asarray(np.mod(a, b) + 0.0)
     return np.where(b == 0, 0, np.mod(a, np.where(b == 0, 1, b)))
 
 

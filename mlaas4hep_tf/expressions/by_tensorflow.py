@@ -28,7 +28,8 @@ def _floor_divide(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 
 def _remainder(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     if a.dtype.is_floating:
-        return tf.math.floormod(a, b)
+        rest = tf.math.floormod(a, b)
+        return tf.where(rest == 0, tf.zeros_like(rest), rest)
     return tf.where((b == 0) | (b == -1), tf.zeros_like(a), tf.math.floormod(a, _divisor(b)))
 
 

@@ -40,5 +40,4 @@ def test_an_epoch_of_few_events_reads_little_where_most_clusters_are_empty(tmp_p
             found[cut] = sum(len(x) for x in ds), sum(taken)
     (few, little), (every, much) = found.values()
     assert (few, every) == (ENTRIES // 100, ENTRIES)
-    print(little / much)
     assert 0 < little < 0.2 * much

@@ -55,6 +55,7 @@ def test_two_interpreters_one_meaning():
     [
         "nJet // (run - run)", "nJet % (run - run)", "run // (0 - 1)", "run % (0 - 1)", "run << 70", "run >> (0 - 3)",
         "run + run", "-run", "abs(run)", "minimum(met, ht)", "min(Jet_pt)", "all(Jet_pt)", "met ** 0.5", "1 << 3",
+        "arctan2(met % abs(met), -1)", "arctan2(-abs(met) % abs(met), -1)", "arctan2(met % -abs(met), -1)", "arctan2(0.0 * met % ht, -1)",
     ],
 )  # fmt: skip
 def test_where_interpreters_would_differ_by_themselves(text):
