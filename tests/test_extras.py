@@ -87,5 +87,5 @@ def test_tests_install_every_extra_that_a_command_asks_for():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     extras = setup["options.extras_require"]
-    assert extras["all"].split() == ["mlaas4hep_tf[report,serve,tfaas,parquet,onnx]"]
-    assert "mlaas4hep_tf[all]" in extras["test"].split()
+    assert extras["all"].split() == ["mlaas4hep_tf[report,serve,tfaas,parquet,onnx,tune,registry,service]"]
+    assert "mlaas4hep_tf[all,dask]" in extras["test"].split()
