@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
 from pathlib import Path
 
 from fastapi import HTTPException, Request
 from mlaas4hep_serving.errors import ServingError
-from mlaas4hep_serving.frontends.tokens import Scope, Tokens
+from mlaas4hep_serving.frontends.tokens import Scope, Tokens, token_of
 
 _LOCAL = {"127.0.0.1", "localhost", "[::1]", "testserver"}
 
@@ -43,7 +42,7 @@ class Access:
             if request.headers.get("host", "").rpartition(":")[0] not in _LOCAL and not _bare(request):
                 raise HTTPException(403, "without tokens only this machine may ask, by its own name")
             return
-        token = _token(request)
+        token = token_of(request.method, request.headers.get("authorization", ""))
         if token is None:
             raise HTTPException(401, "a token is needed: Authorization: Bearer TOKEN", _ASK)
         try:
@@ -62,15 +61,3 @@ _ASK = {"WWW-Authenticate": 'Basic realm="models"'}  # browsers ask for a passwo
 
 def _bare(request: Request) -> bool:
     return request.headers.get("host", "") in _LOCAL
-
-
-def _token(request: Request) -> str | None:
-    kind, _, value = request.headers.get("authorization", "").partition(" ")
-    if kind.lower() == "bearer":
-        return value.strip()
-    if kind.lower() == "basic" and request.method == "GET":
-        try:
-            return base64.b64decode(value, validate=True).decode().partition(":")[2]
-        except ValueError:  # no base64, no UTF-8
-            return ""
-    return None

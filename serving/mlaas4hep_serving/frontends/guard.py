@@ -7,7 +7,6 @@ it stands in the body, the endpoint asks `Guard.permit` when it knows.
 
 from __future__ import annotations
 
-import base64
 import functools
 import re
 from collections.abc import Callable, Collection, Sequence
@@ -21,7 +20,7 @@ from mlaas4hep_serving.errors import Code, ServingError, as_serving_error, shown
 from mlaas4hep_serving.frontends import pages
 from mlaas4hep_serving.frontends.http import JSON, Reply, Request
 from mlaas4hep_serving.frontends.rates import Rates
-from mlaas4hep_serving.frontends.tokens import Client, Scope, Tokens, unauthenticated
+from mlaas4hep_serving.frontends.tokens import Client, Scope, Tokens, token_of, unauthenticated
 from mlaas4hep_serving.wire import json_responses
 
 _OPEN = {pages.HEALTH, pages.READY}
@@ -132,12 +131,12 @@ class Guard:
             ServingError: UNAUTHENTICATED, PERMISSION_DENIED.
         """
         if self.tokens is not None:
-            _need(self._client(_http_token(request)), scope, [model])
+            _need(self._client(_token(request)), scope, [model])
 
     def count(self, request: Request) -> None:
         """A route that answers nothing, and counts the bytes of a body whose length was not told beforehand."""
         if self.tokens is not None and "content-length" not in request.headers and request.body:
-            client = self._client(_http_token(request))
+            client = self._client(_token(request))
             if client.limits.bytes_per_second:
                 self._rates_of("bytes", client.limits.bytes_per_second).take(client.name, len(request.body))
 
@@ -177,7 +176,7 @@ class Guard:
         changes = uploads or scope is Scope.PUBLISH
         try:
             self.check(
-                scope, _http_token(request), request.client, uploads=changes, models=models_of(request.path),
+                scope, _token(request), request.client, uploads=changes, models=models_of(request.path),
                 size=lambda: _length(request),
             )  # fmt: skip
         except Exception as error:  # noqa: BLE001  # the client gets an answer, whatever it is
@@ -206,16 +205,8 @@ def _length(request: Request) -> int:
     return int(told) if told.isdecimal() and len(told) < 20 else 0
 
 
-def _http_token(request: Request) -> str | None:
-    kind, _, value = request.headers.get("authorization", "").partition(" ")
-    if kind.lower() == "bearer":
-        return value.strip()
-    if kind.lower() == "basic" and request.method == "GET":
-        try:
-            return base64.b64decode(value, validate=True).decode().partition(":")[2]
-        except ValueError:  # no base64, no UTF-8
-            return ""
-    return None
+def _token(request: Request) -> str | None:
+    return token_of(request.method, request.headers.get("authorization", ""))
 
 
 class GrpcGuard(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no type information

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import logging
 import math
@@ -227,3 +228,16 @@ def _granted(words: Iterable[Any]) -> tuple[Scopes, frozenset[tuple[Scope, str]]
 def unauthenticated(message: str) -> ServingError:
     """A request whose token is missing or not accepted."""
     return ServingError(Code.UNAUTHENTICATED, message)
+
+
+def token_of(method: str, authorization: str) -> str | None:
+    """The token of a request's ``Authorization``: bearer, or where a page is asked for the password of a browser."""
+    kind, _, value = authorization.partition(" ")
+    if kind.lower() == "bearer":
+        return value.strip()
+    if kind.lower() == "basic" and method == "GET":
+        try:
+            return base64.b64decode(value, validate=True).decode().partition(":")[2]
+        except ValueError:  # no base64, no UTF-8
+            return ""
+    return None
