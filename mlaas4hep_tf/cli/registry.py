@@ -15,7 +15,8 @@ from mlaas4hep_tf.cli.output import import_tensorflow, new_table, out, print_jso
 from mlaas4hep_tf.cli.parsing import tags
 
 if TYPE_CHECKING:
-    from mlaas4hep_tf.registry.registry import Registry, RunEntry, VersionEntry
+    from mlaas4hep_tf.registry.entries import RunEntry, VersionEntry
+    from mlaas4hep_tf.registry.registry import Registry
     from mlaas4hep_tf.registry.targets import Traffic
 
 Where = Annotated[

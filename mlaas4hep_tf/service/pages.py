@@ -16,13 +16,14 @@ from mlaas4hep_serving.frontends.tokens import Scope
 
 from mlaas4hep_tf.errors import RegistryError
 from mlaas4hep_tf.registry.comparison import differences
-from mlaas4hep_tf.registry.registry import RUN, SAVEDMODEL, Registry, VersionEntry
+from mlaas4hep_tf.registry.entries import VersionEntry
+from mlaas4hep_tf.registry.registry import RUN, SAVEDMODEL, Registry
 from mlaas4hep_tf.service import drawing
 from mlaas4hep_tf.service.access import Access
 from mlaas4hep_tf.service.engine import Engine
 from mlaas4hep_tf.service.store import OPEN
 
-_MOST = 100  # rows of a page
+_MOST = 50  # rows of a page
 _PICTURES = ("roc.png", "scores.png", "importance.png", "curves.png", "calibration.png")
 _SIDES = 6  # versions side by side
 _ENVIRONMENT = jinja2.Environment(
