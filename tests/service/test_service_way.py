@@ -27,7 +27,7 @@ def test_good_files_are_promoted_and_mistaken_ones_are_not(tmp_path):
         assert (job["state"], job["version"]) == ("kept", 2)
         assert "worse than version 1: AUC" in job["reason"]
         known = job["judgement"]["known"]
-        assert known["auc"] < 0.5 < known["champion_auc"]
+        assert known["value"] < 0.5 < known["champion"]
         assert answer(both.server) == (score, "1")
         both.client.promote("demo", 2)  # against all advice
         assert answer(both.server)[1] == "2"
