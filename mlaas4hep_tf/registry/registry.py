@@ -303,10 +303,12 @@ class Registry:
         with told():
             return _pages(lambda token: self._client.search_model_versions(condition, page_token=token))
 
-    def _aliases(self, names: Set[str]) -> dict[str, Mapping[str, int]]:
+    def _aliases(self, names: Set[str]) -> Mapping[str, Mapping[str, int]]:
         """Of many models in one question."""
         known = self._place.aliases(names)
-        return known or {one.name: one.aliases for one in self.models(most=sys.maxsize) if one.name in names}
+        if known is not None:
+            return known
+        return {one.name: one.aliases for one in self.models(most=sys.maxsize) if one.name in names}
 
     def _joined(
         self, found: Iterable[ModelVersion], aliases: Mapping[str, Mapping[str, int]],

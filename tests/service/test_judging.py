@@ -41,7 +41,7 @@ def test_models_of_three_classes_are_held_to_their_mean_auc():
     rng = np.random.default_rng(4)
     labels = rng.integers(0, 3, 1200)
     scores = [np.exp(s * np.eye(3)[labels] + rng.normal(size=(1200, 3))) for s in (1.6, 1.4)]
-    scores = [one / one.sum(axis=1, keepdims=True) for one in scores]
+    scores = [np.asarray(one / one.sum(axis=1, keepdims=True), np.float64) for one in scores]
     found = paired(*(ClassEvaluation(labels * 1.0, one, np.ones(1200), Classes(("a", "b", "c"))) for one in scores))
     auc = lambda *given: metrics.roc_auc_score(*given, multi_class="ovr", average="macro")  # noqa: E731
     values, error = bootstrapped(auc, labels, scores, 200)

@@ -94,7 +94,7 @@ def test_what_has_drifted_is_the_input_of_the_served_version_that_has_gone_farth
         "model": "tth", "version": version, "input": name, "events": "passing", "psi": psi, "served": [0, served, 0, 900],
     }  # fmt: skip
     rows = [row("x", 0.3), row("y", 0.4), row("other", 0.9, version=1), row("few", 0.9, served=99)]
-    assert gone(rows, "tth", 2, 0.25).startswith("drift: y of passing events that version 2 is asked has a PSI of 0.40")
+    assert "y of passing events that version 2 is asked has a PSI of 0.40" in (gone(rows, "tth", 2, 0.25) or "")
     assert gone(rows, "tth", 2, 0.5) is None
 
 
