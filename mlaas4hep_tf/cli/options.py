@@ -424,8 +424,8 @@ class Apart:
         str | None,
         data(
             "--hold-out",
-            metavar="SHARE|EXPR",
-            help="Share of the events, such as 0.2, or those for which a condition holds ('event % 5 == 0'): the test.",
+            metavar="SHARE[:BY]|EXPR",
+            help="The test: 0.2, or 0.2:entries or :identifiers, of the events, or those with 'event % 5 == 0'.",
         ),
     ] = None
     folds: Annotated[
