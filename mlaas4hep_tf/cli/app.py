@@ -11,6 +11,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -216,7 +217,7 @@ def train(
 
     Every.parse(checkpoint_every)
     processes = several.this()
-    kept = _registry(registry, register)
+    opening = _opening(registry, register)
     if against is not None:
         describe(against)
 
@@ -243,6 +244,7 @@ def train(
             named, paper, labels.branch(), training.weights, cuts.load(), read, distributed_patterns(config.normalize)
         )
     config.check(specs.tree, specs)
+    kept = opening.result() if opening is not None else None
     import_tensorflow()
     if io_test:
         _look(config, specs, as_json)
@@ -269,16 +271,17 @@ def train(
         out.print(f"{what}: {value}", soft_wrap=True)
 
 
-def _registry(where: str | None, name: str | None) -> Registry | None:
-    """The registry that a run is to be kept in, opened before anything is trained."""
+def _opening(where: str | None, name: str | None) -> Future[Registry] | None:
+    """The registry that a run is to be kept in, opened before anything is trained, and while files are scanned."""
     if where is None:
         if name is not None:
             raise ConfigError(f"--register {name} needs a registry to do so: --registry FOLDER")
         return None
-    opened = open_registry(where)
+    from mlaas4hep_tf.registry import Registry
+
     if name is not None:
-        opened.check_name(name)
-    return opened
+        Registry.check_name(name)
+    return ThreadPoolExecutor(1, "registry").submit(open_registry, where)
 
 
 def _look(config: RunConfig, specs: Specs, as_json: bool) -> None:

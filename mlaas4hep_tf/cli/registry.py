@@ -247,7 +247,7 @@ def list_runs(
     shown.columns[0].min_width = 32  # of a run, which is copied from here
     for one in found:
         shown.add_row(
-            one.run, when(one.created), one.params.get("model", ""), *_auc(one), one.tags.get("data.entries", "")
+            one.run, when(one.created)[:10], one.params.get("model", ""), *_auc(one), one.tags.get("data.entries", "")
         )
     out.print(shown)
 
