@@ -277,7 +277,7 @@ def _opening(where: str | None, name: str | None) -> Future[Registry] | None:
         if name is not None:
             raise ConfigError(f"--register {name} needs a registry to do so: --registry FOLDER")
         return None
-    from mlaas4hep_tf.registry import Registry
+    from mlaas4hep_tf.registry.registry import Registry
 
     if name is not None:
         Registry.check_name(name)
