@@ -230,8 +230,9 @@ def export(
 ) -> Path:
     """Write a model that takes events as they are in the ROOT files.
 
-    A SavedModel has these signatures, all with output ``score`` float32 [B, outputs], the first two also with
-    ``selected`` bool [B] where the specs have a selection; what is not selected gets a score as well:
+    A SavedModel has these signatures, all with output ``score`` float32 [B, outputs] (of a number ``value``, and of
+    several things those of the task, `tasks.Task.outputs`), the first two also with ``selected`` bool [B] where the
+    specs have a selection; what is not selected gets a score as well:
 
     - ``serving_default``: branches by name (`input_name`), flat float32 [B], jagged float32 [B, any] padded with NaN;
     - ``ragged``: flat float32 [B], jagged values float32 [m] and for each group ``<group>_row_splits`` int64 [B + 1];
@@ -430,7 +431,7 @@ def _told(task: Task | None) -> dict[str, Any]:
         return {}
     return {
         "task": task.to_json(),
-        "outputs": {head.output: {"columns": head.columns, "what": head.describe()} for head in task.heads},
+        "outputs": {name: {"columns": head.columns, "what": head.describe()} for name, head in task.outputs.items()},
     }
 
 

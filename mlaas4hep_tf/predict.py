@@ -54,9 +54,9 @@ def predict_files(
 
     The output (of a ROOT file a tree with the name of the input's) has a row per event, in the order of files and
     entries: ``file`` (number of the input file), ``entry`` (in that file), the identifiers that the input has, and
-    ``score``; of more than two classes ``score_<class>`` each (``score_0``, ``score_1`` ... without a task); where the
-    specs have a selection also ``selected``, which the exported model gives as well; of models of folds also ``fold``,
-    whose model gave the score: the one that has not seen the event.
+    ``score``; of more than two classes ``score_<class>`` each (``score_0``, ``score_1`` ... without a task); of a
+    number ``predicted_<target>``; where the specs have a selection also ``selected``, which the exported model gives as
+    well; of models of folds also ``fold``, whose model gave the score: the one that has not seen the event.
 
     Args:
         trained: what the model was trained with: the `RootDataset`, the `runs.Run`, or a `Preprocessor`.  `Specs`
@@ -86,7 +86,8 @@ def predict_files(
     task = task or getattr(trained, "task", None)
     folded = model if isinstance(model, Folded) else None
     ds = _in_order(files, friends, preprocessor, masked=wants_mask(folded.first if folded else model), read=read)
-    scores = _Scores(folded.predict_batch(x) if folded else predict_batch(model, x) for x in ds)
+    outputs = (*task.outputs,) if task else ()
+    scores = _Scores(folded.predict_batch(x, outputs) if folded else predict_batch(model, x, outputs) for x in ds)
     with row_writer(out, ds.files[0].tree) as tree, progress_bar("predict", ds.entries, "events", progress) as advance:
         draw = folded.draw if folded else None
         for block, beside in _beside(ds.files, preprocessor.specs, observe, draw, WorkerPool(read)):

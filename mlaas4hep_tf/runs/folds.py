@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mlaas4hep_tf.errors import ConfigError
-from mlaas4hep_tf.evaluation import Evaluated, over_training
+from mlaas4hep_tf.evaluation import Evaluated, HeadsEvaluation, Judged, by_output, first, over_training
 from mlaas4hep_tf.folded import Folded
 from mlaas4hep_tf.io.branches import BranchInfo
 from mlaas4hep_tf.io.read_options import ReadOptions
@@ -163,6 +163,14 @@ def _together(
 
 def pooled(parts: Sequence[Evaluated]) -> Evaluated:
     """The events of several evaluations of one task as those of one."""
+    one = parts[0]
+    if isinstance(one, HeadsEvaluation):
+        own = {name: [by_output(part)[name] for part in parts] for name in one.by_output}
+        return HeadsEvaluation({name: _pooled_head(judged) for name, judged in own.items()})
+    return _pooled_head([first(part) for part in parts])
+
+
+def _pooled_head(parts: Sequence[Judged]) -> Judged:
     names = ("labels", "scores", "weights")
     arrays: dict[str, Any] = {name: np.concatenate([getattr(one, name) for one in parts]) for name in names}
     return replace(parts[0], **arrays)

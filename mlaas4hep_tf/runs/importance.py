@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from mlaas4hep_tf.dataset import RootDataset
 from mlaas4hep_tf.errors import LabelError
-from mlaas4hep_tf.evaluation import RegressionEvaluation
+from mlaas4hep_tf.evaluation import RegressionEvaluation, first
 from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Task
-from mlaas4hep_tf.train import judged, predict_batch
+from mlaas4hep_tf.train import judged, label_columns, predict_batch
 
 EVENTS = 2000  # of the sample whose values are shuffled
 ROUNDS = 3
@@ -47,7 +47,7 @@ def permutation_importance(
         ds: labelled events that the model has not seen, in ``layout="vector"`` or ``"image"``, of which each
             channel is a branch.
         task: what the model tells; of more than two classes it is the mean AUC of one against the rest that is lost,
-            and of a number the root mean square of the residuals that is added.
+            and of a number the root mean square of the residuals that is added; of several outputs the first counts.
         events: sample to use; its composition is that of the dataset.
         rounds: permutations per branch.
         seed: of the permutations.
@@ -58,10 +58,9 @@ def permutation_importance(
     sample = ds.sample(min(events, ds.entries)).in_order()
     parts = list(sample.as_numpy_iterator())
     x = tf.nest.map_structure(lambda *arrays: np.concatenate(arrays), *(part[0] for part in parts))
-    labels, *weights = (
-        np.concatenate(column).astype(np.float64) for column in zip(*(p[1:] for p in parts), strict=True)
-    )
-    weight = weights[0] if weights else np.ones_like(labels)
+    labels = np.concatenate([label_columns(part[1], (*task.outputs,)) for part in parts])
+    weights = [part[2] if len(part) > 2 else np.ones(len(label_columns(part[1], (*task.outputs,)))) for part in parts]
+    weight = np.concatenate(weights).astype(np.float64)
     whole = _quality(model, x, labels, weight, task)
     rng = np.random.default_rng(seed)
     found = []
@@ -87,7 +86,7 @@ def _dealt(x: Any, columns: slice, rng: np.random.Generator) -> Any:
 
 
 def _quality(model: keras.Model, x: Any, labels: Any, weights: Any, task: Task) -> float:
-    result = judged(labels, predict_batch(model, x), weights, task)
+    result = first(judged(labels, predict_batch(model, x, (*task.outputs,)), weights, task))
     if isinstance(result, RegressionEvaluation):
         return -result.rmse
     auc = result.auc

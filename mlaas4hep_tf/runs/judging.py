@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mlaas4hep_tf.errors import LabelError
-from mlaas4hep_tf.evaluation import Evaluation
+from mlaas4hep_tf.evaluation import Evaluation, first
 from mlaas4hep_tf.models import wants_mask
 from mlaas4hep_tf.runs.run import Run
 from mlaas4hep_tf.specs import Specs
@@ -87,7 +87,7 @@ def _held_out(model: Run, files: tuple[str, ...], run: Run) -> Evaluation:
     """A model on the events of files that `run` held out."""
     config = replace(model.config, files=files, labels=run.config.labels, hold_out=run.config.hold_out, split=())
     ds = config.dataset(model.specs.unbound(), mask=wants_mask(model.model))
-    found = evaluate(model.model, config.parts(ds)["test"], model.task)
+    found = first(evaluate(model.model, config.parts(ds)["test"], model.task))
     if not isinstance(found, Evaluation):
         raise LabelError("two models are compared by their AUC: a task of two classes")
     return found

@@ -42,9 +42,9 @@ from mlaas4hep_tf.runs.interrupt import Interrupt
 from mlaas4hep_tf.runs.lock import held
 from mlaas4hep_tf.runs.processes import ALONE, Processes
 from mlaas4hep_tf.runs.together import Watchdog, met
-from mlaas4hep_tf.specs import Specs
+from mlaas4hep_tf.specs import Specs, TargetSpec
 from mlaas4hep_tf.streaming.targets import Labels
-from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Task, numbered
+from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Classes, Task, numbered
 from mlaas4hep_tf.train import ClassWeights, Fit, evaluate, fit
 from mlaas4hep_tf.transforms.normalize import scaling
 from mlaas4hep_tf.transforms.vector import Preprocessor
@@ -354,15 +354,21 @@ def task_of(config: RunConfig, specs: Specs, composition: Mapping[float, int]) -
     Raises:
         LabelError: labels that are not those of classes, before training and not after it.
     """
-    if not isinstance(config.labels, str):
-        return config.task([*composition])
-    branch = next(target for target in specs.targets if target.name == config.labels)
+    known = {target.name: target for target in specs.targets}
+    numbers = [config.number(known[name]) for name in config.numbers_told]
     if config.regression:
-        return config.regression_task(branch)
+        return Task(numbers[0], tuple(numbers[1:]))
+    return Task(_classes(config, known, composition), tuple(numbers))
+
+
+def _classes(config: RunConfig, known: Mapping[str, TargetSpec], composition: Mapping[float, int]) -> Classes:
+    if not isinstance(config.labels, str):
+        return config.head([*composition])
+    branch = known[config.labels]
     if branch.not_finite or not branch.found:
         held = f"{branch.not_finite} events without a number" if branch.not_finite else f"{branch.min} to {branch.max}"
         raise LabelError(f"label branch {branch.name!r} must hold the numbers of classes, 0, 1 ...; it holds {held}")
-    return config.task([value for value, _ in branch.found])
+    return config.head([value for value, _ in branch.found])
 
 
 def _metrics(
