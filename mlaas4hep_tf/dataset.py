@@ -275,7 +275,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         label_target, number_targets, weight_target = given.resolve(opened, specs, skipped)
         specs = _with_targets(specs, given.branches, opened, worker_pool, skipped)
         specs = _with_distributions(specs, normalize, opened, worker_pool, skipped)
-        preprocessor = Preprocessor(specs, normalize, image)
+        preprocessor = Preprocessor(specs, normalize, image, layout if image is None else "vector")
         passing = passing_events(opened, specs, worker_pool, skipped)
         stream = Stream(
             opened, preprocessor.layout, {group: members[0].length for group, members in specs.groups.items()},

@@ -38,6 +38,11 @@ class Folded:
         """What all models give for one batch (`train.predict_batch`), float64 [B, folds, numbers]."""
         return np.stack([predict_batch(model, x, outputs) for model in self.models], axis=1)
 
+    def mean(self, x: Any, outputs: Sequence[str] = ()) -> FloatArray:
+        """The mean of all models, float64 [B, numbers]."""
+        found: FloatArray = self.predict_batch(x, outputs).mean(axis=1)
+        return found
+
 
 def chosen(scores: FloatArray, folds: Any) -> FloatArray:
     """Of scores [n, folds, outputs] those of each event's own fold, [n, outputs]."""

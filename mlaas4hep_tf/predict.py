@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import cast
 
 import keras
 import numpy as np
@@ -28,6 +29,7 @@ from mlaas4hep_tf.progress import progress_bar
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.streaming.chunks import read_others
 from mlaas4hep_tf.streaming.open_files import inspect_files
+from mlaas4hep_tf.streaming.pipeline import DataLayout
 from mlaas4hep_tf.streaming.plan import EntryRange, blocks
 from mlaas4hep_tf.tasks import SCORE, Task
 from mlaas4hep_tf.train import predict_batch
@@ -85,7 +87,8 @@ def predict_files(
     _check_names((*preprocessor.specs.identifiers, *observe))
     task = task or getattr(trained, "task", None)
     folded = model if isinstance(model, Folded) else None
-    ds = _in_order(files, friends, preprocessor, masked=wants_mask(folded.first if folded else model), read=read)
+    masked = wants_mask(folded.first if folded else model, preprocessor.form)
+    ds = _in_order(files, friends, preprocessor, masked=masked, read=read)
     outputs = (*task.outputs,) if task else ()
     scores = _Scores(folded.predict_batch(x, outputs) if folded else predict_batch(model, x, outputs) for x in ds)
     with row_writer(out, ds.files[0].tree) as tree, progress_bar("predict", ds.entries, "events", progress) as advance:
@@ -108,9 +111,13 @@ def _in_order(
     image = preprocessor.image
     return RootDataset(
         files, preprocessor.specs.unbound().all_events(), friends=friends, batch_size=STEP_EVENTS, shuffle=False,
-        normalize=preprocessor.normalize, mask=masked, layout="vector" if image is None else "image", image=image,
+        normalize=preprocessor.normalize, mask=masked, layout=_layout(preprocessor), image=image,
         read=read, keep=False,
     )  # fmt: skip
+
+
+def _layout(preprocessor: Preprocessor) -> DataLayout:
+    return cast("DataLayout", preprocessor.form if preprocessor.image is None else "image")
 
 
 def _check_names(identifiers: Sequence[str]) -> None:

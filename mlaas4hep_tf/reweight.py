@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,11 +136,10 @@ def classes_in(y: Any) -> Any:
 
 def _bin(reweight: Reweight, preprocessor: Preprocessor, x: Any, y: Any) -> tf.Tensor:
     """The number of each event's class and bin, int32 [B]; what lies outside is in the first or the last bin."""
-    values: Mapping[str, tf.Tensor] = preprocessor.split(x["vector"] if isinstance(x, dict) else x)
     number = tf.cast(classes_in(y), tf.int32)
     for axis in reweight.axes:
         how = preprocessor.scaling.of_column(preprocessor.columns[axis.branch].start)
-        value = values[axis.branch] * how.scale + how.offset
+        value = preprocessor.flat_values(x, axis.branch) * how.scale + how.offset
         value = tf.exp(value) if how.log else tf.sigmoid(value) if how.logit else value
         place = tf.floor((value - axis.low) / (axis.high - axis.low) * axis.bins)
         number = number * axis.bins + tf.cast(tf.clip_by_value(place, 0, axis.bins - 1), tf.int32)

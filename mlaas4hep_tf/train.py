@@ -359,6 +359,13 @@ def evaluate(model: keras.Model, ds: tf.data.Dataset, task: Task | None = None) 
         LabelError: a dataset without labels, or with others than those of the classes.
         ModelError: a model whose outputs are not those of the task, or scores that are not finite.
     """
+    return evaluate_by(partial(predict_batch, model), ds, task)
+
+
+def evaluate_by(
+    predict: Callable[[Any, Sequence[str]], FloatArray], ds: tf.data.Dataset, task: Task | None
+) -> Evaluated:
+    """As `evaluate`, of what a function gives for a batch (`predict_batch` without its model)."""
     labels, scores, weights = [], [], []
     outputs = (*task.outputs,) if task else ()
     for element in ds.in_order() if isinstance(ds, RootDataset) else ds:
@@ -367,7 +374,7 @@ def evaluate(model: keras.Model, ds: tf.data.Dataset, task: Task | None = None) 
         x, y, *w = element
         if isinstance(y, dict) and task is None:
             raise LabelError(f"labels of several outputs ({', '.join(y)}) need the task that they are of: task=")
-        scores.append(predict_batch(model, x, outputs))
+        scores.append(predict(x, outputs))
         labels.append(label_columns(y, outputs))
         weights.append(w[0].numpy().astype(np.float64) if w else np.ones(len(labels[-1])))
     found, known = np.concatenate(scores), np.concatenate(labels)

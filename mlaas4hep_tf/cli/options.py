@@ -268,6 +268,9 @@ class Training:
     """The model and how it is trained."""
 
     model: Annotated[str, training("--model", help=f"{KNOWN} with def model(idim); see mlaas4hep-tf models.")] = "mlp"
+    layout: Annotated[
+        str, training("--layout", metavar="vector|objects|columns|ragged", help="What the model takes, by name.")
+    ] = "vector"
     epochs: Annotated[int | None, training("--epochs", help="Passes over the whole data [default: 5].")] = None
     batch_size: Annotated[int | None, training("--batch-size", help=f"Events per batch [default: {BATCH_SIZE}].")] = (
         None
@@ -381,7 +384,7 @@ class Training:
         return RunConfig(
             files=files, labels=labels.values(), regression=labels.regression,
             targets=labels.targets[1:] if labels.regression else labels.targets,
-            model=self.model, epochs=_first(self.epochs, paper.epochs),
+            model=self.model, layout=self.layout, epochs=_first(self.epochs, paper.epochs),
             batch_size=_first(self.batch_size, paper.batch_size), seed=self.seed,
             split=fractions(self.split) if self.split else (),
             normalize=normalization(self.normalize),

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mlaas4hep_tf.cross_sections import CrossSections
 from mlaas4hep_tf.drawing import Folds, HoldOut
@@ -32,7 +32,9 @@ from mlaas4hep_tf.transforms.normalize import Normalize, by_branch, check_normal
 
 if TYPE_CHECKING:
     from mlaas4hep_tf.dataset import Mixing, RootDataset
+    from mlaas4hep_tf.streaming.pipeline import DataLayout
 
+LAYOUTS = ("vector", "columns", "objects", "ragged")  # images are an option of their own
 PARTS = ("train", "validation", "test")
 SPLIT, SPLIT_OF_REST = (0.64, 0.16, 0.20), (0.8, 0.2)  # the paper's, and what is left of it without the test
 MODEL, MODEL_SOURCE = "model.keras", "model.py"  # in a run folder
@@ -60,7 +62,8 @@ class RunConfig:
         max_events: use so many events of the data; None: all.
         mixing: law by which the training part is mixed (`RootDataset.mixed`).
         balanced: weigh classes in training so that each has the same total weight.
-        image: the model takes this image rather than the vector.
+        layout: what the model takes: ``vector``, ``columns``, ``objects`` or ``ragged``, as for `RootDataset`.
+        image: it takes this image instead.
         classes, signal, one_against_rest: as for `tasks.classes_of`; `classes` are names for labels 0, 1 ... that are
             numbers.
         loss: of what is told; of several things by target, ``classes`` and ``*`` for the other targets.
@@ -73,7 +76,8 @@ class RunConfig:
         continue_from: run folder whose model is trained on; None: a new one.
         reweight: weigh the training events so that classes have one distribution of some branches.
         expected: cross sections and luminosity by which weights are scaled (`RootDataset.scaled`).
-        hold_out: events that are no part of training; without folds they are the test part.
+        hold_out: events that are no part of training; without folds they are the test part, and with folds a part of
+            their own, told by the mean of all models.
         folds: the parts are folds of what is not held out, and there is a model for each of them.
         fold: whose model this run trains: fold `fold` is its test, the next one its validation.
     """
@@ -93,6 +97,7 @@ class RunConfig:
     max_events: int | None = None
     mixing: Mixing = "proportional"
     balanced: bool = False
+    layout: str = "vector"
     image: Image | None = None
     classes: tuple[str, ...] = ()
     signal: str | None = None
@@ -125,6 +130,10 @@ class RunConfig:
             raise ConfigError(
                 "classes are balanced or have weights of their own: take one of balanced and class_weights"
             )
+        if self.layout not in LAYOUTS:
+            raise ConfigError(f"layout must be one of {', '.join(LAYOUTS)}, not {self.layout!r}")
+        if self.layout != "vector" and self.image is not None:
+            raise ConfigError(f"a model takes an image or {self.layout}: give layout or image, not both")
         if self.regression and not isinstance(self.labels, str):
             raise ConfigError(f"a number that is to be told is a branch of the events, not {self.labels}")
         if isinstance(self.loss, Mapping):
@@ -170,7 +179,7 @@ class RunConfig:
             MlaasError: no such model or file, or labels, weights or mixing shares that do not fit the files.
         """
         check_model(self.model)
-        check_form(self.model, image=self.image is not None)
+        check_form(self.model, image=self.image is not None, form=self.layout)
         if specs is not None:
             by_branch(specs, self.normalize)
             if self.image is not None:
@@ -193,7 +202,7 @@ class RunConfig:
             labels=None if several else self.numbers(self.labels),
             targets=self.numbers_told if several else self.targets,
             batch_size=self.batch_size, chunk_size=self.chunk_size, seed=self.seed, normalize=self.normalize, mask=mask,
-            layout="image" if self.image else "vector", image=self.image, read=self.read,
+            layout="image" if self.image else cast("DataLayout", self.layout), image=self.image, read=self.read,
         )  # fmt: skip
         if self.expected is not None:
             ds = ds.scaled(self.expected.pb, self.expected.luminosity, self.expected.sumw)
@@ -213,6 +222,12 @@ class RunConfig:
             return {"train": self._sample(fold.train), "validation": fold.validation, "test": fold.test}
         parts = (self._sample(ds) if held is not None else ds).split(*self.fractions)
         return dict(zip(PARTS, (*parts, held) if held is not None else parts, strict=True))
+
+    def held_out(self, ds: RootDataset) -> RootDataset | None:
+        """What is held out of the whole data, which no fold has; None where nothing is."""
+        if self.hold_out is None:
+            return None
+        return ds.hold_out(self.hold_out.share, by=self.hold_out.by)[1]
 
     def numbers(self, labels: Labels) -> PerFile:
         """Labels as the numbers that they have in this run.

@@ -86,7 +86,7 @@ def _on(run: Run, champion: Run, files: tuple[str, ...]) -> Paired:
 def _held_out(model: Run, files: tuple[str, ...], run: Run) -> Evaluation:
     """A model on the events of files that `run` held out."""
     config = replace(model.config, files=files, labels=run.config.labels, hold_out=run.config.hold_out, split=())
-    ds = config.dataset(model.specs.unbound(), mask=wants_mask(model.model))
+    ds = config.dataset(model.specs.unbound(), mask=wants_mask(model.model, config.layout))
     found = first(evaluate(model.model, config.parts(ds)["test"], model.task))
     if not isinstance(found, Evaluation):
         raise LabelError("two models are compared by their AUC: a task of two classes")

@@ -16,7 +16,12 @@ from mlaas4hep_tf.evaluation import EFFICIENCIES, ClassEvaluation, Evaluation, F
 from mlaas4hep_tf.specs import BranchSpec, Specs
 from mlaas4hep_tf.tasks import Classes
 
-COLORS = {"train": "#4477AA", "validation": "#CCBB44", "test": "#EE6677"}  # P. Tol's bright scheme
+COLORS = {
+    "train": "#4477AA",
+    "validation": "#CCBB44",
+    "test": "#EE6677",
+    "held out": "#228833",
+}  # P. Tol's bright scheme
 SIGNAL, BACKGROUND = "#EE6677", "#4477AA"
 CLASS_COLORS = (SIGNAL, BACKGROUND, "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#999999")  # signal first
 _STYLE: dict[Any, Any] = {

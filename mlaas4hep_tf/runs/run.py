@@ -64,7 +64,7 @@ class Run:
     @property
     def preprocessor(self) -> Preprocessor:
         """What the model's input was made with."""
-        return Preprocessor(self.specs, self.config.normalize, self.config.image)
+        return Preprocessor(self.specs, self.config.normalize, self.config.image, self.config.layout)
 
     @cached_property
     def task(self) -> Task:
@@ -157,7 +157,7 @@ def _train(
     task = task_of(config, ds.specs, ds.composition())
     with met(processes) if processes.count > 1 else nullcontext(), _written_to(folder, processes) as out:
         model = _model(config, ds.preprocessor, task)
-        ds = ds.masked(wants_mask(model))
+        ds = ds.masked(wants_mask(model, config.layout))
         parts = config.parts(ds)
         reweight, classes = config.reweight, task.class_names
         reweighted = fitted(reweight, parts["train"], classes) if reweight is not None else None
@@ -255,6 +255,7 @@ def _known_model(config: RunConfig, specs: Specs, task: Task) -> keras.Model:
     base = Run.load(config.continue_from or "")
     known, now = (scaling(one, how) for one, how in ((base.specs, base.config.normalize), (specs, config.normalize)))
     same = base.specs.vector_names == specs.vector_names and base.config.image == config.image
+    same &= base.config.layout == config.layout
     if not same or not known.same_as(now):
         raise ConfigError(
             f"the model of {base.folder} takes other columns, another image or normalisation than these specs give: "
@@ -319,7 +320,7 @@ def evaluate_run(
     Raises:
         ConfigError: files of its own that are not those it was trained on.
     """
-    mask = wants_mask(run.model)
+    mask = wants_mask(run.model, run.config.layout)
     config = replace(run.config, read=read or run.config.read)
     if files:
         own = numbered(labels if labels is not None else config.labels, run.task.class_names)

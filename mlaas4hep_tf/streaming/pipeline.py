@@ -25,7 +25,7 @@ from mlaas4hep_tf.streaming.plan import Plan
 from mlaas4hep_tf.streaming.position import Cursor
 from mlaas4hep_tf.transforms.augment import Augmenter
 from mlaas4hep_tf.transforms.augmentation import Augmentation
-from mlaas4hep_tf.transforms.vector import MASK_SUFFIX, Preprocessor
+from mlaas4hep_tf.transforms.vector import Preprocessor
 
 DataLayout = Literal["vector", "columns", "objects", "ragged", "image"]
 
@@ -280,15 +280,7 @@ def _dense(
 ) -> Any:
     if options.layout == "image":
         return preprocessor.model_input(raw, mask=False)
-    vector, mask = preprocessor.finish(raw, *constants)
-    if options.layout == "objects":
-        return preprocessor.objects(vector, mask)
-    if options.layout == "vector":
-        return {"vector": vector, "mask": mask} if options.mask else vector
-    columns = preprocessor.split(vector)
-    if options.mask:
-        columns |= {name + MASK_SUFFIX: part for name, part in preprocessor.split(mask).items()}
-    return columns
+    return preprocessor.shaped(*preprocessor.finish(raw, *constants), mask=options.mask)
 
 
 def _element(parts: tuple[Any, ...]) -> Any:
