@@ -86,7 +86,7 @@ def _dealt(x: Any, preprocessor: Preprocessor, branch: str, order: Any) -> Any:
 def _moved(matrix: Any, columns: slice, order: Any) -> Any:
     moved = matrix.copy()
     moved[..., columns] = matrix[..., columns][order]
-    return moved
+    return tf.constant(moved)
 
 
 def _quality(model: keras.Model, x: Any, labels: Any, weights: Any, task: Task) -> float:

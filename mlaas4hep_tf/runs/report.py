@@ -147,7 +147,10 @@ def _heads(metrics: Mapping[str, Any], results: Mapping[str, Evaluated]) -> list
     found = []
     for name in names:
         own = {part: by_output(one)[name] for part, one in results.items()}
-        figures = {part: one.get("outputs", {}).get(name, one) for part, one in metrics["parts"].items()}
+        figures = {
+            part: {"composition": one["composition"], **one.get("outputs", {name: one})[name]}
+            for part, one in metrics["parts"].items()
+        }
         found.append(_Head(name, own, figures, f"_{name}" if len(names) > 1 else ""))
     return found
 

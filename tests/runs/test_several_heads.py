@@ -57,7 +57,7 @@ def told(files, specs, tmp_path_factory):
     specs.save(folder / "specs.json")
     labels = [part for name in NAMES for part in ("--label", f"*{name}.root={name}")]
     by_command(
-        "train", *files, "--specs", folder / "specs.json", *labels, "--target", "y", "--target", "z", "--epochs", 4,
+        "train", *files, "--specs", folder / "specs.json", *labels, "--target", "y", "--target", "z", "--epochs", 2,
         "--batch-size", 20, "--loss", "z=quantile", "--loss", "y=huber", "--lr", 0.01, "--out", folder / "run",
     )  # fmt: skip
     return Run.load(folder / "run")
