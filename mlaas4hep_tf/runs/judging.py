@@ -11,12 +11,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mlaas4hep_tf.errors import LabelError
-<<<<<<< HEAD
-from mlaas4hep_tf.evaluation import Evaluation, first
-=======
-from mlaas4hep_tf.evaluation import BoolArray, Evaluated, FloatArray, RegressionEvaluation
+from mlaas4hep_tf.evaluation import BoolArray, FloatArray, Judged, RegressionEvaluation, first
 from mlaas4hep_tf.io.files import RootFile
->>>>>>> main
 from mlaas4hep_tf.models import wants_mask
 from mlaas4hep_tf.runs.run import Run
 from mlaas4hep_tf.scanner import scan
@@ -25,7 +21,7 @@ from mlaas4hep_tf.train import evaluate
 
 JUDGEMENT = "judgement.json"  # in a run folder
 AUC, R2 = "AUC", "R2"
-E = TypeVar("E", bound=Evaluated)
+E = TypeVar("E", bound=Judged)
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ class Paired:
         return self.value - self.champion
 
 
-def paired(challenger: Evaluated, champion: Evaluated) -> Paired:
+def paired(challenger: Judged, champion: Judged) -> Paired:
     """The paired test of two models.
 
     Of AUCs it is that of E. DeLong, D. DeLong and D. Clarke-Pearson, Biometrics 44 (1988), with weights; of R2 the
@@ -71,7 +67,7 @@ def paired(challenger: Evaluated, champion: Evaluated) -> Paired:
     return Paired(len(champion.labels), figure, value, before, error)
 
 
-def _figure(one: Evaluated) -> tuple[str, float, FloatArray]:
+def _figure(one: Judged) -> tuple[str, float, FloatArray]:
     """The figure of a model, and what each event adds to its deviation from its expectation."""
     if isinstance(one, RegressionEvaluation):
         return (R2, *_explained(one))
@@ -132,23 +128,15 @@ def judge_run(run: Run, against: str | os.PathLike[str]) -> None:
     scratch.replace(run.folder / JUDGEMENT)
 
 
-def _held_out(model: Run, run: Run) -> tuple[Evaluated, list[tuple[RootFile, int, float | None]]]:
-    """A model on the events that `run` held out, and how many there are of each of its files."""
-    config = replace(run.config, normalize=model.config.normalize, image=model.config.image)
-    test = config.parts(config.dataset(model.specs.unbound(), mask=wants_mask(model.model)))["test"]
-    return evaluate(model.model, test, model.task), test.files_and_labels()
+def _held_out(model: Run, run: Run) -> tuple[Judged, list[tuple[RootFile, int, float | None]]]:
+    """A model's first output on the events that `run` held out, and how many there are of each of its files."""
+    own = {name: getattr(model.config, name) for name in ("normalize", "image", "layout", "targets")}
+    config = replace(run.config, **own)
+    masked = wants_mask(model.model, config.layout)
+    test = config.parts(config.dataset(model.specs.unbound(), mask=masked))["test"]
+    return first(evaluate(model.model, test, model.task)), test.files_and_labels()
 
 
-<<<<<<< HEAD
-def _held_out(model: Run, files: tuple[str, ...], run: Run) -> Evaluation:
-    """A model on the events of files that `run` held out."""
-    config = replace(model.config, files=files, labels=run.config.labels, hold_out=run.config.hold_out, split=())
-    ds = config.dataset(model.specs.unbound(), mask=wants_mask(model.model, config.layout))
-    found = first(evaluate(model.model, config.parts(ds)["test"], model.task))
-    if not isinstance(found, Evaluation):
-        raise LabelError("two models are compared by their AUC: a task of two classes")
-    return found
-=======
 def _some(one: E, chosen: BoolArray) -> E:
     return replace(one, labels=one.labels[chosen], scores=one.scores[chosen], weights=one.weights[chosen])
 
@@ -164,7 +152,6 @@ def _seen(run: Run, added: list[RootFile]) -> Specs:
         analysis=run.specs.analysis, labels=run.config.labels if isinstance(run.config.labels, str) else None,
         progress=False,
     )  # fmt: skip
->>>>>>> main
 
 
 def new_ranges(before: Specs, now: Specs) -> Mapping[str, list[list[float]]]:
