@@ -497,9 +497,17 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             PlanError: a fold without events, an expression with other values than 0 to ``count - 1``, or a dataset that
                 was split: draw folds first.
         """
-        names = range(Folds(count, by).count)
-        parts = [[(n,), ((n + 1) % count,), tuple(m for m in names if m not in (n, (n + 1) % count))] for n in names]
-        made = self._drawn(Folds(count, by).draw(self.specs), [own for fold in parts for own in fold])
+        return self._folds(Folds(count, by), range(count))
+
+    def fold(self, number: int, count: int, *, by: str | None = None) -> Fold:
+        """One of `folds`, without making the others."""
+        return self._folds(Folds(count, by), [number])[0]
+
+    def _folds(self, folds: Folds, numbers: Sequence[int]) -> tuple[Fold, ...]:
+        names = range(folds.count)
+        both = [(n, (n + 1) % folds.count) for n in numbers]
+        parts = [[(test,), (valid,), tuple(m for m in names if m not in (test, valid))] for test, valid in both]
+        made = self._drawn(folds.draw(self.specs), [own for fold in parts for own in fold])
         return tuple(Fold(train, valid, test) for test, valid, train in zip(*[iter(made)] * 3, strict=True))
 
     def hold_out(self, share: float | None = None, *, by: str | None = None) -> tuple[RootDataset, RootDataset]:

@@ -218,7 +218,7 @@ class RunConfig:
         if self.hold_out is not None:
             ds, held = ds.hold_out(self.hold_out.share, by=self.hold_out.by)
         if self.folds is not None:
-            fold = ds.folds(self.folds.count, by=self.folds.by)[self.fold]
+            fold = ds.fold(self.fold, self.folds.count, by=self.folds.by)
             return {"train": self._sample(fold.train), "validation": fold.validation, "test": fold.test}
         parts = (self._sample(ds) if held is not None else ds).split(*self.fractions)
         return dict(zip(PARTS, (*parts, held) if held is not None else parts, strict=True))
