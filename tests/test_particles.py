@@ -157,7 +157,8 @@ def test_saved_exported_and_onnx_give_the_same_scores(name, path, specs, tmp_pat
     assert np.isfinite(score).all()
     assert score.shape == (100, 3)
     assert np.abs(np.asarray(again(preprocessor.model_input(raw, mask=True))) - score).max() < 1e-6
-    served = tf.saved_model.load(export(model, preprocessor, tmp_path / "m" / "1")).signatures
+    loaded = tf.saved_model.load(export(model, preprocessor, tmp_path / "m" / "1"))  # which holds the variables
+    served = loaded.signatures
     for signature, request in (("serving_default", events.padded()), ("ragged", events.ragged())):
         got = served[signature](**{key: tf.constant(value) for key, value in request.items()})
         assert np.abs(got["score"] - score).max() < 1e-6
