@@ -33,8 +33,9 @@ def check(model: keras.Model, task: Task) -> None:
 
 def _told(model: keras.Model, task: Task) -> dict[str, Any]:
     """Output tensors of a model by name: those of a dict it returns, or else of its last layers."""
-    if isinstance(model.output, dict):
-        return dict(model.output)
+    given = getattr(model, "output", None)  # which a Sequential has not
+    if isinstance(given, dict):
+        return dict(given)
     names = model.output_names if len(model.outputs) > 1 else [*task.outputs]
     return dict(zip(names, model.outputs, strict=False))
 
