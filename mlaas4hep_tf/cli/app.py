@@ -118,6 +118,9 @@ def scan(
         data("--identifier", help=f"Branches that identify an event; default {','.join(IDENTIFIERS)}."),
     ] = None,
     labels: Annotated[str | None, data("--labels", help="Branch of labels: described, and no feature.")] = None,
+    target: Annotated[
+        list[str] | None, data("--target", metavar="BRANCH", help="Branches of numbers to tell: like --labels.")
+    ] = None,
     weights: Annotated[str | None, data("--weights", help="Branch of event weights: like --labels.")] = None,
     group: Annotated[
         list[str] | None, data("--group", help="List branches that are one group: NAME=PATTERN,PATTERN.")
@@ -147,8 +150,9 @@ def scan(
     specs = scan_files(
         reading.locate(files), choice.tree, friends=friends(choice.friend), branches=patterns(choice.branches),
         exclude=(*patterns(choice.exclude), *loaded.exclude),
-        identifiers=tuple(patterns(identifier)) or IDENTIFIERS, labels=labels, weights=weights, groups=groups(group),
-        analysis=loaded.analysis, distributions=patterns(distribution), categories=loaded.categories,
+        identifiers=tuple(patterns(identifier)) or IDENTIFIERS, labels=labels, targets=patterns(target),
+        weights=weights, groups=groups(group), analysis=loaded.analysis, distributions=patterns(distribution),
+        categories=loaded.categories,
         read=reading.options(), progress=talks(),
     )  # fmt: skip
     if quantile is not None:
@@ -241,7 +245,7 @@ def train(
     specs = choice.known(cuts, training.continue_from)
     if specs is None:
         specs = choice.scan(
-            named, paper, labels.branch(), training.weights, cuts.load(), read, distributed_patterns(config.normalize)
+            named, paper, labels, training.weights, cuts.load(), read, distributed_patterns(config.normalize)
         )
     config.check(specs.tree, specs)
     kept = opening.result() if opening is not None else None
