@@ -1,10 +1,10 @@
-"""Lists of integers, one for each of many files, as two arrays."""
+"""Lists of integers and texts, one for each of many files, as two arrays each: no object for each file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,59 @@ class IntLists(Sequence[tuple[int, ...]]):
         number = range(len(self))[number]
         return tuple(self.values[self.ends[number - 1] if number else 0 : self.ends[number]].tolist())
 
+    @property
+    def lengths(self) -> IntArray:
+        return np.diff(self.ends, prepend=0)
+
+    def sums(self) -> IntArray:
+        """The sum of each list."""
+        before = np.concatenate([[0], np.cumsum(self.values)])
+        return before[self.ends] - before[self.ends - self.lengths]
+
     def take(self, numbers: IntArray) -> IntLists:
         """Those of some files."""
-        return IntLists.of(self[int(n)] for n in numbers)
+        values, ends = _taken(self.values, self.ends, numbers)
+        return IntLists(values, ends)
+
+
+class Texts(Sequence[str]):
+    """A text for each file, decoded when it is asked for.
+
+    Attributes:
+        values: all of them in UTF-8, one behind the other, uint8.
+        ends: where each ends in them, int64 [texts].
+    """
+
+    def __init__(self, values: npt.NDArray[np.uint8], ends: IntArray) -> None:
+        self.values, self.ends = values, ends
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> Texts:
+        coded = [text.encode() for text in texts]
+        ends = np.cumsum([len(own) for own in coded], dtype=np.int64)
+        return cls(np.frombuffer(b"".join(coded), np.uint8), ends)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @overload
+    def __getitem__(self, number: int) -> str: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[str]: ...
+    def __getitem__(self, number: int | slice) -> str | list[str]:
+        if isinstance(number, slice):
+            return [self[n] for n in range(*number.indices(len(self)))]
+        number = range(len(self))[number]
+        return self.values[self.ends[number - 1] if number else 0 : self.ends[number]].tobytes().decode()
+
+    def take(self, numbers: IntArray) -> Texts:
+        """Those of some files."""
+        return Texts(*_taken(self.values, self.ends, numbers))
+
+
+def _taken(values: npt.NDArray[Any], ends: IntArray, numbers: IntArray) -> tuple[npt.NDArray[Any], IntArray]:
+    """Some of the pieces that end there, one behind the other."""
+    lengths = np.diff(ends, prepend=0)[numbers]
+    own = np.cumsum(lengths, dtype=np.int64)
+    places = np.arange(own[-1] if len(own) else 0) + np.repeat(ends[numbers] - own, lengths)
+    return values[places], own
