@@ -232,8 +232,8 @@ class Specs:
 
     def _summary(self) -> str:
         return (
-            f"tree {self.tree!r}, {self.entries:,} events of {self.files.summary.count:,} files: {len(self.flat)} flat branches "
-            f"and {len(self.jagged)} in {len(self.groups)} groups, {len(self.vector_names)} columns, "
+            f"tree {self.tree!r}, {self.entries:,} events of {self.files.summary.count:,} files: "
+            f"{len(self.flat)} flat branches and {len(self.jagged)} in {len(self.groups)} groups, {len(self.vector_names)} columns, "
             f"fingerprint {self.fingerprint}"
         )
 
