@@ -18,6 +18,7 @@ Column = IntArray | Texts | IntLists
 TEXTS = ("url", "tree", "uuid", "folder", "stamp", "dataset", "friends")
 NUMBERS = ("entries", "size")
 LISTS = ("offsets", "edges", "passing")
+RISING = ("offsets", "edges")
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class FilesTable(Sequence[FileSpec]):
         columns: dict[str, Column] = {name: Texts.of(getattr(f, name) for f in files) for name in TEXTS[:-1]}
         columns["friends"] = Texts.of(json.dumps(list(map(asdict, f.friends))) if f.friends else "" for f in files)
         columns |= {name: np.array([getattr(f, name) for f in files], np.int64) for name in NUMBERS}
-        columns |= {name: IntLists.of(getattr(f, name) for f in files) for name in LISTS}
+        columns |= {name: IntLists.of((getattr(f, name) for f in files), rising=name in RISING) for name in LISTS}
         return cls(columns, branches)
 
     @classmethod
@@ -170,12 +171,14 @@ class FilesTable(Sequence[FileSpec]):
     def events(self) -> IntArray:
         """Events that are used of each file, int64 [files]: those that pass, where there is a selection."""
         passing = self.lists("passing")
+        if not len(passing.values):
+            return self.numbers("entries")
         sums = IntLists(np.maximum(passing.values, 0), passing.ends).sums()
         return np.where(self.lists("edges").lengths > 0, sums, self.numbers("entries"))
 
     @cached_property
     def summary(self) -> Summary:  # type: ignore[no-redef]  # a lost table has it from the specs
-        return Summary(len(self), int(self.events.sum()), self._identity(), self._checksum())
+        return Summary(len(self), int(self.events.sum()), self._identity(), self.checksum())
 
     def _identity(self) -> str:
         friends = self.texts("friends")
@@ -183,7 +186,8 @@ class FilesTable(Sequence[FileSpec]):
         lines = sorted(f"{uuid} {entries} {_uuids(own)}" for uuid, entries, own in known)
         return sha256("\n".join(lines).encode()).hexdigest()[:16]
 
-    def _checksum(self) -> str:
+    def checksum(self) -> str:
+        """Of all that the table holds."""
         found = sha256(json.dumps([asdict(info) for info in self.branches]).encode())
         for name in sorted(self.columns):
             column = self.columns[name]
@@ -202,8 +206,9 @@ class FilesTable(Sequence[FileSpec]):
 
     def without_selection(self) -> FilesTable:
         """The same files with all their events."""
-        empty = IntLists.of([()] * len(self))
-        return FilesTable(self.columns | {"edges": empty, "passing": empty}, self.branches)
+        nothing = np.zeros(0, np.int64), np.zeros(len(self), np.int64)
+        empty: dict[str, Column] = {"edges": IntLists(*nothing, rising=True), "passing": IntLists(*nothing)}
+        return FilesTable(self.columns | empty, self.branches)
 
 
 NO_FILES = FilesTable.of(())

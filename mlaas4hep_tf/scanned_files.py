@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import sha256
 from typing import overload
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from mlaas4hep_tf.files_table import FilesTable
 from mlaas4hep_tf.io.branches import BranchInfo, Selection
 from mlaas4hep_tf.io.files import RootFile, Source, Unopened, names_of
-from mlaas4hep_tf.io.lists import IntArray, IntLists
+from mlaas4hep_tf.io.lists import IntArray, IntLists, Texts
 
 KEPT_BYTES = 1 << 28  # of what opening files told, in the training process
 
@@ -96,7 +97,19 @@ def offsets_of(files: Sequence[RootFile]) -> IntLists:
     """For each file the entries at which its clusters begin, and its end."""
     if isinstance(files, ScannedFiles):
         return files.table.lists("offsets")
-    return IntLists.of(file.entry_offsets for file in files)
+    return IntLists.of((file.entry_offsets for file in files), rising=True)
+
+
+def data_of(files: Sequence[RootFile]) -> str:
+    """A digest of which data these are in this order: uuids, entries and trees, not where they lie."""
+    if isinstance(files, ScannedFiles):
+        uuids, trees = files.table.texts("uuid"), files.table.texts("tree")
+    else:
+        uuids, trees = Texts.of(file.uuid for file in files), Texts.of(file.tree for file in files)
+    found = sha256()
+    for array in (uuids.values, uuids.ends, trees.values, trees.ends, entries_of(files)):
+        found.update(np.ascontiguousarray(array))
+    return found.hexdigest()[:16]
 
 
 def kinds_of(files: Sequence[RootFile]) -> Sequence[RootFile]:

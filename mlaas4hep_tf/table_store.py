@@ -12,12 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mlaas4hep_tf.errors import SpecsError
-from mlaas4hep_tf.files_table import LISTS, NUMBERS, TEXTS, Column, FilesTable, Summary
+from mlaas4hep_tf.files_table import LISTS, NUMBERS, RISING, TEXTS, Column, FilesTable, Summary
 from mlaas4hep_tf.io.branches import BranchInfo
 from mlaas4hep_tf.io.lists import IntLists, Texts
 
 _BRANCHES = "branches"  # key of the metadata
-_RISING = ("offsets", "edges")  # kept as differences, which are small
 
 
 def table_name(specs: Path) -> str:
@@ -55,8 +54,8 @@ def read_table(path: Path, summary: Summary) -> FilesTable:
     """
     try:
         columns, branches = (_read_parquet if path.suffix == ".parquet" else _read_npz)(path)
-        table = FilesTable(columns, tuple(BranchInfo(**info) for info in json.loads(branches)))
-        found = table.summary.checksum
+        table = FilesTable(columns, tuple(BranchInfo(**info) for info in json.loads(branches)), summary)
+        found = table.checksum()
     except FileNotFoundError:
         raise
     except ImportError as error:
@@ -86,7 +85,7 @@ def _write_parquet(table: FilesTable, branches: str, path: Path) -> None:
         arrays[name] = pa.array(table.numbers(name))
     for name in LISTS:
         lists = table.lists(name)
-        arrays[name] = pa.LargeListArray.from_arrays(_begin(lists.ends), pa.array(_small(name, lists)))
+        arrays[name] = pa.LargeListArray.from_arrays(_begin(lists.ends), pa.array(lists.values))
     made = pa.table(arrays).replace_schema_metadata({_BRANCHES: branches})
     pq.write_table(made, path, compression="zstd")
 
@@ -95,29 +94,28 @@ def _read_parquet(path: Path) -> tuple[dict[str, Column], str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    made = pq.read_table(path, memory_map=False)
+    made = pq.ParquetFile(path)
     columns: dict[str, Column] = {}
     for name in (*TEXTS, *NUMBERS, *LISTS):
-        array = made.column(name).combine_chunks()
+        array = made.read(columns=[name]).column(0).combine_chunks()
         array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
         if name in NUMBERS:
             columns[name] = array.to_numpy()
         elif name in LISTS:
-            columns[name] = _whole(name, array.values.to_numpy(), array.offsets.to_numpy()[1:])
+            columns[name] = IntLists(array.values.to_numpy(), array.offsets.to_numpy()[1:], rising=name in RISING)
         else:
             _, ends, values = array.buffers()
             bounds = np.frombuffer(ends, np.int64)[: len(array) + 1] if ends is not None else np.zeros(1, np.int64)
             raw = np.frombuffer(values, np.uint8)[: bounds[-1]] if values is not None else np.zeros(0, np.uint8)
             columns[name] = Texts(raw, bounds[1:])
-    return columns, made.schema.metadata[_BRANCHES.encode()].decode()
+    return columns, made.schema_arrow.metadata[_BRANCHES.encode()].decode()
 
 
 def _write_npz(table: FilesTable, branches: str, path: Path) -> None:
     arrays: dict[str, npt.NDArray[Any]] = {name: table.numbers(name) for name in NUMBERS}
     for name in (*TEXTS, *LISTS):
         column = table.lists(name) if name in LISTS else table.texts(name)
-        values = _small(name, column) if isinstance(column, IntLists) else column.values
-        arrays |= {name: values, f"{name}.ends": column.ends}
+        arrays |= {name: column.values, f"{name}.ends": column.ends}
     with path.open("wb") as file:
         np.savez_compressed(file, **arrays, **{_BRANCHES: np.frombuffer(branches.encode(), np.uint8)})
 
@@ -126,29 +124,9 @@ def _read_npz(path: Path) -> tuple[dict[str, Column], str]:
     with np.load(path, allow_pickle=False) as made:
         columns: dict[str, Column] = {name: made[name] for name in NUMBERS}
         columns |= {name: Texts(made[name], made[f"{name}.ends"]) for name in TEXTS}
-        columns |= {name: _whole(name, made[name], made[f"{name}.ends"]) for name in LISTS}
+        columns |= {name: IntLists(made[name], made[f"{name}.ends"], rising=name in RISING) for name in LISTS}
         return columns, made[_BRANCHES].tobytes().decode()
 
 
 def _begin(ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.concatenate([[0], ends]).astype(np.int64)
-
-
-def _small(name: str, lists: IntLists) -> npt.NDArray[np.int64]:
-    """The values as they are written: rising ones as differences, each list for itself."""
-    if name not in _RISING:
-        return lists.values
-    steps = np.diff(lists.values, prepend=0)
-    firsts = (lists.ends - lists.lengths)[lists.lengths > 0]
-    steps[firsts] = lists.values[firsts]
-    return steps
-
-
-def _whole(name: str, values: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> IntLists:
-    lists = IntLists(values, ends)
-    if name not in _RISING:
-        return lists
-    sums = np.cumsum(values)
-    firsts = ends - lists.lengths
-    before = np.concatenate([[0], sums])[firsts]
-    return IntLists(sums - np.repeat(before, lists.lengths), ends)

@@ -16,18 +16,21 @@ class IntLists(Sequence[tuple[int, ...]]):
     """A tuple of integers for each file, made when it is asked for.
 
     Attributes:
-        values: of all lists, one behind the other, int64.
+        values: of all lists, one behind the other; int32 where they are small, else int64.
         ends: where each list ends in them, int64 [lists].
+        rising: whether each value is kept as the difference to the one before in its list.
     """
 
-    def __init__(self, values: IntArray, ends: IntArray) -> None:
-        self.values, self.ends = values, ends
+    def __init__(self, values: IntArray, ends: IntArray, *, rising: bool = False) -> None:
+        self.values, self.ends, self.rising = small(values), ends, rising
 
     @classmethod
-    def of(cls, lists: Iterable[Sequence[int]]) -> IntLists:
+    def of(cls, lists: Iterable[Sequence[int]], *, rising: bool = False) -> IntLists:
         lists = list(lists)
+        if rising:
+            lists = [np.diff(np.array(own, np.int64), prepend=0).tolist() for own in lists]
         values = np.fromiter(chain.from_iterable(lists), np.int64, sum(map(len, lists)))
-        return cls(values, np.cumsum([len(own) for own in lists], dtype=np.int64))
+        return cls(values, np.cumsum([len(own) for own in lists], dtype=np.int64), rising=rising)
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -40,7 +43,8 @@ class IntLists(Sequence[tuple[int, ...]]):
         if isinstance(number, slice):
             return [self[n] for n in range(*number.indices(len(self)))]
         number = range(len(self))[number]
-        return tuple(self.values[self.ends[number - 1] if number else 0 : self.ends[number]].tolist())
+        own = self.values[self.ends[number - 1] if number else 0 : self.ends[number]]
+        return tuple((np.cumsum(own, dtype=np.int64) if self.rising else own).tolist())
 
     @property
     def lengths(self) -> IntArray:
@@ -48,13 +52,18 @@ class IntLists(Sequence[tuple[int, ...]]):
 
     def sums(self) -> IntArray:
         """The sum of each list."""
-        before = np.concatenate([[0], np.cumsum(self.values)])
+        before = np.concatenate([[0], np.cumsum(self.values, dtype=np.int64)])
         return before[self.ends] - before[self.ends - self.lengths]
 
     def take(self, numbers: IntArray) -> IntLists:
         """Those of some files."""
-        values, ends = _taken(self.values, self.ends, numbers)
-        return IntLists(values, ends)
+        return IntLists(*_taken(self.values, self.ends, numbers), rising=self.rising)
+
+
+def small(values: IntArray) -> IntArray:
+    """As int32 where that holds them."""
+    fits = not len(values) or max(int(values.max()), -int(values.min())) < 2**31
+    return values.astype(np.int32 if fits else np.int64, copy=False)
 
 
 class Texts(Sequence[str]):

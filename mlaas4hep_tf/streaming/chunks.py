@@ -115,12 +115,14 @@ class Stream:
     @cached_property
     def entry_offsets(self) -> IntLists:
         """For each file the events at which its clusters begin, and their number."""
-        return IntLists.of(own.entry_offsets for own in self.passing) if self.passing else offsets_of(self.files)
+        if not self.passing:
+            return offsets_of(self.files)
+        return IntLists.of((own.entry_offsets for own in self.passing), rising=True)
 
     @cached_property
     def raw_offsets(self) -> IntLists | None:
         """The entries at which these lie, where there is a selection."""
-        return IntLists.of(own.raw_offsets for own in self.passing) if self.passing else None
+        return IntLists.of((own.raw_offsets for own in self.passing), rising=True) if self.passing else None
 
     @property
     def targets(self) -> tuple[Target, ...]:
