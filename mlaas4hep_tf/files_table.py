@@ -170,11 +170,11 @@ class FilesTable(Sequence[FileSpec]):
     @cached_property
     def events(self) -> IntArray:
         """Events that are used of each file, int64 [files]: those that pass, where there is a selection."""
-        passing = self.lists("passing")
-        if not len(passing.values):
+        passing, edges = self.lists("passing"), self.lists("edges")
+        if not len(edges.values):
             return self.numbers("entries")
         sums = IntLists(np.maximum(passing.values, 0), passing.ends).sums()
-        return np.where(self.lists("edges").lengths > 0, sums, self.numbers("entries"))
+        return np.where(edges.lengths > 0, sums, self.numbers("entries"))
 
     @cached_property
     def summary(self) -> Summary:  # type: ignore[no-redef]  # a lost table has it from the specs
