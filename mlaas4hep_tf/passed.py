@@ -49,9 +49,11 @@ def without_defined(selection: Selection, rules: Analysis) -> Selection:
     return replace(selection, branches=branches, exclude=("*",) if only_derived else exclude)
 
 
-def with_steps(wanted: Wanted, steps: Steps, selection: Selection, labels: str, weights: str) -> Wanted:
+def with_steps(
+    wanted: Wanted, steps: Steps, selection: Selection, told: Sequence[str], labels: str, weights: str
+) -> Wanted:
     """What is wanted of the events behind the steps.  What is derived is a feature unless it is excluded, or others
-    are named.
+    are named, or it is `told`.
     """
     grouped = {info.name: info for info in steps.infos}
     raw = [grouped[info.name] for info in wanted.features]
@@ -59,7 +61,7 @@ def with_steps(wanted: Wanted, steps: Steps, selection: Selection, labels: str, 
     asked = {name for name in selection.branches if name in steps.analysis.defined} or {*steps.analysis.defined}
     features = [*steps.after(raw), *(info for info in steps.defined if info.name in asked - excluded)]
     ordered = sorted(features, key=lambda info: (info.kind != "flat", info.name))
-    derived = [info for info in steps.defined if info.name in (labels, weights)]
+    derived = [info for info in steps.defined if info.name in told]
     return replace(
         wanted, features=ordered, targets=[*wanted.targets, *derived], groups=(), steps=steps, labels=labels,
         weights=weights, raw=raw,

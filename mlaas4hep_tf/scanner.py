@@ -73,6 +73,7 @@ def scan(
     exclude: str | Iterable[str] | None = None,
     identifiers: Iterable[str] = IDENTIFIERS,
     labels: Labels | None = None,
+    targets: Sequence[str] = (),
     weights: PerFile | None = None,
     groups: Groups | None = None,
     objects: Mapping[str, str] | None = None,
@@ -99,8 +100,8 @@ def scan(
             these are features, and where only these are, no branch of the files is one.
         exclude: patterns of branches to leave out, for example the truth.
         identifiers: branches that identify an event; never features.
-        labels, weights: as for `RootDataset`; a branch of them, also a derived one, is no feature, and `Specs.targets`
-            describes it.
+        labels, targets, weights: as for `RootDataset`; a branch of them, also a derived one, is no feature, and
+            `Specs.targets` describes it.
         groups: name -> patterns of list branches that are one group, as they have the same multiplicity in every
             event; those of a common prefix, such as ``jet_pt`` and ``jet_eta``, are found without.
         objects: group (``Jet`` or ``nJet``) -> condition on its objects; the others are left out.
@@ -137,7 +138,7 @@ def scan(
     known = _kinds(sources, categories or {}, worker_pool, skipped)
     rules = rules.extended(make_analysis(define=_definitions(known)), "categories=")
     exclude = (*parse_patterns(exclude), *known)
-    named = tuple(dict.fromkeys(given for given in (labels, weights) if isinstance(given, str)))
+    named = tuple(dict.fromkeys(given for given in (labels, *targets, weights) if isinstance(given, str)))
     patterns = in_place_of(parse_patterns(branches), known)
     selection = Selection(patterns, (*parse_patterns(exclude), *named), tuple(identifiers))
     from_files = without_defined(selection, rules)
@@ -150,7 +151,7 @@ def scan(
     near: list[str] = []
     if rules:
         infos, near = _in_groups(opened, chosen.features, rules, groups, worker_pool, skipped)
-        wanted = with_steps(wanted, steps_of(rules, infos), selection, _name(labels), _name(weights))
+        wanted = with_steps(wanted, steps_of(rules, infos), selection, named, _name(labels), _name(weights))
     wanted = _distributed(wanted, parse_patterns(distributions))
     total, passing = _read_all(opened, wanted, worker_pool, progress, skipped)
     specs, nearly = _finish(opened, selection, chosen, wanted, total)

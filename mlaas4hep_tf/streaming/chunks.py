@@ -70,6 +70,7 @@ class Stream:
         layout: feature branches of the packed matrices.
         lengths: group -> objects kept per event, to count what is truncated.
         labels, weights: where the numbers come from.
+        numbers: targets beside the labels, or instead of them.
         worker_pool, pool: where reading runs, and the memory that it fills.
         chunk_pool: memory of the chunks.
         truncated: events and objects beyond `lengths` in the latest epoch, by group.
@@ -106,6 +107,7 @@ class Stream:
     factors: tuple[float, ...] = ()
     sums_of_weights: tuple[str, ...] = ()
     kept: Kept | None = None
+    numbers: tuple[Target, ...] = ()
 
     @cached_property
     def events(self) -> IntArray:
@@ -126,7 +128,8 @@ class Stream:
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        return tuple(t for t in (self.labels, self.weights) if t is not None)
+        """All that comes with the features; weights are the last."""
+        return tuple(t for t in (self.labels, *self.numbers, self.weights) if t is not None)
 
     def fresh(self, entries: int) -> Stream:
         """The same files and processes with counts and chunk memory of its own, for so many events."""
