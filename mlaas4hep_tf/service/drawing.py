@@ -43,9 +43,10 @@ def curves(series: Mapping[str, Sequence[float]], title: str) -> str:
 
 
 def _beside(y: float, taken: list[float]) -> float:
-    """Where a name stands that does not cover those that stand there already."""
+    """Where a name stands that does not cover those that stand there already: below them, at the bottom above them."""
+    step = _LINE if y < _HEIGHT / 2 else -_LINE
     while any(abs(y - other) < _LINE for other in taken):
-        y += _LINE
+        y += step
     taken.append(y)
     return y
 
