@@ -10,12 +10,14 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
 import tensorflow as tf
 
 from mlaas4hep_tf.analysis.draws import Draw, Drawn
 from mlaas4hep_tf.cross_sections import CrossSections
 from mlaas4hep_tf.drawing import Folds, HoldOut, counted_parts, joined, opened_for, steps_for
 from mlaas4hep_tf.errors import DataWarning, LabelError, PlanError, shorten
+from mlaas4hep_tf.files_table import FilesTable
 from mlaas4hep_tf.htmltable import table
 from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
@@ -23,13 +25,14 @@ from mlaas4hep_tf.io.friends import Friends
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.labelling import Told
+from mlaas4hep_tf.scanned_files import entries_of, scanned, sources_in
 from mlaas4hep_tf.scanner import passing_events, scan_distributions, scan_targets
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.streaming.chunks import Stream
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
 from mlaas4hep_tf.streaming.forks import check_process
 from mlaas4hep_tf.streaming.kept import Keep, Kept, check_keep, make_kept
-from mlaas4hep_tf.streaming.open_files import befriended, inspect_files
+from mlaas4hep_tf.streaming.open_files import befriended, inspect_files, listed, tell_idle_replicas
 from mlaas4hep_tf.streaming.parts import Parts, WholeFiles, part_of, split_sizes
 from mlaas4hep_tf.streaming.pipeline import DataLayout, PipelineOptions, build_pipeline, make_finished
 from mlaas4hep_tf.streaming.plan import Plan, make_plan
@@ -110,14 +113,26 @@ def _check_remainder(plan: Plan, skipped: Skipped | None) -> None:
 
 
 def _open(
-    files: FileArgument, friends: Friends | None, specs: Specs, targets: tuple[str, ...], worker_pool: WorkerPool,
-    skipped: Skipped | None,
-) -> tuple[RootFile, ...]:  # fmt: skip
-    """Open the files, with their friends, for the features and the branches of labels and weights."""
-    wanted = Selection(tuple(info.name for info in specs.read_infos) + targets, (), ())
-    known = {f.url: f.events for f in specs.files}
-    given = befriended(expand(files, specs.tree or None), friends, specs.identifiers, worker_pool)
-    return inspect_files(specs.with_friends(given), wanted, worker_pool, skipped=skipped, known=known)
+    files: FileArgument | FilesTable, friends: Friends | None, specs: Specs, targets: tuple[str, ...],
+    worker_pool: WorkerPool, skipped: Skipped | None,
+) -> Sequence[RootFile]:  # fmt: skip
+    """The files with their friends, for the features and the branches of labels and weights.
+
+    Those that were scanned are not opened; others are, and held to the specs.
+    """
+    wanted = Selection(tuple(dict.fromkeys((*(info.name for info in specs.read_infos), *targets))), (), ())
+    known = specs.bound and not friends and skipped is None  # what is lost is told before the first epoch
+    if files is specs.files and known and not specs.friends and (found := scanned(specs.files, None, wanted)):
+        return found
+    named = sources_in(files) if isinstance(files, FilesTable) else expand(files, specs.tree or None)
+    given = specs.with_friends(befriended(listed(named, worker_pool), friends, specs.identifiers, worker_pool))
+    if known and (found := scanned(specs.files, given, wanted)):
+        tell_idle_replicas(given, worker_pool.read.policy)
+        return found
+    events = {f.url: f.events for f in specs.files} if skipped is not None else {}
+    opened = inspect_files(given, wanted, worker_pool, skipped=skipped, known=events)
+    specs.resolve(opened[0]).check(opened)
+    return opened
 
 
 def _with_targets(
@@ -194,13 +209,13 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
     Attributes:
         specs: the specs in use.
         normalize: the normalisation in use.
-        files: the opened files.
+        files: the files; those that were scanned are `unopened` until they are read.
         entries: events per epoch.
     """
 
     def __init__(
         self,
-        files: FileArgument,
+        files: FileArgument | FilesTable,
         specs: Specs,
         *,
         friends: Friends | None = None,
@@ -220,13 +235,14 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         read: ReadOptions = DEFAULT_READ,
         keep: Keep = "auto",
     ) -> None:
-        """Open the files and plan the reading; no event is read.
+        """Plan the reading; no event is read, and files that were scanned are opened when they are first read.
 
         The options, in groups: what is read and what it is worth (`files` to `label_dtype`), order and size of
         the batches (`batch_size` to `seed`), what the model is given (`normalize` to `image`), and how files are read.
 
         Args:
-            files: paths, patterns, folders, lists, URLs (`files.expand`).
+            files: paths, patterns, folders, lists, URLs (`files.expand`); or ``specs.files``, which names those of the
+                specs without a look at any, however many they are.
             specs: from `scan`; they must belong to these files unless they are `unbound`.
             friends: name -> files (see `scan`), where they are not those that were scanned, or have only the labels.
             labels: a number or the name of a class per file, by pattern (first match counts) or as a list, or the name
@@ -271,7 +287,6 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         if skipped is not None:
             skipped.label(partial(label_of, numbers))
         specs = specs.resolve(opened[0])
-        specs.check(opened)
         label_target, number_targets, weight_target = given.resolve(opened, specs, skipped)
         specs = _with_targets(specs, given.branches, opened, worker_pool, skipped)
         specs = _with_distributions(specs, normalize, opened, worker_pool, skipped)
@@ -280,7 +295,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         stream = Stream(
             opened, preprocessor.layout, {group: members[0].length for group, members in specs.groups.items()},
             given.typed(label_target, specs.targets), weight_target, worker_pool, skipped=skipped,
-            entries=sum(own.entries for own in passing) if passing else sum(f.num_entries for f in opened),
+            entries=int((np.array([own.entries for own in passing]) if passing else entries_of(opened)).sum()),
             steps=specs.steps, passing=passing, kept=make_kept(keep, len(preprocessor.layout.groups)),
             numbers=number_targets,
         )  # fmt: skip
@@ -347,7 +362,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         return self._preprocessor.normalize
 
     @property
-    def files(self) -> tuple[RootFile, ...]:
+    def files(self) -> Sequence[RootFile]:
         return self._stream.files
 
     @property

@@ -478,7 +478,7 @@ def _card(
         "data": {
             "fingerprint": specs.fingerprint,
             "entries": specs.entries,
-            "files": len(specs.files),
+            "files": specs.files.summary.count,
             "tree": specs.tree,
         },
         "normalize": preprocessor.normalize,

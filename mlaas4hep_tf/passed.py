@@ -12,9 +12,10 @@ from mlaas4hep_tf.analysis.steps import Steps, steps_of
 from mlaas4hep_tf.blockscan import Scanned, Wanted
 from mlaas4hep_tf.errors import shorten
 from mlaas4hep_tf.expressions.syntax import words_of
+from mlaas4hep_tf.files_table import FileSpec, FilesTable
 from mlaas4hep_tf.io.branches import Selection, meant
 from mlaas4hep_tf.io.files import RootFile
-from mlaas4hep_tf.specs import FileSpec, InputSpec, Specs
+from mlaas4hep_tf.specs import InputSpec, Specs
 from mlaas4hep_tf.streaming.ranges import EntryRange, cut
 from mlaas4hep_tf.streaming.skipped import SkippedRange
 from mlaas4hep_tf.streaming.targets import Labels, PerFile, per_file
@@ -92,7 +93,8 @@ def with_analysis(
     return replace(
         specs, analysis=steps.analysis, inputs=inputs,
         stored_groups={i.name: stored[i.name] for i in inputs if stored[i.name] != i.group},
-        files=counted_files(specs.files, passing) if steps.analysis.selects else specs.files,
+        files=FilesTable.of(counted_files(specs.files, passing), specs.files.branches)
+        if steps.analysis.selects else specs.files,
         cutflow=cut_flow(steps, total, files, labels, weights),
     )  # fmt: skip
 

@@ -26,6 +26,7 @@ from mlaas4hep_tf.errors import (
     shorten,
 )  # fmt: skip
 from mlaas4hep_tf.expressions.syntax import words_of
+from mlaas4hep_tf.files_table import FileSpec, FilesTable
 from mlaas4hep_tf.grouping import Groups, candidates, joined
 from mlaas4hep_tf.io.branches import (
     IDENTIFIERS,
@@ -53,8 +54,8 @@ from mlaas4hep_tf.passed import (
 )  # fmt: skip
 from mlaas4hep_tf.progress import progress_bar
 from mlaas4hep_tf.remarks import remarks
-from mlaas4hep_tf.specs import FileSpec, Specs, TargetSpec, friend_specs
-from mlaas4hep_tf.streaming.open_files import befriended, inspect_files
+from mlaas4hep_tf.specs import Specs, TargetSpec, file_spec
+from mlaas4hep_tf.streaming.open_files import befriended, inspect_files, open_scanned
 from mlaas4hep_tf.streaming.ranges import blocks
 from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange, account
 from mlaas4hep_tf.streaming.targets import Labels, PerFile, flat_branch
@@ -262,9 +263,7 @@ def _finish(
             replace(stats.finish(info), group=joins.get(info.name, info.group))
             for stats, info in zip(total.features, wanted.features, strict=True)
         ),
-        files=tuple(
-            FileSpec(f.url, f.uuid, f.num_entries, friends=friend_specs(f), dataset=f.source.dataset) for f in files
-        ),
+        files=FilesTable.of(map(file_spec, files), files[0].branches),
         selection=selection,
         identifiers=chosen.identifiers,
         left_out=dict(chosen.left_out),
@@ -334,6 +333,7 @@ def scan_targets(
     files: Sequence[RootFile], names: Sequence[str], worker_pool: WorkerPool, skipped: Skipped | None
 ) -> tuple[TargetSpec, ...]:
     """What `Specs.targets` says of some flat branches of opened files, read for this alone."""
+    files = open_scanned(files, worker_pool)
     infos = [flat_branch("labels or weights", name, files) for name in names]
     total, _ = _read_all(files, Wanted((), infos), worker_pool, progress=False, skipped=skipped)
     return tuple(stats.finish(info) for stats, info in zip(total.targets, infos, strict=True))
@@ -343,6 +343,7 @@ def scan_distributions(
     files: Sequence[RootFile], specs: Specs, names: Sequence[str], worker_pool: WorkerPool, skipped: Skipped | None
 ) -> Specs:
     """The specs with the distributions of some features, read from opened files for this alone."""
+    files = open_scanned(files, worker_pool)
     wanted = [branch for branch in specs.branches if branch.name in names]
     infos, raw = [specs.info_of(branch) for branch in wanted], [one.info for one in specs.inputs if one.feature]
     asked = Wanted(infos, (), steps=specs.steps, raw=raw, distributed=frozenset(names))

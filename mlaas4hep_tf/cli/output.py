@@ -66,7 +66,7 @@ def specs_figures(specs: Specs) -> dict[str, Any]:
     cuts = {} if specs.cutflow is None else {"cutflow": [list(step) for step in specs.cutflow.steps()]}
     return cuts | {
         "events": specs.entries,
-        "files": len(specs.files),
+        "files": specs.files.summary.count,
         "branches": len(specs.branches),
         "flat": len(specs.flat),
         "flat_names": [b.name for b in specs.flat],
