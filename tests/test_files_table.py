@@ -13,13 +13,14 @@ from helpers.streams import quiet_scan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlaas4hep_tf import DataWarning, RootDataset, Specs, scanned_files
+from mlaas4hep_tf import DataWarning, RootDataset, Specs, scan, scanned_files
 from mlaas4hep_tf.errors import SpecsError
 from mlaas4hep_tf.files_table import FileSpec, FilesTable, FriendSpec
 from mlaas4hep_tf.io.branches import BranchInfo
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.table_store import read_table, write_table
 from mlaas4hep_tf.testing import make_events, write_files, write_tree
+from mlaas4hep_tf.updating import update
 
 RISING = st.lists(st.integers(0, 2**40), max_size=5).map(lambda own: tuple(sorted(own)))
 FILES = st.lists(
@@ -193,3 +194,41 @@ def test_unbound_specs_without_a_table_do_not_warn(specs, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not Specs.load(tmp_path / "s.json").bound
+
+
+def test_an_update_reads_only_new_files_and_gives_what_a_scan_of_all_does(files, asked):
+    options = {"select": "x > 0", "labels": "id", "progress": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        two, three, new = (scan(own, **options) for own in (files[:2], files, files[2]))
+        asked.clear()
+        scan(files[2], **options)
+        alone = asked.count("scan_range")
+        asked.clear()
+        got = update(two, files, **options)
+    assert asked.count("scan_range") == alone
+    assert got.entries == three.entries == two.entries + new.entries
+    assert list(got.files) == list(three.files)
+    assert got.cutflow == three.cutflow
+    for a, b in zip((*got.branches, *got.targets), (*three.branches, *three.targets), strict=True):
+        exact = {"mean": None, "variance": None}
+        assert replace(a, **exact) == replace(b, **exact)
+        assert (a.mean, a.variance) == pytest.approx((b.mean, b.variance))
+    asked.clear()
+    assert update(got, files, **options) == got
+    assert "scan_range" not in asked
+
+
+def test_an_update_reads_all_again_where_a_file_changed_or_is_gone(tmp_path):
+    paths = write_files(tmp_path, [200, 150], basket=90)
+    specs = quiet_scan(paths)
+    write_tree(paths[1], make_events(170, seed=5))
+    with pytest.warns(DataWarning, match=rf"all files are read again: {paths[1]} changed since it was scanned"):
+        assert update(specs, paths, progress=False) == quiet_scan(paths)
+    with pytest.warns(DataWarning, match="is not among them any more"):
+        assert update(specs, paths[:1], progress=False) == quiet_scan(paths[0])
+
+
+def test_an_update_with_other_options_is_refused(files):
+    with pytest.raises(SpecsError, match="updated with the options that they were made with: selection"):
+        update(quiet_scan(files[:2]), files, exclude="x", progress=False)
