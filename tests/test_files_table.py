@@ -5,6 +5,7 @@ import json
 import os
 import warnings
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,7 +127,7 @@ def test_specs_with_a_list_of_files_are_still_read(specs, files, tmp_path):
 
 
 def test_nothing_is_opened_to_build_a_dataset_and_the_batches_are_the_same(specs, files, asked, monkeypatch):
-    options = {"labels": [0, 1, 1], "batch_size": 50, "chunk_size": 300, "keep": False}
+    options: dict[str, Any] = {"labels": [0, 1, 1], "batch_size": 50, "chunk_size": 300, "keep": False}
     ds = RootDataset(files, specs, **options)
     train, test = ds.split(0.7, 0.3)
     assert not asked
@@ -149,7 +150,7 @@ def test_what_a_reader_learns_of_a_file_is_kept(specs, files):
 def test_selection_label_branch_and_weights_need_no_opening(files, asked):
     chosen = quiet_scan(files, select="x > 0", labels="id")
     asked.clear()
-    given = {"labels": "id", "batch_size": 50, "keep": False}
+    given: dict[str, Any] = {"labels": "id", "batch_size": 50, "keep": False}
     ds = RootDataset(files, chosen, **given)
     assert not asked
     assert bits(ds) == bits(RootDataset(files, chosen.unbound(), **given))
@@ -197,7 +198,7 @@ def test_unbound_specs_without_a_table_do_not_warn(specs, tmp_path):
 
 
 def test_an_update_reads_only_new_files_and_gives_what_a_scan_of_all_does(files, asked):
-    options = {"select": "x > 0", "labels": "id", "progress": False}
+    options: dict[str, Any] = {"select": "x > 0", "labels": "id", "progress": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
         two, three, new = (scan(own, **options) for own in (files[:2], files, files[2]))
@@ -210,9 +211,9 @@ def test_an_update_reads_only_new_files_and_gives_what_a_scan_of_all_does(files,
     assert got.entries == three.entries == two.entries + new.entries
     assert list(got.files) == list(three.files)
     assert got.cutflow == three.cutflow
-    for a, b in zip((*got.branches, *got.targets), (*three.branches, *three.targets), strict=True):
-        exact = {"mean": None, "variance": None}
-        assert replace(a, **exact) == replace(b, **exact)
+    told: list[list[Any]] = [[*of.branches, *of.targets] for of in (got, three)]
+    for a, b in zip(*told, strict=True):
+        assert replace(a, mean=None, variance=None) == replace(b, mean=None, variance=None)
         assert (a.mean, a.variance) == pytest.approx((b.mean, b.variance))
     asked.clear()
     assert update(got, files, **options) == got
