@@ -11,7 +11,7 @@ from mlaas4hep_tf.errors import LabelError, TreeError
 from mlaas4hep_tf.io.files import RootFile, names_of
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.scanner import SCAN_ENTRIES
-from mlaas4hep_tf.streaming.plan import blocks
+from mlaas4hep_tf.streaming.ranges import blocks
 from mlaas4hep_tf.streaming.targets import per_file
 
 RUNS, SUM = "Runs", "genEventSumw"  # NanoAOD: the tree and the branch that hold the sum before any skim

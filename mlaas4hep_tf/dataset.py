@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,8 +29,9 @@ from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
 from mlaas4hep_tf.streaming.forks import check_process
 from mlaas4hep_tf.streaming.kept import Keep, Kept, check_keep, make_kept
 from mlaas4hep_tf.streaming.open_files import befriended, inspect_files
+from mlaas4hep_tf.streaming.parts import Parts, WholeFiles, part_of, split_sizes
 from mlaas4hep_tf.streaming.pipeline import DataLayout, PipelineOptions, build_pipeline, make_finished
-from mlaas4hep_tf.streaming.plan import EntryRange, Plan, make_plan, partition, split_sizes
+from mlaas4hep_tf.streaming.plan import Plan, make_plan
 from mlaas4hep_tf.streaming.position import BEGINNING, Cursor, Position, describe_order, make_state, read_state
 from mlaas4hep_tf.streaming.skipped import Skipped, account
 from mlaas4hep_tf.streaming.targets import LabelDtype, Labels, PerFile, Target, check_law, label_of, resolve_target
@@ -343,14 +343,14 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             steps=specs.steps, passing=passing, kept=make_kept(keep, len(preprocessor.layout.groups)),
         )  # fmt: skip
         options = PipelineOptions(batch_size, chunk_size, shuffle, seed, layout, mask, drop_remainder=drop_remainder)
-        self._build(stream, preprocessor, options, [(EntryRange(n, 0, stream.events(n)),) for n in range(len(opened))])
+        self._build(stream, preprocessor, options, WholeFiles(stream.events))
 
     def _build(
         self,
         stream: Stream,
         preprocessor: Preprocessor,
         options: PipelineOptions,
-        parts: Sequence[Sequence[EntryRange]],
+        parts: Parts,
         start: Position = BEGINNING,
     ) -> None:
         self._stream, self._preprocessor, self._settings, self._parts = stream, preprocessor, options, parts
@@ -358,8 +358,8 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             parts, stream.entry_offsets,
             chunk_size=options.chunk_size, batch_size=options.batch_size, shuffle=options.shuffle,
             seed=options.seed, shares=options.shares, raw_offsets=stream.raw_offsets,
+            drop_remainder=options.drop_remainder,
         )  # fmt: skip
-        self.plan = replace(self.plan, drop_remainder=options.drop_remainder)
         _check_remainder(self.plan, stream.skipped)
         self._cursor = Cursor(start)
         self._finished = make_finished(stream, preprocessor, options, self.plan)
@@ -512,13 +512,11 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         return order | ({"augmentation": repr(how)} if how is not None else {})
 
     def _part(
-        self, parts: Sequence[Sequence[EntryRange]], start: Position = BEGINNING, stream: Stream | None = None,
+        self, parts: Parts, start: Position = BEGINNING, stream: Stream | None = None,
         **changes: Any,
     ) -> RootDataset:  # fmt: skip
         part = RootDataset.__new__(RootDataset)
-        events = sum(len(block) for ranges in parts for block in ranges)
-        own = [sum(map(len, ranges)) for ranges in parts]
-        fresh = (stream or self._stream).fresh(events).of_parts(own)
+        fresh = (stream or self._stream).fresh(int(parts.events.sum())).of_parts(parts.events)
         RootDataset._build(part, fresh, self._preprocessor, replace(self._settings, **changes), parts, start)
         return part
 
@@ -536,7 +534,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             PlanError: fractions that make no sense for this many events.
         """
         sizes = split_sizes(self.entries, fractions)
-        return self._partition(sizes, seed)[: len(fractions)]
+        return tuple(self._share(sizes, index, seed) for index in range(len(fractions)))
 
     def folds(self, count: int, *, by: str | None = None) -> tuple[Fold, ...]:
         """For each of `count` models the events that it is trained, validated and tested on.
@@ -601,14 +599,14 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             raise LabelError("weights go to the loss together with labels: give the dataset labels=")
         weights = stream.weights or Target((1.0,) * len(self.files))
         scale, told = expected.scales(self.files, weights.branch, stream.worker_pool)
-        scales = tuple(zip(scale, map(stream.events, range(len(self.files))), strict=True))
+        scales = tuple(zip(scale, stream.events.tolist(), strict=True))
         own = replace(stream, weights=weights, scales=scales, sums_of_weights=told, kept=_fresh(stream.kept))
         return self._part(self._parts, stream=own)
 
     def _drawn(self, draw: Draw, wanted: Sequence[tuple[int, ...]]) -> list[RootDataset]:
         """For each of several choices of parts a dataset of their events, all of which are counted once."""
         stream = self._stream
-        if sum(map(len, itertools.chain(*self._parts))) != sum(map(stream.events, range(len(self.files)))):
+        if self._parts.events.sum() != stream.events.sum():
             raise PlanError(f"{draw.purpose} are drawn from whole files: draw first, then split, sample or shard")
         files, steps = opened_for(draw, self.files, stream.worker_pool, stream.skipped), steps_for(self.specs)
         counted = counted_parts(
@@ -621,15 +619,14 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
                 stream, files=files, steps=steps, passing=passing, drawn=(*stream.drawn, Drawn(draw, parts)),
                 kept=_fresh(stream.kept),
             )  # fmt: skip
-            whole = [(EntryRange(n, 0, one.entries),) for n, one in enumerate(passing)]
-            made.append(self._part(whole, stream=own))
+            made.append(self._part(WholeFiles(own.events), stream=own))
         return made
 
     def sample(self, events: int) -> RootDataset:
         """A dataset of this many events with the composition of the whole."""
         if not 0 < events <= self.entries:
             raise PlanError(f"a sample must have 1 to {self.entries} events, not {events}")
-        return self._partition([events, self.entries - events], None)[0]
+        return self._share([events, self.entries - events], 0)
 
     def shard(
         self,
@@ -660,13 +657,14 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             raise PlanError(f"{self.entries} events cannot be given to {num_shards} shards; use fewer")
         if even:
             each = self.entries // num_shards
-            return self._partition([each] * num_shards + [self.entries - each * num_shards], None)[index]
+            return self._share([each] * num_shards + [self.entries - each * num_shards], index)
         sizes = [self.entries * (i + 1) // num_shards - self.entries * i // num_shards for i in range(num_shards)]
-        return self._partition(sizes, None)[index]
+        return self._share(sizes, index)
 
-    def _partition(self, sizes: Sequence[int], seed: int | None) -> tuple[RootDataset, ...]:
-        dealt = partition(self._parts, self._stream.entry_offsets, sizes, self._settings.seed if seed is None else seed)
-        return tuple(self._part(parts) for parts in dealt if any(map(len, itertools.chain(*parts))))
+    def _share(self, sizes: Sequence[int], index: int, seed: int | None = None) -> RootDataset:
+        """One of the datasets of these sizes among which the events are divided."""
+        seed = self._settings.seed if seed is None else seed
+        return self._part(part_of(self._parts, self._stream.entry_offsets, sizes, seed, index))
 
     def in_order(self) -> RootDataset:
         """The same events in the order of files and entries, unmixed, each once: for evaluation and prediction."""
@@ -729,7 +727,4 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         """Each file, how many of its events are in this dataset, and its label; None where labels are a branch."""
         given = self._stream.labels.per_file if self._stream.labels is not None else ()
         labels = given or (None,) * len(self.files)
-        events = Counter[int]()
-        for entries in itertools.chain(*self._parts):
-            events[entries.file] += len(entries)
-        return [(file, events[n], labels[n]) for n, file in enumerate(self.files)]
+        return list(zip(self.files, self._parts.events.tolist(), labels, strict=True))

@@ -19,7 +19,7 @@ from mlaas4hep_tf.passed import edges
 from mlaas4hep_tf.scanner import SCAN_ENTRIES
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.streaming.open_files import inspect_files
-from mlaas4hep_tf.streaming.plan import blocks
+from mlaas4hep_tf.streaming.ranges import blocks
 from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange
 
 By = Literal["identifiers", "entries"]  # or an expression

@@ -15,7 +15,7 @@ from mlaas4hep_tf.expressions.syntax import words_of
 from mlaas4hep_tf.io.branches import Selection, meant
 from mlaas4hep_tf.io.files import RootFile
 from mlaas4hep_tf.specs import FileSpec, InputSpec, Specs
-from mlaas4hep_tf.streaming.plan import EntryRange, cut
+from mlaas4hep_tf.streaming.ranges import EntryRange, cut
 from mlaas4hep_tf.streaming.skipped import SkippedRange
 from mlaas4hep_tf.streaming.targets import Labels, PerFile, per_file
 from mlaas4hep_tf.tasks import class_names, numbered

@@ -28,7 +28,7 @@ from mlaas4hep_tf.progress import progress_bar
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.streaming.chunks import read_others
 from mlaas4hep_tf.streaming.open_files import inspect_files
-from mlaas4hep_tf.streaming.plan import EntryRange, blocks
+from mlaas4hep_tf.streaming.ranges import EntryRange, blocks
 from mlaas4hep_tf.tasks import SCORE, Task
 from mlaas4hep_tf.train import predict_batch
 from mlaas4hep_tf.transforms.vector import Preprocessor, Trained, preprocessor_of

@@ -55,7 +55,7 @@ from mlaas4hep_tf.progress import progress_bar
 from mlaas4hep_tf.remarks import remarks
 from mlaas4hep_tf.specs import FileSpec, Specs, TargetSpec, friend_specs
 from mlaas4hep_tf.streaming.open_files import befriended, inspect_files
-from mlaas4hep_tf.streaming.plan import blocks
+from mlaas4hep_tf.streaming.ranges import blocks
 from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange, account
 from mlaas4hep_tf.streaming.targets import Labels, PerFile, flat_branch
 

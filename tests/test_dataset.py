@@ -776,13 +776,7 @@ def test_even_shards_have_the_same_number_of_events_and_share_none(demo_files, d
     shards = [ds.shard(5, index, even=True) for index in range(5)]
     assert [shard.entries for shard in shards] == [ds.entries // 5] * 5
     seen = [
-        {
-            (block.file, entry)
-            for group in s.plan.file_groups
-            for block in group
-            for entry in range(block.start, block.stop)
-        }
-        for s in shards
+        {(block.file, entry) for block in s.plan.in_order() for entry in range(block.start, block.stop)} for s in shards
     ]
     assert sum(map(len, seen)) == len(set().union(*seen)) == ds.entries // 5 * 5
 

@@ -21,10 +21,12 @@ from mlaas4hep_tf.errors import InputFileError, ReaderError
 from mlaas4hep_tf.io.branches import Layout
 from mlaas4hep_tf.io.buffers import ArrayPool, ArraySpec, BufferPool, BufferRef, keep_freed_memory
 from mlaas4hep_tf.io.files import RootFile
+from mlaas4hep_tf.io.lists import IntArray, IntLists
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.streaming.kept import Events, Kept, cut
-from mlaas4hep_tf.streaming.plan import EntryRange, Plan, apportion, chunk_quotas
+from mlaas4hep_tf.streaming.plan import Plan, apportion, chunk_quotas
 from mlaas4hep_tf.streaming.position import Position
+from mlaas4hep_tf.streaming.ranges import EntryRange
 from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange
 from mlaas4hep_tf.streaming.targets import Target
 
@@ -104,19 +106,21 @@ class Stream:
     sums_of_weights: tuple[str, ...] = ()
     kept: Kept | None = None
 
-    def events(self, number: int) -> int:
-        """How many events a file has."""
-        return self.passing[number].entries if self.passing else self.files[number].num_entries
+    @cached_property
+    def events(self) -> IntArray:
+        """How many events each file has, int64 [files]."""
+        counts = [own.entries for own in self.passing] if self.passing else [own.num_entries for own in self.files]
+        return np.array(counts, np.int64)
 
     @cached_property
-    def entry_offsets(self) -> list[tuple[int, ...]]:
+    def entry_offsets(self) -> IntLists:
         """For each file the events at which its clusters begin, and their number."""
-        return [own.entry_offsets for own in self.passing or self.files]
+        return IntLists.of(own.entry_offsets for own in self.passing or self.files)
 
-    @property
-    def raw_offsets(self) -> list[tuple[int, ...]] | None:
+    @cached_property
+    def raw_offsets(self) -> IntLists | None:
         """The entries at which these lie, where there is a selection."""
-        return [own.raw_offsets for own in self.passing] if self.passing else None
+        return IntLists.of(own.raw_offsets for own in self.passing) if self.passing else None
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -132,7 +136,7 @@ class Stream:
     def keeps(self, plan: Plan) -> bool:
         """Whether all events of a plan are kept."""
         kept = self.kept
-        return kept is not None and all(kept.get(block) for group in plan.file_groups for block in group)
+        return kept is not None and all(kept.get(block) for block in plan.in_order())
 
     def begin_kept(self, plan: Plan, truncated: Mapping[str, int]) -> None:
         """Count an epoch that is delivered whole without being read."""
@@ -170,13 +174,13 @@ class Stream:
         try:
             first, row = divmod(start.batch * plan.batch_size, plan.chunk_size)
             passed = [
-                _Passed(self.delivered, start.lost, plan.blocks(number, start.epoch))
-                for number in range(len(plan.file_groups))
+                _Passed(self.delivered, start.lost, plan.blocks(number, start.epoch), events)
+                for number, events in enumerate(plan.quotas)
             ]
-            steps = deque(plan.chunk_quotas.tolist())
-            before = sum(1 for _ in itertools.islice(_mix(passed, steps, plan.chunk_size), first))
-            file_groups += (_FileGroup(self, [*group.blocks], start.lost) for group in passed)
-            for number, pieces in enumerate(_mix(file_groups, steps, plan.chunk_size), before):
+            quotas = _Quotas(plan)
+            before = sum(1 for _ in itertools.islice(_mix(passed, quotas), first))
+            file_groups += (_FileGroup(self, group.blocks, start.lost, group.left) for group in passed)
+            for number, pieces in enumerate(_mix(file_groups, quotas), before):
                 order = plan.rows(start.epoch, number, _events(pieces))
                 yield order[row if number == first else 0 :], *self._assemble(pieces, room)
         except Exception as error:
@@ -285,12 +289,12 @@ class Stream:
             return self.passing[block.file].segments(block.start, block.stop)
         return (Segment(block.start, block.stop, len(block), 0, len(block)),)
 
-    def of_parts(self, events: Sequence[int]) -> Stream:
+    def of_parts(self, events: IntArray) -> Stream:
         """The same for so many events of each file, which stand for all of them where weights are scaled."""
-        return replace(
-            self,
-            factors=tuple(scale * whole / max(n, 1) for (scale, whole), n in zip(self.scales, events, strict=False)),
-        )
+        if not self.scales:
+            return self
+        scaled = zip(self.scales, events.tolist(), strict=True)
+        return replace(self, factors=tuple(scale * whole / max(n, 1) for (scale, whole), n in scaled))
 
     def weighed(self, piece: tuple[Array, ...], file: int) -> tuple[Array, ...]:
         """Events of a file with their weights scaled."""
@@ -334,10 +338,11 @@ class _Events(Protocol):
 class _Passed:
     """The blocks of one file group of which the first were delivered in an earlier process: events without content."""
 
-    def __init__(self, delivered: Counter[int], lost: frozenset[tuple[int, int]], blocks: Sequence[EntryRange]) -> None:
+    def __init__(
+        self, delivered: Counter[int], lost: frozenset[tuple[int, int]], blocks: Iterator[EntryRange], left: int
+    ) -> None:
         self._delivered, self._lost = delivered, lost
-        self.blocks = deque(blocks)
-        self.left = sum(map(len, blocks))
+        self.blocks, self.left = blocks, left
 
     def ask(self, events: int) -> None:
         """Nothing is read."""
@@ -346,13 +351,13 @@ class _Passed:
         """As `_FileGroup.take`, with rows without columns."""
         pieces: list[tuple[Array, ...]] = []
         while events:
-            block = self.blocks.popleft()
+            block = next(self.blocks)
             if (block.file, block.start) in self._lost:
                 self.left -= len(block)
                 break
             taken = min(events, len(block))
             if taken < len(block):
-                self.blocks.appendleft(EntryRange(block.file, block.start + taken, block.stop))
+                self.blocks = itertools.chain([EntryRange(block.file, block.start + taken, block.stop)], self.blocks)
             pieces.append((np.empty((taken, 0), np.float32),))
             self._delivered[block.file] += taken
             self.left -= taken
@@ -366,14 +371,15 @@ class _FileGroup:
     Blocks that are known to be `lost` are not read.
     """
 
-    def __init__(self, stream: Stream, blocks: Sequence[EntryRange], lost: frozenset[tuple[int, int]]) -> None:
+    def __init__(
+        self, stream: Stream, blocks: Iterator[EntryRange], lost: frozenset[tuple[int, int]], left: int
+    ) -> None:
         self._stream, self._lost = stream, lost
-        self._todo = iter(blocks)
+        self._todo, self.left = blocks, left
         self._reading: deque[_Reading | _Held | EntryRange] = deque()
         self._rest: tuple[Array, ...] | None = None
         self._file = 0  # from which it is
         self._asked = 0  # events that are being read, or left over
-        self.left = sum(map(len, blocks))
 
     def ask(self, events: int) -> None:
         """Have the blocks read that the next `events` events lie in, and one more."""
@@ -427,23 +433,36 @@ class _FileGroup:
                 self._stream.cancel(reading)
 
 
-def _mix(file_groups: Sequence[_Events], steps: deque[list[int]], chunk_size: int) -> Iterator[list[tuple[Array, ...]]]:
-    """The pieces of each chunk; `steps` are the events that each takes from every file group, and those done go.
+class _Quotas:
+    """The events that each chunk takes from every file group, dealt out anew where some are lost."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._chunk_size, self._rest = plan.chunk_size, plan.chunk_quotas()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        while (step := next(self._rest, None)) is not None:
+            yield step
+
+    def deal(self, left: Sequence[int]) -> None:
+        """Go on with so many events left in each file group."""
+        self._rest = chunk_quotas(left, self._chunk_size) if any(left) else iter(())
+
+
+def _mix(file_groups: Sequence[_Events], quotas: _Quotas) -> Iterator[list[tuple[Array, ...]]]:
+    """The pieces of each chunk.
 
     Where a block is lost, the chunk is filled up from what is left in each file group, in proportion to that, and the
     chunks behind it are dealt out anew; so each but the last is still a whole one.
     """
-    while steps:
-        step = steps.popleft()
+    for step in quotas:
         before = sum(file_group.left for file_group in file_groups)
         pieces = _take(file_groups, step)
         while (short := sum(step) - _events(pieces)) and (rest := sum(file_group.left for file_group in file_groups)):
-            (more,) = apportion([file_group.left for file_group in file_groups], [min(short, rest)]).tolist()
+            (more,) = apportion([file_group.left for file_group in file_groups], [min(short, rest)])
             pieces += _take(file_groups, more)
         left = [file_group.left for file_group in file_groups]
         if before - sum(left) != _events(pieces):
-            steps.clear()
-            steps.extend(chunk_quotas(left, chunk_size).tolist() if any(left) else ())
+            quotas.deal(left)
         if pieces:
             yield pieces
 

@@ -70,7 +70,7 @@ class Cursor:
 def describe_order(plan: Plan, files: Iterable[RootFile], specs: str) -> dict[str, Any]:
     """What the order of the events rests on, as JSON; two datasets with the same one deliver the same batches."""
     files = list(files)
-    parts = [[(block.file, block.start, block.stop) for block in group] for group in plan.file_groups]
+    offsets = [plan.entry_offsets, *([plan.raw_offsets] if plan.raw_offsets is not None else [])]
     return {
         "order of the library": ORDER,
         "number of files": len(files),
@@ -82,7 +82,8 @@ def describe_order(plan: Plan, files: Iterable[RootFile], specs: str) -> dict[st
         "chunk_size": plan.chunk_size,
         "events": plan.entries,
         "mixing law": _digest(plan.quotas),
-        "split, shard or sample": _digest(parts),
+        "clusters": _digest([sha256(own.values.tobytes()).hexdigest() for own in offsets]),
+        "split, shard or sample": _digest(plan.parts.describe()),
     }
 
 
