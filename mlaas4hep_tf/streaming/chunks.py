@@ -179,7 +179,8 @@ class Stream:
             ]
             quotas = _Quotas(plan)
             before = sum(1 for _ in itertools.islice(_mix(passed, quotas), first))
-            file_groups += (_FileGroup(self, group.blocks, start.lost, group.left) for group in passed)
+            ahead = -(-self.worker_pool.ahead // len(passed))
+            file_groups += (_FileGroup(self, group.blocks, start.lost, group.left, ahead) for group in passed)
             for number, pieces in enumerate(_mix(file_groups, quotas), before):
                 order = plan.rows(start.epoch, number, _events(pieces))
                 yield order[row if number == first else 0 :], *self._assemble(pieces, room)
@@ -368,13 +369,13 @@ class _Passed:
 class _FileGroup:
     """The blocks of one file group, read ahead in order, from which any number of events is taken.
 
-    Blocks that are known to be `lost` are not read.
+    Blocks that are known to be `lost` are not read.  At least `ahead` of them are asked for or in part taken.
     """
 
     def __init__(
-        self, stream: Stream, blocks: Iterator[EntryRange], lost: frozenset[tuple[int, int]], left: int
+        self, stream: Stream, blocks: Iterator[EntryRange], lost: frozenset[tuple[int, int]], left: int, ahead: int
     ) -> None:
-        self._stream, self._lost = stream, lost
+        self._stream, self._lost, self._ahead = stream, lost, ahead
         self._todo, self.left = blocks, left
         self._reading: deque[_Reading | _Held | EntryRange] = deque()
         self._rest: tuple[Array, ...] | None = None
@@ -382,8 +383,11 @@ class _FileGroup:
         self._asked = 0  # events that are being read, or left over
 
     def ask(self, events: int) -> None:
-        """Have the blocks read that the next `events` events lie in, and one more."""
-        while self._asked < events + 1 and (block := next(self._todo, None)) is not None:
+        """Have the blocks read that the next `events` events lie in, and one more; more where many readers wait."""
+        while self._asked < events + 1 or len(self._reading) + (self._rest is not None) < self._ahead:
+            block = next(self._todo, None)
+            if block is None:
+                break
             self._reading.extend(self._begin(block))
             self._asked += len(block)
 
