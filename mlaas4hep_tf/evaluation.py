@@ -231,10 +231,12 @@ class ClassEvaluation(_Judged):
     @cached_property
     def auc_error(self) -> float | None:
         """Standard error of that mean, by DeLong: the curves are of the same events."""
-        if self.auc is None:
-            return None
-        mean = np.mean([self.against_rest(label).influence() for label in self.present], axis=0)
-        return float(np.sqrt(np.sum(mean**2)))
+        return None if self.auc is None else float(np.sqrt(np.sum(self.influence() ** 2)))
+
+    def influence(self) -> FloatArray:
+        """What each event adds to the deviation of that mean from its expectation, float64 [n]."""
+        mean: FloatArray = np.mean([self.against_rest(label).influence() for label in self.present], axis=0)
+        return mean
 
     def of_class(self, label: float) -> FloatArray:
         """Probabilities of their own class for the events with this label."""

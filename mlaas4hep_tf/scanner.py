@@ -13,7 +13,7 @@ from mlaas4hep_tf.analysis.rules import Analysis, Cuts
 from mlaas4hep_tf.analysis.rules import analysis as make_analysis
 from mlaas4hep_tf.analysis.steps import mentioned, steps_of
 from mlaas4hep_tf.blockscan import Scanned, Wanted, scan_range
-from mlaas4hep_tf.categories import Category, definitions, kinds, sizes, values_of
+from mlaas4hep_tf.categories import Category, definitions, in_place_of, kinds, sizes, values_of
 from mlaas4hep_tf.errors import (
     BranchError,
     ConfigError,
@@ -114,7 +114,7 @@ def scan(
             ``log``, ``logit`` or ``clip`` needs.
         categories: branch of integers that are kinds -> its kinds, ``auto`` for those that are found in all events,
             or a list.  There is a branch for each kind instead, 1 for the objects of that kind and 0 for others; with
-            `categories.Index` one branch, which is 0 for what is no such kind.
+            `categories.Index` one branch, which is 0 for what is no such kind.  Among `branches` it stands for these.
         read: how to read; where files and blocks that cannot be read are skipped, a warning has the report.
         progress: show a progress bar on a terminal.
 
@@ -137,7 +137,8 @@ def scan(
     rules = rules.extended(make_analysis(define=_definitions(known)), "categories=")
     exclude = (*parse_patterns(exclude), *known)
     named = tuple(dict.fromkeys(given for given in (labels, weights) if isinstance(given, str)))
-    selection = Selection(parse_patterns(branches), (*parse_patterns(exclude), *named), tuple(identifiers))
+    patterns = in_place_of(parse_patterns(branches), known)
+    selection = Selection(patterns, (*parse_patterns(exclude), *named), tuple(identifiers))
     from_files = without_defined(selection, rules)
     stored = tuple(name for name in named if name not in rules.defined)
     opened = _open_all(sources, from_files, rules, (*stored, *selection.identifiers), worker_pool, skipped, progress)

@@ -107,16 +107,17 @@ def fractions(text: str) -> tuple[float, ...]:
 
 
 def held_out(text: str | None) -> HoldOut | None:
-    """``SHARE`` or a condition: what is held out."""
+    """``SHARE``, ``SHARE:entries``, ``SHARE:identifiers`` or a condition: what is held out."""
     from mlaas4hep_tf.drawing import HoldOut
 
     if text is None:
         return None
+    share, _, by = text.partition(":")
     try:
-        share = float(text)
+        number = float(share)
     except ValueError:
         return HoldOut(by=text)
-    return HoldOut(share)
+    return HoldOut(number, by or None)
 
 
 def bins(option: str, given: list[str]) -> tuple[Axis, ...]:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mlaas4hep_tf.cli.drift import drift
 from mlaas4hep_tf.cli.options import Json, RunFolder
 from mlaas4hep_tf.cli.output import import_tensorflow, new_table, out, print_json, print_models
 from mlaas4hep_tf.cli.parsing import tags
 
 if TYPE_CHECKING:
-    from mlaas4hep_tf.registry.registry import Registry, RunEntry, VersionEntry
+    from mlaas4hep_tf.registry.entries import RunEntry, VersionEntry
+    from mlaas4hep_tf.registry.registry import Registry
     from mlaas4hep_tf.registry.targets import Traffic
 
 Where = Annotated[
@@ -227,6 +229,9 @@ def import_models(source: Path, registry: Where = DEFAULT) -> None:
     from mlaas4hep_tf.registry.sharing import import_registry
 
     out.print(f"{import_registry(open_registry(registry), source)} versions from {source}", soft_wrap=True)
+
+
+models.command("drift", epilog="Example: mlaas4hep-tf models drift http://127.0.0.1:8501 --model tth")(drift)
 
 
 @runs.command("list", epilog="Example: mlaas4hep-tf runs list 'auc > 0.8'")

@@ -97,7 +97,7 @@ def register(where, folder):
 
 def test_writers_at_the_same_time_lose_nothing(registry, make_run):
     folders = [make_run(f"r{n}", 0.5 + n / 100) for n in range(6)]
-    with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         versions = list(pool.map(register, [registry.where] * 12, folders * 2))
     assert sorted(set(versions)) == [1, 2, 3, 4, 5, 6]
     assert versions[:6] == versions[6:]

@@ -13,6 +13,7 @@ from helpers.streams import quiet_scan
 from mlaas4hep_tf import RootDataset
 from mlaas4hep_tf.errors import ResumeError
 from mlaas4hep_tf.io.read_options import ReadOptions
+from mlaas4hep_tf.streaming.plan import ORDER
 from mlaas4hep_tf.testing import write_files
 
 
