@@ -33,7 +33,7 @@ from mlaas4hep_tf.streaming.plan import Plan, make_plan
 from mlaas4hep_tf.streaming.ranges import EntryRange
 
 BATCH = 1000
-FILES_KEPT = 8  # that a reader remembers
+FILES_KEPT = 10_000  # of which the basket index is remembered
 _MASK = 2**64 - 1
 
 
@@ -46,8 +46,8 @@ class Model:
         events_per_s: of a reader that decodes.
         bytes_per_event: compressed, that cross the network.
         bandwidth: of the storage, in bytes per second for all readers together.
-        latency_s: of a request; a file takes three to be opened, and a block one.
-        open_s: of a reader's time, to open a file.
+        latency_s: of a request; a block takes two, and the first one of a file three more.
+        open_s: of a reader's time, to open a file, after which its basket index is known.
         slow, slowness: share of the pieces that take so many times as long.
         failing: share of the tries that fail, half-way; they are tried again as the `ReadPolicy` says.
         dying: share of the tries whose reader dies and is gone for `restart_s` seconds.
@@ -57,7 +57,7 @@ class Model:
     readers: int = 1000
     events_per_s: float = 50_000.0
     bytes_per_event: float = 355.0
-    bandwidth: float = 100e9 / 8
+    bandwidth: float = 400e9 / 8
     latency_s: float = 0.05
     open_s: float = 0.005
     slow: float = 0.01
@@ -107,7 +107,7 @@ class Readers:
         self._model, self._chance = model, random.Random(seed)
         self._free = [(0.0, n) for n in range(model.readers)]
         self._link = 0.0  # until when it is taken
-        self._opened: dict[tuple[int, int], None] = {}
+        self._opened: dict[int, None] = {}
         self.busy = [0.0] * model.readers
         self.happened: Counter[str] = Counter()
 
@@ -126,7 +126,7 @@ class Readers:
         free, reader = heapq.heappop(self._free)
         start = max(now, free)
         self._link = max(self._link, start) + len(block) * model.bytes_per_event / model.bandwidth
-        arrived = max(self._link, start + model.latency_s + self._opening(reader, block.file))
+        arrived = max(self._link, start + 2 * model.latency_s + self._opening(block.file))
         work = len(block) / model.events_per_s
         if self._chance.random() < model.slow:
             self.happened["slow pieces"] += 1
@@ -138,12 +138,12 @@ class Readers:
         heapq.heappush(self._free, (end + model.restart_s * dies, reader))
         return end, not fails
 
-    def _opening(self, reader: int, file: int) -> float:
-        """Seconds to open a file, of which a reader remembers some."""
-        if (reader, file) in self._opened:
+    def _opening(self, file: int) -> float:
+        """Seconds to open a file, of which some are remembered."""
+        if file in self._opened:
             return 0.0
-        self._opened[reader, file] = None
-        if len(self._opened) > FILES_KEPT * self._model.readers:
+        self._opened[file] = None
+        if len(self._opened) > FILES_KEPT:
             del self._opened[next(iter(self._opened))]
         self.happened["openings"] += 1
         return self._model.open_s + 3 * self._model.latency_s
@@ -187,9 +187,10 @@ class Chunk(NamedTuple):
     off: float
 
 
-def epoch(plan: Plan, stream: Simulated, trainer: float) -> Iterator[Chunk]:
+def epoch(plan: Plan, stream: Simulated, readers: int, trainer: float) -> Iterator[Chunk]:
     """The chunks of an epoch; one is read while the one before waits and another one is trained on."""
-    groups = [_FileGroup(stream, plan.blocks(n, 0), frozenset(), quota) for n, quota in enumerate(plan.quotas)]  # type: ignore[arg-type]  # simulated
+    ahead = -(-2 * 2 * readers // len(plan.quotas))  # as for an executor that does so many pieces at a time
+    groups = [_FileGroup(stream, plan.blocks(n, 0), frozenset(), quota, ahead) for n, quota in enumerate(plan.quotas)]  # type: ignore[arg-type]  # simulated
     share = np.array(plan.quotas) / plan.entries
     trained = [0.0, 0.0]  # when training on the last two chunks began
     for pieces in _mix(groups, _Quotas(plan)):  # type: ignore[arg-type]  # ranges are no arrays
@@ -214,7 +215,7 @@ def simulate(plan: Plan, model: Model, chunks: int | None = None) -> dict[str, A
     """What came out of an epoch, or of its first chunks."""
     readers, account = Readers(model, seed=2), Account(len(plan.parts.events))
     stream, began = Simulated(readers, account), process_time()
-    came = [*islice(epoch(plan, stream, model.trainer), chunks)]
+    came = [*islice(epoch(plan, stream, model.readers, model.trainer), chunks)]
     seconds, events = came[-1].ready, sum(chunk.events for chunk in came)
     found = {
         "events": events, "simulated seconds": seconds, "events/s": events / seconds,
