@@ -94,6 +94,13 @@ def test_what_is_no_file_among_others(tmp_path, name):
         scan(f"{tmp_path}/{name[:-1]}?", progress=False)
 
 
+@pytest.mark.parametrize("content", [b"", b"hello\n"])
+def test_what_is_too_short_to_be_a_root_file(tmp_path, content):
+    (tmp_path / "short.root").write_bytes(content)
+    with pytest.raises(InputFileError, match=rf"short\.root: .*not a ROOT file: it has {len(content)} bytes"):
+        scan(tmp_path / "short.root", progress=False)
+
+
 @contextmanager
 def nobody():
     """Somebody to whom permissions apply."""
