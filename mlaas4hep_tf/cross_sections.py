@@ -90,11 +90,12 @@ def _sum(weights: str, file: RootFile) -> tuple[float, str]:
 
 
 def _sum_of_entries(weights: str, file: RootFile) -> tuple[float, str]:
+    from mlaas4hep_tf.io.opening import opened
     from mlaas4hep_tf.io.reader import read
 
     if not weights:
         return float(file.num_entries), "of all entries"
-    total = 0.0
+    total, file = 0.0, opened(file)
     for block in blocks(0, file.num_entries, file.entry_offsets, SCAN_ENTRIES):
         total += sum(
             float(part.sum(dtype="f8")) for part in read(file, block.start, block.stop, [weights]).values[weights]

@@ -244,9 +244,10 @@ def list_runs(
         print_json({"runs": [asdict(one) for one in found]})
         return
     shown = new_table("run", "trained", "model", "AUC", "", "events")
+    shown.columns[0].min_width = 32  # of a run, which is copied from here
     for one in found:
         shown.add_row(
-            one.run, when(one.created), one.params.get("model", ""), *_auc(one), one.tags.get("data.entries", "")
+            one.run, when(one.created)[:10], one.params.get("model", ""), *_auc(one), one.tags.get("data.entries", "")
         )
     out.print(shown)
 
@@ -289,7 +290,7 @@ def _print_versions(found: Iterable[VersionEntry], as_json: bool) -> None:
         return
     shown = new_table("model", "version", "aliases", "AUC", "", "events", "created", "tags")
     for one in found:
-        tagged = _pairs({k: v for k, v in one.of.tags.items() if k in one.tags})
+        tagged = _pairs({k: v for k, v in one.of.tags.items() if k in one.tags and k != "gate"})
         shown.add_row(
             one.name, str(one.version), ", ".join(one.aliases), *_auc(one.of), one.of.tags.get("data.entries", ""),
             when(one.created), tagged,

@@ -200,6 +200,8 @@ class Registry:
             known = self.version_of(name, number)
             if known is not None:
                 return known
+            for key, text in (tags or {}).items():  # of the run, too, by which it is found
+                self._client.set_tag(number, key, text)
             if savedmodel is not None:
                 self._client.log_artifacts(number, str(savedmodel), SAVEDMODEL)
             if not self._client.search_registered_models(f"name = '{name}'"):

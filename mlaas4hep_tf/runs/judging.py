@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mlaas4hep_tf.errors import LabelError
-from mlaas4hep_tf.evaluation import BoolArray, Evaluated, FloatArray, RegressionEvaluation
+from mlaas4hep_tf.evaluation import BoolArray, FloatArray, Judged, RegressionEvaluation, first
 from mlaas4hep_tf.io.files import RootFile
 from mlaas4hep_tf.models import wants_mask
 from mlaas4hep_tf.runs.run import Run
@@ -21,7 +21,7 @@ from mlaas4hep_tf.train import evaluate
 
 JUDGEMENT = "judgement.json"  # in a run folder
 AUC, R2 = "AUC", "R2"
-E = TypeVar("E", bound=Evaluated)
+E = TypeVar("E", bound=Judged)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Paired:
         return self.value - self.champion
 
 
-def paired(challenger: Evaluated, champion: Evaluated) -> Paired:
+def paired(challenger: Judged, champion: Judged) -> Paired:
     """The paired test of two models.
 
     Of AUCs it is that of E. DeLong, D. DeLong and D. Clarke-Pearson, Biometrics 44 (1988), with weights; of R2 the
@@ -67,7 +67,7 @@ def paired(challenger: Evaluated, champion: Evaluated) -> Paired:
     return Paired(len(champion.labels), figure, value, before, error)
 
 
-def _figure(one: Evaluated) -> tuple[str, float, FloatArray]:
+def _figure(one: Judged) -> tuple[str, float, FloatArray]:
     """The figure of a model, and what each event adds to its deviation from its expectation."""
     if isinstance(one, RegressionEvaluation):
         return (R2, *_explained(one))
@@ -128,11 +128,13 @@ def judge_run(run: Run, against: str | os.PathLike[str]) -> None:
     scratch.replace(run.folder / JUDGEMENT)
 
 
-def _held_out(model: Run, run: Run) -> tuple[Evaluated, list[tuple[RootFile, int, float | None]]]:
-    """A model on the events that `run` held out, and how many there are of each of its files."""
-    config = replace(run.config, normalize=model.config.normalize, image=model.config.image)
-    test = config.parts(config.dataset(model.specs.unbound(), mask=wants_mask(model.model)))["test"]
-    return evaluate(model.model, test, model.task), test.files_and_labels()
+def _held_out(model: Run, run: Run) -> tuple[Judged, list[tuple[RootFile, int, float | None]]]:
+    """A model's first output on the events that `run` held out, and how many there are of each of its files."""
+    own = {name: getattr(model.config, name) for name in ("normalize", "image", "layout", "targets")}
+    config = replace(run.config, **own)
+    masked = wants_mask(model.model, config.layout)
+    test = config.parts(config.dataset(model.specs.unbound(), mask=masked))["test"]
+    return first(evaluate(model.model, test, model.task)), test.files_and_labels()
 
 
 def _some(one: E, chosen: BoolArray) -> E:

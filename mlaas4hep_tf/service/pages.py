@@ -18,10 +18,13 @@ def pages(engine: Engine, access: Access) -> APIRouter:
     """The pages of an engine, for who may read."""
     router = APIRouter(dependencies=[Depends(access.needs(Scope.READ))], include_in_schema=False)
     views = Views(engine.registry, Path(engine.config.place(engine.config.state)) / "fetched")
-    store = engine.store
+    store, server = engine.store, engine.config.server
+    drift = (
+        [(f"{server}/drift", "Drift")] if any(one.drift is not None for one in engine.config.projects.values()) else []
+    )
     frame = Frame(
-        "", [("/", "Models"), ("/jobs", "Jobs")], changes=True, secured=access.secured,
-        server=engine.config.server or "http://localhost:8501", tried="/v1/models/{name}/versions/{version}/predict",
+        "", [("/", "Models"), ("/jobs", "Jobs"), *drift], changes=True, secured=access.secured,
+        server=server or "http://localhost:8501", tried="/v1/models/{name}/versions/{version}/predict",
     )  # fmt: skip
 
     @router.get("/")

@@ -23,6 +23,7 @@ from mlaas4hep_tf.io.buffers import ArrayPool, ArraySpec, BufferPool, BufferRef,
 from mlaas4hep_tf.io.files import RootFile
 from mlaas4hep_tf.io.lists import IntArray, IntLists
 from mlaas4hep_tf.io.workers import WorkerPool
+from mlaas4hep_tf.scanned_files import ScannedFiles, entries_of, offsets_of
 from mlaas4hep_tf.streaming.kept import Events, Kept, cut
 from mlaas4hep_tf.streaming.plan import Plan, apportion, chunk_quotas
 from mlaas4hep_tf.streaming.position import Position
@@ -69,6 +70,7 @@ class Stream:
         layout: feature branches of the packed matrices.
         lengths: group -> objects kept per event, to count what is truncated.
         labels, weights: where the numbers come from.
+        numbers: targets beside the labels, or instead of them.
         worker_pool, pool: where reading runs, and the memory that it fills.
         chunk_pool: memory of the chunks.
         truncated: events and objects beyond `lengths` in the latest epoch, by group.
@@ -85,7 +87,7 @@ class Stream:
         kept: events that were read and stay in memory, or None.
     """
 
-    files: tuple[RootFile, ...]
+    files: Sequence[RootFile]
     layout: Layout
     lengths: Mapping[str, int]
     labels: Target | None
@@ -105,26 +107,29 @@ class Stream:
     factors: tuple[float, ...] = ()
     sums_of_weights: tuple[str, ...] = ()
     kept: Kept | None = None
+    numbers: tuple[Target, ...] = ()
 
     @cached_property
     def events(self) -> IntArray:
         """How many events each file has, int64 [files]."""
-        counts = [own.entries for own in self.passing] if self.passing else [own.num_entries for own in self.files]
-        return np.array(counts, np.int64)
+        return np.array([own.entries for own in self.passing]) if self.passing else entries_of(self.files)
 
     @cached_property
     def entry_offsets(self) -> IntLists:
         """For each file the events at which its clusters begin, and their number."""
-        return IntLists.of(own.entry_offsets for own in self.passing or self.files)
+        if not self.passing:
+            return offsets_of(self.files)
+        return IntLists.of((own.entry_offsets for own in self.passing), rising=True)
 
     @cached_property
     def raw_offsets(self) -> IntLists | None:
         """The entries at which these lie, where there is a selection."""
-        return IntLists.of(own.raw_offsets for own in self.passing) if self.passing else None
+        return IntLists.of((own.raw_offsets for own in self.passing), rising=True) if self.passing else None
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        return tuple(t for t in (self.labels, self.weights) if t is not None)
+        """All that comes with the features; weights are the last."""
+        return tuple(t for t in (self.labels, *self.numbers, self.weights) if t is not None)
 
     def fresh(self, entries: int) -> Stream:
         """The same files and processes with counts and chunk memory of its own, for so many events."""
@@ -250,6 +255,8 @@ class Stream:
         except BaseException:
             self.cancel(reading)
             raise
+        if packed.opened is not None and isinstance(self.files, ScannedFiles):
+            self.files.learn(reading.block.file, packed.opened)
         arrays = packed.arrays if reading.ref is None else self.pool.arrays(reading.ref, packed.specs)
         events = self._with_targets(arrays, reading.block.file)
         if self.kept is not None:
@@ -483,10 +490,12 @@ def _events(pieces: Sequence[tuple[Array, ...]]) -> int:
 
 def read_block(file: RootFile, start: int, stop: int, layout: Layout, ref: BufferRef | None) -> Any:
     """Runs in a reader process: read and pack one block."""
-    from mlaas4hep_tf.io.reader import read_packed  # here, so that the training process never imports uproot
+    from mlaas4hep_tf.io.opening import opened  # here, so that the training process never imports uproot
+    from mlaas4hep_tf.io.reader import read_packed
 
     keep_freed_memory()
-    return read_packed(file, start, stop, layout, ref)
+    found = opened(file)
+    return _with_opened(read_packed(found, start, stop, layout, ref), file, found)
 
 
 def read_passing_block(
@@ -495,9 +504,16 @@ def read_passing_block(
 ) -> Any:  # fmt: skip
     """Runs in a reader process: read, cut, derive and pack one block."""
     from mlaas4hep_tf.analysis.reading import read_passing
+    from mlaas4hep_tf.io.opening import opened
 
     keep_freed_memory()
-    return read_passing(file, segments, layout, steps, ref, drawn)
+    found = opened(file)
+    return _with_opened(read_passing(found, segments, layout, steps, ref, drawn), file, found)
+
+
+def _with_opened(packed: Any, file: RootFile, found: RootFile) -> Any:
+    """The packed block and, if its file had not been opened before, what opening it told."""
+    return packed if found is file else replace(packed, opened=found)
 
 
 def read_others(

@@ -242,7 +242,7 @@ def make_plan(
     chunk = max(batch_size, chunk_size - chunk_size % batch_size)
     size = int(np.clip(chunk // file_groups, 256, BLOCK_ENTRIES))
     sizes = tuple(int(parts.events[group].sum()) for group in groups)
-    quotas = sizes if shares is None else _quotas(sum(sizes), [shares[n] for n in numbers], shuffle=shuffle)
+    quotas = sizes if shares is None else _quotas(sum(sizes), [shares[n] for n in numbers.tolist()], shuffle=shuffle)
     return Plan(
         parts, entry_offsets, raw_offsets, groups, size, quotas, chunk, batch_size, shuffle, seed, drop_remainder
     )

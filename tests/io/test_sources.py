@@ -131,7 +131,7 @@ def test_a_folder_without_permission_is_told_from_an_empty_one(file, monkeypatch
 @pytest.mark.parametrize("written", [0, 1])
 def test_a_file_that_grows_while_it_is_read(file, tmp_path, written):
     path = shutil.copy(file, tmp_path / "grows.root")
-    specs = quiet_scan(path)
+    specs = quiet_scan(path).unbound()
     ds = RootDataset(path, specs, batch_size=50, keep=False)
     if written:
         next(iter(ds))

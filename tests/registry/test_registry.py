@@ -67,7 +67,7 @@ def test_a_run_is_kept_once_with_what_its_folder_tells(registry, make_run):
 def test_versions_are_found_by_figure_tag_data_and_file(registry, make_run):
     for name, auc, files in (("a", 0.6, [(SIGNAL, 60)]), ("b", 0.8, [(SIGNAL, 60), (OTHER, 40)])):
         registry.register("tth", registry.keep(make_run(name, auc, files)))
-    registry.register("vbf", registry.keep(make_run("c", 0.9)))
+    registry.register("vbf", registry.keep(make_run("c", 0.9)), tags={"analysis": "VBF"})
     registry.tag("tth", 2, {"analysis": "ttH"})
     registry.point("tth", "champion", 2)
     found = lambda query: [(one.name, one.version) for one in registry.search(query)]  # noqa: E731
@@ -75,6 +75,7 @@ def test_versions_are_found_by_figure_tag_data_and_file(registry, make_run):
     assert found("auc > 0.7") == [("vbf", 1), ("tth", 2)]
     assert found("auc > 0.7 and name = 'tth'") == [("tth", 2)]
     assert found("tag.analysis = 'ttH'") == [("tth", 2)]
+    assert found("tag.analysis = 'VBF' and auc > 0.8") == [("vbf", 1)]
     assert [(one.name, one.version) for one in registry.who_saw(OTHER)] == [("tth", 2)]
     assert len(registry.who_saw(SIGNAL)) == 3
     assert registry.version("tth").version == 2

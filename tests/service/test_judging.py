@@ -42,7 +42,9 @@ def test_models_of_three_classes_are_held_to_their_mean_auc():
     labels = rng.integers(0, 3, 1200)
     scores = [np.exp(s * np.eye(3)[labels] + rng.normal(size=(1200, 3))) for s in (1.6, 1.4)]
     scores = [np.asarray(one / one.sum(axis=1, keepdims=True), np.float64) for one in scores]
-    found = paired(*(ClassEvaluation(labels * 1.0, one, np.ones(1200), Classes(("a", "b", "c"))) for one in scores))
+    found = paired(
+        *(ClassEvaluation(labels.astype(np.float64), one, np.ones(1200), Classes(("a", "b", "c"))) for one in scores)
+    )
     auc = lambda *given: metrics.roc_auc_score(*given, multi_class="ovr", average="macro")  # noqa: E731
     values, error = bootstrapped(auc, labels, scores, 200)
     assert (found.figure, found.value, found.champion) == ("AUC", *map(pytest.approx, values))

@@ -68,3 +68,15 @@ def test_a_server_shows_them(kept, tmp_path):
         assert "form-action 'self'" in reply.headers["Content-Security-Policy"]
     finally:
         server.stop()
+
+
+def test_names_of_curves_stand_apart_within_their_picture():
+    from mlaas4hep_tf.service.drawing import curves
+
+    drawn = curves(
+        {"loss": [3.0, 1.0], "val_loss": [3.0, 1.01], "auc": [1.0, 2.99], "val_auc": [1.0, 3.0]}, "Each epoch"
+    )
+    places = [float(y) for y, name in re.findall(r'y="([\d.]+)">(\w+)', drawn) if name.endswith(("loss", "auc"))]
+    assert len(places) == 4
+    assert all(12 < y < 220 for y in places)
+    assert min(abs(a - b) for a in places for b in places if a != b) >= 17
