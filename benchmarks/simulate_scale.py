@@ -193,7 +193,7 @@ def epoch(plan: Plan, stream: Simulated, readers: int, trainer: float) -> Iterat
     groups = [_FileGroup(stream, plan.blocks(n, 0), frozenset(), quota, ahead) for n, quota in enumerate(plan.quotas)]  # type: ignore[arg-type]  # simulated
     share = np.array(plan.quotas) / plan.entries
     trained = [0.0, 0.0]  # when training on the last two chunks began
-    for pieces in _mix(groups, _Quotas(plan)):  # type: ignore[arg-type]  # ranges are no arrays
+    for pieces in _mix(groups, _Quotas(plan)):
         events = sum(len(piece[0]) for piece in pieces)
         given = plan.quotas - np.array([group.left for group in groups])
         yield Chunk(stream.now, events, float(abs(given - share * given.sum()).max()))

@@ -43,16 +43,19 @@ def run():
     """Trains in a process of its own: how it ended, and what came out where it came to the end."""
     program = Path(__file__).parent / "helpers" / "killed.py"
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, program], env=env, **pipes) as parent:
+    with subprocess.Popen(
+        [sys.executable, program], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        asked, answers = parent.stdin, parent.stdout
+        assert asked is not None and answers is not None
 
         def run(folder, law, kill_at=-1, every=7):
-            print(json.dumps([str(folder), law, kill_at, every]), file=parent.stdin, flush=True)
-            outcome, _, status = parent.stdout.readline().rstrip().rpartition(" ")
+            print(json.dumps([str(folder), law, kill_at, every]), file=asked, flush=True)
+            outcome, _, status = answers.readline().rstrip().rpartition(" ")
             return int(status), json.loads(outcome or "{}")
 
         yield run
-        parent.stdin.close()
+        asked.close()
 
 
 @pytest.mark.slow

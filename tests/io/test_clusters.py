@@ -95,14 +95,14 @@ def test_few_files_keep_all_slots_of_an_executor_at_work(tmp_path):
     begun, sixty = count(1), Event()
 
     class Slow(ThreadPoolExecutor):
-        def submit(self, function, /, *args):
-            return super().submit(wait_for_others, function, *args)
+        def submit(self, function, /, *args, **options):
+            return super().submit(wait_for_others, function, *args, **options)
 
-    def wait_for_others(function, *args):
+    def wait_for_others(function, *args, **options):
         if opened and next(begun) >= 60:
             sixty.set()
         assert not opened or sixty.wait(60)
-        return function(*args)
+        return function(*args, **options)
 
     opened = False
     specs = quiet_scan(files)
