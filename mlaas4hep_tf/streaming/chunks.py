@@ -21,14 +21,16 @@ from mlaas4hep_tf.errors import InputFileError, ReaderError
 from mlaas4hep_tf.io.branches import Layout
 from mlaas4hep_tf.io.buffers import ArrayPool, ArraySpec, BufferPool, BufferRef, keep_freed_memory
 from mlaas4hep_tf.io.files import RootFile
+from mlaas4hep_tf.io.processes import Once
 from mlaas4hep_tf.io.workers import WorkerPool
-from mlaas4hep_tf.streaming.kept import Events, Kept, cut
+from mlaas4hep_tf.streaming.kept import Events, Kept, divided
 from mlaas4hep_tf.streaming.plan import EntryRange, Plan, apportion, chunk_quotas
 from mlaas4hep_tf.streaming.position import Position
 from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange
 from mlaas4hep_tf.streaming.targets import Target
 
 Array = npt.NDArray[Any]
+SMALL_FILE = 8192  # baskets, about, of a file up to which readers remember where all of them lie
 _log = logging.getLogger(__name__)
 
 
@@ -148,7 +150,9 @@ class Stream:
     def read_layout(self) -> Layout:
         return replace(self.layout, targets=tuple((t.branch, t.dtype) for t in self.targets if t.branch))
 
-    def chunks(self, plan: Plan, start: Position, room: Room | None = None) -> Iterator[tuple[Array, ...]]:
+    def chunks(
+        self, plan: Plan, start: Position, room: Room | None = None, ahead: Ahead | None = None
+    ) -> Iterator[tuple[Array, ...]]:
         """The chunks of an epoch from a position on, packed; each takes its share of every file group.
 
         The blocks of a whole chunk are asked for at once, so that the reader processes never wait for one of them.
@@ -175,7 +179,8 @@ class Stream:
             ]
             steps = deque(plan.chunk_quotas.tolist())
             before = sum(1 for _ in itertools.islice(_mix(passed, steps, plan.chunk_size), first))
-            file_groups += (_FileGroup(self, [*group.blocks], start.lost) for group in passed)
+            begun = ahead.take(start) if ahead is not None else ()
+            file_groups += begun or (_FileGroup(self, [*group.blocks], start.lost) for group in passed)
             for number, pieces in enumerate(_mix(file_groups, steps, plan.chunk_size), before):
                 order = plan.rows(start.epoch, number, _events(pieces))
                 yield order[row if number == first else 0 :], *self._assemble(pieces, room)
@@ -266,18 +271,40 @@ class Stream:
             reading.future.add_done_callback(lambda _: self.pool.give_back(ref))
 
     def _submit(self, block: EntryRange, ref: BufferRef | None) -> Future[Any]:
-        file = self.files[block.file]
+        layout, steps, drawn = self._told
+        if self.steps is None:
+            file = self._file(block.file, block.start, block.stop)
+            return self.worker_pool.submit(read_block, file, block.start, block.stop, layout, ref)
+        segments = self._segments(block)
+        file = self._file(block.file, segments[0].start, segments[-1].stop)
+        return self.worker_pool.submit(read_passing_block, file, segments, layout, steps, ref, drawn)
+
+    @cached_property
+    def _told(self) -> tuple[Once, Once, Once]:
+        return Once(self.read_layout), Once(self.steps), Once(self.drawn)
+
+    @cached_property
+    def _reads(self) -> list[str]:
+        """The branches that are read."""
+        names = [*self.read_layout.names]
         if self.steps is not None:
-            segments, names = self._segments(block), self.steps.reads(self.read_layout.names)
-            names += [name for one in self.drawn for name in one.draw.names]
-            return self.worker_pool.submit(
-                read_passing_block, file.part(names, segments[0].start, segments[-1].stop), segments,
-                self.read_layout, self.steps, ref, self.drawn,
-            )  # fmt: skip
-        return self.worker_pool.submit(
-            read_block, file.part(self.read_layout.names, block.start, block.stop), block.start, block.stop,
-            self.read_layout, ref,
-        )  # fmt: skip
+            names = [*self.steps.reads(names), *(name for one in self.drawn for name in one.draw.names)]
+        return names
+
+    @cached_property
+    def _small(self) -> dict[int, Once]:
+        """By number what readers are told of the files of which they can remember all."""
+        if len(self.files) > self.worker_pool.remembers:
+            return {}
+        return {
+            number: Once(file.part(self._reads, 0, file.num_entries))
+            for number, file in enumerate(self.files)
+            if len(self._reads) * len(file.entry_offsets) <= SMALL_FILE and not file.friends
+        }
+
+    def _file(self, number: int, start: int, stop: int) -> Once | RootFile:
+        """What a reader is told of a file to read some entries."""
+        return self._small.get(number) or self.files[number].part(self._reads, start, stop)
 
     def _segments(self, block: EntryRange) -> tuple[Segment, ...]:
         """The entries of the file that a block stands for."""
@@ -372,14 +399,14 @@ class _FileGroup:
         self._reading: deque[_Reading | _Held | EntryRange] = deque()
         self._rest: tuple[Array, ...] | None = None
         self._file = 0  # from which it is
-        self._asked = 0  # events that are being read, or left over
+        self.asked = 0  # events that are being read, or left over
         self.left = sum(map(len, blocks))
 
     def ask(self, events: int) -> None:
         """Have the blocks read that the next `events` events lie in, and one more."""
-        while self._asked < events + 1 and (block := next(self._todo, None)) is not None:
+        while self.asked < events + 1 and (block := next(self._todo, None)) is not None:
             self._reading.extend(self._begin(block))
-            self._asked += len(block)
+            self.asked += len(block)
 
     def _begin(self, block: EntryRange) -> Sequence[_Reading | _Held | EntryRange]:
         if (block.file, block.start) in self._lost:
@@ -395,8 +422,7 @@ class _FileGroup:
             if piece is None:
                 break
             if len(piece[0]) > events:
-                groups = len(self._stream.layout.groups)
-                piece, self._rest = cut(piece, 0, events, groups), cut(piece, events, len(piece[0]), groups)
+                piece, self._rest = divided(piece, events, len(self._stream.layout.groups))
             pieces.append(self._stream.weighed(piece, self._file))
             self._stream.delivered[self._file] += len(piece[0])
             events -= len(piece[0])
@@ -418,13 +444,44 @@ class _FileGroup:
         return piece
 
     def _forget(self, events: int) -> None:
-        self._asked -= events
+        self.asked -= events
         self.left -= events
 
     def close(self) -> None:
         for reading in self._reading:
             if isinstance(reading, _Reading):
                 self._stream.cancel(reading)
+
+
+class Ahead:
+    """The beginning of an epoch, read while TensorFlow still builds the graph of its iterator."""
+
+    def __init__(self, stream: Stream, plan: Plan) -> None:
+        self._stream, self._plan = stream, plan
+        self._begun: dict[int, list[_FileGroup]] = {}  # by epoch; what is not there is not waited for
+
+    def begin(self, start: Position) -> None:
+        """Have two blocks read for each reader, of a whole epoch that was not begun yet."""
+        if start.batch or start.lost or start.epoch in self._begun:
+            return
+        self.close()
+        plan, most = self._plan, 2 * self._stream.worker_pool.workers
+        groups = [_FileGroup(self._stream, plan.blocks(n, start.epoch), start.lost) for n in range(len(plan.quotas))]
+        self._begun[start.epoch] = groups
+        for group, events in zip(groups, plan.chunk_quotas[0].tolist(), strict=True):
+            while group.asked < events and most > 0:
+                group.ask(group.asked)
+                most -= 1
+
+    def take(self, start: Position) -> Sequence[_FileGroup]:
+        """What was begun of an epoch, for the first that asks for it; nothing if that is not its beginning."""
+        return self._begun.pop(start.epoch, ()) if not start.batch and not start.lost else ()
+
+    def close(self) -> None:
+        """Forget what was begun."""
+        while self._begun:
+            for group in self._begun.popitem()[1]:
+                group.close()
 
 
 def _mix(file_groups: Sequence[_Events], steps: deque[list[int]], chunk_size: int) -> Iterator[list[tuple[Array, ...]]]:

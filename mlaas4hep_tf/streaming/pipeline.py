@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from mlaas4hep_tf.io.buffers import keep_freed_memory
 from mlaas4hep_tf.io.workers import default_workers
-from mlaas4hep_tf.streaming.chunks import Room, Stream
+from mlaas4hep_tf.streaming.chunks import Ahead, Room, Stream
 from mlaas4hep_tf.streaming.finished import Finished
 from mlaas4hep_tf.streaming.forks import NAME
 from mlaas4hep_tf.streaming.plan import Plan
@@ -54,7 +54,7 @@ class PipelineOptions:
 
 def build_pipeline(
     stream: Stream, preprocessor: Preprocessor, options: PipelineOptions, plan: Plan, cursor: Cursor,
-    finished: Finished | None,
+    ahead: Ahead, finished: Finished | None,
 ) -> tf.data.Dataset:  # fmt: skip
     """The whole graph from file groups to batches; nothing is read before it is iterated.
 
@@ -69,7 +69,7 @@ def build_pipeline(
     finish, room = _step(preprocessor, options, plan, step), _room(preprocessor, options, plan)
     if finished is not None:  # nothing is traced or compiled twice
         finish, room = finished.finish, finished.room
-    batches = _steps(stream, plan, cursor, step, room, finished).map(
+    batches = _steps(stream, plan, cursor, ahead, step, room, finished).map(
         partial(_take, finish),
         num_parallel_calls=default_workers(),
         deterministic=True,
@@ -146,23 +146,24 @@ def _settings() -> tf.data.Options:
 
 
 def _steps(
-    stream: Stream, plan: Plan, cursor: Cursor, step: int, room: Room | None, finished: Finished | None
+    stream: Stream, plan: Plan, cursor: Cursor, ahead: Ahead, step: int, room: Room | None, finished: Finished | None
 ) -> tf.data.Dataset:
     """Steps (rows, finished, turn, flat, bounds, groups, targets): the rows of a step, and what they lie in.
 
     That is a whole packed chunk, or the finished rows of an epoch.  `turn` is the numbers of epoch and chunk.
 
-    TensorFlow never forgets a Python function that a graph has called, so the one here holds stream, plan and cursor
-    weakly; the RootDataset holds them, and every dataset and iterator made from it holds the RootDataset.
+    TensorFlow never forgets a Python function that a graph has called, so the one here holds all of these weakly; the
+    RootDataset holds them, and every dataset and iterator made from it holds the RootDataset.
     """
-    keep_freed_memory()
     weak_stream, weak_plan, weak_cursor = weakref.ref(stream), weakref.ref(plan), weakref.ref(cursor)
+    weak_ahead = weakref.ref(ahead)
     weak_finished = weakref.ref(finished) if finished is not None else None
 
     def read() -> Iterator[tuple[Any, ...]]:
-        alive, its_plan, its_cursor = weak_stream(), weak_plan(), weak_cursor()
-        if alive is None or its_plan is None or its_cursor is None:
+        alive, its_plan, its_cursor, its_ahead = weak_stream(), weak_plan(), weak_cursor(), weak_ahead()
+        if alive is None or its_plan is None or its_cursor is None or its_ahead is None:
             raise ReferenceError("the RootDataset that this iterator reads from is gone; keep a reference to it")
+        keep_freed_memory()  # here, as TensorFlow has glibc map each batch anew when it makes a generator's dataset
         position, ready = its_cursor.begin(), weak_finished() if weak_finished is not None else None
         rows = ready.rows(position) if ready is not None else None
         if rows is not None:
@@ -170,7 +171,7 @@ def _steps(
             return
         no_rows = ready.nothing() if ready is not None else ()
         first = position.batch * its_plan.batch_size // its_plan.chunk_size
-        for number, (order, flat, bounds, *rest) in enumerate(alive.chunks(its_plan, position, room), first):
+        for number, (order, flat, bounds, *rest) in enumerate(alive.chunks(its_plan, position, room, its_ahead), first):
             turn = np.array([position.epoch, number], np.int32)
             yield order, no_rows, turn, flat, bounds, tuple(rest[: len(groups)]), tuple(rest[len(groups) :])
 
