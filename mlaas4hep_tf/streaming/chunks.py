@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import weakref
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -458,13 +459,14 @@ class Ahead:
 
     def __init__(self, stream: Stream, plan: Plan) -> None:
         self._stream, self._plan = stream, plan
-        self._begun: dict[int, list[_FileGroup]] = {}  # by epoch; what is not there is not waited for
+        self._begun: dict[int, list[_FileGroup]] = {}  # by epoch
+        weakref.finalize(self, _forget, self._begun).atexit = False
 
     def begin(self, start: Position) -> None:
         """Have two blocks read for each reader, of a whole epoch that was not begun yet."""
         if start.batch or start.lost or start.epoch in self._begun:
             return
-        self.close()
+        _forget(self._begun)
         plan, most = self._plan, 2 * self._stream.worker_pool.workers
         groups = [_FileGroup(self._stream, plan.blocks(n, start.epoch), start.lost) for n in range(len(plan.quotas))]
         self._begun[start.epoch] = groups
@@ -477,11 +479,11 @@ class Ahead:
         """What was begun of an epoch, for the first that asks for it; nothing if that is not its beginning."""
         return self._begun.pop(start.epoch, ()) if not start.batch and not start.lost else ()
 
-    def close(self) -> None:
-        """Forget what was begun."""
-        while self._begun:
-            for group in self._begun.popitem()[1]:
-                group.close()
+
+def _forget(begun: dict[int, list[_FileGroup]]) -> None:
+    while begun:
+        for group in begun.popitem()[1]:
+            group.close()
 
 
 def _mix(file_groups: Sequence[_Events], steps: deque[list[int]], chunk_size: int) -> Iterator[list[tuple[Array, ...]]]:

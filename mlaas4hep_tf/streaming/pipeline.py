@@ -33,6 +33,8 @@ COMPILED_ENTRIES = (
     50_000  # in an epoch from which the step is compiled: that takes as long as it saves in 300 000 events
 )
 STEP_ENTRIES = 1024  # events padded at a time; smaller batches are cut from such a step
+STEP_BYTES = 2 << 20  # of narrow events more are padded at a time, up to so many bytes, as each step has its price
+MOST_STEP_ENTRIES = 8192
 PREFETCH_ENTRIES = 8192
 _log = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ def build_pipeline(
     every epoch, and those inside such a function again for every chunk.
     """
     batch = options.batch_size
-    step = _step_entries(options)
+    step = _step_entries(preprocessor, options, plan)
     finish, room = _step(preprocessor, options, plan, step), _room(preprocessor, options, plan)
     if finished is not None:  # nothing is traced or compiled twice
         finish, room = finished.finish, finished.room
@@ -98,17 +100,26 @@ def make_finished(stream: Stream, preprocessor: Preprocessor, options: PipelineO
     if not options.mask:
         (x,) = x.values()
     targets = [tf.TensorSpec((None,), tf.as_dtype(target.dtype)) for target in stream.targets]
-    step = _step_entries(options)
+    step = _step_entries(preprocessor, options, plan)
     return Finished(
         stream, plan, (x, *targets) if targets else x, _step(preprocessor, options, plan, step), step,
         _room(preprocessor, options, plan),
     )  # fmt: skip
 
 
-def _step_entries(options: PipelineOptions) -> int:
-    """Rows that are finished at a time: whole batches, and of ragged ones, which are slow to cut, a single one."""
-    batch = options.batch_size
-    return batch * -(-STEP_ENTRIES // batch) if options.layout != "ragged" else batch
+def _step_entries(preprocessor: Preprocessor, options: PipelineOptions, plan: Plan) -> int:
+    """Rows that are finished at a time: whole batches, and of ragged ones, which are slow to cut, a single one.
+
+    More than `STEP_ENTRIES` are so many that a chunk is cut evenly.
+    """
+    batch, most = options.batch_size, STEP_ENTRIES
+    if options.layout == "ragged":
+        return batch
+    if options.layout != "image":
+        most = min(MOST_STEP_ENTRIES, max(most, STEP_BYTES // (4 * preprocessor.width)))
+    if most < 2 * STEP_ENTRIES:
+        return batch * -(-STEP_ENTRIES // batch)
+    return batch * -(-plan.chunk_size // (batch * -(-plan.chunk_size // most)))
 
 
 def _with_end(batches: tf.data.Dataset, cursor: Cursor, known: int | None) -> tf.data.Dataset:
@@ -126,6 +137,12 @@ def _with_end(batches: tf.data.Dataset, cursor: Cursor, known: int | None) -> tf
         with tf.control_dependencies([tf.numpy_function(end, (), tf.int64, stateful=True)]):
             return batches.take(tf.constant(0, tf.int64))
 
+    def ended(*parts: Any) -> Any:
+        with tf.control_dependencies([tf.numpy_function(end, (), tf.int64, stateful=True)]):
+            return tf.nest.map_structure(tf.identity, _element(parts))
+
+    if known == 1:  # a mark before the only batch would come before the epoch has begun
+        return batches.map(ended)
     mark = tf.data.Dataset.range(1).flat_map(nothing)
     if known is None:
         return batches.concatenate(mark)
