@@ -48,10 +48,13 @@ def _kind() -> Any:
 
     class LazyIterator(owned):  # type: ignore[misc]  # tensorflow has no type information
         def __init__(self, dataset: Failing, make: Callable[[], Any]) -> None:
-            self._lock, self._root_dataset, self._make = threading.Lock(), dataset, make
+            self._lock, self._root_dataset = threading.Lock(), dataset
+            self._make: Callable[[], Any] | None = make
 
         def __getattr__(self, name: str) -> Any:
             """Asked for what is not there: all that TensorFlow's own iterator has is there once that is made."""
+            if name.startswith("__"):
+                raise AttributeError(name)
             self.made()
             return object.__getattribute__(self, name)
 

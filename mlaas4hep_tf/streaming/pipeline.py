@@ -142,7 +142,7 @@ def _with_end(batches: tf.data.Dataset, cursor: Cursor, known: int | None) -> tf
             return tf.nest.map_structure(tf.identity, _element(parts))
 
     if known == 1:  # a mark before the only batch would come before the epoch has begun
-        return batches.map(ended)
+        return batches.map(ended).apply(tf.data.experimental.assert_cardinality(known))
     mark = tf.data.Dataset.range(1).flat_map(nothing)
     if known is None:
         return batches.concatenate(mark)
