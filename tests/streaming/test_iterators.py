@@ -55,7 +55,12 @@ def test_reading_has_begun_before_the_graph_is_built(dataset, reads, monkeypatch
     ds = dataset()
     begun = []
     make = tf.data.Dataset.__iter__
-    monkeypatch.setattr(tf.data.Dataset, "__iter__", lambda self: (begun.extend(reads), make(self))[1])
+
+    def made(self):
+        begun.extend(reads)
+        return make(self)
+
+    monkeypatch.setattr(tf.data.Dataset, "__iter__", made)
     next(iter(ds))
     assert begun
     assert len(reads) == len(set(reads))
