@@ -76,6 +76,13 @@ def definitions(branch: str, category: Category, values: Sequence[int]) -> dict[
     return {f"{plain}_is_{str(value).replace('-', 'm')}": f"{name} == {value}" for value in values}
 
 
+def in_place_of(branches: Iterable[str], categories: Mapping[str, tuple[Category, Sequence[int]]]) -> tuple[str, ...]:
+    """Branches to take, in which one that has kinds stands for those that tell them."""
+    return tuple(
+        name for own in branches for name in (definitions(own, *categories[own]) if own in categories else (own,))
+    )
+
+
 def sizes(categories: Mapping[str, tuple[Category, Sequence[int]]]) -> dict[str, int]:
     """Derived branch -> how many values it has: 2 of one-hot, and of an index one more than there are kinds."""
     return {

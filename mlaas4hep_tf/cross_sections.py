@@ -11,7 +11,7 @@ from mlaas4hep_tf.errors import LabelError, TreeError
 from mlaas4hep_tf.io.files import RootFile, names_of
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.scanner import SCAN_ENTRIES
-from mlaas4hep_tf.streaming.plan import blocks
+from mlaas4hep_tf.streaming.ranges import blocks
 from mlaas4hep_tf.streaming.targets import per_file
 
 RUNS, SUM = "Runs", "genEventSumw"  # NanoAOD: the tree and the branch that hold the sum before any skim
@@ -90,11 +90,12 @@ def _sum(weights: str, file: RootFile) -> tuple[float, str]:
 
 
 def _sum_of_entries(weights: str, file: RootFile) -> tuple[float, str]:
+    from mlaas4hep_tf.io.opening import opened
     from mlaas4hep_tf.io.reader import read
 
     if not weights:
         return float(file.num_entries), "of all entries"
-    total = 0.0
+    total, file = 0.0, opened(file)
     for block in blocks(0, file.num_entries, file.entry_offsets, SCAN_ENTRIES):
         total += sum(
             float(part.sum(dtype="f8")) for part in read(file, block.start, block.stop, [weights]).values[weights]

@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
 import tensorflow as tf
 
 from mlaas4hep_tf.analysis.draws import Draw, Drawn
 from mlaas4hep_tf.cross_sections import CrossSections
 from mlaas4hep_tf.drawing import Folds, HoldOut, counted_parts, joined, opened_for, steps_for
 from mlaas4hep_tf.errors import DataWarning, LabelError, PlanError, shorten
+from mlaas4hep_tf.files_table import FilesTable
 from mlaas4hep_tf.htmltable import table
 from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
 from mlaas4hep_tf.io.friends import Friends
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.io.workers import WorkerPool
+from mlaas4hep_tf.labelling import Told
+from mlaas4hep_tf.scanned_files import entries_of, scanned, sources_in
 from mlaas4hep_tf.scanner import passing_events, scan_distributions, scan_targets
-from mlaas4hep_tf.specs import Specs, TargetSpec
+from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.streaming.chunks import Ahead, Stream
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
 from mlaas4hep_tf.streaming.forks import check_process
 from mlaas4hep_tf.streaming.iterators import iterator
 from mlaas4hep_tf.streaming.kept import Keep, Kept, check_keep, make_kept
-from mlaas4hep_tf.streaming.open_files import befriended, inspect_files
+from mlaas4hep_tf.streaming.open_files import befriended, inspect_files, listed, tell_idle_replicas
+from mlaas4hep_tf.streaming.parts import Parts, WholeFiles, part_of, split_sizes
 from mlaas4hep_tf.streaming.pipeline import DataLayout, PipelineOptions, build_pipeline, make_finished
-from mlaas4hep_tf.streaming.plan import EntryRange, Plan, make_plan, partition, split_sizes
+from mlaas4hep_tf.streaming.plan import Plan, make_plan
 from mlaas4hep_tf.streaming.position import BEGINNING, Cursor, Position, describe_order, make_state, read_state
 from mlaas4hep_tf.streaming.skipped import Skipped, account
 from mlaas4hep_tf.streaming.targets import LabelDtype, Labels, PerFile, Target, check_law, label_of, resolve_target
-from mlaas4hep_tf.streaming.targets import label_dtype as default_label_dtype
 from mlaas4hep_tf.tasks import class_names, numbered
 from mlaas4hep_tf.transforms.augmentation import Augmentation
 from mlaas4hep_tf.transforms.image_axes import Image
@@ -46,68 +49,6 @@ from mlaas4hep_tf.transforms.vector import MASK_SUFFIX, Preprocessor
 warnings.filterwarnings("ignore", "`shuffle=True` was passed, but will be ignored .* tf.data.Dataset", UserWarning)
 
 Mixing = Literal["proportional", "equal"] | Mapping[str, float] | Sequence[float]
-
-
-@dataclass(frozen=True)
-class _Targets:
-    """Labels and weights as the user gives them."""
-
-    labels: PerFile | None
-    weights: PerFile | None
-    dtype: LabelDtype | None
-    names: tuple[str, ...] = ()
-
-    @property
-    def branches(self) -> tuple[str, ...]:
-        return tuple(given for given in (self.labels, self.weights) if isinstance(given, str))
-
-    def check(self, specs: Specs) -> None:
-        """Raise an error unless there is such a type, and they go with these features."""
-        if self.dtype is not None and self.dtype not in get_args(LabelDtype):
-            raise PlanError(f"label_dtype must be one of {', '.join(get_args(LabelDtype))}, not {self.dtype!r}")
-        if self.weights is not None and self.labels is None:
-            raise LabelError("weights go to the loss together with labels: give labels= as well")
-        features = {b.name for b in specs.branches}
-        for name in self.branches:
-            if name in features:
-                raise LabelError(
-                    f"branch {name!r} cannot be label or weight and a feature too: scan with labels= or weights=, "
-                    "or exclude it"
-                )
-
-    def resolve(
-        self, files: Sequence[RootFile], specs: Specs, skipped: Skipped | None
-    ) -> tuple[Target | None, Target | None]:
-        """Labels and weights as numbers of the files, or as branches, which may be derived."""
-        failed = tuple(skipped.at_opening) if skipped is not None else ()
-        derived = _derived_targets(specs)
-
-        def resolved(what: str, given: PerFile | None) -> Target | None:
-            if isinstance(given, str) and given in derived:
-                return Target(branch=given)
-            return resolve_target(what, given, files, failed)
-
-        return resolved("labels", self.labels), resolved("weights", self.weights)
-
-    def typed(self, labels: Target | None, known: Sequence[TargetSpec]) -> Target | None:
-        """The labels with the dtype in which they are delivered."""
-        if labels is None:
-            return None
-        return replace(labels, dtype=self.dtype or _label_dtype(labels, known), names=self.names)
-
-
-def _derived_targets(specs: Specs) -> frozenset[str]:
-    """Derived branches that are labels or weights by the specs."""
-    return frozenset(target.name for target in specs.targets).intersection(specs.analysis.defined)
-
-
-def _label_dtype(labels: Target, known: Sequence[TargetSpec]) -> LabelDtype:
-    if not labels.branch:
-        return default_label_dtype(set(labels.per_file), min(labels.per_file), max(labels.per_file))
-    spec = next(target for target in known if target.name == labels.branch)
-    if spec.dtype.startswith("float"):
-        return "float32"
-    return default_label_dtype([value for value, _ in spec.found], spec.min, spec.max)
 
 
 def _check_form(layout: DataLayout, mask: bool, image: Image | None, specs: Specs) -> None:
@@ -144,14 +85,26 @@ def _check_remainder(plan: Plan, skipped: Skipped | None) -> None:
 
 
 def _open(
-    files: FileArgument, friends: Friends | None, specs: Specs, targets: tuple[str, ...], worker_pool: WorkerPool,
-    skipped: Skipped | None,
-) -> tuple[RootFile, ...]:  # fmt: skip
-    """Open the files, with their friends, for the features and the branches of labels and weights."""
-    wanted = Selection(tuple(info.name for info in specs.read_infos) + targets, (), ())
-    known = {f.url: f.events for f in specs.files}
-    given = befriended(expand(files, specs.tree or None), friends, specs.identifiers, worker_pool)
-    return inspect_files(specs.with_friends(given), wanted, worker_pool, skipped=skipped, known=known)
+    files: FileArgument | FilesTable, friends: Friends | None, specs: Specs, targets: tuple[str, ...],
+    worker_pool: WorkerPool, skipped: Skipped | None,
+) -> Sequence[RootFile]:  # fmt: skip
+    """The files with their friends, for the features and the branches of labels and weights.
+
+    Those that were scanned are not opened; others are, and held to the specs.
+    """
+    wanted = Selection(tuple(dict.fromkeys((*(info.name for info in specs.read_infos), *targets))), (), ())
+    known = specs.bound and not friends and skipped is None  # what is lost is told before the first epoch
+    if files is specs.files and known and not specs.friends and (found := scanned(specs.files, None, wanted)):
+        return found
+    named = sources_in(files) if isinstance(files, FilesTable) else expand(files, specs.tree or None)
+    given = specs.with_friends(befriended(listed(named, worker_pool), friends, specs.identifiers, worker_pool))
+    if known and (found := scanned(specs.files, given, wanted)):
+        tell_idle_replicas(given, worker_pool.read.policy)
+        return found
+    events = {f.url: f.events for f in specs.files} if skipped is not None else {}
+    opened = inspect_files(given, wanted, worker_pool, skipped=skipped, known=events)
+    specs.resolve(opened[0]).check(opened)
+    return opened
 
 
 def _with_targets(
@@ -201,7 +154,9 @@ class Fold(NamedTuple):
 class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no type information
     """Events of ROOT files as a `tf.data.Dataset` of batches, ready for `model.fit` (pass 2 of the paper).
 
-    Elements are `x`, `(x, y)` or `(x, y, weight)`, with `y` [B] (see `label_dtype`) and `weight` float32 [B]:
+    Elements are `x`, `(x, y)` or `(x, y, weight)`, with `y` [B] (see `label_dtype`) and `weight` float32 [B].  Where
+    several things are told, `y` is a dict by the outputs of a model that tells them: ``score`` for the labels and
+    ``value_<target>`` for each of `targets`.  What `x` is, `layout` says:
 
     - ``layout="vector"``: x is float32 [B, D] (columns `specs.vector_names`), or with ``mask=True`` a dict
       ``{"vector": [B, D], "mask": bool [B, D]}``, True = real value;
@@ -226,17 +181,18 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
     Attributes:
         specs: the specs in use.
         normalize: the normalisation in use.
-        files: the opened files.
+        files: the files; those that were scanned are `unopened` until they are read.
         entries: events per epoch.
     """
 
     def __init__(
         self,
-        files: FileArgument,
+        files: FileArgument | FilesTable,
         specs: Specs,
         *,
         friends: Friends | None = None,
         labels: Labels | None = None,
+        targets: Sequence[str] = (),
         weights: PerFile | None = None,
         label_dtype: LabelDtype | None = None,
         batch_size: int = BATCH_SIZE,
@@ -251,17 +207,19 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         read: ReadOptions = DEFAULT_READ,
         keep: Keep = "auto",
     ) -> None:
-        """Open the files and plan the reading; no event is read.
+        """Plan the reading; no event is read, and files that were scanned are opened when they are first read.
 
         The options, in groups: what is read and what it is worth (`files` to `label_dtype`), order and size of
         the batches (`batch_size` to `seed`), what the model is given (`normalize` to `image`), and how files are read.
 
         Args:
-            files: paths, patterns, folders, lists, URLs (`files.expand`).
+            files: paths, patterns, folders, lists, URLs (`files.expand`); or ``specs.files``, which names those of the
+                specs without a look at any, however many they are.
             specs: from `scan`; they must belong to these files unless they are `unbound`.
             friends: name -> files (see `scan`), where they are not those that were scanned, or have only the labels.
             labels: a number or the name of a class per file, by pattern (first match counts) or as a list, or the name
                 of a branch.  Classes are numbered 0, 1 ... in the order given; of two the first is signal, label 1.
+            targets: branches of numbers to tell beside the labels, or instead of them (float32).
             weights: a number per file, in the same ways, or the name of a branch; given to the loss by Keras.
             label_dtype: ``float32``, ``int32`` or ``int64``.  By default float32 for two classes and for regression,
                 int32 for more classes (0 to K - 1), int64 for integers beyond 2^24, which float32 does not hold.
@@ -294,35 +252,36 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         check_keep(keep)
         names = class_names(labels) if labels is not None else ()
         numbers = numbered(labels, names) if labels is not None else None
-        given = _Targets(numbers, weights, label_dtype, names)
+        given = Told(numbers, weights, label_dtype, names, tuple(targets))
         given.check(specs)
         skipped, worker_pool = account(read), WorkerPool(read)
-        stored = tuple(name for name in given.branches if name not in _derived_targets(specs))
-        opened = _open(files, friends, specs, stored, worker_pool, skipped)
+        opened = _open(files, friends, specs, given.stored(specs), worker_pool, skipped)
         if skipped is not None:
             skipped.label(partial(label_of, numbers))
         specs = specs.resolve(opened[0])
-        specs.check(opened)
-        label_target, weight_target = given.resolve(opened, specs, skipped)
+        label_target, number_targets, weight_target = given.resolve(opened, specs, skipped)
         specs = _with_targets(specs, given.branches, opened, worker_pool, skipped)
         specs = _with_distributions(specs, normalize, opened, worker_pool, skipped)
-        preprocessor = Preprocessor(specs, normalize, image)
+        preprocessor = Preprocessor(specs, normalize, image, layout if image is None else "vector")
         passing = passing_events(opened, specs, worker_pool, skipped)
         stream = Stream(
             opened, preprocessor.layout, {group: members[0].length for group, members in specs.groups.items()},
             given.typed(label_target, specs.targets), weight_target, worker_pool, skipped=skipped,
-            entries=sum(own.entries for own in passing) if passing else sum(f.num_entries for f in opened),
+            entries=int((np.array([own.entries for own in passing]) if passing else entries_of(opened)).sum()),
             steps=specs.steps, passing=passing, kept=make_kept(keep, len(preprocessor.layout.groups)),
+            numbers=number_targets,
         )  # fmt: skip
-        options = PipelineOptions(batch_size, chunk_size, shuffle, seed, layout, mask, drop_remainder=drop_remainder)
-        self._build(stream, preprocessor, options, [(EntryRange(n, 0, stream.events(n)),) for n in range(len(opened))])
+        options = PipelineOptions(
+            batch_size, chunk_size, shuffle, seed, layout, mask, drop_remainder=drop_remainder, told=given.outputs
+        )
+        self._build(stream, preprocessor, options, WholeFiles(stream.events))
 
     def _build(
         self,
         stream: Stream,
         preprocessor: Preprocessor,
         options: PipelineOptions,
-        parts: Sequence[Sequence[EntryRange]],
+        parts: Parts,
         start: Position = BEGINNING,
     ) -> None:
         self._stream, self._preprocessor, self._settings, self._parts = stream, preprocessor, options, parts
@@ -330,8 +289,8 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             parts, stream.entry_offsets,
             chunk_size=options.chunk_size, batch_size=options.batch_size, shuffle=options.shuffle,
             seed=options.seed, shares=options.shares, raw_offsets=stream.raw_offsets,
+            drop_remainder=options.drop_remainder,
         )  # fmt: skip
-        self.plan = replace(self.plan, drop_remainder=options.drop_remainder)
         _check_remainder(self.plan, stream.skipped)
         self._cursor = Cursor(start)
         self._finished = make_finished(stream, preprocessor, options, self.plan)
@@ -360,8 +319,9 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         """Name, shape and type of each tensor of an element."""
         spec = self.element_spec if isinstance(self.element_spec, tuple) else (self.element_spec,)
         x, *others = spec
-        parts = x if isinstance(x, dict) else {self._settings.layout: x}
-        parts = parts | dict(zip(("label", "weight"), others, strict=False))
+        parts = dict(x) if isinstance(x, dict) else {self._settings.layout: x}
+        for name, other in zip(("label", "weight"), others, strict=False):
+            parts |= other if isinstance(other, dict) else {name: other}
         return [(name, str(tuple(part.shape)).replace("None", "any"), part.dtype.name) for name, part in parts.items()]
 
     @property
@@ -377,7 +337,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         return self._preprocessor.normalize
 
     @property
-    def files(self) -> tuple[RootFile, ...]:
+    def files(self) -> Sequence[RootFile]:
         return self._stream.files
 
     @property
@@ -489,13 +449,11 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         return order | ({"augmentation": repr(how)} if how is not None else {})
 
     def _part(
-        self, parts: Sequence[Sequence[EntryRange]], start: Position = BEGINNING, stream: Stream | None = None,
+        self, parts: Parts, start: Position = BEGINNING, stream: Stream | None = None,
         **changes: Any,
     ) -> RootDataset:  # fmt: skip
         part = RootDataset.__new__(RootDataset)
-        events = sum(len(block) for ranges in parts for block in ranges)
-        own = [sum(map(len, ranges)) for ranges in parts]
-        fresh = (stream or self._stream).fresh(events).of_parts(own)
+        fresh = (stream or self._stream).fresh(int(parts.events.sum())).of_parts(parts.events)
         RootDataset._build(part, fresh, self._preprocessor, replace(self._settings, **changes), parts, start)
         return part
 
@@ -513,7 +471,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             PlanError: fractions that make no sense for this many events.
         """
         sizes = split_sizes(self.entries, fractions)
-        return self._partition(sizes, seed)[: len(fractions)]
+        return tuple(self._share(sizes, index, seed) for index in range(len(fractions)))
 
     def folds(self, count: int, *, by: str | None = None) -> tuple[Fold, ...]:
         """For each of `count` models the events that it is trained, validated and tested on.
@@ -531,9 +489,17 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             PlanError: a fold without events, an expression with other values than 0 to ``count - 1``, or a dataset that
                 was split: draw folds first.
         """
-        names = range(Folds(count, by).count)
-        parts = [[(n,), ((n + 1) % count,), tuple(m for m in names if m not in (n, (n + 1) % count))] for n in names]
-        made = self._drawn(Folds(count, by).draw(self.specs), [own for fold in parts for own in fold])
+        return self._folds(Folds(count, by), range(count))
+
+    def fold(self, number: int, count: int, *, by: str | None = None) -> Fold:
+        """One of `folds`, without making the others."""
+        return self._folds(Folds(count, by), [number])[0]
+
+    def _folds(self, folds: Folds, numbers: Sequence[int]) -> tuple[Fold, ...]:
+        names = range(folds.count)
+        both = [(n, (n + 1) % folds.count) for n in numbers]
+        parts = [[(test,), (valid,), tuple(m for m in names if m not in (test, valid))] for test, valid in both]
+        made = self._drawn(folds.draw(self.specs), [own for fold in parts for own in fold])
         return tuple(Fold(train, valid, test) for test, valid, train in zip(*[iter(made)] * 3, strict=True))
 
     def hold_out(self, share: float | None = None, *, by: str | None = None) -> tuple[RootDataset, RootDataset]:
@@ -574,18 +540,18 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
 
     def _scaled(self, expected: CrossSections) -> RootDataset:
         stream = self._stream
-        if stream.labels is None:
+        if stream.labels is None and not stream.numbers:
             raise LabelError("weights go to the loss together with labels: give the dataset labels=")
         weights = stream.weights or Target((1.0,) * len(self.files))
         scale, told = expected.scales(self.files, weights.branch, stream.worker_pool)
-        scales = tuple(zip(scale, map(stream.events, range(len(self.files))), strict=True))
+        scales = tuple(zip(scale, stream.events.tolist(), strict=True))
         own = replace(stream, weights=weights, scales=scales, sums_of_weights=told, kept=_fresh(stream.kept))
         return self._part(self._parts, stream=own)
 
     def _drawn(self, draw: Draw, wanted: Sequence[tuple[int, ...]]) -> list[RootDataset]:
         """For each of several choices of parts a dataset of their events, all of which are counted once."""
         stream = self._stream
-        if sum(map(len, itertools.chain(*self._parts))) != sum(map(stream.events, range(len(self.files)))):
+        if self._parts.events.sum() != stream.events.sum():
             raise PlanError(f"{draw.purpose} are drawn from whole files: draw first, then split, sample or shard")
         files, steps = opened_for(draw, self.files, stream.worker_pool, stream.skipped), steps_for(self.specs)
         counted = counted_parts(
@@ -598,15 +564,14 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
                 stream, files=files, steps=steps, passing=passing, drawn=(*stream.drawn, Drawn(draw, parts)),
                 kept=_fresh(stream.kept),
             )  # fmt: skip
-            whole = [(EntryRange(n, 0, one.entries),) for n, one in enumerate(passing)]
-            made.append(self._part(whole, stream=own))
+            made.append(self._part(WholeFiles(own.events), stream=own))
         return made
 
     def sample(self, events: int) -> RootDataset:
         """A dataset of this many events with the composition of the whole."""
         if not 0 < events <= self.entries:
             raise PlanError(f"a sample must have 1 to {self.entries} events, not {events}")
-        return self._partition([events, self.entries - events], None)[0]
+        return self._share([events, self.entries - events], 0)
 
     def shard(
         self,
@@ -637,13 +602,14 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             raise PlanError(f"{self.entries} events cannot be given to {num_shards} shards; use fewer")
         if even:
             each = self.entries // num_shards
-            return self._partition([each] * num_shards + [self.entries - each * num_shards], None)[index]
+            return self._share([each] * num_shards + [self.entries - each * num_shards], index)
         sizes = [self.entries * (i + 1) // num_shards - self.entries * i // num_shards for i in range(num_shards)]
-        return self._partition(sizes, None)[index]
+        return self._share(sizes, index)
 
-    def _partition(self, sizes: Sequence[int], seed: int | None) -> tuple[RootDataset, ...]:
-        dealt = partition(self._parts, self._stream.entry_offsets, sizes, self._settings.seed if seed is None else seed)
-        return tuple(self._part(parts) for parts in dealt if any(map(len, itertools.chain(*parts))))
+    def _share(self, sizes: Sequence[int], index: int, seed: int | None = None) -> RootDataset:
+        """One of the datasets of these sizes among which the events are divided."""
+        seed = self._settings.seed if seed is None else seed
+        return self._part(part_of(self._parts, self._stream.entry_offsets, sizes, seed, index))
 
     def in_order(self) -> RootDataset:
         """The same events in the order of files and entries, unmixed, each once: for evaluation and prediction."""
@@ -706,7 +672,4 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         """Each file, how many of its events are in this dataset, and its label; None where labels are a branch."""
         given = self._stream.labels.per_file if self._stream.labels is not None else ()
         labels = given or (None,) * len(self.files)
-        events = Counter[int]()
-        for entries in itertools.chain(*self._parts):
-            events[entries.file] += len(entries)
-        return [(file, events[n], labels[n]) for n, file in enumerate(self.files)]
+        return list(zip(self.files, self._parts.events.tolist(), labels, strict=True))

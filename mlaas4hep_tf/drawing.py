@@ -18,8 +18,8 @@ from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.passed import edges
 from mlaas4hep_tf.scanner import SCAN_ENTRIES
 from mlaas4hep_tf.specs import Specs
-from mlaas4hep_tf.streaming.open_files import inspect_files
-from mlaas4hep_tf.streaming.plan import blocks
+from mlaas4hep_tf.streaming.open_files import inspect_files, open_scanned
+from mlaas4hep_tf.streaming.ranges import blocks
 from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange
 
 By = Literal["identifiers", "entries"]  # or an expression
@@ -93,6 +93,7 @@ def opened_for(
     Raises:
         ConfigError: branches that there are not.
     """
+    files = open_scanned(files, worker_pool)
     known = {info.name: info for info in files[0].branches}
     names = [name for name in draw.names if name in known]
     if not names and draw.servable:

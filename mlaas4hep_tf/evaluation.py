@@ -6,7 +6,7 @@ All figures are weighted, and weights may be negative, as those of NLO generator
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlaas4hep_tf.errors import need
-from mlaas4hep_tf.tasks import BINARY, Classes, Regression
+from mlaas4hep_tf.tasks import BINARY, SCORE, VALUE, Classes, Regression
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -231,10 +231,12 @@ class ClassEvaluation(_Judged):
     @cached_property
     def auc_error(self) -> float | None:
         """Standard error of that mean, by DeLong: the curves are of the same events."""
-        if self.auc is None:
-            return None
-        mean = np.mean([self.against_rest(label).influence() for label in self.present], axis=0)
-        return float(np.sqrt(np.sum(mean**2)))
+        return None if self.auc is None else float(np.sqrt(np.sum(self.influence() ** 2)))
+
+    def influence(self) -> FloatArray:
+        """What each event adds to the deviation of that mean from its expectation, float64 [n]."""
+        mean: FloatArray = np.mean([self.against_rest(label).influence() for label in self.present], axis=0)
+        return mean
 
     def of_class(self, label: float) -> FloatArray:
         """Probabilities of their own class for the events with this label."""
@@ -331,7 +333,38 @@ class Profile:
     resolution: float
 
 
-Evaluated = Evaluation | ClassEvaluation | RegressionEvaluation
+Judged = Evaluation | ClassEvaluation | RegressionEvaluation
+
+
+@dataclass(frozen=True)
+class HeadsEvaluation:
+    """How well a model with several outputs does on one dataset.
+
+    Attributes:
+        by_output: name of the output -> how well it does, in the order of the task.
+    """
+
+    by_output: Mapping[str, Judged]
+
+    def summary(self) -> dict[str, Any]:
+        """Figures of the first output, as if it were the only one, and of each under ``outputs``."""
+        found = {name: one.summary() for name, one in self.by_output.items()}
+        return {**next(iter(found.values())), "outputs": found}
+
+
+Evaluated = Judged | HeadsEvaluation
+
+
+def by_output(result: Evaluated) -> Mapping[str, Judged]:
+    """What each output does, by its name."""
+    if isinstance(result, HeadsEvaluation):
+        return result.by_output
+    return {VALUE if isinstance(result, RegressionEvaluation) else SCORE: result}
+
+
+def first(result: Evaluated) -> Judged:
+    """What the first output does, by which models are compared."""
+    return next(iter(by_output(result).values()))
 
 
 def half_width(values: FloatArray, weights: FloatArray) -> float:
@@ -407,12 +440,13 @@ def over_training(train: Evaluated, test: Evaluated) -> dict[str, OverTraining]:
     need("report", "scipy", purpose="checks of over-training")
     from scipy.stats import ks_2samp  # an extra
 
-    if isinstance(train, RegressionEvaluation) or isinstance(test, RegressionEvaluation):
+    a, b = first(train), first(test)
+    if isinstance(a, RegressionEvaluation) or isinstance(b, RegressionEvaluation):
         return {}
     found = {}
-    for label in train.classes.signal_first:
-        a, b = train.of_class(label), test.of_class(label)
-        if len(a) and len(b):
-            result = ks_2samp(a, b, method="asymp")
-            found[train.classes.names[label]] = OverTraining(float(result.statistic), float(result.pvalue))
+    for label in a.classes.signal_first:
+        own = a.of_class(label), b.of_class(label)
+        if all(map(len, own)):
+            result = ks_2samp(*own, method="asymp")
+            found[a.classes.names[label]] = OverTraining(float(result.statistic), float(result.pvalue))
     return found

@@ -27,7 +27,7 @@ from mlaas4hep_tf.errors import DataWarning, ModelError, shorten
 from mlaas4hep_tf.expressions.by_tensorflow import TensorFlow
 from mlaas4hep_tf.folded import Folded
 from mlaas4hep_tf.heads import output_name
-from mlaas4hep_tf.models import check_inputs, wants_mask
+from mlaas4hep_tf.models import check_inputs, check_names, wants_mask
 from mlaas4hep_tf.onnx_files import NETWORK, Arrays, check_extra, write_onnx
 from mlaas4hep_tf.remarks import is_truth
 from mlaas4hep_tf.specs import Specs
@@ -56,7 +56,7 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
         self._weights = [variable.value for variable in model.variables]
         self._call = model.__call__  # a bound method is not tracked
         self._preprocessor = preprocessor
-        self.masked = wants_mask(model)
+        self.masked = wants_mask(model, preprocessor.form)
         self._steps = preprocessor.specs.served_steps
         lists = [one for one in preprocessor.specs.served_inputs if one.kind != "flat"]
         self._groups = tuple(dict.fromkeys(one.group for one in lists))
@@ -93,6 +93,11 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
             groups.append((sentinel(values), 1 + splits[:-1], splits[1:] - splits[:-1]))
         rows = tf.shape(groups[0][1] if groups else branches[layout.flat[0]])[0]
         flat = tf.stack([branches[name] for name in layout.flat], axis=1) if layout.flat else tf.zeros([rows, 0])
+        return self._of_packed(flat, groups)
+
+    def _of_packed(self, flat: tf.Tensor, groups: list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]) -> Any:
+        if self._preprocessor.form == "ragged":  # lists end where they end, whatever is in them
+            return self._named(self._call(self._preprocessor.ragged(flat, groups), training=False))
         return self._score(self._preprocessor.from_packed(flat, groups))
 
     def _analysed(
@@ -103,13 +108,14 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
         entries = tf.size(next(iter(counts.values())) if counts else values[flat[0]], tf.int64)
         applied = Applied(steps, TensorFlow(), values, counts, entries)
         features = packed(applied, self._preprocessor.layout, steps, entries)
-        answer = self._score(self._preprocessor.from_packed(*features))
+        answer = self._of_packed(*features)
         if steps.select:
             answer[SELECTED] = tf.reduce_all(tf.stack(applied.truths(steps.select)), axis=0)
         return answer
 
     def ready(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        x = inputs if self.masked else next(iter(inputs.values()))
+        named = {name: inputs[input_name(name)] for name in self._preprocessor.input_specs(mask=self.masked)}
+        x = named if self.masked or self._preprocessor.form != "vector" else next(iter(named.values()))
         return self._named(self._call(x, training=False))
 
     def signatures(self) -> dict[str, Any]:
@@ -128,11 +134,10 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
         also = {name: tf.TensorSpec([None], dtype) for name, dtype in self.beside.items() if name not in padded}
         padded, ragged = padded | also, ragged | also
         ready = self._ready_specs()
-        signatures = {
-            "serving_default": (self.padded, padded),
-            "ragged": (self.ragged, ragged),
-            next(iter(ready)): (self.ready, ready),
-        }
+        signatures = {"serving_default": (self.padded, padded), "ragged": (self.ragged, ragged)}
+        form = self._preprocessor.form
+        if form != "ragged":  # which raw lists are already
+            signatures[next(iter(ready)) if form == "vector" else form] = (self.ready, ready)
         return {
             name: tf.function(method).get_concrete_function(**_named(spec))
             for name, (method, spec) in signatures.items()
@@ -230,14 +235,16 @@ def export(
 ) -> Path:
     """Write a model that takes events as they are in the ROOT files.
 
-    A SavedModel has these signatures, all with output ``score`` float32 [B, outputs], the first two also with
-    ``selected`` bool [B] where the specs have a selection; what is not selected gets a score as well:
+    A SavedModel has these signatures, all with output ``score`` float32 [B, outputs] (of a number ``value``, and of
+    several things those of the task, `tasks.Task.outputs`), the first two also with ``selected`` bool [B] where the
+    specs have a selection; what is not selected gets a score as well:
 
     - ``serving_default``: branches by name (`input_name`), flat float32 [B], jagged float32 [B, any] padded with NaN;
     - ``ragged``: flat float32 [B], jagged values float32 [m] and for each group ``<group>_row_splits`` int64 [B + 1];
       lists in the objects of a group, which only expressions use, have row splits of their own beside the group's;
     - ``vector``: the ready ``vector`` float32 [B, D], and ``mask`` bool [B, D] if the model takes it;
-      for a model on images instead ``image``: the ready ``image`` float32 [B, bins of each axis ..., channels].
+      for a model on images instead ``image``: the ready ``image`` float32 [B, bins of each axis ..., channels]; for
+      one on objects or columns ``objects`` or ``columns``: what `RootDataset` gives in this layout, by `input_name`.
 
     Lengths, order and constants of the specs are part of the graph, so what is trained is what is served.
     ``assets.extra/`` holds warm-up requests for TF-Serving and the model card.
@@ -247,7 +254,7 @@ def export(
     only if onnxruntime gives TensorFlow's answers to 1e-5, on events with NaN, infinities, empty and over-long lists.
 
     Args:
-        model: a Keras model trained on ``layout="vector"`` or ``layout="image"``.
+        model: a Keras model trained on any layout.
         trained: what it was trained with: the `RootDataset`, the `runs.Run`, or a `Preprocessor`.  `Specs` are not
             enough: they do not know the normalisation.
         path: folder to make; that of a SavedModel is ``<name>/<version>``, the version an integer.
@@ -275,7 +282,9 @@ def export(
     told = task or getattr(trained, "task", None)
     _check_backend()
     _check_target(target, format)
-    check_inputs(_first(model), preprocessor.width, preprocessor.image)
+    if format == "onnx" and preprocessor.form == "ragged":
+        raise ModelError("ONNX has no ragged tensors: train on layout='objects' or 'columns' to have ONNX files")
+    _check_input(_first(model), preprocessor)
     _check_truth(preprocessor.specs)
     servable = _servable(model, preprocessor, folds)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -300,6 +309,13 @@ def _of_folds(model: keras.Model | Folded, folds: FoldChoice) -> dict[str, Any]:
     if not isinstance(model, Folded):
         return {}
     return {"folds": {"models": len(model.models), "told": folds, "how": model.draw.describe()}}
+
+
+def _check_input(model: keras.Model, preprocessor: Preprocessor) -> None:
+    if preprocessor.form == "vector":
+        check_inputs(model, preprocessor.width, preprocessor.image)
+    else:
+        check_names(model, preprocessor)
 
 
 def _check_backend() -> None:
@@ -377,7 +393,7 @@ def _named_inputs(branches: Arrays) -> Arrays:
 def _ready_inputs(network: Any, ready: Any) -> Arrays:
     """The model's own input, by the names of its signature."""
     names = [name for name in network.structured_input_signature[1] if name != FOLD]
-    parts = ready if isinstance(ready, dict) else {names[0]: ready}
+    parts = {input_name(key): part for key, part in ready.items()} if isinstance(ready, dict) else {names[0]: ready}
     rows = len(next(iter(parts.values())))
     fold = {FOLD: np.arange(rows) % 2} if FOLD in network.structured_input_signature[1] else {}
     return {name: part.numpy() for name, part in parts.items()} | fold
@@ -430,7 +446,7 @@ def _told(task: Task | None) -> dict[str, Any]:
         return {}
     return {
         "task": task.to_json(),
-        "outputs": {head.output: {"columns": head.columns, "what": head.describe()} for head in task.heads},
+        "outputs": {name: {"columns": head.columns, "what": head.describe()} for name, head in task.outputs.items()},
     }
 
 
@@ -457,11 +473,12 @@ def _card(
     return {
         "name": target.parent.name,
         "version": int(target.name) if target.name.isdigit() else None,
-        "model": {"name": model.name, "parameters": model.count_params(), "mask": wants_mask(model)},
+        "model": {"name": model.name, "parameters": model.count_params(), "mask": servable.masked},
+        "layout": preprocessor.form,
         "data": {
             "fingerprint": specs.fingerprint,
             "entries": specs.entries,
-            "files": len(specs.files),
+            "files": specs.files.summary.count,
             "tree": specs.tree,
         },
         "normalize": preprocessor.normalize,

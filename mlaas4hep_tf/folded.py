@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,9 +34,14 @@ class Folded:
         """One of them, which all are like."""
         return self.models[0]
 
-    def predict_batch(self, x: Any) -> FloatArray:
-        """Outputs of all models for one batch, float64 [B, folds, outputs]."""
-        return np.stack([predict_batch(model, x) for model in self.models], axis=1)
+    def predict_batch(self, x: Any, outputs: Sequence[str] = ()) -> FloatArray:
+        """What all models give for one batch (`train.predict_batch`), float64 [B, folds, numbers]."""
+        return np.stack([predict_batch(model, x, outputs) for model in self.models], axis=1)
+
+    def mean(self, x: Any, outputs: Sequence[str] = ()) -> FloatArray:
+        """The mean of all models, float64 [B, numbers]."""
+        found: FloatArray = self.predict_batch(x, outputs).mean(axis=1)
+        return found
 
 
 def chosen(scores: FloatArray, folds: Any) -> FloatArray:

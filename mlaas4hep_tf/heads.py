@@ -7,61 +7,76 @@ from typing import Any
 import keras
 
 from mlaas4hep_tf.errors import ModelError
-from mlaas4hep_tf.tasks import OUTPUTS, SCORE, Classes, Head, Regression, Task
+from mlaas4hep_tf.tasks import SCORE, VALUE, Classes, Head, Regression, Task
 
 
 def outputs(x: Any, task: Task) -> Any:
     """What a model tells, from its last features [B, H]: a tensor, or a dict of them for a task with several heads."""
-    layers = {head.output: _last(head, x) for head in task.heads}
-    return layers if len(layers) > 1 else next(iter(layers.values()))
+    return _each({name: _last(name, head, x) for name, head in task.outputs.items()})
 
 
-def _last(head: Head, x: Any) -> Any:
+def _last(name: str, head: Head, x: Any) -> Any:
     if isinstance(head, Regression):
-        plain = keras.layers.Dense(head.width, name=f"normalised_{head.output}", dtype="float32")(x)
-        return Unscale(head.offset, head.scale, name=head.output, dtype="float32")(plain)
+        plain = keras.layers.Dense(head.width, name=f"normalised_{name}", dtype="float32")(x)
+        return Unscale(head.offset, head.scale, name=name, dtype="float32")(plain)
     activation = "sigmoid" if head.binary or head.one_against_rest else "softmax"
-    return keras.layers.Dense(head.width, activation=activation, name=head.output, dtype="float32")(x)
+    return keras.layers.Dense(head.width, activation=activation, name=name, dtype="float32")(x)
 
 
 def check(model: keras.Model, task: Task) -> None:
     """Raise ModelError unless a model has the outputs of a task."""
-    names = model.output_names if len(model.outputs) > 1 else [task.heads[0].output]
-    found = dict(zip(names, model.outputs, strict=True))
-    shapes = {name: (*tensor.shape, 1)[:2] for name, tensor in found.items()}  # [B] is as good as [B, 1]
-    wanted = {head.output: (None, head.width) for head in task.heads}
+    shapes = {name: (*tensor.shape, 1)[:2] for name, tensor in _told(model, task).items()}  # [B] is as good as [B, 1]
+    wanted = {name: (None, head.width) for name, head in task.outputs.items()}
     if shapes != wanted:
         raise ModelError(f"the model gives {shapes}, but the task needs {wanted}: {task.describe()}")
+
+
+def _told(model: keras.Model, task: Task) -> dict[str, Any]:
+    """Output tensors of a model by name: those of a dict it returns, or else of its last layers."""
+    given = getattr(model, "output", None)  # which a Sequential has not
+    if isinstance(given, dict):
+        return dict(given)
+    names = model.output_names if len(model.outputs) > 1 else [*task.outputs]
+    return dict(zip(names, model.outputs, strict=False))
 
 
 def output_name(model: keras.Model) -> str:
     """Name of the one output of a model: ours where the last layer is, else that of a score."""
     last = model.output_names[0] if getattr(model, "output_names", None) else SCORE
-    return last if last in OUTPUTS else SCORE
+    return last if last in (SCORE, VALUE) else SCORE
 
 
 def in_unit_of_target(model: keras.Model, task: Task) -> keras.Model:
     """The model of a user, who need not know the unit of a target: what it gives is taken as the normalised number."""
-    head = task.head
-    if isinstance(head, Classes) or any(isinstance(layer, Unscale) for layer in model.layers):
+    if not task.targets or any(isinstance(layer, Unscale) for layer in model.layers):
         return model
-    told = Unscale(head.offset, head.scale, name=head.output, dtype="float32")(model.outputs[0])
+    taken = {layer.name for layer in model.layers}
+    told = {
+        name: _in_unit(f"{name}_in_unit" if name in taken else name, task.outputs[name], tensor)
+        for name, tensor in _told(model, task).items()
+    }
     inputs = {one.name: one for one in model.inputs} if len(model.inputs) > 1 else model.inputs[0]
-    return keras.Model(inputs, told, name=model.name)
+    return keras.Model(inputs, _each(told), name=model.name)
+
+
+def _in_unit(name: str, head: Head, tensor: Any) -> Any:
+    if isinstance(head, Classes):
+        return tensor
+    return Unscale(head.offset, head.scale, name=name, dtype="float32")(tensor)
 
 
 def losses(task: Task) -> Any:
     """Of each head, as `keras.Model.compile` takes them."""
-    return _each(task, {head.output: _loss(head) for head in task.heads})
+    return _each({name: _loss(head) for name, head in task.outputs.items()})
 
 
 def metrics(task: Task) -> Any:
     """Of each head, weighted like the loss."""
-    return _each(task, {head.output: _metrics(head) for head in task.heads})
+    return _each({name: _metrics(head) for name, head in task.outputs.items()})
 
 
-def _each(task: Task, by_output: dict[str, Any]) -> Any:
-    return by_output if len(task.heads) > 1 else next(iter(by_output.values()))
+def _each(by_output: dict[str, Any]) -> Any:
+    return by_output if len(by_output) > 1 else next(iter(by_output.values()))
 
 
 def _loss(head: Head) -> keras.losses.Loss:

@@ -29,7 +29,7 @@ class BuiltIn:
 
 BUILT_IN = (
     BuiltIn("mlp", "vector", "the paper's: 128, 64 ReLU, dropout, sigmoid", shell=True),
-    BuiltIn("set", "vector, mask", "a network per object, pooled (Deep Sets)", shell=True),
+    BuiltIn("set", "vector, mask or objects", "a network per object, pooled (Deep Sets)", shell=True),
     BuiltIn("particle_transformer", "vector, mask", "attention of particles, biased by their pairs", shell=True),
     BuiltIn("particle_net", "vector, mask", "messages between near particles", shell=True),
     BuiltIn("cnn", "image", "convolutions on an image (--image)", shell=True),
@@ -54,13 +54,16 @@ def check_model(name: str) -> None:
         raise ModelError(f"no model {name!r}{why}; there are {KNOWN}")
 
 
-def check_form(name: str, *, image: bool) -> None:
-    """Raise ModelError for a model of ours that does not take this form: the image, or the vector."""
-    takes = [one.inputs == "image" for one in BUILT_IN if one.name == name]
-    if takes and takes[0] != image:
-        raise ModelError(
-            f"model {name!r} takes {'an image: give --image, or in Python image=' if takes[0] else 'no image'}"
-        )
+def check_form(name: str, *, image: bool, form: str = "vector") -> None:
+    """Raise ModelError for a model of ours that does not take this form: the image, the vector, or what has names."""
+    ours = next((one for one in BUILT_IN if one.name == name), None)
+    if ours is None:
+        return
+    if (ours.inputs == "image") != image:
+        wanted = "an image: give --image, or in Python image=" if ours.inputs == "image" else "no image"
+        raise ModelError(f"model {name!r} takes {wanted}")
+    if form not in ours.inputs and not image:
+        raise ModelError(f"model {name!r} takes {ours.inputs}, not {form}: that is for set (objects) or a model.py")
 
 
 def _check_file(name: str) -> None:

@@ -23,7 +23,7 @@ from mlaas4hep_tf.particle_models import particle_net, particle_transformer
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Task
 from mlaas4hep_tf.transforms.image_axes import Image
-from mlaas4hep_tf.transforms.vector import Preprocessor
+from mlaas4hep_tf.transforms.vector import FLAT, MASK_SUFFIX, Preprocessor
 
 VECTOR, MASK, IMAGE = "vector", "mask", "image"
 
@@ -60,14 +60,36 @@ def set_model(specs: Specs, task: Task = SIGNAL_OR_NOT) -> keras.Model:
         place = [[columns[name] for name in names] for names in zip(*(own[b.name] for b in members), strict=True)]
         objects = TakeColumns(place, name=f"objects_{number}")(vector)  # [B, L, F]
         real = TakeColumns(place, name=f"real_{number}")(mask)  # [B, L, F]
-        x = keras.layers.Dense(64, activation="relu")(objects)
-        x = keras.layers.Dense(64, activation="relu")(x)
-        parts.append(MaskedPool(name=f"pool_{number}")([x, real]))
+        parts.append(_pooled(str(number), objects, real))
+    return keras.Model({VECTOR: vector, MASK: mask}, heads.outputs(_joined(parts), task), name="set")
+
+
+def set_of_objects(preprocessor: Preprocessor, task: Task = SIGNAL_OR_NOT) -> keras.Model:
+    """`set_model` on what ``layout="objects"`` gives: groups [B, L, F] with their masks [B, L], and flat [B, F]."""
+    specs = preprocessor.input_specs(mask=False)
+    inputs = {name: keras.Input(one.shape[1:], name=name, dtype=one.dtype) for name, one in specs.items()}
+    parts = [inputs[FLAT]] if FLAT in inputs else []
+    for group, members in preprocessor.specs.groups.items():
+        name = preprocessor.group_names[group]
+        if members[0].length:
+            real = keras.layers.Reshape((members[0].length, 1))(inputs[name + MASK_SUFFIX])
+            parts.append(_pooled(name, inputs[name], real))
+    return keras.Model(inputs, heads.outputs(_joined(parts), task), name="set")
+
+
+def _pooled(name: str, objects: Any, real: Any) -> Any:
+    """A small network for each object [B, L, F], pooled over the real ones."""
+    x = keras.layers.Dense(64, activation="relu")(objects)
+    x = keras.layers.Dense(64, activation="relu")(x)
+    return MaskedPool(name=f"pool_{name}")([x, real])
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Flat branches and pooled objects, seen together."""
     x = keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
     x = keras.layers.Dense(128, activation="relu")(x)
     x = keras.layers.Dropout(0.2)(x)
-    x = keras.layers.Dense(64, activation="relu")(x)
-    return keras.Model({VECTOR: vector, MASK: mask}, heads.outputs(x, task), name="set")
+    return keras.layers.Dense(64, activation="relu")(x)
 
 
 def cnn(image: Image, task: Task = SIGNAL_OR_NOT) -> keras.Model:
@@ -141,8 +163,9 @@ def build(
     Args:
         name: ``mlp``, ``set``, ``particle_transformer`` and ``particle_net`` (with `preprocessor`), ``cnn`` (with
             `image`), ``package.module:function`` or a path of a ``model.py``.  The user's function (``model`` in a
-            file, as in the paper) takes the length of the input vector, or with `image` its shape, and returns a
-            model; one that is not compiled is compiled with Adam and the loss of the task.
+            file, as in the paper) takes the length of the input vector, or with `image` its shape, or with a
+            preprocessor of another form than the vector the shape of each input by its name, and returns a model; one
+            that is not compiled is compiled with Adam and the loss of the task.
         specs: of the data.
         learning_rate: of Adam.
         image: the model takes this image rather than the vector.
@@ -152,8 +175,11 @@ def build(
     Raises:
         ModelError: no such model, or one that does not fit the data or the task.
     """
-    check_form(name, image=image is not None)
-    if name in _BUILDERS:
+    form = preprocessor.form if preprocessor is not None else VECTOR
+    check_form(name, image=image is not None, form=form)
+    if preprocessor is not None and form != VECTOR:
+        model = _on_names(name, preprocessor, task)
+    elif name in _BUILDERS:
         model = _BUILDERS[name](specs, task)
     elif name in _ON_PARTICLES:
         if preprocessor is None:
@@ -166,9 +192,7 @@ def build(
         model = cnn(image, task)
     else:
         width = len(specs.vector_names)
-        model = _user_function(name)(width if image is None else image.shape)
-        if not isinstance(model, keras.Model):
-            raise ModelError(f"{name} must return a Keras model, not {type(model).__name__}")
+        model = _users(name, width if image is None else image.shape)
         check_inputs(model, width, image)
     if not model.compiled:
         heads.check(model, task)
@@ -178,6 +202,37 @@ def build(
             weighted_metrics=heads.metrics(task),
         )  # fmt: skip
     return model
+
+
+def _users(name: str, shape: Any) -> keras.Model:
+    """What the user's function makes for inputs of this shape, or of these shapes by name."""
+    model = _user_function(name)(shape)
+    if not isinstance(model, keras.Model):
+        raise ModelError(f"{name} must return a Keras model, not {type(model).__name__}")
+    return model
+
+
+def _on_names(name: str, preprocessor: Preprocessor, task: Task) -> keras.Model:
+    """A model that takes several inputs by name."""
+    if name == "set":
+        return set_of_objects(preprocessor, task)
+    shapes = {key: tuple(one.shape[1:]) for key, one in preprocessor.input_specs(mask=False).items()}
+    model = _users(name, shapes)
+    check_names(model, preprocessor)
+    return model
+
+
+def check_names(model: keras.Model, preprocessor: Preprocessor) -> None:
+    """Hold a model's inputs to those of a form that has names.
+
+    Raises:
+        ModelError: other names or shapes; all inputs are taken, also those that the model does not look at.
+    """
+    shapes = {tensor.name: tuple(tensor.shape) for tensor in getattr(model, "inputs", None) or ()}
+    masked = wants_mask(model, preprocessor.form)
+    wanted = {name: tuple(one.shape) for name, one in preprocessor.input_specs(mask=masked).items()}
+    if shapes != wanted:
+        raise ModelError(f"the model takes {shapes}, but layout={preprocessor.form!r} gives {wanted}, all by name")
 
 
 def check_inputs(model: keras.Model, width: int, image: Image | None = None) -> None:
@@ -202,9 +257,12 @@ def check_inputs(model: keras.Model, width: int, image: Image | None = None) -> 
         )
 
 
-def wants_mask(model: keras.Model) -> bool:
-    """Whether a model takes ``{"vector", "mask"}`` rather than the vector alone."""
-    return len(model.inputs) > 1
+def wants_mask(model: keras.Model, form: str = VECTOR) -> bool:
+    """Whether a model takes ``{"vector", "mask"}`` rather than the vector alone, or columns and their masks."""
+    if form == "columns":
+        names = {one.name for one in model.inputs}
+        return any(name.endswith(MASK_SUFFIX) and name.removesuffix(MASK_SUFFIX) in names for name in names)
+    return form == VECTOR and len(model.inputs) > 1
 
 
 def definitions(name: str, *, beside: str | None = None) -> dict[str, Any]:

@@ -12,10 +12,11 @@ from mlaas4hep_tf.analysis.steps import Steps, steps_of
 from mlaas4hep_tf.blockscan import Scanned, Wanted
 from mlaas4hep_tf.errors import shorten
 from mlaas4hep_tf.expressions.syntax import words_of
+from mlaas4hep_tf.files_table import FileSpec, FilesTable
 from mlaas4hep_tf.io.branches import Selection, meant
 from mlaas4hep_tf.io.files import RootFile
-from mlaas4hep_tf.specs import FileSpec, InputSpec, Specs
-from mlaas4hep_tf.streaming.plan import EntryRange, cut
+from mlaas4hep_tf.specs import InputSpec, Specs
+from mlaas4hep_tf.streaming.ranges import EntryRange, cut
 from mlaas4hep_tf.streaming.skipped import SkippedRange
 from mlaas4hep_tf.streaming.targets import Labels, PerFile, per_file
 from mlaas4hep_tf.tasks import class_names, numbered
@@ -48,9 +49,11 @@ def without_defined(selection: Selection, rules: Analysis) -> Selection:
     return replace(selection, branches=branches, exclude=("*",) if only_derived else exclude)
 
 
-def with_steps(wanted: Wanted, steps: Steps, selection: Selection, labels: str, weights: str) -> Wanted:
+def with_steps(
+    wanted: Wanted, steps: Steps, selection: Selection, told: Sequence[str], labels: str, weights: str
+) -> Wanted:
     """What is wanted of the events behind the steps.  What is derived is a feature unless it is excluded, or others
-    are named.
+    are named, or it is `told`.
     """
     grouped = {info.name: info for info in steps.infos}
     raw = [grouped[info.name] for info in wanted.features]
@@ -58,7 +61,7 @@ def with_steps(wanted: Wanted, steps: Steps, selection: Selection, labels: str, 
     asked = {name for name in selection.branches if name in steps.analysis.defined} or {*steps.analysis.defined}
     features = [*steps.after(raw), *(info for info in steps.defined if info.name in asked - excluded)]
     ordered = sorted(features, key=lambda info: (info.kind != "flat", info.name))
-    derived = [info for info in steps.defined if info.name in (labels, weights)]
+    derived = [info for info in steps.defined if info.name in told]
     return replace(
         wanted, features=ordered, targets=[*wanted.targets, *derived], groups=(), steps=steps, labels=labels,
         weights=weights, raw=raw,
@@ -90,7 +93,8 @@ def with_analysis(
     return replace(
         specs, analysis=steps.analysis, inputs=inputs,
         stored_groups={i.name: stored[i.name] for i in inputs if stored[i.name] != i.group},
-        files=counted_files(specs.files, passing) if steps.analysis.selects else specs.files,
+        files=FilesTable.of(counted_files(specs.files, passing), specs.files.branches)
+        if steps.analysis.selects else specs.files,
         cutflow=cut_flow(steps, total, files, labels, weights),
     )  # fmt: skip
 

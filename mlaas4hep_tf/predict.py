@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import cast
 
 import keras
 import numpy as np
@@ -28,7 +29,8 @@ from mlaas4hep_tf.progress import progress_bar
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.streaming.chunks import read_others
 from mlaas4hep_tf.streaming.open_files import inspect_files
-from mlaas4hep_tf.streaming.plan import EntryRange, blocks
+from mlaas4hep_tf.streaming.pipeline import DataLayout
+from mlaas4hep_tf.streaming.ranges import EntryRange, blocks
 from mlaas4hep_tf.tasks import SCORE, Task
 from mlaas4hep_tf.train import predict_batch
 from mlaas4hep_tf.transforms.vector import Preprocessor, Trained, preprocessor_of
@@ -54,9 +56,9 @@ def predict_files(
 
     The output (of a ROOT file a tree with the name of the input's) has a row per event, in the order of files and
     entries: ``file`` (number of the input file), ``entry`` (in that file), the identifiers that the input has, and
-    ``score``; of more than two classes ``score_<class>`` each (``score_0``, ``score_1`` ... without a task); where the
-    specs have a selection also ``selected``, which the exported model gives as well; of models of folds also ``fold``,
-    whose model gave the score: the one that has not seen the event.
+    ``score``; of more than two classes ``score_<class>`` each (``score_0``, ``score_1`` ... without a task); of a
+    number ``predicted_<target>``; where the specs have a selection also ``selected``, which the exported model gives as
+    well; of models of folds also ``fold``, whose model gave the score: the one that has not seen the event.
 
     Args:
         trained: what the model was trained with: the `RootDataset`, the `runs.Run`, or a `Preprocessor`.  `Specs`
@@ -85,8 +87,10 @@ def predict_files(
     _check_names((*preprocessor.specs.identifiers, *observe))
     task = task or getattr(trained, "task", None)
     folded = model if isinstance(model, Folded) else None
-    ds = _in_order(files, friends, preprocessor, masked=wants_mask(folded.first if folded else model), read=read)
-    scores = _Scores(folded.predict_batch(x) if folded else predict_batch(model, x) for x in ds)
+    masked = wants_mask(folded.first if folded else model, preprocessor.form)
+    ds = _in_order(files, friends, preprocessor, masked=masked, read=read)
+    outputs = (*task.outputs,) if task else ()
+    scores = _Scores(folded.predict_batch(x, outputs) if folded else predict_batch(model, x, outputs) for x in ds)
     with row_writer(out, ds.files[0].tree) as tree, progress_bar("predict", ds.entries, "events", progress) as advance:
         draw = folded.draw if folded else None
         for block, beside in _beside(ds.files, preprocessor.specs, observe, draw, WorkerPool(read)):
@@ -107,9 +111,13 @@ def _in_order(
     image = preprocessor.image
     return RootDataset(
         files, preprocessor.specs.unbound().all_events(), friends=friends, batch_size=STEP_EVENTS, shuffle=False,
-        normalize=preprocessor.normalize, mask=masked, layout="vector" if image is None else "image", image=image,
+        normalize=preprocessor.normalize, mask=masked, layout=_layout(preprocessor), image=image,
         read=read, keep=False,
     )  # fmt: skip
+
+
+def _layout(preprocessor: Preprocessor) -> DataLayout:
+    return cast("DataLayout", preprocessor.form if preprocessor.image is None else "image")
 
 
 def _check_names(identifiers: Sequence[str]) -> None:

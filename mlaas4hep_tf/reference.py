@@ -21,7 +21,7 @@ from mlaas4hep_tf.io.reader import read_grouped
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.streaming.open_files import inspect_files
-from mlaas4hep_tf.streaming.plan import blocks
+from mlaas4hep_tf.streaming.ranges import blocks
 
 Array = npt.NDArray[Any]
 BINS = 50

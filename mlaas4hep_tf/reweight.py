@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import tensorflow as tf
 from mlaas4hep_tf.dataset import RootDataset
 from mlaas4hep_tf.errors import BranchError, LabelError, PlanError, near_misses
 from mlaas4hep_tf.reweighting import Reweight
+from mlaas4hep_tf.tasks import SCORE
 from mlaas4hep_tf.transforms.vector import Preprocessor
 
 FloatArray = npt.NDArray[np.float64]
@@ -67,7 +68,7 @@ class Reweighted:
         """The histograms with the factors."""
         return self.histograms * self.factors
 
-    def weigh(self, x: Any, y: tf.Tensor, weight: tf.Tensor | None = None) -> Any:
+    def weigh(self, x: Any, y: Any, weight: tf.Tensor | None = None) -> Any:
         """A batch with the weights of its events multiplied; for ``ds.map``."""
         table = tf.constant(self.factors.reshape(-1), tf.float32)
         factor = tf.gather(table, _bin(self.reweight, self.preprocessor, x, y))
@@ -128,13 +129,17 @@ def fitted(reweight: Reweight, train: RootDataset, classes: Sequence[str]) -> Re
     return Reweighted(reweight, histograms, balanced_factors(histograms, reference, reweight.cap), preprocessor)
 
 
-def _bin(reweight: Reweight, preprocessor: Preprocessor, x: Any, y: tf.Tensor) -> tf.Tensor:
+def classes_in(y: Any) -> Any:
+    """The labels of classes among all that is told of a batch."""
+    return y[SCORE] if isinstance(y, dict) else y
+
+
+def _bin(reweight: Reweight, preprocessor: Preprocessor, x: Any, y: Any) -> tf.Tensor:
     """The number of each event's class and bin, int32 [B]; what lies outside is in the first or the last bin."""
-    values: Mapping[str, tf.Tensor] = preprocessor.split(x["vector"] if isinstance(x, dict) else x)
-    number = tf.cast(y, tf.int32)
+    number = tf.cast(classes_in(y), tf.int32)
     for axis in reweight.axes:
         how = preprocessor.scaling.of_column(preprocessor.columns[axis.branch].start)
-        value = values[axis.branch] * how.scale + how.offset
+        value = preprocessor.flat_values(x, axis.branch) * how.scale + how.offset
         value = tf.exp(value) if how.log else tf.sigmoid(value) if how.logit else value
         place = tf.floor((value - axis.low) / (axis.high - axis.low) * axis.bins)
         number = number * axis.bins + tf.cast(tf.clip_by_value(place, 0, axis.bins - 1), tf.int32)

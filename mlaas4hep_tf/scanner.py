@@ -13,7 +13,7 @@ from mlaas4hep_tf.analysis.rules import Analysis, Cuts
 from mlaas4hep_tf.analysis.rules import analysis as make_analysis
 from mlaas4hep_tf.analysis.steps import mentioned, steps_of
 from mlaas4hep_tf.blockscan import Scanned, Wanted, scan_range
-from mlaas4hep_tf.categories import Category, definitions, kinds, sizes, values_of
+from mlaas4hep_tf.categories import Category, definitions, in_place_of, kinds, sizes, values_of
 from mlaas4hep_tf.errors import (
     BranchError,
     ConfigError,
@@ -26,6 +26,7 @@ from mlaas4hep_tf.errors import (
     shorten,
 )  # fmt: skip
 from mlaas4hep_tf.expressions.syntax import words_of
+from mlaas4hep_tf.files_table import FileSpec, FilesTable
 from mlaas4hep_tf.grouping import Groups, candidates, joined
 from mlaas4hep_tf.io.branches import (
     IDENTIFIERS,
@@ -53,9 +54,9 @@ from mlaas4hep_tf.passed import (
 )  # fmt: skip
 from mlaas4hep_tf.progress import progress_bar
 from mlaas4hep_tf.remarks import remarks
-from mlaas4hep_tf.specs import FileSpec, Specs, TargetSpec, friend_specs
-from mlaas4hep_tf.streaming.open_files import befriended, inspect_files
-from mlaas4hep_tf.streaming.plan import blocks
+from mlaas4hep_tf.specs import Specs, TargetSpec, file_spec
+from mlaas4hep_tf.streaming.open_files import befriended, inspect_files, open_scanned
+from mlaas4hep_tf.streaming.ranges import blocks
 from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange, account
 from mlaas4hep_tf.streaming.targets import Labels, PerFile, flat_branch
 
@@ -72,6 +73,7 @@ def scan(
     exclude: str | Iterable[str] | None = None,
     identifiers: Iterable[str] = IDENTIFIERS,
     labels: Labels | None = None,
+    targets: Sequence[str] = (),
     weights: PerFile | None = None,
     groups: Groups | None = None,
     objects: Mapping[str, str] | None = None,
@@ -98,8 +100,8 @@ def scan(
             these are features, and where only these are, no branch of the files is one.
         exclude: patterns of branches to leave out, for example the truth.
         identifiers: branches that identify an event; never features.
-        labels, weights: as for `RootDataset`; a branch of them, also a derived one, is no feature, and `Specs.targets`
-            describes it.
+        labels, targets, weights: as for `RootDataset`; a branch of them, also a derived one, is no feature, and
+            `Specs.targets` describes it.
         groups: name -> patterns of list branches that are one group, as they have the same multiplicity in every
             event; those of a common prefix, such as ``jet_pt`` and ``jet_eta``, are found without.
         objects: group (``Jet`` or ``nJet``) -> condition on its objects; the others are left out.
@@ -114,7 +116,7 @@ def scan(
             ``log``, ``logit`` or ``clip`` needs.
         categories: branch of integers that are kinds -> its kinds, ``auto`` for those that are found in all events,
             or a list.  There is a branch for each kind instead, 1 for the objects of that kind and 0 for others; with
-            `categories.Index` one branch, which is 0 for what is no such kind.
+            `categories.Index` one branch, which is 0 for what is no such kind.  Among `branches` it stands for these.
         read: how to read; where files and blocks that cannot be read are skipped, a warning has the report.
         progress: show a progress bar on a terminal.
 
@@ -136,8 +138,9 @@ def scan(
     known = _kinds(sources, categories or {}, worker_pool, skipped)
     rules = rules.extended(make_analysis(define=_definitions(known)), "categories=")
     exclude = (*parse_patterns(exclude), *known)
-    named = tuple(dict.fromkeys(given for given in (labels, weights) if isinstance(given, str)))
-    selection = Selection(parse_patterns(branches), (*parse_patterns(exclude), *named), tuple(identifiers))
+    named = tuple(dict.fromkeys(given for given in (labels, *targets, weights) if isinstance(given, str)))
+    patterns = in_place_of(parse_patterns(branches), known)
+    selection = Selection(patterns, (*parse_patterns(exclude), *named), tuple(identifiers))
     from_files = without_defined(selection, rules)
     stored = tuple(name for name in named if name not in rules.defined)
     opened = _open_all(sources, from_files, rules, (*stored, *selection.identifiers), worker_pool, skipped, progress)
@@ -148,7 +151,7 @@ def scan(
     near: list[str] = []
     if rules:
         infos, near = _in_groups(opened, chosen.features, rules, groups, worker_pool, skipped)
-        wanted = with_steps(wanted, steps_of(rules, infos), selection, _name(labels), _name(weights))
+        wanted = with_steps(wanted, steps_of(rules, infos), selection, named, _name(labels), _name(weights))
     wanted = _distributed(wanted, parse_patterns(distributions))
     total, passing = _read_all(opened, wanted, worker_pool, progress, skipped)
     specs, nearly = _finish(opened, selection, chosen, wanted, total)
@@ -260,9 +263,7 @@ def _finish(
             replace(stats.finish(info), group=joins.get(info.name, info.group))
             for stats, info in zip(total.features, wanted.features, strict=True)
         ),
-        files=tuple(
-            FileSpec(f.url, f.uuid, f.num_entries, friends=friend_specs(f), dataset=f.source.dataset) for f in files
-        ),
+        files=FilesTable.of(map(file_spec, files), files[0].branches),
         selection=selection,
         identifiers=chosen.identifiers,
         left_out=dict(chosen.left_out),
@@ -332,6 +333,7 @@ def scan_targets(
     files: Sequence[RootFile], names: Sequence[str], worker_pool: WorkerPool, skipped: Skipped | None
 ) -> tuple[TargetSpec, ...]:
     """What `Specs.targets` says of some flat branches of opened files, read for this alone."""
+    files = open_scanned(files, worker_pool)
     infos = [flat_branch("labels or weights", name, files) for name in names]
     total, _ = _read_all(files, Wanted((), infos), worker_pool, progress=False, skipped=skipped)
     return tuple(stats.finish(info) for stats, info in zip(total.targets, infos, strict=True))
@@ -341,6 +343,7 @@ def scan_distributions(
     files: Sequence[RootFile], specs: Specs, names: Sequence[str], worker_pool: WorkerPool, skipped: Skipped | None
 ) -> Specs:
     """The specs with the distributions of some features, read from opened files for this alone."""
+    files = open_scanned(files, worker_pool)
     wanted = [branch for branch in specs.branches if branch.name in names]
     infos, raw = [specs.info_of(branch) for branch in wanted], [one.info for one in specs.inputs if one.feature]
     asked = Wanted(infos, (), steps=specs.steps, raw=raw, distributed=frozenset(names))

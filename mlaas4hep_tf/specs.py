@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -17,13 +18,15 @@ from mlaas4hep_tf.analysis.cutflow import CutFlow
 from mlaas4hep_tf.analysis.rules import NO_ANALYSIS, Analysis
 from mlaas4hep_tf.analysis.steps import Steps, steps_of
 from mlaas4hep_tf.distributions import Distribution
-from mlaas4hep_tf.errors import BranchError, FriendError, PlanError, SpecsError, near_misses, shorten
+from mlaas4hep_tf.errors import BranchError, DataWarning, FriendError, PlanError, SpecsError, near_misses, shorten
 from mlaas4hep_tf.expressions.syntax import words_of
+from mlaas4hep_tf.files_table import NO_FILES, FileSpec, FilesTable, FriendSpec, Summary, listed_files
 from mlaas4hep_tf.htmltable import table, text
 from mlaas4hep_tf.io.branches import IDENTIFIERS, BranchInfo, Kind, Selection, check_schema
 from mlaas4hep_tf.io.files import Friend, RootFile, Source, place_of
+from mlaas4hep_tf.table_store import read_table, table_name, write_table
 
-VERSION = 1
+VERSION = 2  # 1 had a list of the files instead of a table beside it
 _HEADER = ("version", "fingerprint", "checksum")  # of the file, beside the content
 
 
@@ -120,51 +123,6 @@ FOUND = 256  # values of a target that are kept apart: classes, not measurements
 
 
 @dataclass(frozen=True)
-class FriendSpec:
-    """A friend of a file of the dataset.
-
-    Attributes:
-        name: what it is called.
-        url: its absolute path or URL when it was scanned; empty: it lies in the file itself.
-        tree, uuid: as they were then.
-        identifiers: branches by which its entries are found; none: the n-th entries belong together.
-    """
-
-    name: str
-    url: str
-    tree: str
-    uuid: str
-    identifiers: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class FileSpec:
-    """One file of the dataset.
-
-    Attributes:
-        url: its path or URL when it was scanned.
-        uuid, entries: of the tree, as it was then.
-        friends: trees that were read as a part of it.
-        edges: where there is a selection, entries between which events were counted, from 0 to `entries`.
-        passing: how many events pass between an edge and the next; -1 where that could not be read.
-        dataset: what a fileset calls the files that it belongs to.
-    """
-
-    url: str
-    uuid: str
-    entries: int
-    edges: tuple[int, ...] = ()
-    passing: tuple[int, ...] = ()
-    friends: tuple[FriendSpec, ...] = ()
-    dataset: str = ""
-
-    @property
-    def events(self) -> int:
-        """Events that are used: those that pass, where there is a selection."""
-        return sum(max(n, 0) for n in self.passing) if self.edges else self.entries
-
-
-@dataclass(frozen=True)
 class InputSpec:
     """A branch of the files that an analysis reads, as a feature or for its expressions.
 
@@ -203,7 +161,7 @@ class Specs:
     Attributes:
         tree: name of the tree.
         branches: feature branches, flat ones by name, then jagged ones by name.
-        files: the files that were read.
+        files: the files that were read; `RootDataset` takes it too, as what it is to read.
         selection: the patterns that chose the branches.
         identifiers: identifier branches that the tree has.
         left_out: branch -> why it could not become a feature.
@@ -221,7 +179,7 @@ class Specs:
 
     tree: str
     branches: tuple[BranchSpec, ...]
-    files: tuple[FileSpec, ...]
+    files: FilesTable
     selection: Selection
     identifiers: tuple[str, ...]
     left_out: Mapping[str, str]
@@ -236,6 +194,7 @@ class Specs:
     identified: bool | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "files", FilesTable.of(self.files))
         if not self.branches:
             raise SpecsError("specs need at least one branch")
         met = next((name for name, times in Counter(self.vector_names).items() if times > 1), None)
@@ -273,9 +232,9 @@ class Specs:
 
     def _summary(self) -> str:
         return (
-            f"tree {self.tree!r}, {self.entries:,} events of {len(self.files)} files: {len(self.flat)} flat branches "
-            f"and {len(self.jagged)} in {len(self.groups)} groups, {len(self.vector_names)} columns, "
-            f"fingerprint {self.fingerprint}"
+            f"tree {self.tree!r}, {self.entries:,} events of {self.files.summary.count:,} files: "
+            f"{len(self.flat)} flat branches and {len(self.jagged)} in {len(self.groups)} groups, "
+            f"{len(self.vector_names)} columns, fingerprint {self.fingerprint}"
         )
 
     def _repr_html_(self) -> str:
@@ -291,12 +250,12 @@ class Specs:
     @property
     def entries(self) -> int:
         """Events that are used: those that pass, where there is a selection."""
-        return sum(file.events for file in self.files)
+        return self.files.summary.entries
 
     @property
     def friends(self) -> tuple[str, ...]:
         """Names of the friends, which every file has."""
-        return tuple(friend.name for friend in self.files[0].friends) if self.files else ()
+        return tuple(friend.name for friend in self.files.friends)
 
     def with_friends(self, sources: Sequence[Source]) -> tuple[Source, ...]:
         """Files with the friends that they had when they were scanned, unless they have others of these names.
@@ -312,7 +271,7 @@ class Specs:
 
     def _friends_of(self, source: Source, known: FileSpec | None) -> Iterator[Friend]:
         given = {friend.name for friend in source.friends}
-        for friend in (known or self.files[0]).friends if self.friends else ():
+        for friend in known.friends if known is not None else self.files.friends:
             if friend.name in given:
                 continue
             if friend.url and known is None:
@@ -363,12 +322,10 @@ class Specs:
     @property
     def fingerprint(self) -> str:
         """Identity of the data and the selection: uuids, entries and schema, not where the files lie."""
-        parts: list[Any] = [sorted((f.uuid, f.entries) for f in self.files), self.tree, asdict(self.selection)]
+        parts: list[Any] = [self.files.summary.identity, self.tree, asdict(self.selection)]
         parts += [[b.name, b.kind, b.dtype, b.group] for b in self.branches]
         if self.analysis:
             parts.append(self.analysis.to_json())
-        if self.friends:
-            parts.append(sorted((f.uuid, *((one.name, one.uuid) for one in f.friends)) for f in self.files))
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def with_lengths(self, *, quantile: float) -> Specs:
@@ -420,9 +377,7 @@ class Specs:
     def all_events(self) -> Specs:
         """The same specs without the selection: objects are cut and branches derived in every event."""
         rules = replace(self.analysis, select=(), train_select=())
-        return replace(
-            self, analysis=rules, cutflow=None, files=tuple(replace(f, edges=(), passing=()) for f in self.files)
-        )
+        return replace(self, analysis=rules, cutflow=None, files=self.files.without_selection())
 
     def resolve(self, file: RootFile) -> Specs:
         """Fill in kind, dtype and group, which the paper's specs lack, from a file of the dataset."""
@@ -499,23 +454,35 @@ class Specs:
         return info if stored is None else replace(info, counter=_shared(info.name, stored))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write JSON; the file appears under its name only when it is complete."""
+        """Write JSON, and the files table beside it, ``<name>.files.parquet`` (without pyarrow ``.npz``).
+
+        The table is written first; each appears under its name only when it is complete.
+        """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
+        name = table_name(target) if len(self.files) else ""
+        if name:
+            write_table(self.files, target.with_name(name))
         partial = target.with_name(target.name + ".part")
-        partial.write_text(json.dumps(self.to_json(), indent=1) + "\n")
+        partial.write_text(json.dumps(self.to_json(name), indent=1) + "\n")
         partial.replace(target)
 
-    def to_json(self) -> dict[str, Any]:
-        content = asdict(self) | {"analysis": self.analysis.to_json()}
+    def to_json(self, table: str = "") -> dict[str, Any]:
+        """All but the files, of which there is what `Summary` says, and the name of the table that has them."""
+        bare = asdict(replace(self, files=NO_FILES))
+        content = bare | {"analysis": self.analysis.to_json(), "files": {"table": table} | asdict(self.files.summary)}
         return {"version": VERSION, "fingerprint": self.fingerprint, "checksum": _checksum(content), **content}
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Specs:
         """Read specs, ours or those of the paper's programs.
 
+        Warns:
+            DataWarning: the files table that belongs to them is not there; then they are unbound.
+
         Raises:
-            SpecsError: no such file, no specs, a newer version, or a fingerprint that does not fit the content.
+            SpecsError: no such file, no specs, a newer version, a checksum that does not fit the content, or the files
+                table of other specs.
         """
         try:
             content = json.loads(Path(path).read_text())
@@ -545,6 +512,16 @@ def friend_specs(file: RootFile) -> tuple[FriendSpec, ...]:
             one.file.tree, one.file.uuid, one.friend.identifiers,
         )
         for one in file.friends
+    )  # fmt: skip
+
+
+def file_spec(file: RootFile) -> FileSpec:
+    """What is kept of an opened file."""
+    source = file.source
+    named_from = "" if source.remote or os.path.isabs(source.url) else source.folder
+    return FileSpec(
+        file.url, file.uuid, file.num_entries, friends=friend_specs(file), dataset=source.dataset, tree=file.tree,
+        folder=named_from, size=file.stamp[0], stamp=file.stamp_text, offsets=file.entry_offsets,
     )  # fmt: skip
 
 
@@ -589,19 +566,19 @@ def at_quantile(branch: BranchSpec, quantile: float) -> int:
 
 
 def _from_json(content: dict[str, Any], path: str) -> Specs:
-    if content.get("version") != VERSION:
+    if content.get("version") not in (1, VERSION):
         raise SpecsError(
-            f"{path} holds no specs of version {VERSION}: version is {content.get('version')!r}; scan again"
+            f"{path} holds no specs of version 1 or {VERSION}: version is {content.get('version')!r}; scan again"
         )
     try:
         specs = Specs(
             tree=content["tree"],
             branches=tuple(_branch(b) for b in content["branches"]),
-            files=tuple(_file(f) for f in content["files"]),
+            files=_files(content["files"], Path(path)),
             selection=Selection(**{k: tuple(v) for k, v in content["selection"].items()}),
             identifiers=tuple(content["identifiers"]),
             left_out=content["left_out"],
-            bound=content["bound"],
+            bound=False,
             targets=tuple(_target(t) for t in content.get("targets", ())),
             stored_groups=content.get("stored_groups", {}),
             example=content.get("example", {}),
@@ -615,7 +592,30 @@ def _from_json(content: dict[str, Any], path: str) -> Specs:
         raise SpecsError(f"the specs {path} are damaged ({type(error).__name__}: {error}); scan again") from error
     if _checksum({name: value for name, value in content.items() if name not in _HEADER}) != content.get("checksum"):
         raise SpecsError(f"the specs {path} were changed by hand: their checksum does not fit; scan again")
-    return specs
+    return _bound(specs, content, path)
+
+
+def _files(content: Any, specs: Path) -> FilesTable:
+    """The files table of specs; of specs of before, their list of files."""
+    if isinstance(content, list):
+        return listed_files(content)
+    summary = Summary(**{name: content[name] for name in ("count", "entries", "identity", "checksum")})
+    try:
+        return read_table(specs.with_name(content["table"]), summary) if content["table"] else FilesTable.lost(summary)
+    except FileNotFoundError:
+        return FilesTable.lost(summary)
+
+
+def _bound(specs: Specs, content: Mapping[str, Any], path: str) -> Specs:
+    """The specs bound to their files, if they were and these are known."""
+    lost = specs.files.summary.count and not len(specs.files)
+    if lost and content["bound"]:
+        warnings.warn(
+            f"the files table {content['files']['table']} is not beside {path}, so these specs do not know their files "
+            "and hold for any (unbound); copy it there, or scan again",
+            DataWarning, stacklevel=4,
+        )  # fmt: skip
+    return replace(specs, bound=content["bound"] and not lost)
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
@@ -631,12 +631,6 @@ def _branch(content: dict[str, Any]) -> BranchSpec:
             "distribution": Distribution(tuple(binned["values"]), tuple(binned["counts"])) if binned else None,
         }
     )  # fmt: skip
-
-
-def _file(content: dict[str, Any]) -> FileSpec:
-    friends = tuple(FriendSpec(**f | {"identifiers": tuple(f["identifiers"])}) for f in content.get("friends", ()))
-    lists = {name: tuple(content.get(name, ())) for name in ("edges", "passing")}
-    return FileSpec(**content | lists | {"friends": friends})
 
 
 def _target(content: dict[str, Any]) -> TargetSpec:
@@ -662,6 +656,8 @@ def from_paper(content: Mapping[str, Any]) -> Specs:
             BranchSpec(name, "jagged" if jagged else "flat", "", name, length, (0,) * (length + 1) if jagged else (),
                        0, 0, 0, 0, low, high, None, None)
         )  # fmt: skip
-    files = tuple(FileSpec(name, "", int(n)) for name, n in content.get("events", {}).items() if name != "total")
+    files = FilesTable.of(
+        FileSpec(name, "", int(n)) for name, n in content.get("events", {}).items() if name != "total"
+    )
     names = tuple(b.name for b in branches)
     return Specs("", tuple(branches), files, Selection(names, (), IDENTIFIERS), identifiers, {}, bound=False)

@@ -12,8 +12,7 @@ from mlaas4hep_tf.streaming.targets import Labels, PerFile
 
 CLASS_LOSSES = ("crossentropy", "focal")
 SCORE = "score"  # output of a model that tells classes apart
-VALUE = "value"  # and of one that tells a number
-OUTPUTS = (SCORE, VALUE)
+VALUE = "value"  # and of one that tells a number; of several each has the name of its target behind it
 REGRESSION_LOSSES = ("mse", "mae", "huber", "quantile")
 QUANTILES = (0.16, 0.5, 0.84)  # the median, and one standard deviation of a normal distribution around it
 
@@ -53,11 +52,6 @@ class Classes:
             raise LabelError(f"of two classes signal has label 1, not {self.signal}: name the classes the other way")
         if self.loss not in CLASS_LOSSES:
             raise PlanError(f"a loss of classes must be one of {', '.join(CLASS_LOSSES)}, not {self.loss!r}")
-
-    @property
-    def output(self) -> str:
-        """Name of the model's output."""
-        return SCORE
 
     @property
     def binary(self) -> bool:
@@ -123,11 +117,6 @@ class Regression:
             raise PlanError(f"quantiles must rise between 0 and 1, not {self.quantiles}")
 
     @property
-    def output(self) -> str:
-        """Name of the model's output."""
-        return VALUE
-
-    @property
     def width(self) -> int:
         """Outputs of the model."""
         return len(self.quantiles) or 1
@@ -161,15 +150,32 @@ class Task:
     """All that a model is to tell.
 
     Attributes:
-        head: classes or a number.
+        head: classes or a number, which chooses the best of several models.
+        others: numbers that are told beside it, each by an output with a loss of its own, which are summed.
     """
 
     head: Head
+    others: tuple[Regression, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.outputs) < len(self.heads):
+            raise LabelError(f"targets must differ in letters and digits, not {self.describe()}")
 
     @property
     def heads(self) -> tuple[Head, ...]:
         """What the model has an output for, in the order of its outputs."""
-        return (self.head,)
+        return (self.head, *self.others)
+
+    @property
+    def outputs(self) -> dict[str, Head]:
+        """Name of each output of the model -> what it tells."""
+        names = output_names(isinstance(self.head, Classes), self.targets)
+        return dict(zip(names, self.heads, strict=False))
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Branches that have the numbers."""
+        return tuple(head.target for head in self.heads if isinstance(head, Regression))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -187,19 +193,49 @@ class Task:
 
     def to_json(self) -> dict[str, Any]:
         kind = "classes" if isinstance(self.head, Classes) else "regression"
-        return {kind: asdict(self.head)}
+        others = {"others": [asdict(one) for one in self.others]} if self.others else {}
+        return {kind: asdict(self.head), **others}
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> Task:
         """What `to_json` wrote."""
+        others = tuple(map(_regression, content.get("others", ())))
         if "classes" in content:
             classes = content["classes"]
-            return Task(Classes(**classes | {"names": tuple(classes["names"])}))
-        regression = content["regression"]
-        return Task(Regression(**regression | {"quantiles": tuple(regression["quantiles"])}))
+            return Task(Classes(**classes | {"names": tuple(classes["names"])}), others)
+        return Task(_regression(content["regression"]), others)
+
+
+def _regression(content: Mapping[str, Any]) -> Regression:
+    return Regression(**content | {"quantiles": tuple(content["quantiles"])})
+
+
+def output_names(classes: bool, targets: Sequence[str]) -> tuple[str, ...]:
+    """Names of a model's outputs: ``score`` of classes, ``value`` of one number, ``value_<target>`` of each of several.
+
+    Labels and targets have the same names in the batches of a dataset, as Keras wants it.
+    """
+    if not classes and len(targets) == 1:
+        return (VALUE,)
+    return (*((SCORE,) if classes else ()), *(f"{VALUE}_{_plain(target)}" for target in targets))
 
 
 SIGNAL_OR_NOT = Task(BINARY)
+
+Losses = str | Mapping[str, str]  # of all heads of its kind, or by target, "classes" and "*" for the other targets
+
+
+def loss_of(given: Losses | None, target: str = "", *, mixed: bool = False) -> str | None:
+    """The loss of a target, or of the classes; None where nobody says it.
+
+    Args:
+        given: one loss, or by target; see `Losses`.
+        target: branch of a number; empty for classes.
+        mixed: the model tells classes and numbers, so that one loss is of those of its kind alone.
+    """
+    if isinstance(given, Mapping):
+        return given.get(target, given.get("*")) if target else given.get("classes")
+    return None if mixed and given in (CLASS_LOSSES if target else REGRESSION_LOSSES) else given
 
 
 def class_names(labels: Labels, signal: str | None = None) -> tuple[str, ...]:

@@ -25,6 +25,8 @@ from mlaas4hep_tf.evaluation import (
     Evaluated,
     Evaluation,
     FloatArray,
+    HeadsEvaluation,
+    Judged,
     OverTraining,
     RegressionEvaluation,
     over_training,
@@ -33,13 +35,13 @@ from mlaas4hep_tf.optimizers import callbacks as recipe_callbacks
 from mlaas4hep_tf.optimizers import optimizer
 from mlaas4hep_tf.recipe import DEFAULT_RECIPE, Recipe
 from mlaas4hep_tf.resume import Resume, Together
-from mlaas4hep_tf.reweight import Reweighted
+from mlaas4hep_tf.reweight import Reweighted, classes_in
 from mlaas4hep_tf.streaming.iterators import original_errors
-from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Classes, Regression, Task
+from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Classes, Head, Regression, Task
 
 __all__ = [
-    "INPUT_WAIT", "ClassEvaluation", "Evaluation", "Fit", "InputWait", "OverTraining", "RegressionEvaluation",
-    "balanced_weights", "evaluate", "fit", "over_training", "predict_batch", "weigh_classes",
+    "INPUT_WAIT", "ClassEvaluation", "Evaluation", "Fit", "HeadsEvaluation", "InputWait", "OverTraining",
+    "RegressionEvaluation", "balanced_weights", "evaluate", "fit", "over_training", "predict_batch", "weigh_classes",
 ]  # fmt: skip
 
 INPUT_WAIT = "input_wait"
@@ -188,12 +190,14 @@ def weigh_classes(ds: tf.data.Dataset, weights: ClassWeights) -> tf.data.Dataset
     missing = sorted(set(composition) - set(known))
     if missing or not np.isfinite(list(known.values())).all():
         raise LabelError(f"class weights must be a finite number per label; {known} is not for labels {[*composition]}")
-    labels = tf.constant(np.array(list(known), ds.element_spec[1].dtype.as_numpy_dtype))
+    dtype = classes_in(ds.element_spec[1]).dtype
+    labels = tf.constant(np.array(list(known), dtype.as_numpy_dtype))
     factors = tf.constant(list(known.values()), tf.float32)
 
-    def weigh(x: Any, y: tf.Tensor, weight: tf.Tensor | None = None) -> Any:
-        same = tf.cast(y[:, tf.newaxis] == labels, tf.float32)  # [B, classes]
-        found = tf.debugging.Assert(tf.reduce_all(tf.reduce_any(same > 0, 1)), ["a label has no class weight:", y])
+    def weigh(x: Any, y: Any, weight: tf.Tensor | None = None) -> Any:
+        own = classes_in(y)
+        same = tf.cast(own[:, tf.newaxis] == labels, tf.float32)  # [B, classes]
+        found = tf.debugging.Assert(tf.reduce_all(tf.reduce_any(same > 0, 1)), ["a label has no class weight:", own])
         with tf.control_dependencies([found]):
             factor = tf.linalg.matvec(same, factors)
         return x, y, factor if weight is None else weight * factor
@@ -356,27 +360,61 @@ def evaluate(model: keras.Model, ds: tf.data.Dataset, task: Task | None = None) 
         LabelError: a dataset without labels, or with others than those of the classes.
         ModelError: a model whose outputs are not those of the task, or scores that are not finite.
     """
+    return evaluate_by(partial(predict_batch, model), ds, task)
+
+
+def evaluate_by(
+    predict: Callable[[Any, Sequence[str]], FloatArray], ds: tf.data.Dataset, task: Task | None
+) -> Evaluated:
+    """As `evaluate`, of what a function gives for a batch (`predict_batch` without its model)."""
     labels, scores, weights = [], [], []
+    outputs = (*task.outputs,) if task else ()
     for element in ds.in_order() if isinstance(ds, RootDataset) else ds:
         if not isinstance(element, tuple):
             raise LabelError("evaluation needs labels: give the dataset labels=")
         x, y, *w = element
-        scores.append(predict_batch(model, x))
-        labels.append(y.numpy().astype(np.float64))
+        if isinstance(y, dict) and task is None:
+            raise LabelError(f"labels of several outputs ({', '.join(y)}) need the task that they are of: task=")
+        scores.append(predict(x, outputs))
+        labels.append(label_columns(y, outputs))
         weights.append(w[0].numpy().astype(np.float64) if w else np.ones(len(labels[-1])))
-    outputs, known = np.concatenate(scores), np.concatenate(labels)
-    return judged(known, outputs, np.concatenate(weights), task or _task(ds, outputs.shape[1]))
+    found, known = np.concatenate(scores), np.concatenate(labels)
+    return judged(known, found, np.concatenate(weights), task or _task(ds, found.shape[1]))
+
+
+def label_columns(y: Any, outputs: Sequence[str]) -> FloatArray:
+    """Labels of a batch, one of several outputs as a column each: float64 [B], or [B, outputs]."""
+    if isinstance(y, dict):
+        return np.stack([np.asarray(y[name], np.float64) for name in outputs], axis=1)
+    return np.asarray(y, np.float64)
 
 
 def judged(labels: FloatArray, scores: FloatArray, weights: FloatArray, task: Task) -> Evaluated:
-    """Labels [n], outputs of a model [n, outputs] and weights [n] as what there is to say of them; see `evaluate`."""
-    head = task.head
-    if isinstance(head, Classes):
-        head.check(np.unique(labels).tolist())
-    if scores.shape[1] != head.width:
-        raise ModelError(f"the model has {scores.shape[1]} outputs, but the task needs {head.describe()}")
+    """Labels, numbers of a model and weights [n] as what there is to say of them; see `evaluate`.
+
+    Args:
+        labels: float64 [n], of a task with several heads a column for each.
+        scores: float64 [n, all numbers], head by head.
+    """
+    width = sum(head.width for head in task.heads)
+    if scores.shape[1] != width:
+        raise ModelError(f"the model has {scores.shape[1]} outputs, but the task needs {task.describe()}")
     if not np.isfinite(scores).all():
         raise ModelError("the model gives scores that are not finite: its training diverged; lower the learning rate")
+    columns = labels.reshape(len(labels), -1).T
+    if len(columns) != len(task.heads):
+        raise LabelError(f"there are labels of {len(columns)} outputs, but the task is to tell {task.describe()}")
+    numbers = np.split(scores, np.cumsum([head.width for head in task.heads])[:-1], axis=1)
+    found = {
+        name: _judged(own, told, weights, head)
+        for (name, head), own, told in zip(task.outputs.items(), columns, numbers, strict=True)
+    }
+    return HeadsEvaluation(found) if len(found) > 1 else next(iter(found.values()))
+
+
+def _judged(labels: FloatArray, scores: FloatArray, weights: FloatArray, head: Head) -> Judged:
+    if isinstance(head, Classes):
+        head.check(np.unique(labels).tolist())
     if isinstance(head, Regression):
         return RegressionEvaluation(labels, scores, weights, head)
     if head.binary:
@@ -394,7 +432,15 @@ def _task(ds: tf.data.Dataset, outputs: int) -> Task:
     return Task(Classes(names if len(names) == outputs else tuple(map(str, range(outputs))), signal=0))
 
 
-def predict_batch(model: keras.Model, x: Any) -> FloatArray:
-    """Outputs of one batch, float64 [B, outputs]."""
-    scores = np.asarray(keras.ops.convert_to_numpy(model(x, training=False)), np.float64)
-    return scores.reshape(len(scores), -1)
+def predict_batch(model: keras.Model, x: Any, outputs: Sequence[str] = ()) -> FloatArray:
+    """All numbers that a model gives for one batch, float64 [B, numbers].
+
+    Args:
+        outputs: names of its outputs, in the order in which their numbers are wanted, if it has several.
+    """
+    found = model(x, training=False)
+    if isinstance(found, list | tuple):
+        found = dict(zip(model.output_names, found, strict=True))
+    parts = [found[name] for name in outputs or found] if isinstance(found, dict) else [found]
+    arrays = [np.asarray(keras.ops.convert_to_numpy(part), np.float64) for part in parts]
+    return np.concatenate([one.reshape(len(one), -1) for one in arrays], axis=1)

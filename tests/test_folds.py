@@ -8,6 +8,8 @@ import uproot
 from helpers.streams import quiet_scan
 
 from mlaas4hep_tf import RootDataset
+from mlaas4hep_tf.cli.parsing import held_out
+from mlaas4hep_tf.drawing import HoldOut
 from mlaas4hep_tf.errors import ConfigError, ExpressionError, PlanError
 from mlaas4hep_tf.testing import make_events, write_tree
 
@@ -147,3 +149,16 @@ def test_what_cannot_be_is_told(files, specs):
         bare = quiet_scan(files, identifiers=())
     with pytest.raises(ConfigError, match="have none"):
         dataset(files, bare).folds(3, by="identifiers")
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("0.2", HoldOut(0.2)),
+        ("0.2:entries", HoldOut(0.2, "entries")),
+        ("0.2:identifiers", HoldOut(0.2, "identifiers")),
+        ("event % 5 == 0", HoldOut(by="event % 5 == 0")),
+    ],
+)
+def test_what_is_held_out_as_a_shell_says_it(text, meant):
+    assert held_out(text) == meant

@@ -206,7 +206,7 @@ def test_identifiers_that_are_not_there_are_told(tmp_path):
 def test_save_and_load(demo_specs, tmp_path):
     demo_specs.save(tmp_path / "deep" / "specs.json")
     assert Specs.load(tmp_path / "deep" / "specs.json") == demo_specs
-    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["specs.json"]
+    assert {p.name for p in (tmp_path / "deep").iterdir()} == {"specs.json", "specs.files.parquet"}
 
 
 @given(st.lists(st.lists(st.integers(-(2**63), 2**63 - 1)), max_size=4))
@@ -242,10 +242,11 @@ def test_labels_and_weights_are_described_and_are_no_features(tmp_path):
 
 
 def test_fields_that_came_later_do_not_shut_out_older_specs(demo_specs, tmp_path):
-    old = demo_specs.to_json()
+    demo_specs.save(tmp_path / "s.json")
+    old = json.loads((tmp_path / "s.json").read_text())
     del old["targets"], old["checksum"], old["version"], old["fingerprint"]
     checksum = hashlib.sha256(json.dumps(old, sort_keys=True).encode()).hexdigest()[:16]
-    (tmp_path / "s.json").write_text(json.dumps({"version": 1, "fingerprint": "", "checksum": checksum, **old}))
+    (tmp_path / "s.json").write_text(json.dumps({"version": 2, "fingerprint": "", "checksum": checksum, **old}))
     assert Specs.load(tmp_path / "s.json") == demo_specs
 
 

@@ -63,7 +63,8 @@ def test_weights_sum_to_what_is_expected_in_the_whole_and_in_parts(files, ds):
     assert "of all entries" in scaled.sums_of_weights[0]
     assert "1000 of Runs" in scaled.sums_of_weights[1]
     train, test = scaled.split(0.75, 0.25)
-    for part in (train, test, scaled.sample(500), scaled.shard(3, 1)):
+    fold, held = scaled.folds(3, by="entries")[0].train, scaled.hold_out(0.2, by="entries")[1]
+    for part in (train, test, scaled.sample(500), scaled.shard(3, 1), fold, held):
         number = {url.split("/")[-1]: n for url, n in zip((f.url for f in part.files), part_counts(part), strict=True)}
         first = next(iter(number))
         one = next((y, w) for _, y, w in part.in_order())

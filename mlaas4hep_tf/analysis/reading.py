@@ -149,7 +149,8 @@ def _read_segment(
         _check_count(file, segment, int(np.count_nonzero(held)))
         held[np.flatnonzero(held)[: segment.first]] = False
         held[np.flatnonzero(held)[segment.last - segment.first :]] = False
-        applied.choose_events(held)
+        if not held.all():
+            applied.choose_events(held)
     return columns_of(applied, names, steps)
 
 

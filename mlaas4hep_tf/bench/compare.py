@@ -22,7 +22,7 @@ from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.io.workers import WorkerPool, default_workers
 from mlaas4hep_tf.scanner import scan
 from mlaas4hep_tf.specs import Specs
-from mlaas4hep_tf.streaming.plan import EntryRange, blocks
+from mlaas4hep_tf.streaming.ranges import EntryRange, blocks
 
 SLICE = 2_000  # events on which the paper's algorithm is timed: it is that slow
 LIMIT_ENTRIES = 16_384

@@ -11,6 +11,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -117,6 +118,9 @@ def scan(
         data("--identifier", help=f"Branches that identify an event; default {','.join(IDENTIFIERS)}."),
     ] = None,
     labels: Annotated[str | None, data("--labels", help="Branch of labels: described, and no feature.")] = None,
+    target: Annotated[
+        list[str] | None, data("--target", metavar="BRANCH", help="Branches of numbers to tell: like --labels.")
+    ] = None,
     weights: Annotated[str | None, data("--weights", help="Branch of event weights: like --labels.")] = None,
     group: Annotated[
         list[str] | None, data("--group", help="List branches that are one group: NAME=PATTERN,PATTERN.")
@@ -146,8 +150,9 @@ def scan(
     specs = scan_files(
         reading.locate(files), choice.tree, friends=friends(choice.friend), branches=patterns(choice.branches),
         exclude=(*patterns(choice.exclude), *loaded.exclude),
-        identifiers=tuple(patterns(identifier)) or IDENTIFIERS, labels=labels, weights=weights, groups=groups(group),
-        analysis=loaded.analysis, distributions=patterns(distribution), categories=loaded.categories,
+        identifiers=tuple(patterns(identifier)) or IDENTIFIERS, labels=labels, targets=patterns(target),
+        weights=weights, groups=groups(group), analysis=loaded.analysis, distributions=patterns(distribution),
+        categories=loaded.categories,
         read=reading.options(), progress=talks(),
     )  # fmt: skip
     if quantile is not None:
@@ -216,7 +221,7 @@ def train(
 
     Every.parse(checkpoint_every)
     processes = several.this()
-    kept = _registry(registry, register)
+    opening = _opening(registry, register)
     if against is not None:
         describe(against)
 
@@ -240,9 +245,10 @@ def train(
     specs = choice.known(cuts, training.continue_from)
     if specs is None:
         specs = choice.scan(
-            named, paper, labels.branch(), training.weights, cuts.load(), read, distributed_patterns(config.normalize)
+            named, paper, labels, training.weights, cuts.load(), read, distributed_patterns(config.normalize)
         )
     config.check(specs.tree, specs)
+    kept = opening.result() if opening is not None else None
     import_tensorflow()
     if io_test:
         _look(config, specs, as_json)
@@ -269,16 +275,17 @@ def train(
         out.print(f"{what}: {value}", soft_wrap=True)
 
 
-def _registry(where: str | None, name: str | None) -> Registry | None:
-    """The registry that a run is to be kept in, opened before anything is trained."""
+def _opening(where: str | None, name: str | None) -> Future[Registry] | None:
+    """The registry that a run is to be kept in, opened before anything is trained, and while files are scanned."""
     if where is None:
         if name is not None:
             raise ConfigError(f"--register {name} needs a registry to do so: --registry FOLDER")
         return None
-    opened = open_registry(where)
+    from mlaas4hep_tf.registry.registry import Registry
+
     if name is not None:
-        opened.check_name(name)
-    return opened
+        Registry.check_name(name)
+    return ThreadPoolExecutor(1, "registry").submit(open_registry, where)
 
 
 def _look(config: RunConfig, specs: Specs, as_json: bool) -> None:

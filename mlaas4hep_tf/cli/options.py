@@ -25,6 +25,7 @@ from mlaas4hep_tf.cli.parsing import (
     friends,
     held_out,
     label_values,
+    losses,
     mixing_law,
     named,
     normalization,
@@ -32,7 +33,7 @@ from mlaas4hep_tf.cli.parsing import (
     patterns,
     replicas,
 )
-from mlaas4hep_tf.errors import ConfigError, LabelError
+from mlaas4hep_tf.errors import ConfigError
 from mlaas4hep_tf.io.policy import DEFAULT_POLICY, ReadPolicy
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, OnBadFile, ReadOptions
 from mlaas4hep_tf.model_names import KNOWN
@@ -108,7 +109,7 @@ class KnownOrChosen(Choice):
         return Specs.load(self.specs) if self.specs else describe(str(continued)).specs.unbound()
 
     def scan(
-        self, files: tuple[str, ...], paper: PaperParams, labels: str | None, weights: str | None, loaded: Loaded,
+        self, files: tuple[str, ...], paper: PaperParams, labels: Labels, weights: str | None, loaded: Loaded,
         read: ReadOptions, distributions: tuple[str, ...],
     ) -> Specs:  # fmt: skip
         """Scan; options count before the paper's keys."""
@@ -118,8 +119,8 @@ class KnownOrChosen(Choice):
             files, self.tree or paper.tree, friends=friends(self.friend),
             branches=patterns(self.branches) or paper.branches,
             exclude=(*(patterns(self.exclude) or paper.exclude), *loaded.exclude), identifiers=paper.identifiers,
-            labels=labels, weights=weights, analysis=loaded.analysis, distributions=distributions,
-            categories=loaded.categories, read=read, progress=talks(),
+            labels=labels.branch(), targets=labels.targets, weights=weights, analysis=loaded.analysis,
+            distributions=distributions, categories=loaded.categories, read=read, progress=talks(),
         )  # fmt: skip
 
 
@@ -202,21 +203,30 @@ class Labels:
     ] = None
 
     target: Annotated[
-        str | None, data("--target", metavar="BRANCH", help="Instead: the branch of a number that is to be told.")
+        list[str] | None,
+        data("--target", metavar="BRANCH", help="Instead or as well: a branch of a number that is to be told."),
     ] = None
 
+    @property
+    def regression(self) -> bool:
+        """Whether numbers alone are told."""
+        return bool(self.target) and not (self.label or self.labels)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The numbers that are told."""
+        return tuple(patterns(self.target))
+
     def values(self) -> Any:
-        """Labels as for `RootDataset`."""
-        if self.target and (self.label or self.labels):
-            raise LabelError("a run tells classes or a number: take --target, or --label and --labels")
-        return self.target or label_values(self.label, self.labels)
+        """Labels as for `RunConfig`."""
+        return self.targets[0] if self.regression else label_values(self.label, self.labels)
 
     def if_given(self) -> Any:
         return self.values() if self.label or self.labels or self.target else None
 
     def branch(self) -> str | None:
         """The branch that ``--labels`` names, if it is one."""
-        return self.target or branch_name(self.labels)
+        return branch_name(self.labels)
 
 
 @dataclass(frozen=True)
@@ -233,9 +243,11 @@ class Learnt:
         training("--one-against-rest", help="Each of several classes by itself (sigmoid), not together 1 (softmax)."),
     ] = False
     loss: Annotated[
-        str | None,
+        list[str] | None,
         training(
-            "--loss", help="Of classes crossentropy [default], focal; of a target mse [default], mae, huber, quantile."
+            "--loss",
+            metavar="[BRANCH=]LOSS",
+            help="Of classes crossentropy [default], focal; of targets mse [default], mae, huber, quantile.",
         ),
     ] = None
     quantiles: Annotated[
@@ -246,7 +258,8 @@ class Learnt:
         """These options as those of a `RunConfig`."""
         return {
             "signal": self.signal, "classes": tuple(patterns(self.classes)),
-            "one_against_rest": self.one_against_rest, "loss": self.loss, "quantiles": tuple(self.quantiles or ()),
+            "one_against_rest": self.one_against_rest, "loss": losses(self.loss),
+            "quantiles": tuple(self.quantiles or ()),
         }  # fmt: skip
 
 
@@ -255,6 +268,9 @@ class Training:
     """The model and how it is trained."""
 
     model: Annotated[str, training("--model", help=f"{KNOWN} with def model(idim); see mlaas4hep-tf models.")] = "mlp"
+    layout: Annotated[
+        str, training("--layout", metavar="vector|objects|columns|ragged", help="What the model takes, by name.")
+    ] = "vector"
     epochs: Annotated[int | None, training("--epochs", help="Passes over the whole data [default: 5].")] = None
     batch_size: Annotated[int | None, training("--batch-size", help=f"Events per batch [default: {BATCH_SIZE}].")] = (
         None
@@ -366,8 +382,9 @@ class Training:
         from mlaas4hep_tf.runs.config import RunConfig
 
         return RunConfig(
-            files=files, labels=labels.values(), regression=labels.target is not None,
-            model=self.model, epochs=_first(self.epochs, paper.epochs),
+            files=files, labels=labels.values(), regression=labels.regression,
+            targets=labels.targets[1:] if labels.regression else labels.targets,
+            model=self.model, layout=self.layout, epochs=_first(self.epochs, paper.epochs),
             batch_size=_first(self.batch_size, paper.batch_size), seed=self.seed,
             split=fractions(self.split) if self.split else (),
             normalize=normalization(self.normalize),
@@ -424,8 +441,8 @@ class Apart:
         str | None,
         data(
             "--hold-out",
-            metavar="SHARE|EXPR",
-            help="Share of the events, such as 0.2, or those for which a condition holds ('event % 5 == 0'): the test.",
+            metavar="SHARE[:BY]|EXPR",
+            help="The test: 0.2, or 0.2:entries or :identifiers, of the events, or those with 'event % 5 == 0'.",
         ),
     ] = None
     folds: Annotated[

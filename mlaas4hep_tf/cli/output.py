@@ -66,7 +66,7 @@ def specs_figures(specs: Specs) -> dict[str, Any]:
     cuts = {} if specs.cutflow is None else {"cutflow": [list(step) for step in specs.cutflow.steps()]}
     return cuts | {
         "events": specs.entries,
-        "files": len(specs.files),
+        "files": specs.files.summary.count,
         "branches": len(specs.branches),
         "flat": len(specs.flat),
         "flat_names": [b.name for b in specs.flat],
@@ -138,7 +138,13 @@ def print_composition(epochs: Sequence[Mapping[str, int]]) -> None:
 
 
 def print_parts(parts: Mapping[str, Mapping[str, Any]]) -> None:
-    """Figures of each part; of more than two classes the AUC is the mean of one against the rest."""
+    """Figures of each part, of several outputs one by one; of many classes the AUC is the mean against the rest."""
+    outputs = [*next(iter(parts.values())).get("outputs", ())]
+    for output in outputs:
+        out.print(f"[bold]{_escape(output)}[/bold]")
+        print_parts({name: part["outputs"][output] for name, part in parts.items()})
+    if outputs:
+        return
     if any("rmse" in part for part in parts.values()):
         _print_residuals(parts)
         return

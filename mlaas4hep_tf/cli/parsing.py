@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlaas4hep_tf.categories import Category, Index, Values
 from mlaas4hep_tf.errors import ConfigError, LabelError
+from mlaas4hep_tf.tasks import CLASS_LOSSES
 
 if TYPE_CHECKING:
     from mlaas4hep_tf.drawing import HoldOut
@@ -107,16 +108,17 @@ def fractions(text: str) -> tuple[float, ...]:
 
 
 def held_out(text: str | None) -> HoldOut | None:
-    """``SHARE`` or a condition: what is held out."""
+    """``SHARE``, ``SHARE:entries``, ``SHARE:identifiers`` or a condition: what is held out."""
     from mlaas4hep_tf.drawing import HoldOut
 
     if text is None:
         return None
+    share, _, by = text.partition(":")
     try:
-        share = float(text)
+        number = float(share)
     except ValueError:
         return HoldOut(by=text)
-    return HoldOut(share)
+    return HoldOut(number, by or None)
 
 
 def bins(option: str, given: list[str]) -> tuple[Axis, ...]:
@@ -176,6 +178,14 @@ def augmentation(given: list[str] | None) -> Augmentation | None:
 def class_weights(given: list[str] | None) -> dict[str, float] | None:
     """``NAME=NUMBER``: name of a class -> factor of its weight."""
     return dict(_pattern_number("--class-weight", text) for text in given) if given else None
+
+
+def losses(given: list[str] | None) -> str | dict[str, str] | None:
+    """``LOSS`` or ``BRANCH=LOSS``: losses as for `tasks.loss_of`."""
+    parts = [text.rpartition("=") for text in given or ()]
+    if len(parts) < 2 and not any(target for target, _, _ in parts):
+        return parts[0][2] if parts else None
+    return {target or ("classes" if loss in CLASS_LOSSES else "*"): loss for target, _, loss in parts}
 
 
 def normalization(given: list[str] | None) -> Any:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mlaas4hep_tf.cli.drift import drift
 from mlaas4hep_tf.cli.options import Json, RunFolder
 from mlaas4hep_tf.cli.output import import_tensorflow, new_table, out, print_json, print_models
 from mlaas4hep_tf.cli.parsing import tags
 
 if TYPE_CHECKING:
-    from mlaas4hep_tf.registry.registry import Registry, RunEntry, VersionEntry
+    from mlaas4hep_tf.registry.entries import RunEntry, VersionEntry
+    from mlaas4hep_tf.registry.registry import Registry
     from mlaas4hep_tf.registry.targets import Traffic
 
 Where = Annotated[
@@ -229,6 +231,9 @@ def import_models(source: Path, registry: Where = DEFAULT) -> None:
     out.print(f"{import_registry(open_registry(registry), source)} versions from {source}", soft_wrap=True)
 
 
+models.command("drift", epilog="Example: mlaas4hep-tf models drift http://127.0.0.1:8501 --model tth")(drift)
+
+
 @runs.command("list", epilog="Example: mlaas4hep-tf runs list 'auc > 0.8'")
 def list_runs(
     query: Query = "", registry: Where = DEFAULT, most: Most = 50, by: By = "test.auc", as_json: Json = False
@@ -239,9 +244,10 @@ def list_runs(
         print_json({"runs": [asdict(one) for one in found]})
         return
     shown = new_table("run", "trained", "model", "AUC", "", "events")
+    shown.columns[0].min_width = 32  # of a run, which is copied from here
     for one in found:
         shown.add_row(
-            one.run, when(one.created), one.params.get("model", ""), *_auc(one), one.tags.get("data.entries", "")
+            one.run, when(one.created)[:10], one.params.get("model", ""), *_auc(one), one.tags.get("data.entries", "")
         )
     out.print(shown)
 
@@ -284,7 +290,7 @@ def _print_versions(found: Iterable[VersionEntry], as_json: bool) -> None:
         return
     shown = new_table("model", "version", "aliases", "AUC", "", "events", "created", "tags")
     for one in found:
-        tagged = _pairs({k: v for k, v in one.of.tags.items() if k in one.tags})
+        tagged = _pairs({k: v for k, v in one.of.tags.items() if k in one.tags and k != "gate"})
         shown.add_row(
             one.name, str(one.version), ", ".join(one.aliases), *_auc(one.of), one.of.tags.get("data.entries", ""),
             when(one.created), tagged,

@@ -12,7 +12,7 @@ from mlaas4hep_tf.expressions.tree import Type
 
 Array = npt.NDArray[Any]
 
-_TINY = float(np.finfo(np.float32).tiny)
+_TINY = np.finfo(np.float32).tiny
 _DTYPES = {"bool": np.bool_, "int": np.int64, "float": np.float64}
 _EMPTY = {"sum": 0, "min": np.nan, "max": np.nan, "any": False, "all": True}
 _REDUCE = {"sum": np.add, "min": np.fmin, "max": np.fmax, "any": np.logical_or, "all": np.logical_and}
@@ -58,8 +58,9 @@ class NumPy:
 
     def rounded(self, x: Array) -> Array:
         with np.errstate(over="ignore"):
-            wide = x.astype(np.float32).astype(np.float64)
-        return np.where(np.abs(wide) < _TINY, 0.0, wide)
+            narrow = x.astype(np.float32)
+        narrow[np.abs(narrow) < _TINY] = 0.0
+        return narrow.astype(np.float64)
 
     def result(self, x: Array, kind: Type, entries: int) -> Array:
         x = np.full(entries, x) if x.ndim == 0 else x

@@ -10,12 +10,13 @@ import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from mlaas4hep_tf.errors import InputFileError, near_misses
 from mlaas4hep_tf.io.basket_index import NO_INDEX, Array, FileIndex
-from mlaas4hep_tf.io.branches import BranchInfo
+from mlaas4hep_tf.io.branches import BranchInfo, Selection
 from mlaas4hep_tf.io.page_index import PageIndex
 
 FileArgument = str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Mapping[str, Any]
@@ -81,6 +82,23 @@ class Friend:
 
 
 @dataclass(frozen=True)
+class Unopened:
+    """How to open a file that was scanned, and what to find there.
+
+    Attributes:
+        selection, also: what to look at (`inspection.inspect`).
+        size, stamp: as they were, with the uuid and entries of the `RootFile`; ``stamp`` is `RootFile.stamp_text`.
+        friends: name -> uuid.
+    """
+
+    selection: Selection
+    also: tuple[str, ...]
+    size: int
+    stamp: str
+    friends: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
 class RootFile:
     """What one opening of a file tells: all that planning needs, before any event is read.
 
@@ -97,6 +115,8 @@ class RootFile:
         notes: what a user should be told of the file.
         unread: friends that nobody asked to read, which may have what was asked for and is not in this tree.
         friends: the trees beside it that are read as a part of it.
+        unopened: where it was not opened since it was scanned: then there is no index, and the reader that first needs
+            it opens it.
     """
 
     source: Source
@@ -110,11 +130,18 @@ class RootFile:
     notes: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
     friends: tuple[FriendFile, ...] = ()
+    unopened: Unopened | None = None
 
     @property
     def url(self) -> str:
         """The path or URL as the user named it."""
         return self.source.url
+
+    @property
+    def stamp_text(self) -> str:
+        """What tells besides the size that it was replaced, as text."""
+        what = self.stamp[1]
+        return sha256(what).hexdigest()[:16] if isinstance(what, bytes) else str(what)
 
     @property
     def names(self) -> tuple[str, ...]:

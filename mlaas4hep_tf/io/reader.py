@@ -38,11 +38,12 @@ class Packed:
     """Shapes and dtypes of packed arrays, and the arrays themselves unless they lie in a shared buffer.
 
     The arrays in order: flat float32 [n, flat]; for each group values float32 [m, branches] and counts int32 [n];
-    for each target its values [n].
+    for each target its values [n].  `opened` is what opening the file told, where it was opened for this block.
     """
 
     specs: tuple[ArraySpec, ...]
     arrays: tuple[Array, ...] | None
+    opened: RootFile | None = None
 
 
 class _OpenTrees:

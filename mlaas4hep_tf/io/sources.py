@@ -15,12 +15,16 @@ import uproot
 
 from mlaas4hep_tf.io.remote import Range, identity, read_ranges
 
+_HEADER = 100  # bytes in front of the first record (ROOT's TFile, fBEGIN)
+
 
 class _Source(uproot.source.chunk.Source):  # type: ignore[misc]  # uproot has no type information
     """A file that is asked for several ranges at a time, and never for what is behind its end."""
 
     def __init__(self, file_path: str, size: int) -> None:
         super().__init__()
+        if size < _HEADER:
+            raise ValueError(f"not a ROOT file: it has {size} bytes, and the header of one alone takes {_HEADER}")
         self._file_path = file_path
         self._num_bytes = size
         self._closed = False

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlaas4hep_tf.registry.registry import KEY, RunEntry
+from mlaas4hep_tf.registry.entries import RunEntry
+from mlaas4hep_tf.registry.registry import KEY
 
 _OWN = {KEY, "trained", "command"}  # of a run, which always differs
 

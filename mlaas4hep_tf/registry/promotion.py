@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 
 from mlaas4hep_tf.errors import RegistryError
-from mlaas4hep_tf.registry.registry import CHAMPION, PREVIOUS, SAVEDMODEL, Registry, VersionEntry
+from mlaas4hep_tf.registry.entries import VersionEntry
+from mlaas4hep_tf.registry.registry import CHAMPION, PREVIOUS, SAVEDMODEL, Registry
 from mlaas4hep_tf.registry.targets import Target, Traffic
 
 CHALLENGER = "challenger"

@@ -6,30 +6,34 @@ versions, each of one run, with aliases.  `CHAMPION` is the alias of the version
 
 from __future__ import annotations
 
-import fcntl
 import json
-import logging
 import math
 import os
 import re
 import shutil
-import sqlite3
 import sys
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlaas4hep_tf.errors import RegistryError, near_misses, need
+from mlaas4hep_tf.registry.entries import (
+    ModelEntry,
+    RunEntry,
+    VersionEntry,
+    aliases_of,
+    model_entry,
+    profile,
+    run_entry,
+)
+from mlaas4hep_tf.registry.place import Place, client_of, told
 from mlaas4hep_tf.registry.queries import Query, parse
-from mlaas4hep_tf.registry.records import LEFT_OUT, Record, SeenFile, record_of
+from mlaas4hep_tf.registry.records import LEFT_OUT, Record, record_of
 from mlaas4hep_tf.runs.config import Described, describe
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
     from mlflow.entities.model_registry import ModelVersion
 
@@ -41,71 +45,14 @@ DEFAULT = "registry"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", re.ASCII)  # as of what is uploaded to the server
 _EXPERIMENT = "mlaas4hep"
 _BATCH = {"metrics": 1000, "params": 100, "tags": 100}  # that MLflow takes at a time
-_DATABASE = "mlflow.db"
-_JOINED = 100  # runs whose versions are asked for at a time
-_FEW = 5  # models that are asked for one by one
-
-
-@dataclass(frozen=True)
-class RunEntry:
-    """A run as it is kept.
-
-    Attributes:
-        run: MLflow's number of the run.
-        params, metrics, tags: as in `records.Record`, and what was tagged later.
-        files: that it was trained on.
-        created: milliseconds since 1970.
-    """
-
-    run: str
-    params: Mapping[str, str]
-    metrics: Mapping[str, float]
-    tags: Mapping[str, str]
-    files: tuple[SeenFile, ...]
-    created: int
-
-
-@dataclass(frozen=True)
-class VersionEntry:
-    """A version of a model.
-
-    Attributes:
-        name, version: of the model.
-        aliases: ``champion`` ...
-        tags: of the version.
-        of: its run.
-        created: milliseconds since 1970.
-    """
-
-    name: str
-    version: int
-    aliases: tuple[str, ...]
-    tags: Mapping[str, str]
-    of: RunEntry
-    created: int
-
-    @property
-    def auc(self) -> float | None:
-        """On the test part."""
-        return self.of.metrics.get("test.auc")
-
-
-@dataclass(frozen=True)
-class ModelEntry:
-    """A registered model: its tags, the newest version, and alias -> version."""
-
-    name: str
-    tags: Mapping[str, str]
-    newest: int | None
-    aliases: Mapping[str, int] = field(default_factory=dict)
+_JOINED = 500  # runs or versions that are asked for at a time
 
 
 class Registry:
     """The registry at a place.
 
     Args:
-        where: a folder, in which a database and artifacts are made; or a URI that MLflow takes: ``sqlite:///``,
-            ``postgresql://``, ``http://`` of a tracking server.
+        where: as for `Place`.
 
     Raises:
         MissingExtra: MLflow is not installed.
@@ -114,31 +61,16 @@ class Registry:
     def __init__(self, where: str | os.PathLike[str] = DEFAULT) -> None:
         need("registry", "mlflow", purpose="a registry of runs and models does")
         self.where = os.fspath(where)
-        folder = None if "://" in self.where else Path(self.where).resolve()
-        self.uri = self.where if folder is None else f"sqlite:///{folder}/{_DATABASE}?timeout=60"
-        self._lock = folder / ".lock" if folder is not None else None
-        self._artifacts = str(folder / "artifacts") if folder is not None else None
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-        with self._alone():
-            self._client = _client(self.uri)
+        self._place = Place(self.where)
+        with self._place.alone():
+            self._client = client_of(self._place.uri)
             self._experiment = self._own_experiment()
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One writer at a time: SQLite refuses a second one that has begun by reading."""
-        if self._lock is None:
-            yield
-            return
-        with self._lock.open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
     def _own_experiment(self) -> str:
         known = self._client.get_experiment_by_name(_EXPERIMENT)
         if known is not None:
             return str(known.experiment_id)
-        return str(self._client.create_experiment(_EXPERIMENT, artifact_location=self._artifacts))
+        return str(self._client.create_experiment(_EXPERIMENT, artifact_location=self._place.artifacts))
 
     @staticmethod
     def check_name(name: str) -> None:
@@ -162,7 +94,7 @@ class Registry:
 
     def keep_record(self, key: str, record: Record, folder: Path) -> str:
         """`keep` of what is known already; a key is kept once."""
-        with self._alone():
+        with self._place.alone():
             found = self._by_key(key)
             if found is not None and found.info.status == "FINISHED":
                 return str(found.info.run_id)
@@ -171,16 +103,8 @@ class Registry:
             self._log(number, record)
             self._log_folder(number, folder)
             self._client.set_terminated(number)
-            self._count_rows()
+            self._place.count_rows()
         return number
-
-    def _count_rows(self) -> None:
-        """Let SQLite know how many rows there are, or a search by a metric compares each run with every other one."""
-        if self._lock is not None:
-            with closing(sqlite3.connect(self._lock.with_name(_DATABASE), timeout=60)) as database:
-                database.execute("PRAGMA analysis_limit = 1000")
-                database.execute("ANALYZE")
-                database.commit()
 
     def _by_key(self, key: str) -> MlflowRun | None:
         found = self._client.search_runs([self._experiment], f"tags.`{KEY}` = '{key}'", max_results=1)
@@ -200,7 +124,7 @@ class Registry:
                 self._client.log_batch(number, **{kind: some})
         seen = [
             DatasetInput(
-                Dataset(one.name[-500:], one.uuid[:36], "root", one.name, "", _profile(one)),
+                Dataset(one.name[-500:], one.uuid[:36], "root", one.name, "", profile(one)),
                 [InputTag("mlflow.data.context", "training")],
             )
             for one in record.files
@@ -215,11 +139,11 @@ class Registry:
 
     def runs(self, query: str = "", most: int = 100, by: str = "test.auc") -> list[RunEntry]:
         """Runs that a search finds (`queries.parse`), the best first."""
-        return [_run_entry(run) for run in self._found(parse(query).runs, most, by)]
+        return [run_entry(run) for run in self._found(parse(query).runs, most, by)]
 
     def _found(self, wanted: str, most: int, by: str) -> Sequence[MlflowRun]:
         order = [f"metrics.`{by}` DESC", "attributes.start_time DESC"]
-        with _told():
+        with told():
             return list(self._client.search_runs([self._experiment], wanted, order_by=order, max_results=most))
 
     def run(self, number: str) -> RunEntry:
@@ -228,8 +152,8 @@ class Registry:
         Raises:
             RegistryError: there is none.
         """
-        with _told():
-            return _run_entry(self._client.get_run(number))
+        with told():
+            return run_entry(self._client.get_run(number))
 
     def curves(self, number: str) -> dict[str, list[float]]:
         """Loss or metric -> its value after each epoch."""
@@ -272,10 +196,12 @@ class Registry:
             RegistryError: a name that cannot be one, or a version that is there.
         """
         self.check_name(name)
-        with self._alone(), _told():
+        with self._place.alone(), told():
             known = self.version_of(name, number)
             if known is not None:
                 return known
+            for key, text in (tags or {}).items():  # of the run, too, by which it is found
+                self._client.set_tag(number, key, text)
             if savedmodel is not None:
                 self._client.log_artifacts(number, str(savedmodel), SAVEDMODEL)
             if not self._client.search_registered_models(f"name = '{name}'"):
@@ -301,7 +227,7 @@ class Registry:
             page = self._client.search_registered_models(
                 max_results=min(1000, most - len(found)), order_by=["name"], page_token=token
             )
-            found += map(_model_entry, page)
+            found += map(model_entry, page)
             token = page.token
             if not token:
                 break
@@ -318,7 +244,7 @@ class Registry:
         if not found:
             known = [one.name for one in self.models()]
             raise RegistryError(f"{self.where} has no model {name!r}{near_misses(name, known)}; see `models list`")
-        return _model_entry(found[0])
+        return model_entry(found[0])
 
     def versions(self, name: str) -> list[VersionEntry]:
         """All versions of a model, the newest first.
@@ -350,7 +276,7 @@ class Registry:
     def search(self, query: str = "", most: int = 100, by: str = "test.auc") -> list[VersionEntry]:
         """Versions that a search finds (`queries.parse`), the best first."""
         wanted = parse(query)
-        found, runs = self._of_names(wanted, by) if wanted.models else self._of_runs(wanted.runs, most, by)
+        found, runs = self._of_names(wanted, most, by) if wanted.models else self._of_runs(wanted.runs, most, by)
         order = {number: place for place, number in enumerate(runs)}
         found = sorted((one for one in found if one.run_id in order), key=lambda one: order[one.run_id])[:most]
         return self._joined(found, self._aliases({one.name for one in found}), runs)
@@ -365,24 +291,25 @@ class Registry:
                 break
         return found, runs
 
-    def _of_names(self, wanted: Query, by: str) -> tuple[list[ModelVersion], dict[str, MlflowRun]]:
+    def _of_names(self, wanted: Query, most: int, by: str) -> tuple[list[ModelVersion], dict[str, MlflowRun]]:
         """The versions of models by their names, and those of their runs that are wanted, the best first."""
         found = self._versions_where(" and ".join(f"name {op} '{text}'" for op, text in wanted.models))
         runs: list[MlflowRun] = []
         for some in _in_batches(sorted({one.run_id for one in found}), _JOINED):
             conditions = [f"attributes.run_id IN {_listed(some)}", *filter(None, [wanted.runs])]
-            runs += self._found(" and ".join(conditions), len(some), by)
+            runs += self._found(" and ".join(conditions), min(len(some), most), by)
         runs.sort(key=lambda run: run.data.metrics.get(by, -math.inf), reverse=True)
         return found, {run.info.run_id: run for run in runs}
 
     def _versions_where(self, condition: str) -> list[ModelVersion]:
-        with _told():
+        with told():
             return _pages(lambda token: self._client.search_model_versions(condition, page_token=token))
 
-    def _aliases(self, names: Set[str]) -> dict[str, Mapping[str, int]]:
+    def _aliases(self, names: Set[str]) -> Mapping[str, Mapping[str, int]]:
         """Of many models in one question."""
-        if len(names) < _FEW:
-            return {name: self.model(name).aliases for name in names}
+        known = self._place.aliases(names)
+        if known is not None:
+            return known
         return {one.name: one.aliases for one in self.models(most=sys.maxsize) if one.name in names}
 
     def _joined(
@@ -394,10 +321,10 @@ class Registry:
         known = dict(runs or {})
         for number in {one.run_id for one in found} - set(known):
             known[number] = self._client.get_run(number)
-        entries = {number: _run_entry(known[number]) for number in {one.run_id for one in found}}
+        entries = {number: run_entry(known[number]) for number in {one.run_id for one in found}}
         return [
             VersionEntry(
-                one.name, int(one.version), _aliases_of(aliases[one.name], int(one.version)), dict(one.tags),
+                one.name, int(one.version), aliases_of(aliases[one.name], int(one.version)), dict(one.tags),
                 entries[one.run_id], one.creation_timestamp,
             )
             for one in found
@@ -406,7 +333,7 @@ class Registry:
     def tag(self, name: str, which: int | str, tags: Mapping[str, str | None]) -> None:
         """Tag a version and its run, by which it is found; None takes a tag away."""
         one = self.version(name, which)
-        with self._alone(), _told():
+        with self._place.alone(), told():
             for key, value in tags.items():
                 if value is not None:
                     self._client.set_tag(one.of.run, key, value)
@@ -417,7 +344,7 @@ class Registry:
 
     def point(self, name: str, alias: str, version: int) -> None:
         """Let an alias mean a version."""
-        with self._alone(), _told():
+        with self._place.alone(), told():
             self._client.set_registered_model_alias(name, alias, str(version))
 
     def delete(self, name: str, version: int | None = None) -> None:
@@ -437,7 +364,7 @@ class Registry:
             raise RegistryError(
                 f"model {name!r} is served (champion {aliases[CHAMPION]}): unalias it, or name a version"
             )
-        with self._alone(), _told():
+        with self._place.alone(), told():
             if version is None:
                 self._client.delete_registered_model(name)
             else:
@@ -461,28 +388,6 @@ def _key(run: Described) -> str:
     return str(known["key"])
 
 
-def _client(uri: str) -> MlflowClient:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    from mlflow import MlflowClient
-
-    logging.getLogger("mlflow").setLevel(logging.WARNING)  # its import sets it
-    return MlflowClient(uri, registry_uri=uri)
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """What MLflow refuses, as one line."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        raise RegistryError(f"the registry refuses: {' '.join(str(error).split())}") from error
-
-
 def _in_batches(all_of: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     return (all_of[start : start + size] for start in range(0, len(all_of), size))
 
@@ -499,27 +404,3 @@ def _pages(ask: Any) -> list[Any]:
         page = ask(page.token)
         found += page
     return found
-
-
-def _profile(one: SeenFile) -> str:
-    return json.dumps({"events": one.events, "label": one.label})
-
-
-def _seen(given: Any) -> SeenFile:
-    told = json.loads(given.dataset.profile or "{}")
-    return SeenFile(given.dataset.digest, given.dataset.source, told.get("events", 0), told.get("label"))
-
-
-def _run_entry(run: MlflowRun) -> RunEntry:
-    tags = {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.")}
-    files = tuple(sorted((_seen(one) for one in run.inputs.dataset_inputs), key=lambda one: (one.name, one.uuid)))
-    return RunEntry(run.info.run_id, dict(run.data.params), dict(run.data.metrics), tags, files, run.info.start_time)
-
-
-def _model_entry(model: Any) -> ModelEntry:
-    newest = max((int(one.version) for one in model.latest_versions), default=None)
-    return ModelEntry(model.name, dict(model.tags), newest, {k: int(v) for k, v in model.aliases.items()})
-
-
-def _aliases_of(aliases: Mapping[str, int], version: int) -> tuple[str, ...]:
-    return tuple(sorted(alias for alias, number in aliases.items() if number == version))

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mlaas4hep_tf.errors import RegistryError
+from mlaas4hep_tf.registry.entries import VersionEntry
 from mlaas4hep_tf.registry.records import Record, SeenFile
-from mlaas4hep_tf.registry.registry import KEY, SAVEDMODEL, Registry, VersionEntry
+from mlaas4hep_tf.registry.registry import KEY, SAVEDMODEL, Registry
 
 FORMAT = 1
 _INDEX = "registry.json"

@@ -8,11 +8,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mlaas4hep_tf.cross_sections import CrossSections
 from mlaas4hep_tf.drawing import Folds, HoldOut
-from mlaas4hep_tf.errors import ConfigError, LabelError, PlanError, ResumeError
+from mlaas4hep_tf.errors import ConfigError, LabelError, PlanError, ResumeError, near_misses
 from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import Source, expand, names_of
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
@@ -25,14 +25,16 @@ from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
 from mlaas4hep_tf.streaming.open_files import befriended, inspect_source
 from mlaas4hep_tf.streaming.position import differences
 from mlaas4hep_tf.streaming.targets import Labels, PerFile, check_law, flat_branch, per_file
-from mlaas4hep_tf.tasks import QUANTILES, Regression, Task, class_names, classes_of, numbered
+from mlaas4hep_tf.tasks import QUANTILES, Classes, Losses, Regression, class_names, classes_of, loss_of, numbered
 from mlaas4hep_tf.transforms.augmentation import Augmentation
 from mlaas4hep_tf.transforms.image_axes import Image
 from mlaas4hep_tf.transforms.normalize import Normalize, by_branch, check_normalize
 
 if TYPE_CHECKING:
     from mlaas4hep_tf.dataset import Mixing, RootDataset
+    from mlaas4hep_tf.streaming.pipeline import DataLayout
 
+LAYOUTS = ("vector", "columns", "objects", "ragged")  # images are an option of their own
 PARTS = ("train", "validation", "test")
 SPLIT, SPLIT_OF_REST = (0.64, 0.16, 0.20), (0.8, 0.2)  # the paper's, and what is left of it without the test
 MODEL, MODEL_SOURCE = "model.keras", "model.py"  # in a run folder
@@ -60,18 +62,22 @@ class RunConfig:
         max_events: use so many events of the data; None: all.
         mixing: law by which the training part is mixed (`RootDataset.mixed`).
         balanced: weigh classes in training so that each has the same total weight.
-        image: the model takes this image rather than the vector.
-        classes, signal, one_against_rest, loss: as for `tasks.classes_of`; `classes` are names for labels 0, 1 ...
-            that are numbers.
+        layout: what the model takes: ``vector``, ``columns``, ``objects`` or ``ragged``, as for `RootDataset`.
+        image: it takes this image instead.
+        classes, signal, one_against_rest: as for `tasks.classes_of`; `classes` are names for labels 0, 1 ... that are
+            numbers.
+        loss: of what is told; of several things by target, ``classes`` and ``*`` for the other targets.
         regression: the branch of labels has a number to be told, and not classes.
-        quantiles: of that number, for ``loss="quantile"``; by default 0.16, 0.5 and 0.84.
+        targets: branches of numbers that are told beside the labels, each by an output of its own.
+        quantiles: of numbers, for ``loss="quantile"``; by default 0.16, 0.5 and 0.84.
         recipe: how the weights are found.
         class_weights: name of a class -> factor of the weight of its events in training.
         augmentation: random changes of the events that are trained on.
         continue_from: run folder whose model is trained on; None: a new one.
         reweight: weigh the training events so that classes have one distribution of some branches.
         expected: cross sections and luminosity by which weights are scaled (`RootDataset.scaled`).
-        hold_out: events that are no part of training; without folds they are the test part.
+        hold_out: events that are no part of training; without folds they are the test part, and with folds a part of
+            their own, told by the mean of all models.
         folds: the parts are folds of what is not held out, and there is a model for each of them.
         fold: whose model this run trains: fold `fold` is its test, the next one its validation.
     """
@@ -91,12 +97,14 @@ class RunConfig:
     max_events: int | None = None
     mixing: Mixing = "proportional"
     balanced: bool = False
+    layout: str = "vector"
     image: Image | None = None
     classes: tuple[str, ...] = ()
     signal: str | None = None
     one_against_rest: bool = False
-    loss: str | None = None
+    loss: Losses | None = None
     regression: bool = False
+    targets: tuple[str, ...] = ()
     quantiles: tuple[float, ...] = ()
     recipe: Recipe = DEFAULT_RECIPE
     class_weights: Mapping[str, float] | None = None
@@ -122,10 +130,27 @@ class RunConfig:
             raise ConfigError(
                 "classes are balanced or have weights of their own: take one of balanced and class_weights"
             )
+        if self.layout not in LAYOUTS:
+            raise ConfigError(f"layout must be one of {', '.join(LAYOUTS)}, not {self.layout!r}")
+        if self.layout != "vector" and self.image is not None:
+            raise ConfigError(f"a model takes an image or {self.layout}: give layout or image, not both")
         if self.regression and not isinstance(self.labels, str):
             raise ConfigError(f"a number that is to be told is a branch of the events, not {self.labels}")
+        if isinstance(self.loss, Mapping):
+            self._check_losses(self.loss)
         check_normalize(self.normalize)
         check_law(self.mixing)
+
+    @property
+    def numbers_told(self) -> tuple[str, ...]:
+        """Branches of the numbers that the model tells."""
+        return (*((self.labels,) if self.regression and isinstance(self.labels, str) else ()), *self.targets)
+
+    def _check_losses(self, losses: Mapping[str, str]) -> None:
+        known = (*self.numbers_told, "*", *(() if self.regression else ("classes",)))
+        unknown = next((name for name in losses if name not in known), None)
+        if unknown is not None:
+            raise ConfigError(f"a loss of {unknown!r}, which is not told{near_misses(unknown, known)}: {known} are")
 
     def _check_parts(self) -> None:
         if self.folds is not None and self.split:
@@ -154,7 +179,7 @@ class RunConfig:
             MlaasError: no such model or file, or labels, weights or mixing shares that do not fit the files.
         """
         check_model(self.model)
-        check_form(self.model, image=self.image is not None)
+        check_form(self.model, image=self.image is not None, form=self.layout)
         if specs is not None:
             by_branch(specs, self.normalize)
             if self.image is not None:
@@ -171,10 +196,13 @@ class RunConfig:
     def dataset(self, specs: Specs, *, mask: bool) -> RootDataset:
         from mlaas4hep_tf.dataset import RootDataset  # here: it imports TensorFlow
 
+        several = self.regression and bool(self.targets)
         ds = RootDataset(
-            self.files, specs, friends=self.friends, labels=self.numbers(self.labels), weights=self.weights,
+            self.files, specs, friends=self.friends, weights=self.weights,
+            labels=None if several else self.numbers(self.labels),
+            targets=self.numbers_told if several else self.targets,
             batch_size=self.batch_size, chunk_size=self.chunk_size, seed=self.seed, normalize=self.normalize, mask=mask,
-            layout="image" if self.image else "vector", image=self.image, read=self.read,
+            layout="image" if self.image else cast("DataLayout", self.layout), image=self.image, read=self.read,
         )  # fmt: skip
         if self.expected is not None:
             ds = ds.scaled(self.expected.pb, self.expected.luminosity, self.expected.sumw)
@@ -190,10 +218,16 @@ class RunConfig:
         if self.hold_out is not None:
             ds, held = ds.hold_out(self.hold_out.share, by=self.hold_out.by)
         if self.folds is not None:
-            fold = ds.folds(self.folds.count, by=self.folds.by)[self.fold]
+            fold = ds.fold(self.fold, self.folds.count, by=self.folds.by)
             return {"train": self._sample(fold.train), "validation": fold.validation, "test": fold.test}
         parts = (self._sample(ds) if held is not None else ds).split(*self.fractions)
         return dict(zip(PARTS, (*parts, held) if held is not None else parts, strict=True))
+
+    def held_out(self, ds: RootDataset) -> RootDataset | None:
+        """What is held out of the whole data, which no fold has; None where nothing is."""
+        if self.hold_out is None:
+            return None
+        return ds.hold_out(self.hold_out.share, by=self.hold_out.by)[1]
 
     def numbers(self, labels: Labels) -> PerFile:
         """Labels as the numbers that they have in this run.
@@ -203,8 +237,8 @@ class RunConfig:
         """
         return numbered(labels, class_names(self.labels, self.signal) or self.classes)
 
-    def task(self, found: Sequence[float]) -> Task:
-        """What the model is to tell.
+    def head(self, found: Sequence[float]) -> Classes:
+        """The classes that the model is to tell apart.
 
         Args:
             found: the distinct labels, as numbers.
@@ -212,16 +246,14 @@ class RunConfig:
         Raises:
             LabelError: labels that are not those of classes.
         """
-        loss = self.loss or "crossentropy"
-        return Task(
-            classes_of(
-                self.labels, found, names=self.classes, signal=self.signal, one_against_rest=self.one_against_rest,
-                loss=loss,
-            )
+        loss = loss_of(self.loss, mixed=bool(self.targets)) or "crossentropy"
+        return classes_of(
+            self.labels, found, names=self.classes, signal=self.signal, one_against_rest=self.one_against_rest,
+            loss=loss,
         )  # fmt: skip
 
-    def regression_task(self, target: TargetSpec) -> Task:
-        """What the model is to tell, where it is a number.
+    def number(self, target: TargetSpec) -> Regression:
+        """A number that the model is to tell.
 
         Raises:
             LabelError: a target with events without a finite number, or with one value.
@@ -233,10 +265,12 @@ class RunConfig:
             )
         if target.mean is None or target.variance is None:
             raise LabelError(f"these specs do not know mean and variance of target {target.name!r}; scan again")
-        quantiles = self.quantiles or (QUANTILES if self.loss == "quantile" else ())
-        return Task(
-            Regression(target.name, target.mean, math.sqrt(target.variance), self.loss or "mse", tuple(quantiles))
-        )
+        loss = loss_of(self.loss, target.name, mixed=not self.regression) or "mse"
+        several = len(self.numbers_told) > 1
+        quantiles = self.quantiles or QUANTILES
+        if loss != "quantile" and (several or not self.quantiles):
+            quantiles = ()
+        return Regression(target.name, target.mean, math.sqrt(target.variance), loss, tuple(quantiles))
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``config.json``, where the options of reading stand beside the others."""
@@ -263,7 +297,7 @@ class RunConfig:
         }
         if own.get("reweight"):
             own["reweight"] = Reweight.from_json(own["reweight"])
-        own |= {name: tuple(own[name]) for name in ("files", "split", "classes", "quantiles") if name in own}
+        own |= {name: tuple(own[name]) for name in ("files", "split", "classes", "quantiles", "targets") if name in own}
         if own.get("image") is not None:
             own["image"] = Image.from_json(own["image"])
         return RunConfig(**own, read=ReadOptions.from_json({name: content[name] for name in reading}))
@@ -274,7 +308,7 @@ def _check_targets(config: RunConfig, sources: tuple[Source, ...]) -> None:
     files = [names_of(source.url, source.tree, source.dataset) for source in sources]
     labels = config.numbers(config.labels)
     if not isinstance(labels, str):
-        config.task(per_file("labels", labels, files))
+        config.head(per_file("labels", labels, files))
     if config.weights is not None and not isinstance(config.weights, str):
         per_file("weights", config.weights, files)
     if not isinstance(config.mixing, str):
@@ -286,7 +320,8 @@ def _check_branches(config: RunConfig, specs: Specs, sources: tuple[Source, ...]
     known = {target.name for target in specs.targets}
     pool = WorkerPool(config.read)
     first = specs.with_friends(befriended(sources, config.friends, specs.identifiers, pool))[0]
-    for what, given in (("labels", config.labels), ("weights", config.weights)):
+    told = (("labels", config.labels), *(("targets", name) for name in config.targets), ("weights", config.weights))
+    for what, given in told:
         if isinstance(given, str) and given not in known:
             flat_branch(what, given, [pool.run(inspect_source, Selection((given,)), (given,), first)])
 

@@ -14,19 +14,22 @@ from typing import Any
 import numpy as np
 
 from mlaas4hep_tf.errors import ConfigError
-from mlaas4hep_tf.evaluation import Evaluated, over_training
+from mlaas4hep_tf.evaluation import Evaluated, HeadsEvaluation, Judged, by_output, first, over_training
 from mlaas4hep_tf.folded import Folded
 from mlaas4hep_tf.io.branches import BranchInfo
 from mlaas4hep_tf.io.read_options import ReadOptions
+from mlaas4hep_tf.models import wants_mask
 from mlaas4hep_tf.predict import predict_files
 from mlaas4hep_tf.runs.config import RunConfig, check_new, folds_of
 from mlaas4hep_tf.runs.interrupt import Interrupt
 from mlaas4hep_tf.runs.run import Run, can_report, evaluate_run, train_run
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.tasks import Task
+from mlaas4hep_tf.train import evaluate_by
 from mlaas4hep_tf.transforms.vector import Preprocessor
 
 PREDICTIONS = "predictions.root"  # in the folder: every event of the data, by the model that has not seen it
+HELD_OUT = "held out"  # the part that no model has seen, where there is one; the mean of all models tells it
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,8 @@ def train_folds(
     """Train a model for each fold, as `runs.run.train_run` does, and leave what they say together.
 
     The folder has a run for each fold, ``metrics.json`` and ``report.html`` of the events of all folds, each told by
-    the model that has not seen it, and their scores, `PREDICTIONS`, unless blocks may be skipped.  With `resume` folds
-    that are done are left as they are.
+    the model that has not seen it, and their scores, `PREDICTIONS`, unless blocks may be skipped.  Of what is held out
+    there are figures too, by the mean of all models.  With `resume` folds that are done are left as they are.
 
     Raises:
         ConfigError: a configuration without folds.
@@ -125,7 +128,19 @@ def evaluate_folds(run: FoldedRun, *, read: ReadOptions | None = None) -> dict[s
     Raises:
         ConfigError: files that are not those it was trained on.
     """
-    return _pooled([evaluate_run(one, read=read) for one in run.runs])
+    found = _pooled([evaluate_run(one, read=read) for one in run.runs])
+    return found | held_out_results(run, replace(run.config, read=read or run.config.read))[0]
+
+
+def held_out_results(run: FoldedRun, config: RunConfig) -> tuple[dict[str, Evaluated], dict[str, Any]]:
+    """How well the mean of the models tells what is held out, if there is such a part, and its composition."""
+    if config.hold_out is None:
+        return {}, {}
+    mask = wants_mask(run.model.first, config.layout)
+    held = config.held_out(config.dataset(run.specs, mask=mask))
+    assert held is not None  # as there is a hold_out
+    composition = {f"{label:g}": events for label, events in held.composition().items()}
+    return {HELD_OUT: evaluate_by(run.model.mean, held, run.task)}, composition
 
 
 def _pooled(results: Sequence[Mapping[str, Evaluated]]) -> dict[str, Evaluated]:
@@ -137,6 +152,9 @@ def _together(
 ) -> FoldedRun:
     joined = _pooled(results)
     metrics = _metrics([run.metrics for run in runs], joined) | {"command": command}
+    held, composition = held_out_results(FoldedRun(folder, runs, metrics), runs[0].config)
+    metrics["parts"] |= {name: one.summary() | {"composition": composition} for name, one in held.items()}
+    joined |= held
     reports = can_report()
     if reports:
         over = over_training(joined["train"], joined["test"])
@@ -163,6 +181,14 @@ def _together(
 
 def pooled(parts: Sequence[Evaluated]) -> Evaluated:
     """The events of several evaluations of one task as those of one."""
+    one = parts[0]
+    if isinstance(one, HeadsEvaluation):
+        own = {name: [by_output(part)[name] for part in parts] for name in one.by_output}
+        return HeadsEvaluation({name: _pooled_head(judged) for name, judged in own.items()})
+    return _pooled_head([first(part) for part in parts])
+
+
+def _pooled_head(parts: Sequence[Judged]) -> Judged:
     names = ("labels", "scores", "weights")
     arrays: dict[str, Any] = {name: np.concatenate([getattr(one, name) for one in parts]) for name in names}
     return replace(parts[0], **arrays)
@@ -180,8 +206,26 @@ def _metrics(folds: Sequence[Mapping[str, Any]], joined: Mapping[str, Evaluated]
     return {
         **folds[0], **mean, "parts": parts, "seconds": sum(m["seconds"] for m in folds),
         "epochs": max(m["epochs"] for m in folds), "importance": _mean_importance([m["importance"] for m in folds]),
-        "folds": [m["parts"] for m in folds],
+        "folds": [m["parts"] for m in folds], "reweighted": _all_reweighted([m["reweighted"] for m in folds]),
     }  # fmt: skip
+
+
+def _all_reweighted(folds: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    """Distributions before and after reweighting of the training parts of all folds together."""
+    known = [one for one in folds if one is not None]
+    if not known:
+        return None
+    branches = {
+        name: {
+            "edges": one_fold["edges"],
+            **{
+                when: np.sum([one["branches"][name][when] for one in known], axis=0).tolist()
+                for when in ("before", "after")
+            },
+        }
+        for name, one_fold in known[0]["branches"].items()
+    }
+    return {**known[0], "largest": max(one["largest"] for one in known), "branches": branches}
 
 
 def _mean_importance(folds: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:

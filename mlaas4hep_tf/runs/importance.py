@@ -11,9 +11,10 @@ import tensorflow as tf
 
 from mlaas4hep_tf.dataset import RootDataset
 from mlaas4hep_tf.errors import LabelError
-from mlaas4hep_tf.evaluation import RegressionEvaluation
+from mlaas4hep_tf.evaluation import RegressionEvaluation, first
 from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Task
-from mlaas4hep_tf.train import judged, predict_batch
+from mlaas4hep_tf.train import judged, label_columns, predict_batch
+from mlaas4hep_tf.transforms.vector import MASK_SUFFIX, Preprocessor
 
 EVENTS = 2000  # of the sample whose values are shuffled
 ROUNDS = 3
@@ -44,10 +45,9 @@ def permutation_importance(
 
     Args:
         model: trained on such a dataset.
-        ds: labelled events that the model has not seen, in ``layout="vector"`` or ``"image"``, of which each
-            channel is a branch.
+        ds: labelled events that the model has not seen; of an image each channel is a branch.
         task: what the model tells; of more than two classes it is the mean AUC of one against the rest that is lost,
-            and of a number the root mean square of the residuals that is added.
+            and of a number the root mean square of the residuals that is added; of several outputs the first counts.
         events: sample to use; its composition is that of the dataset.
         rounds: permutations per branch.
         seed: of the permutations.
@@ -56,38 +56,41 @@ def permutation_importance(
         LabelError: a sample without both classes.
     """
     sample = ds.sample(min(events, ds.entries)).in_order()
-    parts = list(sample.as_numpy_iterator())
-    x = tf.nest.map_structure(lambda *arrays: np.concatenate(arrays), *(part[0] for part in parts))
-    labels, *weights = (
-        np.concatenate(column).astype(np.float64) for column in zip(*(p[1:] for p in parts), strict=True)
-    )
-    weight = weights[0] if weights else np.ones_like(labels)
+    parts = list(sample)
+    x = tf.nest.map_structure(lambda *tensors: tf.concat(tensors, axis=0), *(part[0] for part in parts))
+    labels = np.concatenate([label_columns(part[1], (*task.outputs,)) for part in parts])
+    weights = [part[2] if len(part) > 2 else np.ones(len(label_columns(part[1], (*task.outputs,)))) for part in parts]
+    weight = np.concatenate(weights).astype(np.float64)
     whole = _quality(model, x, labels, weight, task)
     rng = np.random.default_rng(seed)
     found = []
     for branch, columns in ds.preprocessor.parts.items():
         if columns.stop == columns.start:
             continue
-        lost = [whole - _quality(model, _dealt(x, columns, rng), labels, weight, task) for _ in range(rounds)]
+        moved = [_dealt(x, ds.preprocessor, branch, rng.permutation(len(labels))) for _ in range(rounds)]
+        lost = [whole - _quality(model, one, labels, weight, task) for one in moved]
         found.append(Importance(branch, float(np.mean(lost)), float(np.std(lost))))
     return sorted(found, key=lambda one: -one.loss)
 
 
-def _dealt(x: Any, columns: slice, rng: np.random.Generator) -> Any:
-    """The same input with some columns dealt out anew among the rows."""
-    first: Any = tf.nest.flatten(x)[0]
-    order = rng.permutation(len(first))
+def _dealt(x: Any, preprocessor: Preprocessor, branch: str, order: Any) -> Any:
+    """The same input with one branch dealt out anew among the rows."""
+    if preprocessor.form in ("columns", "ragged"):
+        return {**x, **{name: tf.gather(x[name], order) for name in (branch, branch + MASK_SUFFIX) if name in x}}
+    if preprocessor.form == "objects":
+        group, place = preprocessor.place_in_objects(branch)
+        return {**x, group: _moved(x[group].numpy(), slice(place, place + 1), order)}
+    return tf.nest.map_structure(lambda one: _moved(one.numpy(), preprocessor.parts[branch], order), x)
 
-    def move(matrix: Any) -> Any:
-        moved = matrix.copy()
-        moved[..., columns] = matrix[..., columns][order]
-        return moved
 
-    return tf.nest.map_structure(move, x)
+def _moved(matrix: Any, columns: slice, order: Any) -> Any:
+    moved = matrix.copy()
+    moved[..., columns] = matrix[..., columns][order]
+    return tf.constant(moved)
 
 
 def _quality(model: keras.Model, x: Any, labels: Any, weights: Any, task: Task) -> float:
-    result = judged(labels, predict_batch(model, x), weights, task)
+    result = first(judged(labels, predict_batch(model, x, (*task.outputs,)), weights, task))
     if isinstance(result, RegressionEvaluation):
         return -result.rmse
     auc = result.auc

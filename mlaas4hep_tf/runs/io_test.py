@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mlaas4hep_tf.evaluation import FloatArray
+from mlaas4hep_tf.reweight import classes_in
 from mlaas4hep_tf.runs.config import RunConfig
 from mlaas4hep_tf.runs.run import task_of
 from mlaas4hep_tf.specs import Specs
@@ -61,7 +62,8 @@ def look(config: RunConfig, specs: Specs) -> Looked:
     Raises:
         MlaasError: whatever is wrong with the data, as training would tell it.
     """
-    ds = config.dataset(specs, mask=config.image is None)
+    given = config.dataset(specs, mask=False).elements() if config.layout != "vector" else None
+    ds = replace(config, layout="vector").dataset(specs, mask=config.image is None)
     classes = task_of(config, ds.specs, ds.composition()).class_names or ("all events",)
     vectors, masks, labels = [], [], []
     train = config.parts(ds)["train"]
@@ -69,7 +71,7 @@ def look(config: RunConfig, specs: Specs) -> Looked:
         found = x if isinstance(x, dict) else {"vector": x, "mask": x == x}
         vectors.append(found["vector"].numpy())
         masks.append(found["mask"].numpy())
-        labels.append(y.numpy() if len(classes) > 1 else np.zeros(len(y)))
+        labels.append(classes_in(y).numpy() if len(classes) > 1 else np.zeros(len(vectors[-1])))
     vector, mask, label = (np.concatenate(parts) for parts in (vectors, masks, labels))
     rows = min(len(label), config.batch_size)
     inputs = tuple(
@@ -77,7 +79,7 @@ def look(config: RunConfig, specs: Specs) -> Looked:
         for name, place in train.preprocessor.parts.items()
     )
     counts = tuple(int((label == n).sum()) for n in range(len(classes)))
-    return Looked(tuple(train.elements()), classes, counts, inputs)
+    return Looked(tuple(given or train.elements()), classes, counts, inputs)
 
 
 def _input(name: str, rows: int, values: FloatArray, mask: FloatArray, labels: FloatArray, classes: int) -> Input:

@@ -6,18 +6,22 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from mlaas4hep_tf.errors import LabelError
-from mlaas4hep_tf.evaluation import Evaluation
+from mlaas4hep_tf.evaluation import BoolArray, FloatArray, Judged, RegressionEvaluation, first
+from mlaas4hep_tf.io.files import RootFile
 from mlaas4hep_tf.models import wants_mask
 from mlaas4hep_tf.runs.run import Run
+from mlaas4hep_tf.scanner import scan
 from mlaas4hep_tf.specs import Specs
 from mlaas4hep_tf.train import evaluate
 
 JUDGEMENT = "judgement.json"  # in a run folder
+AUC, R2 = "AUC", "R2"
+E = TypeVar("E", bound=Judged)
 
 
 @dataclass(frozen=True)
@@ -26,33 +30,59 @@ class Paired:
 
     Attributes:
         events: how many there are.
-        auc, champion_auc: areas under the ROC curves of the new model and of the one that is served.
-        error: standard error of their difference, by DeLong, for the same events.
+        figure: what is compared, the larger the better: `AUC`, of more than two classes the mean of one against the
+            rest; or `R2`, the share of a number's variance that is explained.
+        value, champion: of the new model and of the one that is served.
+        error: standard error of their difference, for the same events.
     """
 
     events: int
-    auc: float
-    champion_auc: float
+    figure: str
+    value: float
+    champion: float
     error: float
 
     @property
     def difference(self) -> float:
         """How much better the new one is."""
-        return self.auc - self.champion_auc
+        return self.value - self.champion
 
 
-def paired(challenger: Evaluation, champion: Evaluation) -> Paired:
-    """The paired test of E. DeLong, D. DeLong and D. Clarke-Pearson, Biometrics 44 (1988), with weights.
+def paired(challenger: Judged, champion: Judged) -> Paired:
+    """The paired test of two models.
+
+    Of AUCs it is that of E. DeLong, D. DeLong and D. Clarke-Pearson, Biometrics 44 (1988), with weights; of R2 the
+    paired test of the squared residuals, in units of the variance of what is true, which both have in common.
 
     Raises:
-        LabelError: other events, or events of one class.
+        LabelError: other events, events of one class, or with one value.
     """
     if not np.array_equal(challenger.labels, champion.labels):
         raise LabelError("two models are compared on the same events, in one order; these have other labels")
-    if challenger.auc is None or champion.auc is None:
-        raise LabelError(f"{len(champion.labels)} held-out events are of one class: there is no AUC to compare")
-    error = float(np.sqrt(np.sum((challenger.influence() - champion.influence()) ** 2)))
-    return Paired(len(champion.labels), challenger.auc, champion.auc, error)
+    figure, value, own = _figure(challenger)
+    other, before, others = _figure(champion)
+    if figure != other:
+        raise LabelError(f"a model that is judged by {figure} is not compared with one that is judged by {other}")
+    error = float(np.sqrt(np.sum((own - others) ** 2)))
+    return Paired(len(champion.labels), figure, value, before, error)
+
+
+def _figure(one: Judged) -> tuple[str, float, FloatArray]:
+    """The figure of a model, and what each event adds to its deviation from its expectation."""
+    if isinstance(one, RegressionEvaluation):
+        return (R2, *_explained(one))
+    if one.auc is None:
+        raise LabelError(f"{len(one.labels)} held-out events are of one class: there is no AUC to compare")
+    return AUC, one.auc, one.influence()
+
+
+def _explained(one: RegressionEvaluation) -> tuple[float, FloatArray]:
+    share = one.weights / one.weights.sum()
+    variance = float(share @ np.square(one.labels - share @ one.labels))
+    if not variance > 0:
+        raise LabelError(f"{len(one.labels)} held-out events have one true value: nothing is there to be explained")
+    missed = np.square(one.residuals) / variance
+    return 1 - float(share @ missed), share * (share @ missed - missed)
 
 
 def judge(run: Run, champion: Run) -> dict[str, Any]:
@@ -62,35 +92,66 @@ def judge(run: Run, champion: Run) -> dict[str, Any]:
 
     Returns:
         ``all`` and ``known`` (`Paired`), ``ranges``: branch -> [min, max] of before and of now, where they have grown.
+
+    Raises:
+        LabelError: models that cannot be compared, and why.
     """
-    known = tuple(file.url for file in champion.specs.files)
+    if champion.config.hold_out != run.config.hold_out:
+        raise LabelError(
+            f"the champion held out other events ({champion.config.hold_out}, not {run.config.hold_out}), so it may "
+            "have been trained on those that it would be judged by"
+        )
+    if champion.task.class_names != run.task.class_names:
+        raise LabelError(f"the champion tells {champion.task.class_names} apart, and this model {run.task.class_names}")
+    files = {uuid for uuid, _ in champion.metrics["files"]}
+    new, test = _held_out(run, run)
+    old, _ = _held_out(champion, run)
+    known = np.repeat([file.uuid in files for file, _, _ in test], [events for _, events, _ in test])
+    added = [file for file, _, _ in test if file.uuid not in files]
     return {
-        "all": asdict(_on(run, champion, run.config.files)),
-        "known": asdict(_on(run, champion, known)),
-        "ranges": new_ranges(champion.specs, run.specs),
+        "all": asdict(paired(new, old)),
+        "known": asdict(paired(*((_some(new, known), _some(old, known)) if known.any() else (new, old)))),
+        "ranges": new_ranges(champion.specs, _seen(run, added)),
     }
 
 
 def judge_run(run: Run, against: str | os.PathLike[str]) -> None:
-    """Leave in a run folder how it compares with another one, once: `JUDGEMENT`."""
-    if not (run.folder / JUDGEMENT).exists():
-        scratch = run.folder / f".{JUDGEMENT}"
-        scratch.write_text(json.dumps(judge(run, Run.load(against)), indent=1) + "\n")
-        scratch.replace(run.folder / JUDGEMENT)
+    """Leave in a run folder how it compares with another one, or ``refused``: why it cannot be, once: `JUDGEMENT`."""
+    if (run.folder / JUDGEMENT).exists():
+        return
+    try:
+        found = judge(run, Run.load(against))
+    except LabelError as error:
+        found = {"refused": str(error)}
+    scratch = run.folder / f".{JUDGEMENT}"
+    scratch.write_text(json.dumps(found, indent=1) + "\n")
+    scratch.replace(run.folder / JUDGEMENT)
 
 
-def _on(run: Run, champion: Run, files: tuple[str, ...]) -> Paired:
-    return paired(*(_held_out(one, files, run) for one in (run, champion)))
+def _held_out(model: Run, run: Run) -> tuple[Judged, list[tuple[RootFile, int, float | None]]]:
+    """A model's first output on the events that `run` held out, and how many there are of each of its files."""
+    own = {name: getattr(model.config, name) for name in ("normalize", "image", "layout", "targets")}
+    config = replace(run.config, **own)
+    masked = wants_mask(model.model, config.layout)
+    test = config.parts(config.dataset(model.specs.unbound(), mask=masked))["test"]
+    return first(evaluate(model.model, test, model.task)), test.files_and_labels()
 
 
-def _held_out(model: Run, files: tuple[str, ...], run: Run) -> Evaluation:
-    """A model on the events of files that `run` held out."""
-    config = replace(model.config, files=files, labels=run.config.labels, hold_out=run.config.hold_out, split=())
-    ds = config.dataset(model.specs.unbound(), mask=wants_mask(model.model))
-    found = evaluate(model.model, config.parts(ds)["test"], model.task)
-    if not isinstance(found, Evaluation):
-        raise LabelError("two models are compared by their AUC: a task of two classes")
-    return found
+def _some(one: E, chosen: BoolArray) -> E:
+    return replace(one, labels=one.labels[chosen], scores=one.scores[chosen], weights=one.weights[chosen])
+
+
+def _seen(run: Run, added: list[RootFile]) -> Specs:
+    """The specs of a run's data; of a run that goes on from another one, whose specs it has, those of the new files."""
+    if run.config.continue_from is None or not added:
+        return run.specs
+    derived = {branch.name for branch in run.specs.branches} & set(run.specs.analysis.defined)
+    raw = [one.name for one in run.specs.inputs if one.feature] or [branch.name for branch in run.specs.branches]
+    return scan(
+        [file.url for file in added], run.specs.tree, branches=[*raw, *sorted(derived)], read=run.config.read,
+        analysis=run.specs.analysis, labels=run.config.labels if isinstance(run.config.labels, str) else None,
+        progress=False,
+    )  # fmt: skip
 
 
 def new_ranges(before: Specs, now: Specs) -> Mapping[str, list[list[float]]]:

@@ -16,7 +16,12 @@ from mlaas4hep_tf.evaluation import EFFICIENCIES, ClassEvaluation, Evaluation, F
 from mlaas4hep_tf.specs import BranchSpec, Specs
 from mlaas4hep_tf.tasks import Classes
 
-COLORS = {"train": "#4477AA", "validation": "#CCBB44", "test": "#EE6677"}  # P. Tol's bright scheme
+COLORS = {
+    "train": "#4477AA",
+    "validation": "#CCBB44",
+    "test": "#EE6677",
+    "held out": "#228833",
+}  # P. Tol's bright scheme
 SIGNAL, BACKGROUND = "#EE6677", "#4477AA"
 CLASS_COLORS = (SIGNAL, BACKGROUND, "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#999999")  # signal first
 _STYLE: dict[Any, Any] = {
@@ -42,18 +47,25 @@ def colors(classes: Classes) -> dict[int, str]:
 
 def plot_curves(history: Mapping[str, Sequence[float]]) -> Figure:
     """Loss and AUC of training and validation per epoch."""
-    names = [name for name in ("loss", "auc", "mae") if name in history]
+    kinds = {"loss": "loss", "auc": "AUC", "mae": "mean absolute residual"}
+    names = [name for name in history if name.rsplit("_", 1)[-1] in kinds and not name.startswith("val_")]
     figure = Figure(figsize=(5.4, 2.7 * len(names)))
     for axes, name in zip(figure.subplots(len(names), squeeze=False)[:, 0], names, strict=True):
         for part, key in (("train", name), ("validation", f"val_{name}")):
             if key in history:
                 values = history[key]
                 axes.plot(range(1, len(values) + 1), values, "o-", color=COLORS[part], label=part, markersize=4)
-        axes.set(xlabel="epoch", ylabel={"loss": "loss", "auc": "AUC", "mae": "mean absolute residual"}[name])
+        axes.set(xlabel="epoch", ylabel=_axis_of(name, kinds))
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.legend()
     figure.tight_layout()
     return figure
+
+
+def _axis_of(name: str, kinds: Mapping[str, str]) -> str:
+    """What stands at the axis of a loss or metric: its output, where there are several, and what it is."""
+    output, _, kind = name.rpartition("_")
+    return f"{output}: {kinds[kind]}" if output else kinds[kind]
 
 
 def plot_roc(results: Mapping[str, Evaluation]) -> Figure:

@@ -11,10 +11,19 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
-from mlaas4hep_tf.evaluation import EFFICIENCIES, ClassEvaluation, Evaluated, Evaluation, RegressionEvaluation
+from mlaas4hep_tf.evaluation import (
+    EFFICIENCIES,
+    ClassEvaluation,
+    Evaluated,
+    Evaluation,
+    Judged,
+    RegressionEvaluation,
+    by_output,
+)
 from mlaas4hep_tf.runs import plots
 from mlaas4hep_tf.specs import Specs
 
+SEPARATES = "How well it separates"
 RESIDUALS = "What is told minus what is true: training filled, test as points, which should lie on it."
 PROFILE = "Test events, in bins of the truth with as many events each; bars are the standard error of the mean."
 TOLD = "Test events: what is told against what is true."
@@ -75,22 +84,23 @@ def write_report(
     results: Mapping[str, Evaluated],
 ) -> Path:  # fmt: skip
     """Draw what the task asks for and write ``report.html`` with it inside."""
-    what = "AUC lost" if _names(results) else "RMSE added"
+    heads = _heads(metrics, results)
+    what = "AUC lost" if heads[0].classes else "RMSE added"
     with plots.style():
-        physics = [*_class_plots(results), *_number_plots(results)]
+        physics = {head.name: [*_class_plots(head.results), *_number_plots(head)] for head in heads}
         others = [
             Plot("importance", plots.plot_importance(metrics["importance"], what=what), IMPORTANCE),
             Plot("curves", plots.plot_curves(history), CURVES),
         ]
         if metrics.get("reweighted"):
-            drawn_to = plots.plot_reweighted(metrics["reweighted"], _names(results))
+            drawn_to = plots.plot_reweighted(metrics["reweighted"], heads[0].classes)
             others.insert(0, Plot("reweighted", drawn_to, REWEIGHTED, wide=True))
         about_data = [Plot("multiplicity", plots.plot_multiplicities(specs), MULTIPLICITY)]
         if specs.cutflow is not None:
             about_data.insert(0, Plot("cutflow", plots.plot_cut_flow(specs.cutflow), CUT_FLOW))
         drawn = {
             name: [one.saved(folder) for one in shown]
-            for name, shown in (("physics", physics), ("learning", others), ("data", about_data))
+            for name, shown in (*physics.items(), ("learning", others), ("data", about_data))
         }
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     page = environment.from_string((Path(__file__).parent / "report.html.jinja").read_text())
@@ -98,26 +108,62 @@ def write_report(
     report.write_text(
         page.render(
             title=folder.name, metrics=metrics, specs=specs, plots=drawn, notes=data_notes(specs),
-            missing=missing_values(specs), classes=_names(results), efficiencies=EFFICIENCIES,
+            missing=missing_values(specs), heads=heads, classes=heads[0].classes, efficiencies=EFFICIENCIES,
         )
     )  # fmt: skip
     return report
 
 
-def _names(results: Mapping[str, Evaluated]) -> tuple[str, ...]:
-    one = next(iter(results.values()))
-    return () if isinstance(one, RegressionEvaluation) else one.classes.names
+@dataclass(frozen=True)
+class _Head:
+    """An output of the model, as the page shows it.
+
+    Attributes:
+        name: of the output.
+        results: of it, by part.
+        parts: their figures.
+        behind: what the names of its plots end in, as there are several such outputs.
+    """
+
+    name: str
+    results: Mapping[str, Judged]
+    parts: Mapping[str, Any]
+    behind: str
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; none where a number is told."""
+        one = next(iter(self.results.values()))
+        return () if isinstance(one, RegressionEvaluation) else one.classes.names
+
+    @property
+    def title(self) -> str:
+        one = next(iter(self.results.values()))
+        return f"How well it tells {one.regression.target}" if isinstance(one, RegressionEvaluation) else SEPARATES
 
 
-def _number_plots(results: Mapping[str, Evaluated]) -> Iterator[Plot]:
-    train, test = results["train"], results["test"]
+def _heads(metrics: Mapping[str, Any], results: Mapping[str, Evaluated]) -> list[_Head]:
+    names = [*by_output(next(iter(results.values())))]
+    found = []
+    for name in names:
+        own = {part: by_output(one)[name] for part, one in results.items()}
+        figures = {
+            part: {"composition": one["composition"], **one.get("outputs", {name: one})[name]}
+            for part, one in metrics["parts"].items()
+        }
+        found.append(_Head(name, own, figures, f"_{name}" if len(names) > 1 else ""))
+    return found
+
+
+def _number_plots(head: _Head) -> Iterator[Plot]:
+    train, test = head.results["train"], head.results["test"]
     if isinstance(train, RegressionEvaluation) and isinstance(test, RegressionEvaluation):
-        yield Plot("residuals", plots.plot_residuals(train, test), RESIDUALS)
-        yield Plot("profile", plots.plot_profile(test), PROFILE)
-        yield Plot("told", plots.plot_told_and_true(test), TOLD)
+        yield Plot(f"residuals{head.behind}", plots.plot_residuals(train, test), RESIDUALS)
+        yield Plot(f"profile{head.behind}", plots.plot_profile(test), PROFILE)
+        yield Plot(f"told{head.behind}", plots.plot_told_and_true(test), TOLD)
 
 
-def _class_plots(results: Mapping[str, Evaluated]) -> Iterator[Plot]:
+def _class_plots(results: Mapping[str, Judged]) -> Iterator[Plot]:
     train, test = results["train"], results["test"]
     if isinstance(train, RegressionEvaluation) or isinstance(test, RegressionEvaluation):
         return

@@ -42,9 +42,9 @@ from mlaas4hep_tf.runs.interrupt import Interrupt
 from mlaas4hep_tf.runs.lock import held
 from mlaas4hep_tf.runs.processes import ALONE, Processes
 from mlaas4hep_tf.runs.together import Watchdog, met
-from mlaas4hep_tf.specs import Specs
+from mlaas4hep_tf.specs import Specs, TargetSpec
 from mlaas4hep_tf.streaming.targets import Labels
-from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Task, numbered
+from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Classes, Task, numbered
 from mlaas4hep_tf.train import ClassWeights, Fit, evaluate, fit
 from mlaas4hep_tf.transforms.normalize import scaling
 from mlaas4hep_tf.transforms.vector import Preprocessor
@@ -64,7 +64,7 @@ class Run:
     @property
     def preprocessor(self) -> Preprocessor:
         """What the model's input was made with."""
-        return Preprocessor(self.specs, self.config.normalize, self.config.image)
+        return Preprocessor(self.specs, self.config.normalize, self.config.image, self.config.layout)
 
     @cached_property
     def task(self) -> Task:
@@ -157,7 +157,7 @@ def _train(
     task = task_of(config, ds.specs, ds.composition())
     with met(processes) if processes.count > 1 else nullcontext(), _written_to(folder, processes) as out:
         model = _model(config, ds.preprocessor, task)
-        ds = ds.masked(wants_mask(model))
+        ds = ds.masked(wants_mask(model, config.layout))
         parts = config.parts(ds)
         reweight, classes = config.reweight, task.class_names
         reweighted = fitted(reweight, parts["train"], classes) if reweight is not None else None
@@ -255,6 +255,7 @@ def _known_model(config: RunConfig, specs: Specs, task: Task) -> keras.Model:
     base = Run.load(config.continue_from or "")
     known, now = (scaling(one, how) for one, how in ((base.specs, base.config.normalize), (specs, config.normalize)))
     same = base.specs.vector_names == specs.vector_names and base.config.image == config.image
+    same &= base.config.layout == config.layout
     if not same or not known.same_as(now):
         raise ConfigError(
             f"the model of {base.folder} takes other columns, another image or normalisation than these specs give: "
@@ -319,7 +320,7 @@ def evaluate_run(
     Raises:
         ConfigError: files of its own that are not those it was trained on.
     """
-    mask = wants_mask(run.model)
+    mask = wants_mask(run.model, run.config.layout)
     config = replace(run.config, read=read or run.config.read)
     if files:
         own = numbered(labels if labels is not None else config.labels, run.task.class_names)
@@ -354,15 +355,21 @@ def task_of(config: RunConfig, specs: Specs, composition: Mapping[float, int]) -
     Raises:
         LabelError: labels that are not those of classes, before training and not after it.
     """
-    if not isinstance(config.labels, str):
-        return config.task([*composition])
-    branch = next(target for target in specs.targets if target.name == config.labels)
+    known = {target.name: target for target in specs.targets}
+    numbers = [config.number(known[name]) for name in config.numbers_told]
     if config.regression:
-        return config.regression_task(branch)
+        return Task(numbers[0], tuple(numbers[1:]))
+    return Task(_classes(config, known, composition), tuple(numbers))
+
+
+def _classes(config: RunConfig, known: Mapping[str, TargetSpec], composition: Mapping[float, int]) -> Classes:
+    if not isinstance(config.labels, str):
+        return config.head([*composition])
+    branch = known[config.labels]
     if branch.not_finite or not branch.found:
         held = f"{branch.not_finite} events without a number" if branch.not_finite else f"{branch.min} to {branch.max}"
         raise LabelError(f"label branch {branch.name!r} must hold the numbers of classes, 0, 1 ...; it holds {held}")
-    return config.task([value for value, _ in branch.found])
+    return config.head([value for value, _ in branch.found])
 
 
 def _metrics(

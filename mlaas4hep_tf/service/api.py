@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -88,7 +87,7 @@ def _data(engine: Engine, access: Access) -> APIRouter:
 
     @router.post("/projects/{name}/jobs", dependencies=[writes], status_code=202)
     def train_again(name: str) -> dict[str, Any]:
-        store.plan(known(name), time.time(), again=True)
+        store.plan_again(known(name), "it was asked for")
         found = store.jobs(name, most=1)
         if not found:
             raise HTTPException(409, f"no data of project {name!r} have come yet")

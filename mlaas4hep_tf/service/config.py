@@ -51,14 +51,19 @@ class Project:
     Attributes:
         name: of the model in the registry and where it is served.
         train: options of ``mlaas4hep-tf train``, without files and output.
+        scan: those of them that choose what is scanned (``--tree``, ``--exclude``, ``--select`` ...), which a model
+            that goes on from the champion has from there.
         watch: patterns of files, folders and ``root://`` directories that are looked at.
         command: a command that prints the URL of a file a line, such as of Rucio or DAS.
         every: seconds between two looks.
         settle: seconds without a new file before a training begins.
-        hold_out: share of the events that no model is trained on, by which all are judged.
+        hold_out: share of the events that no model is trained on, by which all are judged, drawn by file and entry; or
+            words of ``--hold-out``: ``0.2:identifiers``, ``event % 5 == 0``.
         start: from ``scratch``, or from the weights of the ``champion``.
         gate: when a new model is promoted.
         canary: share of requests that a new model gets instead of all; None: all.
+        drift: population stability index of an input of the served model above which a training is queued, once for
+            the same files; None: never.
         launch: words of a command in front of the training, such as of a batch system; ``{command}`` stands for it.
         memory_gb, hours: limits of a training; None: none.
         retries: how often a training that dies is gone on with.
@@ -66,25 +71,34 @@ class Project:
 
     name: str
     train: tuple[str, ...] = ()
+    scan: tuple[str, ...] = ()
     watch: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     every: float = 5.0
     settle: float = 2.0
-    hold_out: float = 0.2
+    hold_out: float | str = 0.2
     start: Start = "scratch"
     gate: Gate = field(default_factory=Gate)
     canary: float | None = None
+    drift: float | None = None
     launch: tuple[str, ...] = ()
     memory_gb: float | None = None
     hours: float | None = None
     retries: int = 2
 
+    @property
+    def held_out(self) -> str:
+        """What ``--hold-out`` is told: by what events are drawn, so that it is the same whatever files come."""
+        return self.hold_out if isinstance(self.hold_out, str) else f"{self.hold_out:g}:entries"
+
     def __post_init__(self) -> None:
         _one_of("start", self.start, get_args(Start))
-        if not 0 < self.hold_out < 1:
+        if not isinstance(self.hold_out, str) and not 0 < self.hold_out < 1:
             raise ConfigError(
                 f"project {self.name}: hold_out is a share of the events, such as 0.2; not {self.hold_out}"
             )
+        if self.drift is not None and not self.drift > 0:
+            raise ConfigError(f"project {self.name}: drift is a PSI above 0, such as 0.25; not {self.drift}")
         if not self.train:
             raise ConfigError(f"project {self.name}: train has the options of mlaas4hep-tf train, at least --label")
 
@@ -117,6 +131,9 @@ class ServiceConfig:
     def __post_init__(self) -> None:
         if self.tokens is None and self.host not in ("127.0.0.1", "localhost", "::1"):
             raise ConfigError(f"who asks from elsewhere needs a token: with host {self.host!r} give tokens = FILE")
+        for project in self.projects.values():
+            if project.drift is not None and self.server is None:
+                raise ConfigError(f"project {project.name}: drift is asked of server = URL, and there is none")
         if self.jobs < 1:
             raise ConfigError(f"jobs is at least 1, not {self.jobs}")
 

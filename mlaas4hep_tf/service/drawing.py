@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _LINE = 560, 220, 56, 26, 13
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _BOTTOM, _LINE = 560, 220, 66, 120, 26, 18
 
 
 def curves(series: Mapping[str, Sequence[float]], title: str) -> str:
@@ -21,18 +21,19 @@ def curves(series: Mapping[str, Sequence[float]], title: str) -> str:
     epochs = max(map(len, series.values()))
 
     def place(epoch: int, value: float) -> str:
-        x = _LEFT + (_WIDTH - _LEFT - 90) * (epoch / max(epochs - 1, 1))
+        x = _LEFT + (_WIDTH - _LEFT - _RIGHT) * (epoch / max(epochs - 1, 1))
         y = 10 + (_HEIGHT - _BOTTOM - 20) * (high - value) / (high - low)
         return f"{x:.1f},{y:.1f}"
 
     lines, taken = list[str](), list[float]()
     for number, (name, one) in enumerate(series.items()):
         x, y = place(len(one) - 1, one[-1]).split(",")
+        beside = _beside(float(y) + 4, taken)
         points = " ".join(place(epoch, value) for epoch, value in enumerate(one))
         lines.append(
             f'<polyline class="s{number % 4}" points="{points}"/>'
-            f'<circle class="s{number % 4}" cx="{x}" cy="{y}" r="3"/>'
-            f'<text x="{float(x) + 7:.1f}" y="{_beside(float(y) + 4, taken):.1f}">{_escaped(name)}</text>'
+            f'<circle class="s{number % 4}" cx="{float(x) + 8:.1f}" cy="{beside - 4:.1f}" r="4"/>'
+            f'<text x="{float(x) + 16:.1f}" y="{beside:.1f}">{_escaped(name)}</text>'
         )
     return (
         f'<svg class="curves" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{_escaped(title)}">'
@@ -42,9 +43,10 @@ def curves(series: Mapping[str, Sequence[float]], title: str) -> str:
 
 
 def _beside(y: float, taken: list[float]) -> float:
-    """Where a name stands that does not cover those that stand there already."""
+    """Where a name stands that does not cover those that stand there already: below them, at the bottom above them."""
+    step = _LINE if y < _HEIGHT / 2 else -_LINE
     while any(abs(y - other) < _LINE for other in taken):
-        y += _LINE
+        y += step
     taken.append(y)
     return y
 

@@ -10,6 +10,7 @@ import glob
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -18,13 +19,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mlaas4hep_client.errors import ServingError
+
 from mlaas4hep_tf.errors import MlaasError, RegistryError
 from mlaas4hep_tf.io.remote import list_files
 from mlaas4hep_tf.registry.files import uuid_of
 from mlaas4hep_tf.registry.promotion import promote
 from mlaas4hep_tf.registry.registry import CHAMPION, RUN, Registry
-from mlaas4hep_tf.registry.targets import Target, target_of
-from mlaas4hep_tf.service import processes
+from mlaas4hep_tf.registry.targets import TOKEN, Target, target_of
+from mlaas4hep_tf.service import drift, processes
 from mlaas4hep_tf.service.config import Project, ServiceConfig
 from mlaas4hep_tf.service.gate import decide
 from mlaas4hep_tf.service.store import OPEN, Job, Store
@@ -35,6 +38,8 @@ REGISTERED, JUDGEMENT = "registered.json", "judgement.json"  # in a run folder, 
 _AGAIN_S = 10.0  # until a file that could not be opened is tried again
 _COMMAND_S = 300  # that a command of a catalogue may take
 _AT_ONCE = 100  # files that are opened in a step
+_GRACE_S = 10.0  # from SIGTERM to SIGKILL
+_DRIFT_S = 30.0  # between two looks at what the server is asked
 
 
 class Engine:
@@ -51,6 +56,8 @@ class Engine:
         self._state = Path(config.place(config.state))
         self.store = Store(self._state / "service.db")
         self._looked: dict[str, float] = {}
+        self._asked: dict[str, float] = {}
+        self._cancelling: dict[int, float] = {}
         self._tried: dict[int, float] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._forever, name="engine", daemon=True)
@@ -78,6 +85,7 @@ class Engine:
         self._identify()
         for project in self.config.projects.values():
             self.store.plan(project.name, time.time() - project.settle)
+            self._drift(project)
         for job in reversed(self.store.jobs(states=OPEN)):
             if job.project in self.config.projects:
                 self._work(job, self.config.projects[job.project])
@@ -117,6 +125,24 @@ class Engine:
             except MlaasError as error:  # not written to its end, or gone
                 self.store.cannot_identify(number, str(error))
 
+    def _drift(self, project: Project) -> None:
+        """Queue a training where the served version is asked something else than it was trained on."""
+        now, server = time.monotonic(), self.config.server
+        if project.drift is None or server is None or now - self._asked.get(project.name, -1e9) < _DRIFT_S:
+            return
+        self._asked[project.name] = now
+        served = self.target.traffic(project.name)
+        if served is None:
+            return
+        try:
+            rows = drift.counted(server, os.environ.get(TOKEN))
+        except ServingError as error:
+            log.warning("project %s: %s tells nothing of drift: %s", project.name, server, error)
+            return
+        why = drift.gone(rows, project.name, served.stable, project.drift)
+        if why is not None:
+            self.store.plan_once(project.name, "drift", why)
+
     # jobs
 
     def folder(self, number: int) -> Path:
@@ -127,9 +153,7 @@ class Engine:
         folder = self.folder(job.id)
         running = processes.alive(folder)
         if job.cancel:
-            processes.kill(folder)
-            if not processes.alive(folder):
-                self.store.ended(job.id, "cancelled", "cancelled on demand")
+            self._cancel(job, folder)
         elif running:
             self._limit(job, project)
         elif (folder / RUN / REGISTERED).exists():
@@ -138,6 +162,15 @@ class Engine:
             self.store.ended(job.id, "failed", processes.last_line(folder))
         elif sum(processes.alive(self.folder(one.id)) for one in self.store.jobs(states=OPEN)) < self.config.jobs:
             self._start(job, project)
+
+    def _cancel(self, job: Job, folder: Path) -> None:
+        """End a training: what was launched for it may take its batch job back before it ends itself."""
+        if processes.alive(folder):
+            since = self._cancelling.setdefault(job.id, time.monotonic())
+            processes.kill(folder, signal.SIGTERM if time.monotonic() - since < _GRACE_S else signal.SIGKILL)
+        else:
+            self._cancelling.pop(job.id, None)
+            self.store.ended(job.id, "cancelled", "cancelled on demand")
 
     def _limit(self, job: Job, project: Project) -> None:
         """End a training that takes more than it may."""
@@ -160,12 +193,12 @@ class Engine:
         champion = self._champion(project, folder)
         command = [
             sys.executable, "-m", "mlaas4hep_tf.cli", "train", "files.txt", *project.train,
-            "--hold-out", f"{project.hold_out:g}", "--out", RUN, "--resume", "--checkpoint-every", "10s",
+            "--hold-out", project.held_out, "--out", RUN, "--resume", "--checkpoint-every", "10s",
             "--registry", self.registry.where, "--register", project.name, "--tag", f"job={job.id}",
         ]  # fmt: skip
-        if champion:
-            command += ["--against", "champion"]
-            command += ["--continue-from", "champion"] if project.start == "champion" else []
+        going_on = champion and project.start == "champion"
+        command += ["--against", "champion"] if champion else []
+        command += ["--continue-from", "champion"] if going_on else project.scan
         self.store.began(job.id)
         processes.start(folder, processes.launched(project.launch, command))
 

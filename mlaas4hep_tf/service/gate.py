@@ -21,10 +21,12 @@ def decide(judgement: Mapping[str, Any], gate: Gate) -> Decision:
     """Promote unless it is worse, by more than the margin and what chance explains, on any of the held-out events.
 
     Args:
-        judgement: ``champion`` None, or ``all``, ``known`` (`runs.judging.Paired`) and ``ranges``.
+        judgement: ``champion`` None, or ``all``, ``known`` (`runs.judging.Paired`) and ``ranges``, or ``refused``.
     """
     if judgement.get("champion") is None:
         return Decision(True, "the first version")
+    if "refused" in judgement:
+        return Decision(False, f"not compared with version {judgement['champion']}: {judgement['refused']}")
     ranges = judgement["ranges"]
     beyond = f"; values beyond those of the champion in {', '.join(sorted(ranges))}" if ranges else ""
     for what in ("known", "all"):
@@ -38,10 +40,10 @@ def decide(judgement: Mapping[str, Any], gate: Gate) -> Decision:
 
 def _told(one: Mapping[str, Any], what: str, gate: Gate) -> tuple[float, str]:
     """The lower bound of the difference, and how it came about."""
-    difference = one["auc"] - one["champion_auc"]
+    difference = one["value"] - one["champion"]
     lower = difference - gate.deviations * one["error"]
     events = f"{one['events']:,} held-out events of {'all files' if what == 'all' else 'the files that both know'}"
     return lower, (
-        f"AUC {one['auc']:.4f} against {one['champion_auc']:.4f} on {events}, difference {difference:+.4f} ± "
+        f"{one['figure']} {one['value']:.4f} against {one['champion']:.4f} on {events}, difference {difference:+.4f} ± "
         f"{one['error']:.4f}, at least {lower:+.4f} where {-gate.margin:+.4f} is allowed"
     )

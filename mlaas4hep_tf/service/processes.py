@@ -46,10 +46,10 @@ def alive(folder: Path) -> bool:
     return False
 
 
-def kill(folder: Path) -> None:
+def kill(folder: Path, how: signal.Signals = signal.SIGKILL) -> None:
     """End what runs there, with all of its session."""
     try:
-        os.killpg(int((folder / PID).read_text()), signal.SIGKILL)
+        os.killpg(int((folder / PID).read_text()), how)
     except (FileNotFoundError, ProcessLookupError, ValueError):  # it has not begun, or has ended meanwhile
         return
 

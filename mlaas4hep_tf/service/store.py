@@ -19,6 +19,7 @@ from mlaas4hep_tf.errors import RegistryError
 
 State = Literal["queued", "running", "promoted", "kept", "failed", "cancelled"]
 OPEN = ("queued", "running")
+NEW_FILES = "new files"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS announced (
   id INTEGER PRIMARY KEY, project TEXT NOT NULL, url TEXT NOT NULL, error TEXT, known INTEGER NOT NULL DEFAULT 0,
@@ -29,7 +30,7 @@ CREATE TABLE IF NOT EXISTS file (
 CREATE TABLE IF NOT EXISTS job (
   id INTEGER PRIMARY KEY, project TEXT NOT NULL, upto INTEGER NOT NULL, state TEXT NOT NULL, reason TEXT,
   created REAL NOT NULL, started REAL, ended REAL, attempts INTEGER NOT NULL DEFAULT 0, version INTEGER,
-  cancel INTEGER NOT NULL DEFAULT 0);
+  cancel INTEGER NOT NULL DEFAULT 0, cause TEXT NOT NULL DEFAULT 'new files');
 CREATE UNIQUE INDEX IF NOT EXISTS one_open_job ON job (project) WHERE state IN ('queued', 'running');
 CREATE INDEX IF NOT EXISTS unknown ON announced (known) WHERE known = 0;
 """
@@ -46,6 +47,7 @@ class Job:
         attempts: how often its process was started.
         version: of the model that came out.
         cancel: it is to be ended.
+        cause: why it was queued.
     """
 
     id: int
@@ -59,6 +61,7 @@ class Job:
     attempts: int
     version: int | None
     cancel: bool
+    cause: str = NEW_FILES
 
 
 class Store:
@@ -142,19 +145,30 @@ class Store:
 
     # jobs
 
-    def plan(self, project: str, settled: float, *, again: bool = False) -> None:
-        """Queue a job where there are files that none was made for, the last of which came before `settled`.
+    def plan(self, project: str, settled: float) -> None:
+        """Queue a job where there are files that none was made for, the last of which came before `settled`."""
+        self._queue(
+            "MAX(since) <= ?4 AND MAX(id) > (SELECT IFNULL(MAX(upto), 0) FROM job WHERE project = ?1)",
+            project, NEW_FILES, settled,
+        )  # fmt: skip
 
-        Args:
-            again: for files that there was a job for, too.
-        """
+    def plan_again(self, project: str, cause: str) -> None:
+        """Queue a job for all files, whether or not there was one for them."""
+        self._queue("MAX(id) IS NOT NULL AND ?4", project, cause, 1)
+
+    def plan_once(self, project: str, kind: str, cause: str) -> None:
+        """Queue a job for all files, unless there was one for the same files whose cause begins with `kind`."""
+        self._queue(
+            "MAX(id) > (SELECT IFNULL(MAX(upto), 0) FROM job WHERE project = ?1 AND substr(cause, 1, length(?4)) = ?4)",
+            project, cause, kind,
+        )  # fmt: skip
+
+    def _queue(self, condition: str, project: str, cause: str, given: object) -> None:
         with self._write() as db:
             db.execute(
-                "INSERT OR IGNORE INTO job (project, upto, state, created) "
-                "SELECT ?1, MAX(id), 'queued', ?3 FROM file WHERE project = ?1 "
-                "HAVING MAX(since) <= ?2 "
-                "AND (?4 OR MAX(id) > (SELECT IFNULL(MAX(upto), 0) FROM job WHERE project = ?1))",
-                (project, settled, time.time(), again),
+                "INSERT OR IGNORE INTO job (project, upto, state, created, cause) "
+                f"SELECT ?1, MAX(id), 'queued', ?2, ?3 FROM file WHERE project = ?1 HAVING {condition}",
+                (project, time.time(), cause, given),
             )
 
     def jobs(self, project: str | None = None, states: tuple[str, ...] = (), most: int = 100) -> list[Job]:

@@ -22,11 +22,14 @@ from mlaas4hep_tf.errors import InputFileError, ReaderError
 from mlaas4hep_tf.io.branches import Layout
 from mlaas4hep_tf.io.buffers import ArrayPool, ArraySpec, BufferPool, BufferRef, keep_freed_memory
 from mlaas4hep_tf.io.files import RootFile
+from mlaas4hep_tf.io.lists import IntArray, IntLists
 from mlaas4hep_tf.io.processes import Once
 from mlaas4hep_tf.io.workers import WorkerPool
+from mlaas4hep_tf.scanned_files import ScannedFiles, entries_of, offsets_of
 from mlaas4hep_tf.streaming.kept import Events, Kept, divided
-from mlaas4hep_tf.streaming.plan import EntryRange, Plan, apportion, chunk_quotas
+from mlaas4hep_tf.streaming.plan import Plan, apportion, chunk_quotas
 from mlaas4hep_tf.streaming.position import Position
+from mlaas4hep_tf.streaming.ranges import EntryRange
 from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange
 from mlaas4hep_tf.streaming.targets import Target
 
@@ -70,6 +73,7 @@ class Stream:
         layout: feature branches of the packed matrices.
         lengths: group -> objects kept per event, to count what is truncated.
         labels, weights: where the numbers come from.
+        numbers: targets beside the labels, or instead of them.
         worker_pool, pool: where reading runs, and the memory that it fills.
         chunk_pool: memory of the chunks.
         truncated: events and objects beyond `lengths` in the latest epoch, by group.
@@ -86,7 +90,7 @@ class Stream:
         kept: events that were read and stay in memory, or None.
     """
 
-    files: tuple[RootFile, ...]
+    files: Sequence[RootFile]
     layout: Layout
     lengths: Mapping[str, int]
     labels: Target | None
@@ -106,24 +110,29 @@ class Stream:
     factors: tuple[float, ...] = ()
     sums_of_weights: tuple[str, ...] = ()
     kept: Kept | None = None
-
-    def events(self, number: int) -> int:
-        """How many events a file has."""
-        return self.passing[number].entries if self.passing else self.files[number].num_entries
+    numbers: tuple[Target, ...] = ()
 
     @cached_property
-    def entry_offsets(self) -> list[tuple[int, ...]]:
-        """For each file the events at which its clusters begin, and their number."""
-        return [own.entry_offsets for own in self.passing or self.files]
+    def events(self) -> IntArray:
+        """How many events each file has, int64 [files]."""
+        return np.array([own.entries for own in self.passing]) if self.passing else entries_of(self.files)
 
-    @property
-    def raw_offsets(self) -> list[tuple[int, ...]] | None:
+    @cached_property
+    def entry_offsets(self) -> IntLists:
+        """For each file the events at which its clusters begin, and their number."""
+        if not self.passing:
+            return offsets_of(self.files)
+        return IntLists.of((own.entry_offsets for own in self.passing), rising=True)
+
+    @cached_property
+    def raw_offsets(self) -> IntLists | None:
         """The entries at which these lie, where there is a selection."""
-        return [own.raw_offsets for own in self.passing] if self.passing else None
+        return IntLists.of((own.raw_offsets for own in self.passing), rising=True) if self.passing else None
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        return tuple(t for t in (self.labels, self.weights) if t is not None)
+        """All that comes with the features; weights are the last."""
+        return tuple(t for t in (self.labels, *self.numbers, self.weights) if t is not None)
 
     def fresh(self, entries: int) -> Stream:
         """The same files and processes with counts and chunk memory of its own, for so many events."""
@@ -135,7 +144,7 @@ class Stream:
     def keeps(self, plan: Plan) -> bool:
         """Whether all events of a plan are kept."""
         kept = self.kept
-        return kept is not None and all(kept.get(block) for group in plan.file_groups for block in group)
+        return kept is not None and all(kept.get(block) for block in plan.in_order())
 
     def begin_kept(self, plan: Plan, truncated: Mapping[str, int]) -> None:
         """Count an epoch that is delivered whole without being read."""
@@ -175,14 +184,14 @@ class Stream:
         try:
             first, row = divmod(start.batch * plan.batch_size, plan.chunk_size)
             passed = [
-                _Passed(self.delivered, start.lost, plan.blocks(number, start.epoch))
-                for number in range(len(plan.file_groups))
+                _Passed(self.delivered, start.lost, plan.blocks(number, start.epoch), events)
+                for number, events in enumerate(plan.quotas)
             ]
-            steps = deque(plan.chunk_quotas.tolist())
-            before = sum(1 for _ in itertools.islice(_mix(passed, steps, plan.chunk_size), first))
+            quotas = _Quotas(plan)
+            before = sum(1 for _ in itertools.islice(_mix(passed, quotas), first))
             begun = ahead.take(start) if ahead is not None else ()
-            file_groups += begun or (_FileGroup(self, [*group.blocks], start.lost) for group in passed)
-            for number, pieces in enumerate(_mix(file_groups, steps, plan.chunk_size), before):
+            file_groups += begun or (_FileGroup(self, group.blocks, start.lost, group.left) for group in passed)
+            for number, pieces in enumerate(_mix(file_groups, quotas), before):
                 order = plan.rows(start.epoch, number, _events(pieces))
                 yield order[row if number == first else 0 :], *self._assemble(pieces, room)
         except Exception as error:
@@ -251,6 +260,8 @@ class Stream:
         except BaseException:
             self.cancel(reading)
             raise
+        if packed.opened is not None and isinstance(self.files, ScannedFiles):
+            self.files.learn(reading.block.file, packed.opened)
         arrays = packed.arrays if reading.ref is None else self.pool.arrays(reading.ref, packed.specs)
         events = self._with_targets(arrays, reading.block.file)
         if self.kept is not None:
@@ -294,18 +305,18 @@ class Stream:
 
     @cached_property
     def _small(self) -> dict[int, Once]:
-        """By number what readers are told of the files of which they can remember all."""
-        if len(self.files) > self.worker_pool.remembers:
-            return {}
-        return {
-            number: Once(file.part(self._reads, 0, file.num_entries))
-            for number, file in enumerate(self.files)
-            if len(self._reads) * len(file.entry_offsets) <= SMALL_FILE and not file.friends
-        }
+        """By number what readers are told of files of which they can remember all."""
+        return {}
 
     def _file(self, number: int, start: int, stop: int) -> Once | RootFile:
         """What a reader is told of a file to read some entries."""
-        return self._small.get(number) or self.files[number].part(self._reads, start, stop)
+        known = self._small.get(number)
+        if known is not None:
+            return known
+        file, few = self.files[number], len(self.files) <= self.worker_pool.remembers
+        if not few or file.unopened or file.friends or len(self._reads) * len(file.entry_offsets) > SMALL_FILE:
+            return file.part(self._reads, start, stop)
+        return self._small.setdefault(number, Once(file.part(self._reads, 0, file.num_entries)))
 
     def _segments(self, block: EntryRange) -> tuple[Segment, ...]:
         """The entries of the file that a block stands for."""
@@ -313,12 +324,12 @@ class Stream:
             return self.passing[block.file].segments(block.start, block.stop)
         return (Segment(block.start, block.stop, len(block), 0, len(block)),)
 
-    def of_parts(self, events: Sequence[int]) -> Stream:
+    def of_parts(self, events: IntArray) -> Stream:
         """The same for so many events of each file, which stand for all of them where weights are scaled."""
-        return replace(
-            self,
-            factors=tuple(scale * whole / max(n, 1) for (scale, whole), n in zip(self.scales, events, strict=False)),
-        )
+        if not self.scales:
+            return self
+        scaled = zip(self.scales, events.tolist(), strict=True)
+        return replace(self, factors=tuple(scale * whole / max(n, 1) for (scale, whole), n in scaled))
 
     def weighed(self, piece: tuple[Array, ...], file: int) -> tuple[Array, ...]:
         """Events of a file with their weights scaled."""
@@ -362,10 +373,11 @@ class _Events(Protocol):
 class _Passed:
     """The blocks of one file group of which the first were delivered in an earlier process: events without content."""
 
-    def __init__(self, delivered: Counter[int], lost: frozenset[tuple[int, int]], blocks: Sequence[EntryRange]) -> None:
+    def __init__(
+        self, delivered: Counter[int], lost: frozenset[tuple[int, int]], blocks: Iterator[EntryRange], left: int
+    ) -> None:
         self._delivered, self._lost = delivered, lost
-        self.blocks = deque(blocks)
-        self.left = sum(map(len, blocks))
+        self.blocks, self.left = blocks, left
 
     def ask(self, events: int) -> None:
         """Nothing is read."""
@@ -374,13 +386,13 @@ class _Passed:
         """As `_FileGroup.take`, with rows without columns."""
         pieces: list[tuple[Array, ...]] = []
         while events:
-            block = self.blocks.popleft()
+            block = next(self.blocks)
             if (block.file, block.start) in self._lost:
                 self.left -= len(block)
                 break
             taken = min(events, len(block))
             if taken < len(block):
-                self.blocks.appendleft(EntryRange(block.file, block.start + taken, block.stop))
+                self.blocks = itertools.chain([EntryRange(block.file, block.start + taken, block.stop)], self.blocks)
             pieces.append((np.empty((taken, 0), np.float32),))
             self._delivered[block.file] += taken
             self.left -= taken
@@ -394,14 +406,15 @@ class _FileGroup:
     Blocks that are known to be `lost` are not read.
     """
 
-    def __init__(self, stream: Stream, blocks: Sequence[EntryRange], lost: frozenset[tuple[int, int]]) -> None:
+    def __init__(
+        self, stream: Stream, blocks: Iterator[EntryRange], lost: frozenset[tuple[int, int]], left: int
+    ) -> None:
         self._stream, self._lost = stream, lost
-        self._todo = iter(blocks)
+        self._todo, self.left = blocks, left
         self._reading: deque[_Reading | _Held | EntryRange] = deque()
         self._rest: tuple[Array, ...] | None = None
         self._file = 0  # from which it is
         self.asked = 0  # events that are being read, or left over
-        self.left = sum(map(len, blocks))
 
     def ask(self, events: int) -> None:
         """Have the blocks read that the next `events` events lie in, and one more."""
@@ -468,9 +481,12 @@ class Ahead:
             return
         _forget(self._begun)
         plan, most = self._plan, 2 * self._stream.worker_pool.workers
-        groups = [_FileGroup(self._stream, plan.blocks(n, start.epoch), start.lost) for n in range(len(plan.quotas))]
+        groups = [
+            _FileGroup(self._stream, plan.blocks(number, start.epoch), start.lost, events)
+            for number, events in enumerate(plan.quotas)
+        ]
         self._begun[start.epoch] = groups
-        for group, events in zip(groups, plan.chunk_quotas[0].tolist(), strict=True):
+        for group, events in zip(groups, next(plan.chunk_quotas()), strict=True):
             while group.asked < events and most > 0:
                 group.ask(group.asked)
                 most -= 1
@@ -486,23 +502,36 @@ def _forget(begun: dict[int, list[_FileGroup]]) -> None:
             group.close()
 
 
-def _mix(file_groups: Sequence[_Events], steps: deque[list[int]], chunk_size: int) -> Iterator[list[tuple[Array, ...]]]:
-    """The pieces of each chunk; `steps` are the events that each takes from every file group, and those done go.
+class _Quotas:
+    """The events that each chunk takes from every file group, dealt out anew where some are lost."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._chunk_size, self._rest = plan.chunk_size, plan.chunk_quotas()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        while (step := next(self._rest, None)) is not None:
+            yield step
+
+    def deal(self, left: Sequence[int]) -> None:
+        """Go on with so many events left in each file group."""
+        self._rest = chunk_quotas(left, self._chunk_size) if any(left) else iter(())
+
+
+def _mix(file_groups: Sequence[_Events], quotas: _Quotas) -> Iterator[list[tuple[Array, ...]]]:
+    """The pieces of each chunk.
 
     Where a block is lost, the chunk is filled up from what is left in each file group, in proportion to that, and the
     chunks behind it are dealt out anew; so each but the last is still a whole one.
     """
-    while steps:
-        step = steps.popleft()
+    for step in quotas:
         before = sum(file_group.left for file_group in file_groups)
         pieces = _take(file_groups, step)
         while (short := sum(step) - _events(pieces)) and (rest := sum(file_group.left for file_group in file_groups)):
-            (more,) = apportion([file_group.left for file_group in file_groups], [min(short, rest)]).tolist()
+            (more,) = apportion([file_group.left for file_group in file_groups], [min(short, rest)])
             pieces += _take(file_groups, more)
         left = [file_group.left for file_group in file_groups]
         if before - sum(left) != _events(pieces):
-            steps.clear()
-            steps.extend(chunk_quotas(left, chunk_size).tolist() if any(left) else ())
+            quotas.deal(left)
         if pieces:
             yield pieces
 
@@ -519,10 +548,12 @@ def _events(pieces: Sequence[tuple[Array, ...]]) -> int:
 
 def read_block(file: RootFile, start: int, stop: int, layout: Layout, ref: BufferRef | None) -> Any:
     """Runs in a reader process: read and pack one block."""
-    from mlaas4hep_tf.io.reader import read_packed  # here, so that the training process never imports uproot
+    from mlaas4hep_tf.io.opening import opened  # here, so that the training process never imports uproot
+    from mlaas4hep_tf.io.reader import read_packed
 
     keep_freed_memory()
-    return read_packed(file, start, stop, layout, ref)
+    found = opened(file)
+    return _with_opened(read_packed(found, start, stop, layout, ref), file, found)
 
 
 def read_passing_block(
@@ -531,9 +562,16 @@ def read_passing_block(
 ) -> Any:  # fmt: skip
     """Runs in a reader process: read, cut, derive and pack one block."""
     from mlaas4hep_tf.analysis.reading import read_passing
+    from mlaas4hep_tf.io.opening import opened
 
     keep_freed_memory()
-    return read_passing(file, segments, layout, steps, ref, drawn)
+    found = opened(file)
+    return _with_opened(read_passing(found, segments, layout, steps, ref, drawn), file, found)
+
+
+def _with_opened(packed: Any, file: RootFile, found: RootFile) -> Any:
+    """The packed block and, if its file had not been opened before, what opening it told."""
+    return packed if found is file else replace(packed, opened=found)
 
 
 def read_others(

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from mlaas4hep_tf.errors import PlanError
 from mlaas4hep_tf.io.memory import free_memory
-from mlaas4hep_tf.streaming.plan import EntryRange
+from mlaas4hep_tf.streaming.ranges import EntryRange
 
 Events = tuple[npt.NDArray[Any], ...]  # packed: flat; per group values and counts; targets
 Keep = Literal["auto"] | bool | int

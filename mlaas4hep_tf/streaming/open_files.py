@@ -15,6 +15,7 @@ from mlaas4hep_tf.io.friends import Friends, befriend, sources_of
 from mlaas4hep_tf.io.policy import ReadPolicy
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.progress import progress_bar
+from mlaas4hep_tf.scanned_files import ScannedFiles
 from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange, expected_entries
 
 
@@ -60,7 +61,7 @@ def inspect_files(
         also: branches to describe although they are no features: labels and weights.
     """
     sources = _all_listed(sources, worker_pool)
-    _tell_idle_replicas(sources, worker_pool.read.policy)
+    tell_idle_replicas(sources, worker_pool.read.policy)
     found: list[RootFile] = []
     failed: list[SkippedRange] = []
     outcomes = worker_pool.outcomes(partial(inspect_source, selection, also), sources)
@@ -82,6 +83,25 @@ def inspect_files(
     check_one_tree(found)
     _tell_notes(found)
     return tuple(found)
+
+
+def open_scanned(files: Sequence[RootFile], worker_pool: WorkerPool) -> tuple[RootFile, ...]:
+    """The same files, opened where they were not since they were scanned: for what reads all of them at once."""
+    if not isinstance(files, ScannedFiles):
+        return tuple(files)
+    return tuple(worker_pool.map(_opened, files))
+
+
+def _opened(file: RootFile) -> RootFile:
+    """Runs in a reader process."""
+    from mlaas4hep_tf.io.opening import opened
+
+    return opened(file)
+
+
+def listed(sources: Sequence[Source], worker_pool: WorkerPool) -> tuple[Source, ...]:
+    """The files one by one, where servers have to say which there are."""
+    return tuple(_all_listed(sources, worker_pool))
 
 
 def _account_for(
@@ -128,7 +148,7 @@ def check_distinct(files: Sequence[RootFile]) -> None:
         seen[place, file.tree] = seen[content] = file
 
 
-def _tell_idle_replicas(sources: Sequence[Source], policy: ReadPolicy) -> None:
+def tell_idle_replicas(sources: Sequence[Source], policy: ReadPolicy) -> None:
     idle = [start for start in policy.replicas if not any(source.url.startswith(start) for source in sources)]
     if idle:
         warnings.warn(

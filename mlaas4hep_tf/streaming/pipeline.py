@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from mlaas4hep_tf.streaming.plan import Plan
 from mlaas4hep_tf.streaming.position import Cursor
 from mlaas4hep_tf.transforms.augment import Augmenter
 from mlaas4hep_tf.transforms.augmentation import Augmentation
-from mlaas4hep_tf.transforms.vector import MASK_SUFFIX, Preprocessor
+from mlaas4hep_tf.transforms.vector import Preprocessor
 
 DataLayout = Literal["vector", "columns", "objects", "ragged", "image"]
 
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PipelineOptions:
-    """Form and order of the batches; see `RootDataset`."""
+    """Form and order of the batches; see `RootDataset`.  `told` are the names of labels and targets, if several."""
 
     batch_size: int
     chunk_size: int
@@ -52,6 +52,13 @@ class PipelineOptions:
     shares: tuple[float, ...] | None = None
     drop_remainder: bool = False
     augmentation: Augmentation | None = None
+    told: tuple[str, ...] = ()
+
+    def element(self, x: Any, targets: Sequence[Any]) -> Any:
+        """An element of the dataset: features alone, or with labels or a dict of what is told, and weights if any."""
+        if len(self.told) < 2:
+            return (x, *targets) if targets else x
+        return x, dict(zip(self.told, targets, strict=False)), *targets[len(self.told) :]
 
 
 def build_pipeline(
@@ -102,7 +109,7 @@ def make_finished(stream: Stream, preprocessor: Preprocessor, options: PipelineO
     targets = [tf.TensorSpec((None,), tf.as_dtype(target.dtype)) for target in stream.targets]
     step = _step_entries(preprocessor, options, plan)
     return Finished(
-        stream, plan, (x, *targets) if targets else x, _step(preprocessor, options, plan, step), step,
+        stream, plan, options.element(x, targets), _step(preprocessor, options, plan, step), step,
         _room(preprocessor, options, plan),
     )  # fmt: skip
 
@@ -283,7 +290,7 @@ def _finish(
         if options.augmentation is not None:
             raw = Augmenter(options.augmentation, preprocessor, options.seed)(raw, turn, rows)
         x = _dense(preprocessor, options, constants, raw)
-    return (x, *(tf.gather(target, rows) for target in targets)) if targets else x
+    return options.element(x, [tf.gather(target, rows) for target in targets])
 
 
 def _dense(
@@ -291,15 +298,7 @@ def _dense(
 ) -> Any:
     if options.layout == "image":
         return preprocessor.model_input(raw, mask=False)
-    vector, mask = preprocessor.finish(raw, *constants)
-    if options.layout == "objects":
-        return preprocessor.objects(vector, mask)
-    if options.layout == "vector":
-        return {"vector": vector, "mask": mask} if options.mask else vector
-    columns = preprocessor.split(vector)
-    if options.mask:
-        columns |= {name + MASK_SUFFIX: part for name, part in preprocessor.split(mask).items()}
-    return columns
+    return preprocessor.shaped(*preprocessor.finish(raw, *constants), mask=options.mask)
 
 
 def _element(parts: tuple[Any, ...]) -> Any:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import Any
 
 from mlaas4hep_tf.errors import ResumeError
 from mlaas4hep_tf.io.files import RootFile
+from mlaas4hep_tf.scanned_files import data_of
 from mlaas4hep_tf.streaming.plan import ORDER, Plan
 from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange
 
@@ -67,14 +68,13 @@ class Cursor:
         return self._begun.epoch
 
 
-def describe_order(plan: Plan, files: Iterable[RootFile], specs: str) -> dict[str, Any]:
+def describe_order(plan: Plan, files: Sequence[RootFile], specs: str) -> dict[str, Any]:
     """What the order of the events rests on, as JSON; two datasets with the same one deliver the same batches."""
-    files = list(files)
-    parts = [[(block.file, block.start, block.stop) for block in group] for group in plan.file_groups]
+    offsets = [plan.entry_offsets, *([plan.raw_offsets] if plan.raw_offsets is not None else [])]
     return {
         "order of the library": ORDER,
         "number of files": len(files),
-        "files": _digest([(file.uuid, file.num_entries, file.tree) for file in files]),
+        "files": data_of(files),
         "specs": specs,
         "seed": plan.seed,
         "shuffle": plan.shuffle,
@@ -82,7 +82,8 @@ def describe_order(plan: Plan, files: Iterable[RootFile], specs: str) -> dict[st
         "chunk_size": plan.chunk_size,
         "events": plan.entries,
         "mixing law": _digest(plan.quotas),
-        "split, shard or sample": _digest(parts),
+        "clusters": _digest([sha256(own.values.tobytes()).hexdigest() for own in offsets]),
+        "split, shard or sample": _digest(plan.parts.describe()),
     }
 
 

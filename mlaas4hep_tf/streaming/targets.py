@@ -9,6 +9,7 @@ from typing import Literal
 from mlaas4hep_tf.errors import BranchError, LabelError, PlanError, near_misses, shorten
 from mlaas4hep_tf.io.branches import BranchInfo, describe
 from mlaas4hep_tf.io.files import RootFile, meant_files, names_of
+from mlaas4hep_tf.scanned_files import kinds_of, names_in
 from mlaas4hep_tf.streaming.skipped import SkippedRange
 
 PerFile = Mapping[str, float] | Sequence[float] | str
@@ -51,8 +52,8 @@ def resolve_target(
     if given is None:
         return None
     if isinstance(given, str):
-        return Target(branch=flat_branch(what, given, files).name)
-    return Target(per_file(what, given, [file.names for file in files], failed))
+        return Target(branch=flat_branch(what, given, kinds_of(files)).name)
+    return Target(per_file(what, given, names_in(files), failed))
 
 
 def per_file(

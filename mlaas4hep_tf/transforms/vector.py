@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -38,11 +38,13 @@ class Preprocessor:
         specs: lengths, order and constants of the branches.
         normalize: which constants, for all branches or by branch (see `normalize.constants`).
         image: the model takes this image rather than the vector.
+        form: what else it takes: ``vector``, or by name ``columns``, ``objects`` or ``ragged`` (`RootDataset`).
     """
 
     specs: Specs
     normalize: Normalize | None
     image: Image | None = None
+    form: str = "vector"
 
     def __post_init__(self) -> None:
         check_normalize(self.normalize)
@@ -147,11 +149,33 @@ class Preprocessor:
         return mask_missing(normalize_columns(prepared(vector, self.scaling), offset, scale))
 
     def model_input(self, vector: tf.Tensor, *, mask: bool) -> tf.Tensor | dict[str, tf.Tensor]:
-        """What the model takes, from the raw vector [n, D]: the image, or vector and mask as in `RootDataset`."""
+        """What the model takes, from the raw vector [n, D]: the image, or what `RootDataset` gives in this form."""
         values, real = self.finish(vector)
         if self.image is not None:
             return self._draw(self.image, self.split(vector), self.split(values))
+        if self.form == "ragged":
+            return self._lists(self.split(vector), self.split(values))
+        return self.shaped(values, real, mask=mask)
+
+    def shaped(self, values: tf.Tensor, real: tf.Tensor, *, mask: bool) -> tf.Tensor | dict[str, tf.Tensor]:
+        """A finished vector and its mask, both [n, D], in the form that the model takes."""
+        if self.form == "objects":
+            return self.objects(values, real)
+        if self.form == "columns":
+            masks = {name + MASK_SUFFIX: part for name, part in self.split(real).items()} if mask else {}
+            return self.split(values) | masks
         return {"vector": values, "mask": real} if mask else values
+
+    def _lists(self, raw: dict[str, tf.Tensor], values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Padded branches as lists again, which end behind their last object with a member that is not NaN."""
+        found = dict(values)
+        for members in self.specs.groups.values():
+            there = ~tf.math.is_nan(tf.stack([raw[b.name] for b in members], axis=2))  # [n, L, F]
+            places = tf.range(1, tf.shape(there)[1] + 1)
+            ends = tf.where(tf.reduce_any(there, axis=2), places, 0)
+            lengths = tf.reduce_max(tf.pad(ends, [[0, 0], [1, 0]]), axis=1)
+            found |= {b.name: tf.RaggedTensor.from_tensor(values[b.name], lengths) for b in members}
+        return found
 
     def _draw(self, image: Image, raw: dict[str, tf.Tensor], values: dict[str, tf.Tensor]) -> tf.Tensor:
         channels = tf.stack([values[name] for name in image.channels], axis=2)
@@ -161,8 +185,40 @@ class Preprocessor:
         """Names, shapes and dtypes of the tensors of `model_input`."""
         if self.image is not None:
             return {"image": tf.TensorSpec([None, *self.image.shape], tf.float32)}
+        if self.form != "vector":
+            return self._named_specs(mask=mask)
         specs = {"vector": tf.TensorSpec([None, self.width], tf.float32)}
         return specs | {"mask": tf.TensorSpec([None, self.width], tf.bool)} if mask else specs
+
+    def _named_specs(self, *, mask: bool) -> dict[str, tf.TensorSpec]:
+        """Of the forms that have names: objects of groups, or columns."""
+        if self.form == "objects":
+            found = {}
+            for group, members in self.specs.groups.items():
+                name, length = self.group_names[group], members[0].length
+                found[name] = tf.TensorSpec([None, length, len(members)], tf.float32)
+                found[name + MASK_SUFFIX] = tf.TensorSpec([None, length], tf.bool)
+            flat = {FLAT: tf.TensorSpec([None, len(self.specs.flat)], tf.float32)} if self.specs.flat else {}
+            return found | flat
+        shapes = {b.name: [] if b.kind == "flat" else [b.length] for b in self.specs.branches}
+        if self.form == "ragged":
+            return {name: tf.TensorSpec([None, *(None for _ in shape)], tf.float32) for name, shape in shapes.items()}
+        masks = {name + MASK_SUFFIX: tf.TensorSpec([None, *shape], tf.bool) for name, shape in shapes.items()}
+        return {n: tf.TensorSpec([None, *shape], tf.float32) for n, shape in shapes.items()} | (masks if mask else {})
+
+    def place_in_objects(self, name: str) -> tuple[str, int]:
+        """In ``layout="objects"`` the input that a branch is in, and its place on the last axis there."""
+        branch = self.specs[name]
+        beside = self.specs.flat if branch.kind == "flat" else self.specs.groups[branch.group]
+        return FLAT if branch.kind == "flat" else self.group_names[branch.group], beside.index(branch)
+
+    def flat_values(self, x: Any, name: str) -> tf.Tensor:
+        """The values [n] of a flat branch, from what a model is given in any form but an image."""
+        if self.form == "objects":
+            return x[FLAT][:, self.place_in_objects(name)[1]]
+        if self.form != "vector":
+            return x[name]
+        return (x["vector"] if isinstance(x, dict) else x)[:, self.columns[name].start]
 
     @cached_property
     def constants(self) -> tuple[np.ndarray, np.ndarray]:

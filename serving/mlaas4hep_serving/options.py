@@ -74,6 +74,7 @@ class Options:
     max_upload_processes: int = 4
     trust_uploads: bool = False
     publish_base_path: str = ""
+    registry: str = ""
     shared_folder: str = ""
 
     def __post_init__(self) -> None:
@@ -139,6 +140,7 @@ _HELP = {
     "enable_tfaas": "answer TFaaS's endpoints (/json, /proto, /image, /upload ...) on the HTTP port",
     "tfaas_base_path": "folder of the uploaded models; needs --enable_tfaas",
     "publish_base_path": "folder of the models that are published, /v1/publish, with stable and canary versions",
+    "registry": "folder or URI of a registry whose models are shown at /registry; needs mlaas4hep_tf[service]",
     "max_upload_processes": "processes that uploaded models run in, one for each model in use",
     "trust_uploads": "run uploaded models in the server itself",
     "load_patience_seconds": "a version folder that stays incomplete for so long is told in log and status",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import math
 import os
@@ -45,6 +46,7 @@ from mlaas4hep_serving.publishing import Published
 log = logging.getLogger(__name__)
 SHARED_POLL = 0.2  # seconds until all processes have taken a config that one was given
 PUBLISHED_POLL = 0.5  # seconds until what was published in the folder is served
+_REGISTRY_PAGES = "mlaas4hep_tf.service.readonly"
 METRICS_PATH = "/monitoring/prometheus/metrics"
 
 
@@ -127,6 +129,7 @@ class Server:
             list_models=options.enable_model_list,
             secured=guard.tokens is not None,
             counting=self.drift is not None,
+            registry=bool(options.registry),
             draining=self._stopping.is_set,
         )
         return RestOptions(
@@ -139,6 +142,7 @@ class Server:
                 pages,
                 *([self._published] if self._published else []),
                 *([DriftPages(self.drift)] if self.drift else []),
+                *_registry_pages(options, secured=guard.tokens is not None),
                 *self._tfaas(guard),
             ],
             more_metrics=self.drift.text if self.drift else lambda: "",
@@ -196,6 +200,18 @@ class SharedConfig:
             return None
         self._known = found
         return ModelServerConfig.FromString(found)
+
+
+def _registry_pages(options: Options, *, secured: bool) -> list[Route]:
+    """The pages of a registry, which another package has."""
+    if not options.registry:
+        return []
+    try:
+        return [importlib.import_module(_REGISTRY_PAGES).Pages(options.registry, secured=secured)]
+    except Exception as error:  # whatever is missing there, or wrong with the registry
+        raise invalid_argument(
+            f"--registry {options.registry} cannot be shown: {error} (its pages need mlaas4hep_tf[service])"
+        ) from error
 
 
 def _published(options: Options, repository: Repository) -> Published | None:

@@ -55,6 +55,13 @@ def test_one_branch_for_each_kind_that_is_found(events, path):
         assert np.array_equal(batch[f"{name}_mask"].sum(axis=1), ak.num(events["Jet"]))
 
 
+def test_a_branch_of_kinds_named_among_others_stands_for_them(path):
+    own = {"categories": {"channel": [1, 2]}, "define": {"twice": "2 * met"}, "progress": False}
+    assert [*scan(path, branches=["twice", "channel"], **own)] == ["channel_is_1", "channel_is_2", "twice"]
+    assert [*scan(path, branches=["twice"], **own)] == ["twice"]
+    assert [*scan(path, branches=["met", "channel"], **own)] == ["channel_is_1", "channel_is_2", "met"]
+
+
 def test_an_index_for_an_embedding(events, path, tmp_path):
     specs = scan(path, categories={"Jet_flavour": Index([5, 0]), "channel": Index()}, progress=False)
     assert specs.kinds == {"Jet_flavour_kind": 3, "channel_kind": 4}

@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 
 from mlaas4hep_tf.analysis.cutflow import counted, merged
 from mlaas4hep_tf.analysis.passing import SEGMENT_ENTRIES, Passing, estimated
-from mlaas4hep_tf.streaming.plan import BLOCK_ENTRIES, RAW_ENTRIES, EntryRange, cut, make_plan
+from mlaas4hep_tf.io.lists import IntLists
+from mlaas4hep_tf.streaming.parts import WholeFiles
+from mlaas4hep_tf.streaming.plan import BLOCK_ENTRIES, make_plan
+from mlaas4hep_tf.streaming.ranges import RAW_ENTRIES, EntryRange, cut
 
 
 @given(st.lists(st.lists(st.booleans(), max_size=6), min_size=1, max_size=12), st.data())
@@ -40,10 +43,10 @@ def test_a_block_spans_no_more_than_so_many_entries_of_the_file():
     blocks = cut(EntryRange(0, 0, 1000), passing.entry_offsets, BLOCK_ENTRIES, 2 * BLOCK_ENTRIES, passing.raw_offsets)
     assert [len(block) for block in blocks] == [40] * 25
     plan = make_plan(
-        [[EntryRange(0, 0, 1000)]], [passing.entry_offsets], chunk_size=100_000, batch_size=10, shuffle=True, seed=1,
-        raw_offsets=[passing.raw_offsets],
+        WholeFiles(np.array([1000])), IntLists.of([passing.entry_offsets]), chunk_size=100_000, batch_size=10,
+        shuffle=True, seed=1, raw_offsets=IntLists.of([passing.raw_offsets]),
     )  # fmt: skip
-    spans = [passing.segments(b.start, b.stop) for b in plan.file_groups[0]]
+    spans = [passing.segments(b.start, b.stop) for b in plan.in_order()]
     assert max(own[-1].stop - own[0].start for own in spans) == RAW_ENTRIES
     assert plan.entries == 1000
 

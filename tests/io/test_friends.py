@@ -188,8 +188,8 @@ def test_a_friend_that_was_replaced_is_another(samples, tmp_path):
     write_tree(friend, {"y": np.arange(3000, dtype=np.float32)})
     specs = quiet_scan(samples["files"][0], friends={"f": str(friend)}, read=READ)
     write_tree(friend, {"y": np.arange(3000, dtype=np.float32)})
-    with pytest.raises(SpecsError, match=r"another friend 'f' of file .*friend.root"):
-        RootDataset(samples["files"][0], specs, read=READ)
+    with pytest.raises(SpecsError, match=r"friend 'f' of file .* has changed since it was scanned: .*friend.root"):
+        list(RootDataset(samples["files"][0], specs, read=READ))
 
 
 def test_a_friend_that_cannot_be_read_loses_the_events(samples, tmp_path):

@@ -94,6 +94,13 @@ def test_what_is_no_file_among_others(tmp_path, name):
         scan(f"{tmp_path}/{name[:-1]}?", progress=False)
 
 
+@pytest.mark.parametrize("content", [b"", b"hello\n"])
+def test_what_is_too_short_to_be_a_root_file(tmp_path, content):
+    (tmp_path / "short.root").write_bytes(content)
+    with pytest.raises(InputFileError, match=rf"short\.root: .*not a ROOT file: it has {len(content)} bytes"):
+        scan(tmp_path / "short.root", progress=False)
+
+
 @contextmanager
 def nobody():
     """Somebody to whom permissions apply."""
@@ -124,7 +131,7 @@ def test_a_folder_without_permission_is_told_from_an_empty_one(file, monkeypatch
 @pytest.mark.parametrize("written", [0, 1])
 def test_a_file_that_grows_while_it_is_read(file, tmp_path, written):
     path = shutil.copy(file, tmp_path / "grows.root")
-    specs = quiet_scan(path)
+    specs = quiet_scan(path).unbound()
     ds = RootDataset(path, specs, batch_size=50, keep=False)
     if written:
         next(iter(ds))

@@ -67,7 +67,7 @@ def test_a_run_is_kept_once_with_what_its_folder_tells(registry, make_run):
 def test_versions_are_found_by_figure_tag_data_and_file(registry, make_run):
     for name, auc, files in (("a", 0.6, [(SIGNAL, 60)]), ("b", 0.8, [(SIGNAL, 60), (OTHER, 40)])):
         registry.register("tth", registry.keep(make_run(name, auc, files)))
-    registry.register("vbf", registry.keep(make_run("c", 0.9)))
+    registry.register("vbf", registry.keep(make_run("c", 0.9)), tags={"analysis": "VBF"})
     registry.tag("tth", 2, {"analysis": "ttH"})
     registry.point("tth", "champion", 2)
     found = lambda query: [(one.name, one.version) for one in registry.search(query)]  # noqa: E731
@@ -75,6 +75,7 @@ def test_versions_are_found_by_figure_tag_data_and_file(registry, make_run):
     assert found("auc > 0.7") == [("vbf", 1), ("tth", 2)]
     assert found("auc > 0.7 and name = 'tth'") == [("tth", 2)]
     assert found("tag.analysis = 'ttH'") == [("tth", 2)]
+    assert found("tag.analysis = 'VBF' and auc > 0.8") == [("vbf", 1)]
     assert [(one.name, one.version) for one in registry.who_saw(OTHER)] == [("tth", 2)]
     assert len(registry.who_saw(SIGNAL)) == 3
     assert registry.version("tth").version == 2
@@ -97,7 +98,7 @@ def register(where, folder):
 
 def test_writers_at_the_same_time_lose_nothing(registry, make_run):
     folders = [make_run(f"r{n}", 0.5 + n / 100) for n in range(6)]
-    with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         versions = list(pool.map(register, [registry.where] * 12, folders * 2))
     assert sorted(set(versions)) == [1, 2, 3, 4, 5, 6]
     assert versions[:6] == versions[6:]

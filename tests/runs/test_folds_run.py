@@ -1,6 +1,8 @@
 """A run of folds from files to the served model: each event is scored by the model that has not seen it."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from mlaas4hep_tf.drawing import Folds, HoldOut
 from mlaas4hep_tf.errors import ConfigError, ModelError
 from mlaas4hep_tf.predict import predict_files
 from mlaas4hep_tf.reweighting import Reweight
-from mlaas4hep_tf.runs import RunConfig, run, train_run
+from mlaas4hep_tf.runs import RunConfig, folds, run, train_run
 from mlaas4hep_tf.runs.folds import PREDICTIONS, FoldedRun, train_folds
 from mlaas4hep_tf.runs.io_test import look
 from mlaas4hep_tf.testing import make_events, write_tree
@@ -83,7 +85,8 @@ def test_the_figures_of_all_folds_are_those_of_the_predictions(folded, predictio
         want = roc_auc_score(truth == n, predictions[f"score_{name}"])
         assert test["classes"][name]["auc"] == pytest.approx(want, abs=1e-6)
     assert [fold["test"]["events"] for fold in folded.metrics["folds"]] == [SIZE] * 3
-    assert (folded.folder / "report.html").exists()
+    report = (folded.folder / "report.html").read_text()
+    assert "3 models together, folds by event % 3: test events are told by the model that has not seen them" in report
 
 
 def test_the_folder_is_read_again_and_applied_to_other_files(folded, files, tmp_path):
@@ -118,6 +121,30 @@ def test_the_exported_model_chooses_the_fold_or_takes_the_mean(folded, files, pr
     card = json.loads((tmp_path / "own" / "1" / "assets.extra" / "model_card.json").read_text())
     assert card["inputs"]["event"] == "event"
     assert card["folds"] == {"models": 3, "told": "own", "how": "folds by event % 3"}
+
+
+def test_a_run_of_folds_that_was_killed_goes_on(folded, specs, tmp_path, monkeypatch):
+    for module in (run, folds):
+        monkeypatch.setattr(module, "can_report", lambda: False)
+    place = tmp_path / "folds"
+    shutil.copytree(folded.folder, place)
+    (place / "metrics.json").unlink()
+    (place / "fold_2" / "metrics.json").unlink()
+    done = [(place / f"fold_{n}" / "model.keras").stat().st_mtime_ns for n in range(3)]
+    again = train_folds(folded.config, specs, place, resume=True)
+    assert again.metrics["parts"]["test"]["auc"] == folded.metrics["parts"]["test"]["auc"]
+    now = [(place / f"fold_{n}" / "model.keras").stat().st_mtime_ns for n in range(3)]
+    assert [a == b for a, b in zip(done, now, strict=True)] == [True, True, False]
+
+
+def test_what_no_fold_has_is_told_by_the_mean_of_all_models(folded, files):
+    held = replace(folded.config, hold_out=HoldOut(by="event % 5 == 0"))
+    found, composition = folds.held_out_results(folded, held)
+    assert composition == {"0": SIZE / 5, "1": SIZE / 5, "2": SIZE / 5}
+    mean = all_scores(folded, files).mean(axis=1)[np.arange(3 * SIZE) % 5 == 0]
+    truth = np.repeat(np.arange(3), SIZE // 5)
+    want = np.mean([roc_auc_score(truth == n, mean[:, n]) for n in range(3)])
+    assert found["held out"].auc == pytest.approx(want, abs=1e-6)
 
 
 def test_folds_that_an_event_does_not_tell_are_not_exported(folded, tmp_path):

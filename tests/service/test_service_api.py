@@ -2,9 +2,13 @@
 
 import hashlib
 import json
+import random
 import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from helpers.soak import SOAK, report
 
 from mlaas4hep_tf.errors import RegistryError
 from mlaas4hep_tf.testing import free_port
@@ -64,6 +68,26 @@ def test_data_jobs_and_models(serve, engine):
     assert asked.promote("tth", 1) == {"stable": 1, "canary": None, "share": 0.0, "keep": []}
     assert asked.promote("tth", 2, canary=0.1) == {"stable": 1, "canary": 2, "share": 0.1, "keep": []}
     assert asked.rollback("tth")["canary"] is None
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(not SOAK, reason="a campaign: MLAAS4HEP_SOAK=1")
+@pytest.mark.timeout(1800)
+def test_a_hundred_thousand_notifications_half_of_them_doubled(serve, engine):
+    """Of one to forty files a request, from four clients at once; the doubles under another name."""
+    draws = random.Random(2)
+    files = [{"url": f"/{place}/{n}.root", "uuid": str(uuid.UUID(int=n + 1))} for n in range(50_000) for place in "ab"]
+    draws.shuffle(files)
+    url, requests = serve(), []
+    while files:
+        size = draws.randint(1, 40)
+        requests.append(files[:size])
+        del files[:size]
+    with ThreadPoolExecutor(4) as pool:
+        new = sum(pool.map(lambda one: client(url).announce("tth", one), requests))
+    known = [name.rpartition("/")[2] for name in engine.store.files("tth") if name != "/data/a.root"]
+    report("notifications", requests=len(requests), files=sum(map(len, requests)), new=new)
+    assert (new, len(known), set(known)) == (50_000, 50_000, {f"{n}.root" for n in range(50_000)})
 
 
 def test_tokens_and_scopes(serve, tmp_path):

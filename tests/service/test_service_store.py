@@ -9,6 +9,7 @@ import pytest
 from mlaas4hep_tf.errors import ConfigError, RegistryError
 from mlaas4hep_tf.service import processes
 from mlaas4hep_tf.service.config import Gate, Project, load
+from mlaas4hep_tf.service.drift import gone
 from mlaas4hep_tf.service.gate import decide
 from mlaas4hep_tf.service.store import Store
 
@@ -69,8 +70,36 @@ def test_a_file_that_was_announced_by_name_is_known_by_what_it_is(store):
     assert store.unknown() == []
 
 
+def test_drift_queues_a_training_once_for_the_same_files(store):
+    def queued():
+        store.plan_once("tth", "drift", "drift: x has a PSI of 0.4")
+        (job, *_) = store.jobs()
+        store.ended(job.id, "kept", "worse")
+        return len(store.jobs()), job.cause
+
+    store.announce("tth", names(3))
+    store.plan("tth", time.time())
+    store.ended(1, "promoted", "the first version", 1)
+    assert [queued(), queued()] == [(2, "drift: x has a PSI of 0.4")] * 2
+    store.announce("tth", names(4))
+    assert queued() == (3, "drift: x has a PSI of 0.4")
+    store.plan_again("tth", "it was asked for")
+    assert store.jobs()[0].cause == "it was asked for"
+    store.plan_again("vbf", "it was asked for")  # no file of it has come
+    assert store.jobs("vbf") == []
+
+
+def test_what_has_drifted_is_the_input_of_the_served_version_that_has_gone_farthest():
+    row = lambda name, psi, version=2, served=2000: {  # noqa: E731
+        "model": "tth", "version": version, "input": name, "events": "passing", "psi": psi, "served": [0, served, 0, 900],
+    }  # fmt: skip
+    rows = [row("x", 0.3), row("y", 0.4), row("other", 0.9, version=1), row("few", 0.9, served=99)]
+    assert "y of passing events that version 2 is asked has a PSI of 0.40" in (gone(rows, "tth", 2, 0.25) or "")
+    assert gone(rows, "tth", 2, 0.5) is None
+
+
 def paired(auc, champion, error=0.002, events=1000):
-    return {"auc": auc, "champion_auc": champion, "error": error, "events": events}
+    return {"figure": "AUC", "value": auc, "champion": champion, "error": error, "events": events}
 
 
 @pytest.mark.parametrize(
@@ -95,6 +124,14 @@ def test_the_first_version_has_no_champion_to_beat():
     assert decide({"champion": None}, Gate()).promote
 
 
+def test_a_model_that_cannot_be_compared_is_kept():
+    decision = decide({"champion": 3, "refused": "the champion held out other events"}, Gate())
+    assert (decision.promote, decision.reason) == (
+        False,
+        "not compared with version 3: the champion held out other events",
+    )
+
+
 def test_a_process_is_alive_as_long_as_it_runs(tmp_path):
     processes.start(tmp_path, ["sh", "-c", "echo begun; exec sleep 60"])
     assert processes.alive(tmp_path)
@@ -113,6 +150,9 @@ def test_a_batch_system_starts_it_by_a_template():
     assert processes.launched(["sbatch", "--wait", "--wrap", "{command}"], command) == [
         "sbatch", "--wait", "--wrap", "mlaas4hep-tf train 'my files.txt'",
     ]  # fmt: skip
+    assert processes.launched(["condor_run", "-a", "request_memory=4GB", "{command}"], command) == [
+        "condor_run", "-a", "request_memory=4GB", "mlaas4hep-tf train 'my files.txt'",
+    ]  # fmt: skip
 
 
 def test_a_configuration(tmp_path):
@@ -121,6 +161,8 @@ def test_a_configuration(tmp_path):
     assert path.exists()  # one to begin with
     path.write_text('[project.tth]\ntrain = ["--label", "*=1"]\nhold_out = 0.1\n[project.tth.gate]\nmargin = 0.0\n')
     assert load(path).projects == {"tth": Project("tth", ("--label", "*=1"), hold_out=0.1, gate=Gate(margin=0.0))}
+    assert load(path).projects["tth"].held_out == "0.1:entries"
+    assert Project("tth", ("--label", "*=1"), hold_out="event % 5 == 0").held_out == "event % 5 == 0"
 
 
 @pytest.mark.parametrize(
@@ -130,6 +172,7 @@ def test_a_configuration(tmp_path):
         ('host = "0.0.0.0"', "needs a token"),
         ("[project.a]\nwatch = []", "project a: train has the options"),
         ('[project.a]\ntrain = ["x"]\nstart = "new"', "start is scratch or champion, not 'new'"),
+        ('[project.a]\ntrain = ["x"]\ndrift = 0.25', "drift is asked of server = URL, and there is none"),
         ("[project.a", "cannot be read"),
     ],
 )

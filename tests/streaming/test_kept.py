@@ -16,7 +16,7 @@ from mlaas4hep_tf.io import memory
 from mlaas4hep_tf.streaming import kept
 from mlaas4hep_tf.streaming.chunks import Stream
 from mlaas4hep_tf.streaming.kept import Kept
-from mlaas4hep_tf.streaming.plan import EntryRange
+from mlaas4hep_tf.streaming.ranges import EntryRange
 from mlaas4hep_tf.testing import write_files
 from mlaas4hep_tf.transforms.image_axes import Axis, Image
 
@@ -140,7 +140,7 @@ def test_a_loss_counts_in_each_epoch_in_which_it_happens(files, monkeypatch):
         files, specs, batch_size=64, chunk_size=300, read=ReadOptions(on_bad_file="skip", max_lost_fraction=0.5)
     )
     assert ds.skipped is not None
-    result, bad = Stream.result, ds.plan.file_groups[0][0]
+    result, bad = Stream.result, next(ds.plan.in_order())
 
     def failing(self, reading):
         if reading.block == bad:

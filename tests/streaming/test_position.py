@@ -13,6 +13,7 @@ from helpers.streams import quiet_scan
 from mlaas4hep_tf import RootDataset
 from mlaas4hep_tf.errors import ResumeError
 from mlaas4hep_tf.io.read_options import ReadOptions
+from mlaas4hep_tf.streaming.plan import ORDER
 from mlaas4hep_tf.testing import write_files
 
 
@@ -98,7 +99,7 @@ def test_other_files_another_split_and_another_version_are_refused(ds, demo_file
         ds.split(0.5, 0.5, seed=8)[0].starting_at(ds.split(0.5, 0.5)[0].state(0, 1))
     old = ds.state(0, 1)
     old["order"]["order of the library"] = 0
-    with pytest.raises(ResumeError, match="order of the library: 0 then, 1 now"):
+    with pytest.raises(ResumeError, match=f"order of the library: 0 then, {ORDER} now"):
         ds.starting_at(old)
 
 

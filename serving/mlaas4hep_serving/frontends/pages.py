@@ -37,14 +37,16 @@ class Pages:
         list_models: answer ``GET /v1/models``, which TF-Serving refuses.
         secured: requests need a token, so the form asks for one.
         counting: there is a page of drift to point to.
+        registry: there are pages of a registry to point to.
         draining: True from the moment the server takes no new work.
     """
 
     def __init__(
-        self, repository: Repository, *, list_models: bool, secured: bool, counting: bool, draining: Callable[[], bool]
-    ) -> None:
+        self, repository: Repository, *, list_models: bool, secured: bool, counting: bool, draining: Callable[[], bool],
+        registry: bool = False,
+    ) -> None:  # fmt: skip
         self._repository, self._list_models, self._secured = repository, list_models, secured
-        self._counting = counting
+        self._counting, self._registry = counting, registry
         self._draining = draining
 
     def __call__(self, request: Request) -> Reply | Answer | None:
@@ -77,7 +79,7 @@ class Pages:
         nonce = secrets.token_urlsafe(16)
         models = [_described(self._repository, name) for name in self._repository.models()]
         page = ENVIRONMENT.get_template("index.html.jinja").render(
-            models=models, nonce=nonce, secured=self._secured, counting=self._counting
+            models=models, nonce=nonce, secured=self._secured, counting=self._counting, registry=self._registry
         )
         return Reply(200, page.encode("utf-8", "replace"), page_headers(nonce))
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import logging
 import math
 import re
-import threading
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,9 +15,9 @@ from typing import Any
 
 import jwt
 
-from mlaas4hep_serving.errors import Code, ServingError, invalid_argument, shown, unavailable
+from mlaas4hep_serving.errors import Code, ServingError, invalid_argument, shown
+from mlaas4hep_serving.frontends.jwks import FileKeys, UrlKeys
 
-log = logging.getLogger(__name__)
 ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 LONGEST_TOKEN = 8192  # characters
 _LEEWAY = 30  # seconds between the clocks of this machine and the issuer
@@ -81,11 +79,11 @@ class Client:
 
 @dataclass(frozen=True)
 class JwtOptions:
-    """Tokens of an issuer: who, for whom, and the file with its public keys (a JWKS)."""
+    """Tokens of an issuer: who, for whom, and the file or the URL of its public keys (a JWKS)."""
 
     issuer: str
     audience: str
-    jwks_file: Path
+    jwks: Path | str
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
@@ -104,18 +102,16 @@ class Tokens:
 
     def __init__(self, keys: Mapping[str, Client], options: JwtOptions | None = None) -> None:
         self._keys, self._options = keys, options
-        self._jwks: jwt.PyJWKSet | None = None
-        self._jwks_stamp: tuple[int, int] | None = None
-        self._lock = threading.Lock()
+        self._issuer: FileKeys | UrlKeys | None = None
         if options:
-            self._key_set()  # a file that cannot be read ends the start, not the first request
+            self._issuer = FileKeys(options.jwks) if isinstance(options.jwks, Path) else UrlKeys(options.jwks)
 
     @classmethod
     def read(cls, path: Path) -> Tokens:
         """From ``--auth_config_file``, a TOML file.
 
         ``[[key]]`` with name, sha256 (of the token) and scopes; ``[jwt]`` with issuer, audience and jwks_file
-        (relative to the file); both may have requests_per_second and bytes_per_second, of each token.
+        (relative to the file) or jwks_url; both may have requests_per_second and bytes_per_second, of each token.
 
         Raises:
             ServingError: INVALID_ARGUMENT, what is wrong with it.
@@ -137,12 +133,13 @@ class Tokens:
         found = self._keys.get(hashlib.sha256(token.encode("utf-8", "replace")).hexdigest())
         if found:
             return found
-        if self._options is None or token.count(".") != 2:
+        if self._options is None or self._issuer is None or token.count(".") != 2:
             raise unauthenticated("token is not known")
-        return self._jwt_client(token, self._options)
+        return self._jwt_client(token, self._options, self._issuer)
 
-    def _jwt_client(self, token: str, options: JwtOptions) -> Client:
-        keys = self._known_keys()
+    @staticmethod
+    def _jwt_client(token: str, options: JwtOptions, issuer: FileKeys | UrlKeys) -> Client:
+        keys = issuer.now()
         try:
             key = keys[jwt.get_unverified_header(token).get("kid", "")]
             algorithms = [key.algorithm_name] if key.algorithm_name in ASYMMETRIC else []
@@ -151,34 +148,14 @@ class Tokens:
                 options={"require": ["exp", "iss", "aud"]},
             )  # fmt: skip
         except KeyError:
-            raise unauthenticated("JWT names a key (kid) that is not in the JWKS file") from None
+            issuer.missed()
+            raise unauthenticated("JWT names a key (kid) that is not in the JWKS of the issuer") from None
         except Exception as error:  # noqa: BLE001  # a claim may be of any type, and nested as deep as anybody likes
             raise unauthenticated(f"JWT is not accepted: {shown(str(error))}") from None
         scope = claims.get("scope", "")
         words = scope.split() if isinstance(scope, str) else scope if isinstance(scope, list) else []
         scopes, models, _ = _granted(words)
         return Client(str(claims.get("sub", "jwt")), scopes, models, options.limits)
-
-    def _known_keys(self) -> jwt.PyJWKSet:
-        try:
-            return self._key_set()
-        except ServingError as error:  # tells a path, and is no fault of the client's
-            log.error("%s", error.message)
-            raise unavailable("the keys of the tokens' issuer cannot be read") from None
-
-    def _key_set(self) -> jwt.PyJWKSet:
-        """The keys of the JWKS file, read again when the file has changed."""
-        assert self._options is not None
-        path = self._options.jwks_file
-        try:
-            stat = path.stat()
-            stamp = (stat.st_mtime_ns, stat.st_ino)
-            with self._lock:
-                if self._jwks is None or stamp != self._jwks_stamp:
-                    self._jwks, self._jwks_stamp = jwt.PyJWKSet.from_json(path.read_text()), stamp
-                return self._jwks
-        except (OSError, ValueError, jwt.PyJWTError) as error:
-            raise invalid_argument(f"JWKS file {path} cannot be read: {error}") from None
 
 
 def _entries(config: Mapping[str, Any], path: Path) -> tuple[dict[str, Client], JwtOptions | None]:
@@ -189,8 +166,10 @@ def _entries(config: Mapping[str, Any], path: Path) -> tuple[dict[str, Client], 
         keys, given = dict(map(_key, config.get("key", []))), config.get("jwt")
         if given is None:
             return keys, None
-        file = path.parent / given["jwks_file"]
-        return keys, JwtOptions(given["issuer"], given["audience"], file, _limits(given))
+        if ("jwks_url" in given) == ("jwks_file" in given):
+            raise invalid_argument(f"--auth_config_file {path}: [jwt] has one of jwks_file and jwks_url")
+        jwks = str(given["jwks_url"]) if "jwks_url" in given else path.parent / given["jwks_file"]
+        return keys, JwtOptions(given["issuer"], given["audience"], jwks, _limits(given))
     except (KeyError, TypeError, AttributeError) as error:
         raise invalid_argument(f"--auth_config_file {path}: missing or malformed entry: {error}") from None
 

@@ -11,8 +11,10 @@ import json
 import socket
 import ssl
 import string
+import threading
 import time
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
 import jwt
@@ -270,6 +272,60 @@ def test_new_keys_of_the_issuer_are_read(auth_file, issuer):
         tokens.client(token_of(issuer))
 
 
+@pytest.fixture
+def told(issuer, monkeypatch):
+    """A URL that answers with the keys that are put into a list, and with an error while there are none."""
+    monkeypatch.setattr("mlaas4hep_serving.frontends.jwks._PAUSE_S", 0.02)
+    keys = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if keys else 500)
+            self.end_headers()
+            self.wfile.write(json.dumps({"keys": keys}).encode())
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/jwk", keys
+        server.shutdown()
+
+
+def test_keys_behind_a_url(tmp_path, issuer, told):
+    url, keys = told
+    path = tmp_path / "auth.toml"
+    path.write_text(f'[jwt]\nissuer = "https://iam.example"\naudience = "models"\njwks_url = "{url}"\n')
+    tokens = Tokens.read(path)
+
+    def client(private, kid):
+        """The client of a token, in time."""
+        end, signed = time.monotonic() + 20, token_of(private)
+        signed = jwt.encode(jwt.decode(signed, options={"verify_signature": False}), private[0], "ES256", {"kid": kid})
+        while True:
+            try:
+                return tokens.client(signed).name
+            except ServingError as error:
+                if time.monotonic() > end:
+                    raise
+                seen.add(error.code)
+                time.sleep(0.02)
+
+    seen = set()
+    with pytest.raises(ServingError, match="has not told its keys yet"):
+        tokens.client(token_of(issuer))
+    keys += issuer[1]["keys"]
+    assert client(issuer, "k1") == "carol"
+    assert seen <= {Code.UNAVAILABLE}
+    fresh = ec.generate_private_key(ec.SECP256R1())
+    keys[:] = [{**jwt.algorithms.ECAlgorithm.to_jwk(fresh.public_key(), as_dict=True), "kid": "k2", "alg": "ES256"}]
+    assert client((fresh, None), "k2") == "carol"
+    keys.clear()  # the issuer is away: its keys of before stay
+    time.sleep(0.1)
+    assert client((fresh, None), "k2") == "carol"
+
+
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
@@ -284,6 +340,8 @@ def test_new_keys_of_the_issuer_are_read(auth_file, issuer):
         (f'[[key]]\nname = "a"\nsha256 = "{"0" * 64}"\nscopes = []\nbytes_per_second = "many"', "bytes_per_second"),
         (f'[[key]]\nname = "a"\nsha256 = "{"0" * 64}"\nscopes = []\nrequests_per_second = -1', "requests_per_second"),
         ('[jwt]\nissuer = "a"\naudience = "b"\njwks_file = "none.json"', "none.json cannot be read"),
+        ('[jwt]\nissuer = "a"\naudience = "b"', "has one of jwks_file and jwks_url"),
+        ('[jwt]\nissuer = "a"\naudience = "b"\njwks_url = "http://far.example/jwk"', "begins with https://"),
         ('[jwt]\nissuer = ""\naudience = "b"\njwks_file = "none.json"', "needs issuer"),
     ],
 )

@@ -1,0 +1,109 @@
+"""Lists of integers and texts, one for each of many files, as two arrays each: no object for each file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+
+
+class IntLists(Sequence[tuple[int, ...]]):
+    """A tuple of integers for each file, made when it is asked for.
+
+    Attributes:
+        values: of all lists, one behind the other; int32 where they are small, else int64.
+        ends: where each list ends in them, int64 [lists].
+        rising: whether each value is kept as the difference to the one before in its list.
+    """
+
+    def __init__(self, values: IntArray, ends: IntArray, *, rising: bool = False) -> None:
+        self.values, self.ends, self.rising = small(values), ends, rising
+
+    @classmethod
+    def of(cls, lists: Iterable[Sequence[int]], *, rising: bool = False) -> IntLists:
+        lists = list(lists)
+        if rising:
+            lists = [np.diff(np.array(own, np.int64), prepend=0).tolist() for own in lists]
+        values = np.fromiter(chain.from_iterable(lists), np.int64, sum(map(len, lists)))
+        return cls(values, np.cumsum([len(own) for own in lists], dtype=np.int64), rising=rising)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @overload
+    def __getitem__(self, number: int) -> tuple[int, ...]: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[tuple[int, ...]]: ...
+    def __getitem__(self, number: int | slice) -> tuple[int, ...] | list[tuple[int, ...]]:
+        if isinstance(number, slice):
+            return [self[n] for n in range(*number.indices(len(self)))]
+        number = range(len(self))[number]
+        own = self.values[self.ends[number - 1] if number else 0 : self.ends[number]]
+        return tuple((np.cumsum(own, dtype=np.int64) if self.rising else own).tolist())
+
+    @property
+    def lengths(self) -> IntArray:
+        return np.diff(self.ends, prepend=0)
+
+    def sums(self) -> IntArray:
+        """The sum of each list."""
+        before = np.concatenate([[0], np.cumsum(self.values, dtype=np.int64)])
+        return before[self.ends] - before[self.ends - self.lengths]
+
+    def take(self, numbers: IntArray) -> IntLists:
+        """Those of some files."""
+        return IntLists(*_taken(self.values, self.ends, numbers), rising=self.rising)
+
+
+def small(values: IntArray) -> IntArray:
+    """As int32 where that holds them."""
+    fits = not len(values) or max(int(values.max()), -int(values.min())) < 2**31
+    return values.astype(np.int32 if fits else np.int64, copy=False)
+
+
+class Texts(Sequence[str]):
+    """A text for each file, decoded when it is asked for.
+
+    Attributes:
+        values: all of them in UTF-8, one behind the other, uint8.
+        ends: where each ends in them, int64 [texts].
+    """
+
+    def __init__(self, values: npt.NDArray[np.uint8], ends: IntArray) -> None:
+        self.values, self.ends = values, ends
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> Texts:
+        coded = [text.encode() for text in texts]
+        ends = np.cumsum([len(own) for own in coded], dtype=np.int64)
+        return cls(np.frombuffer(b"".join(coded), np.uint8), ends)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @overload
+    def __getitem__(self, number: int) -> str: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[str]: ...
+    def __getitem__(self, number: int | slice) -> str | list[str]:
+        if isinstance(number, slice):
+            return [self[n] for n in range(*number.indices(len(self)))]
+        number = range(len(self))[number]
+        return self.values[self.ends[number - 1] if number else 0 : self.ends[number]].tobytes().decode()
+
+    def take(self, numbers: IntArray) -> Texts:
+        """Those of some files."""
+        return Texts(*_taken(self.values, self.ends, numbers))
+
+
+def _taken(values: npt.NDArray[Any], ends: IntArray, numbers: IntArray) -> tuple[npt.NDArray[Any], IntArray]:
+    """Some of the pieces that end there, one behind the other."""
+    lengths = np.diff(ends, prepend=0)[numbers]
+    own = np.cumsum(lengths, dtype=np.int64)
+    places = np.arange(own[-1] if len(own) else 0) + np.repeat(ends[numbers] - own, lengths)
+    return values[places], own

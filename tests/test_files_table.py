@@ -1,0 +1,195 @@
+"""What a scan learnt of the files is kept in a table, and what was scanned is not opened before it is read."""
+
+import hashlib
+import json
+import os
+import warnings
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers.streams import quiet_scan
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlaas4hep_tf import DataWarning, RootDataset, Specs, scanned_files
+from mlaas4hep_tf.errors import SpecsError
+from mlaas4hep_tf.files_table import FileSpec, FilesTable, FriendSpec
+from mlaas4hep_tf.io.branches import BranchInfo
+from mlaas4hep_tf.io.workers import WorkerPool
+from mlaas4hep_tf.table_store import read_table, write_table
+from mlaas4hep_tf.testing import make_events, write_files, write_tree
+
+RISING = st.lists(st.integers(0, 2**40), max_size=5).map(lambda own: tuple(sorted(own)))
+FILES = st.lists(
+    st.builds(
+        FileSpec, url=st.text(max_size=9), uuid=st.text("0123456789abcdef", max_size=9), entries=st.integers(0, 2**40),
+        edges=RISING, passing=st.lists(st.integers(-1, 2**33), max_size=4).map(tuple), dataset=st.text(max_size=3),
+        friends=st.sampled_from([(), (FriendSpec("more", "b.root", "t", "77", ("event",)),)]),
+        size=st.integers(0, 2**50), stamp=st.text("0123456789", max_size=9), offsets=RISING,
+    ),
+    max_size=6,
+)  # fmt: skip
+
+
+@settings(max_examples=30)
+@given(FILES, st.data())
+def test_columns_hold_what_the_files_say(files, data):
+    table = FilesTable.of(files)
+    assert list(table) == files
+    assert table.events.tolist() == [file.events for file in files]
+    some = data.draw(st.permutations(range(len(files))).map(lambda order: order[::2]))
+    assert list(table.take(np.array(some, np.int64))) == [files[n] for n in some]
+
+
+@pytest.mark.parametrize("ending", ["parquet", "npz"])
+def test_a_table_comes_back_from_disk_as_it_was(ending, tmp_path):
+    if ending == "parquet":
+        pytest.importorskip("pyarrow")
+
+    @settings(max_examples=20)
+    @given(FILES)
+    def comes_back(files):
+        table = FilesTable.of(files, (BranchInfo("x", "float", "flat", "float32"),))
+        write_table(table, tmp_path / f"t.{ending}")
+        found = read_table(tmp_path / f"t.{ending}", table.summary)
+        assert list(found) == files
+        assert found.branches == table.branches
+
+    comes_back()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return write_files(tmp_path_factory.mktemp("files"), [700, 430, 101], basket=90)
+
+
+@pytest.fixture(scope="module")
+def specs(files):
+    return quiet_scan(files)
+
+
+def bits(ds):
+    return [[part.numpy().tobytes() for part in tf.nest.flatten(element)] for element in ds]
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Names of the functions that reader processes were asked to run."""
+    names = []
+    submit = WorkerPool.submit
+
+    def watched(self, function, *args):
+        names.append(getattr(function, "func", function).__name__)
+        return submit(self, function, *args)
+
+    monkeypatch.setattr(WorkerPool, "submit", watched)
+    return names
+
+
+def test_specs_name_their_table_and_are_unbound_without_it(specs, tmp_path):
+    specs.save(tmp_path / "specs.json")
+    told = json.loads((tmp_path / "specs.json").read_text())["files"]
+    assert (told["count"], told["entries"]) == (3, 1231)
+    assert Specs.load(tmp_path / "specs.json") == specs
+    (tmp_path / told["table"]).rename(tmp_path / "elsewhere")
+    with pytest.warns(DataWarning, match=f"files table {told['table']} is not beside .*specs.json"):
+        alone = Specs.load(tmp_path / "specs.json")
+    assert (alone.bound, alone.entries, alone.fingerprint) == (False, 1231, specs.fingerprint)
+    alone.save(tmp_path / "again.json")
+    assert Specs.load(tmp_path / "again.json") == alone
+
+
+def test_the_table_of_other_specs_and_a_damaged_one_are_errors(specs, tmp_path):
+    specs.save(tmp_path / "specs.json")
+    (table,) = tmp_path.glob("specs.files.*")
+    write_table(FilesTable.of(specs.files[:2]), table)
+    with pytest.raises(SpecsError, match="is not the one of these specs"):
+        Specs.load(tmp_path / "specs.json")
+    table.write_bytes(table.read_bytes()[:-20])
+    with pytest.raises(SpecsError, match="cannot be read"):
+        Specs.load(tmp_path / "specs.json")
+
+
+def test_specs_with_a_list_of_files_are_still_read(specs, files, tmp_path):
+    old = json.loads(json.dumps(specs.to_json()))
+    old["files"] = [{name: getattr(f, name) for name in ("url", "uuid", "entries")} for f in specs.files]
+    content = {name: value for name, value in old.items() if name not in ("version", "fingerprint", "checksum")}
+    checksum = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    (tmp_path / "s.json").write_text(json.dumps(content | {"version": 1, "checksum": checksum}))
+    loaded = Specs.load(tmp_path / "s.json")
+    assert loaded.bound
+    assert loaded.fingerprint == specs.fingerprint
+    assert RootDataset(files, loaded).entries == 1231
+
+
+def test_nothing_is_opened_to_build_a_dataset_and_the_batches_are_the_same(specs, files, asked, monkeypatch):
+    options = {"labels": [0, 1, 1], "batch_size": 50, "chunk_size": 300, "keep": False}
+    ds = RootDataset(files, specs, **options)
+    train, test = ds.split(0.7, 0.3)
+    assert not asked
+    assert bits(train) == bits(RootDataset(files, specs.unbound(), **options).split(0.7, 0.3)[0])
+    assert bits(test) == bits(RootDataset(specs.files, specs, **options).split(0.7, 0.3)[1])
+    monkeypatch.setattr(scanned_files, "KEPT_BYTES", 0)
+    assert bits(RootDataset(files, specs, **options)) == bits(RootDataset(files, specs.unbound(), **options))
+    some = RootDataset(files[2:0:-1], specs, labels=[0, 1])
+    assert [file.num_entries for file in some.files] == [101, 430]
+
+
+def test_what_a_reader_learns_of_a_file_is_kept(specs, files):
+    ds = RootDataset(files, specs, keep=False)
+    assert all(file.unopened for file in ds.files)
+    list(ds)
+    assert not any(file.unopened for file in ds.files)
+    assert all(file.index.nbytes for file in ds.files)
+
+
+def test_selection_label_branch_and_weights_need_no_opening(files, asked):
+    chosen = quiet_scan(files, select="x > 0", labels="id")
+    asked.clear()
+    given = {"labels": "id", "batch_size": 50, "keep": False}
+    ds = RootDataset(files, chosen, **given)
+    assert not asked
+    assert bits(ds) == bits(RootDataset(files, chosen.unbound(), **given))
+
+
+@pytest.mark.parametrize("how", ["touched", "grown", "replaced"])
+def test_what_changed_since_the_scan_is_named_when_it_is_read(how, tmp_path):
+    paths = write_files(tmp_path, [200, 150], basket=90)
+    specs = quiet_scan(paths)
+    if how == "touched":
+        os.utime(paths[1], ns=(10**18, 10**18))
+    elif how == "grown":
+        with open(paths[1], "ab") as file:
+            file.write(b"more")
+    else:
+        write_tree(paths[1], make_events(150))
+    ds = RootDataset(paths, specs)
+    with pytest.raises(SpecsError, match=rf"{paths[1]}, tree events has changed since it was scanned: .*--update"):
+        list(ds)
+
+
+def test_files_that_were_moved_are_known_by_their_uuid(tmp_path):
+    paths = write_files(tmp_path, [200, 150], basket=90)
+    specs = quiet_scan(paths)
+    (tmp_path / "there").mkdir()
+    moved = [os.path.join(tmp_path, "there", os.path.basename(path)) for path in paths]
+    for path, to in zip(paths, moved, strict=True):
+        os.rename(path, to)
+    assert len([*RootDataset(moved, specs, batch_size=50)]) == 7
+
+
+def test_a_card_tells_of_the_table_and_not_of_each_file(specs):
+    told = specs.to_json()["files"]
+    assert told == {"table": ""} | asdict(specs.files.summary)
+    other = replace(specs, files=FilesTable.of(specs.files[:2], specs.files.branches))
+    assert other.to_json()["files"]["checksum"] != told["checksum"]
+
+
+def test_unbound_specs_without_a_table_do_not_warn(specs, tmp_path):
+    specs.unbound().save(tmp_path / "s.json")
+    next(tmp_path.glob("s.files.*")).unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not Specs.load(tmp_path / "s.json").bound
