@@ -177,7 +177,7 @@ class FilesTable(Sequence[FileSpec]):
         return np.where(edges.lengths > 0, sums, self.numbers("entries"))
 
     @cached_property
-    def summary(self) -> Summary:  # type: ignore[no-redef]  # a lost table has it from the specs
+    def summary(self) -> Summary:
         return Summary(len(self), int(self.events.sum()), self._identity(), self.checksum())
 
     def _identity(self) -> str:
@@ -194,7 +194,7 @@ class FilesTable(Sequence[FileSpec]):
             arrays = [column] if isinstance(column, np.ndarray) else [column.values, column.ends]
             for array in arrays:
                 found.update(f"{name} {len(array)} ".encode())
-                found.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")))
+                found.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
         return found.hexdigest()[:16]
 
     def take(self, numbers: IntArray) -> FilesTable:

@@ -163,7 +163,7 @@ class _Scores:
 
 
 def _beside(
-    files: tuple[RootFile, ...], specs: Specs, observe: Sequence[str], draw: Draw | None, worker_pool: WorkerPool
+    files: Sequence[RootFile], specs: Specs, observe: Sequence[str], draw: Draw | None, worker_pool: WorkerPool
 ) -> Iterator[tuple[EntryRange, dict[str, np.ndarray]]]:
     """Identifiers of events, what is observed, whether each is selected and its fold, block by block."""
     known = [{b.name for b in file.branches} for file in files]

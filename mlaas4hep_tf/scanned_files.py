@@ -108,7 +108,7 @@ def data_of(files: Sequence[RootFile]) -> str:
         uuids, trees = Texts.of(file.uuid for file in files), Texts.of(file.tree for file in files)
     found = sha256()
     for array in (uuids.values, uuids.ends, trees.values, trees.ends, entries_of(files)):
-        found.update(np.ascontiguousarray(array))
+        found.update(np.ascontiguousarray(array).data)
     return found.hexdigest()[:16]
 
 

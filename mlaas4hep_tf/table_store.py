@@ -112,12 +112,13 @@ def _read_parquet(path: Path) -> tuple[dict[str, Column], str]:
 
 
 def _write_npz(table: FilesTable, branches: str, path: Path) -> None:
-    arrays: dict[str, npt.NDArray[Any]] = {name: table.numbers(name) for name in NUMBERS}
+    arrays: dict[str, Any] = {name: table.numbers(name) for name in NUMBERS}
     for name in (*TEXTS, *LISTS):
         column = table.lists(name) if name in LISTS else table.texts(name)
         arrays |= {name: column.values, f"{name}.ends": column.ends}
+    arrays[_BRANCHES] = np.frombuffer(branches.encode(), np.uint8)
     with path.open("wb") as file:
-        np.savez_compressed(file, **arrays, **{_BRANCHES: np.frombuffer(branches.encode(), np.uint8)})
+        np.savez_compressed(file, **arrays)
 
 
 def _read_npz(path: Path) -> tuple[dict[str, Column], str]:

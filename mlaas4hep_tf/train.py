@@ -12,7 +12,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter, time
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import keras
 import numpy as np
@@ -349,6 +349,10 @@ def _root(*datasets: tf.data.Dataset | None) -> list[RootDataset]:
     return [ds for ds in datasets if isinstance(ds, RootDataset)]
 
 
+@overload
+def evaluate(model: keras.Model, ds: tf.data.Dataset) -> Judged: ...
+@overload
+def evaluate(model: keras.Model, ds: tf.data.Dataset, task: Task) -> Evaluated: ...
 def evaluate(model: keras.Model, ds: tf.data.Dataset, task: Task | None = None) -> Evaluated:
     """Scores of a labelled dataset, in the order of its files; of one that was derived (``ds.take(3)``) in its own.
 

@@ -5,6 +5,7 @@ import json
 import os
 import warnings
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +14,14 @@ from helpers.streams import quiet_scan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlaas4hep_tf import DataWarning, RootDataset, Specs, scanned_files
+from mlaas4hep_tf import DataWarning, RootDataset, Specs, scan, scanned_files
 from mlaas4hep_tf.errors import SpecsError
 from mlaas4hep_tf.files_table import FileSpec, FilesTable, FriendSpec
 from mlaas4hep_tf.io.branches import BranchInfo
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.table_store import read_table, write_table
 from mlaas4hep_tf.testing import make_events, write_files, write_tree
+from mlaas4hep_tf.updating import update
 
 RISING = st.lists(st.integers(0, 2**40), max_size=5).map(lambda own: tuple(sorted(own)))
 FILES = st.lists(
@@ -125,7 +127,7 @@ def test_specs_with_a_list_of_files_are_still_read(specs, files, tmp_path):
 
 
 def test_nothing_is_opened_to_build_a_dataset_and_the_batches_are_the_same(specs, files, asked, monkeypatch):
-    options = {"labels": [0, 1, 1], "batch_size": 50, "chunk_size": 300, "keep": False}
+    options: dict[str, Any] = {"labels": [0, 1, 1], "batch_size": 50, "chunk_size": 300, "keep": False}
     ds = RootDataset(files, specs, **options)
     train, test = ds.split(0.7, 0.3)
     assert not asked
@@ -148,7 +150,7 @@ def test_what_a_reader_learns_of_a_file_is_kept(specs, files):
 def test_selection_label_branch_and_weights_need_no_opening(files, asked):
     chosen = quiet_scan(files, select="x > 0", labels="id")
     asked.clear()
-    given = {"labels": "id", "batch_size": 50, "keep": False}
+    given: dict[str, Any] = {"labels": "id", "batch_size": 50, "keep": False}
     ds = RootDataset(files, chosen, **given)
     assert not asked
     assert bits(ds) == bits(RootDataset(files, chosen.unbound(), **given))
@@ -193,3 +195,41 @@ def test_unbound_specs_without_a_table_do_not_warn(specs, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not Specs.load(tmp_path / "s.json").bound
+
+
+def test_an_update_reads_only_new_files_and_gives_what_a_scan_of_all_does(files, asked):
+    options: dict[str, Any] = {"select": "x > 0", "labels": "id", "progress": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        two, three, new = (scan(own, **options) for own in (files[:2], files, files[2]))
+        asked.clear()
+        scan(files[2], **options)
+        alone = asked.count("scan_range")
+        asked.clear()
+        got = update(two, files, **options)
+    assert asked.count("scan_range") == alone
+    assert got.entries == three.entries == two.entries + new.entries
+    assert list(got.files) == list(three.files)
+    assert got.cutflow == three.cutflow
+    told: list[list[Any]] = [[*of.branches, *of.targets] for of in (got, three)]
+    for a, b in zip(*told, strict=True):
+        assert replace(a, mean=None, variance=None) == replace(b, mean=None, variance=None)
+        assert (a.mean, a.variance) == pytest.approx((b.mean, b.variance))
+    asked.clear()
+    assert update(got, files, **options) == got
+    assert "scan_range" not in asked
+
+
+def test_an_update_reads_all_again_where_a_file_changed_or_is_gone(tmp_path):
+    paths = write_files(tmp_path, [200, 150], basket=90)
+    specs = quiet_scan(paths)
+    write_tree(paths[1], make_events(170, seed=5))
+    with pytest.warns(DataWarning, match=rf"all files are read again: {paths[1]} changed since it was scanned"):
+        assert update(specs, paths, progress=False) == quiet_scan(paths)
+    with pytest.warns(DataWarning, match="is not among them any more"):
+        assert update(specs, paths[:1], progress=False) == quiet_scan(paths[0])
+
+
+def test_an_update_with_other_options_is_refused(files):
+    with pytest.raises(SpecsError, match="updated with the options that they were made with: selection"):
+        update(quiet_scan(files[:2]), files, exclude="x", progress=False)

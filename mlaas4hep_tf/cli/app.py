@@ -137,16 +137,23 @@ def scan(
     ] = False,
     reading: TolerantReading,
     to: Annotated[Path, output("-o", "--output", help="Where the specs go.")] = Path("specs.json"),
+    update: Annotated[
+        bool,
+        output("--update", help="Read only files that the specs there do not know; give the same options."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Pass 1: read all files once and write the specs."""
     from mlaas4hep_tf.scanner import scan as scan_files
-    from mlaas4hep_tf.specs import check_quantile
+    from mlaas4hep_tf.specs import Specs, check_quantile
+    from mlaas4hep_tf.updating import update as update_specs
 
     if quantile is not None:
         check_quantile(quantile)
     loaded = cuts.load()
     start = perf_counter()
+    if update and to.exists():
+        scan_files = partial(update_specs, Specs.load(to))
     specs = scan_files(
         reading.locate(files), choice.tree, friends=friends(choice.friend), branches=patterns(choice.branches),
         exclude=(*patterns(choice.exclude), *loaded.exclude),

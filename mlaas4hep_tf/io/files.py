@@ -140,8 +140,7 @@ class RootFile:
     @property
     def stamp_text(self) -> str:
         """What tells besides the size that it was replaced, as text."""
-        what = self.stamp[1]
-        return sha256(what).hexdigest()[:16] if isinstance(what, bytes) else str(what)
+        return stamp_text(self.stamp[1])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -160,6 +159,11 @@ class RootFile:
         friends = tuple(friend.part(wanted, start, stop) for friend in self.friends)
         index = self.index.part(wanted, start, stop)
         return replace(self, entry_offsets=(), branches=branches, index=index, friends=friends)
+
+
+def stamp_text(what: object) -> str:
+    """A modification time in ns, or a digest of a file's first bytes."""
+    return sha256(what).hexdigest()[:16] if isinstance(what, bytes) else str(what)
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,7 +53,8 @@ class IntLists(Sequence[tuple[int, ...]]):
     def sums(self) -> IntArray:
         """The sum of each list."""
         before = np.concatenate([[0], np.cumsum(self.values, dtype=np.int64)])
-        return before[self.ends] - before[self.ends - self.lengths]
+        found: IntArray = before[self.ends] - before[self.ends - self.lengths]
+        return found
 
     def take(self, numbers: IntArray) -> IntLists:
         """Those of some files."""

@@ -54,8 +54,11 @@ def application(engine: Engine, access: Access) -> FastAPI:
         app.include_router(routes(engine, access))
 
     @app.exception_handler(MlaasError)
-    async def _refused(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 404 if request.method == "GET" else 409)
+    async def _refused(request: Request, error: Exception) -> Response:
+        status = 404 if request.method == "GET" else 409
+        if "text/html" in request.headers.get("accept", ""):  # a person, at a page
+            return PlainTextResponse(str(error), status)
+        return JSONResponse({"detail": str(error)}, status)
 
     return app
 

@@ -6,6 +6,7 @@ import random
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from helpers.soak import SOAK, report
@@ -153,6 +154,38 @@ def test_pages_are_read_without_javascript(serve, path, told):
     assert "http://" not in text.replace("curl http://localhost:8501", "").replace(
         '"http://localhost:8501"', ""
     ).replace('"http://localhost:8501/', "")
+
+
+def test_a_page_that_is_not_there_says_so_in_words(serve):
+    import urllib3
+
+    reply = urllib3.request("GET", f"{serve()}/models/tht", headers={"Accept": "text/html,*/*"})
+    assert (reply.status, reply.headers["Content-Type"]) == (404, "text/plain; charset=utf-8")
+    assert "no model 'tht' (did you mean 'tth'" in reply.data.decode()
+
+
+def test_a_training_goes_on_from_the_champion_with_what_that_was_scanned_for(engine, monkeypatch):
+    from mlaas4hep_tf.service import processes
+    from mlaas4hep_tf.service.config import Project
+
+    commands = []
+    monkeypatch.setattr(processes, "start", lambda folder, command: commands.append(" ".join(command)))
+    engine.registry.point("tth", "champion", 2)
+    engine.store.plan_again("tth", "it was asked for")
+    (job, *_) = engine.store.jobs()
+    for start in ("champion", "scratch"):
+        project = Project("tth", ("--label", "*=1"), ("--tree", "events"), start=start)
+        engine.config = replace(engine.config, projects={"tth": project})
+        engine.step()
+    going_on, scratch = commands
+    assert "--continue-from champion" in going_on
+    assert "--tree" not in going_on
+    assert "--tree events" in scratch
+    assert "--continue-from" not in scratch
+    for command in commands:
+        assert "--hold-out 0.2:entries" in command
+        assert "--against champion" in command
+    assert (engine.folder(job.id) / "champion" / "version").read_text() == "2"
 
 
 def test_a_person_promotes_and_rolls_back_by_clicks(serve, engine):
