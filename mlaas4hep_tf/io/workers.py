@@ -70,6 +70,11 @@ class WorkerPool:
         return REMEMBERED // 2 if self.read.executor is None else 0
 
     @property
+    def ahead(self) -> int:
+        """Pieces of work to ask for before the first of them is waited for: two per worker, wherever these are."""
+        return 2 * (self.workers if self.read.executor is None else under_way(self.read.executor))
+
+    @property
     def shares_memory(self) -> bool:
         """Whether readers can write into this process's buffers."""
         return self.read.executor is None and buffers.supported()
@@ -94,8 +99,8 @@ class WorkerPool:
             yield future.result()
 
     def outcomes(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[Future[R]]:
-        """Futures in the order of the tasks, with at most two per worker under way, wherever these are."""
-        most = 2 * (self.workers if self.read.executor is None else under_way(self.read.executor))
+        """Futures in the order of the tasks, with a bounded number of them under way."""
+        most = self.ahead
         pending: deque[Future[R]] = deque()
         try:
             for task in tasks:

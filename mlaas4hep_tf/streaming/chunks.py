@@ -141,6 +141,10 @@ class Stream:
             skipped=None if self.skipped is None else self.skipped.fresh(),
         )  # fmt: skip
 
+    def blocks_ahead(self, plan: Plan) -> int:
+        """Blocks of each file group that are asked for before the first is waited for."""
+        return -(-self.worker_pool.ahead // len(plan.quotas))
+
     def keeps(self, plan: Plan) -> bool:
         """Whether all events of a plan are kept."""
         kept = self.kept
@@ -190,7 +194,8 @@ class Stream:
             quotas = _Quotas(plan)
             before = sum(1 for _ in itertools.islice(_mix(passed, quotas), first))
             begun = ahead.take(start) if ahead is not None else ()
-            file_groups += begun or (_FileGroup(self, group.blocks, start.lost, group.left) for group in passed)
+            each = self.blocks_ahead(plan)
+            file_groups += begun or (_FileGroup(self, group.blocks, start.lost, group.left, each) for group in passed)
             for number, pieces in enumerate(_mix(file_groups, quotas), before):
                 order = plan.rows(start.epoch, number, _events(pieces))
                 yield order[row if number == first else 0 :], *self._assemble(pieces, room)
@@ -403,13 +408,13 @@ class _Passed:
 class _FileGroup:
     """The blocks of one file group, read ahead in order, from which any number of events is taken.
 
-    Blocks that are known to be `lost` are not read.
+    Blocks that are known to be `lost` are not read.  At least `ahead` of them are asked for or in part taken.
     """
 
     def __init__(
-        self, stream: Stream, blocks: Iterator[EntryRange], lost: frozenset[tuple[int, int]], left: int
+        self, stream: Stream, blocks: Iterator[EntryRange], lost: frozenset[tuple[int, int]], left: int, ahead: int
     ) -> None:
-        self._stream, self._lost = stream, lost
+        self._stream, self._lost, self._ahead = stream, lost, ahead
         self._todo, self.left = blocks, left
         self._reading: deque[_Reading | _Held | EntryRange] = deque()
         self._rest: tuple[Array, ...] | None = None
@@ -417,8 +422,11 @@ class _FileGroup:
         self.asked = 0  # events that are being read, or left over
 
     def ask(self, events: int) -> None:
-        """Have the blocks read that the next `events` events lie in, and one more."""
-        while self.asked < events + 1 and (block := next(self._todo, None)) is not None:
+        """Have the blocks read that the next `events` events lie in, and one more; more where many readers wait."""
+        while self.asked < events + 1 or len(self._reading) + (self._rest is not None) < self._ahead:
+            block = next(self._todo, None)
+            if block is None:
+                break
             self._reading.extend(self._begin(block))
             self.asked += len(block)
 
@@ -476,20 +484,18 @@ class Ahead:
         weakref.finalize(self, _forget, self._begun).atexit = False
 
     def begin(self, start: Position) -> None:
-        """Have two blocks read for each reader, of a whole epoch that was not begun yet."""
+        """Have the first blocks read of a whole epoch that was not begun yet."""
         if start.batch or start.lost or start.epoch in self._begun:
             return
         _forget(self._begun)
-        plan, most = self._plan, 2 * self._stream.worker_pool.workers
+        plan, each = self._plan, self._stream.blocks_ahead(self._plan)
         groups = [
-            _FileGroup(self._stream, plan.blocks(number, start.epoch), start.lost, events)
+            _FileGroup(self._stream, plan.blocks(number, start.epoch), start.lost, events, each)
             for number, events in enumerate(plan.quotas)
         ]
         self._begun[start.epoch] = groups
-        for group, events in zip(groups, next(plan.chunk_quotas()), strict=True):
-            while group.asked < events and most > 0:
-                group.ask(group.asked)
-                most -= 1
+        for group in groups:
+            group.ask(0)
 
     def take(self, start: Position) -> Sequence[_FileGroup]:
         """What was begun of an epoch, for the first that asks for it; nothing if that is not its beginning."""
