@@ -95,7 +95,7 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
         flat = tf.stack([branches[name] for name in layout.flat], axis=1) if layout.flat else tf.zeros([rows, 0])
         return self._of_packed(flat, groups)
 
-    def _of_packed(self, flat: tf.Tensor, groups: list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]) -> Any:
+    def _of_packed(self, flat: tf.Tensor, groups: list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]) -> dict[str, tf.Tensor]:
         if self._preprocessor.form == "ragged":  # lists end where they end, whatever is in them
             return self._named(self._call(self._preprocessor.ragged(flat, groups), training=False))
         return self._score(self._preprocessor.from_packed(flat, groups))

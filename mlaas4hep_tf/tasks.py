@@ -207,7 +207,7 @@ class Task:
 
 
 def _regression(content: Mapping[str, Any]) -> Regression:
-    return Regression(**content | {"quantiles": tuple(content["quantiles"])})
+    return Regression(**{**content, "quantiles": tuple(content["quantiles"])})
 
 
 def output_names(classes: bool, targets: Sequence[str]) -> tuple[str, ...]:

@@ -12,13 +12,13 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter, time
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from mlaas4hep_tf.dataset import RootDataset, original_errors
+from mlaas4hep_tf.dataset import RootDataset
 from mlaas4hep_tf.errors import LabelError, ModelError, PlanError, ResumeError
 from mlaas4hep_tf.evaluation import (
     ClassEvaluation,
@@ -36,6 +36,7 @@ from mlaas4hep_tf.optimizers import optimizer
 from mlaas4hep_tf.recipe import DEFAULT_RECIPE, Recipe
 from mlaas4hep_tf.resume import Resume, Together
 from mlaas4hep_tf.reweight import Reweighted, classes_in
+from mlaas4hep_tf.streaming.iterators import original_errors
 from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Classes, Head, Regression, Task
 
 __all__ = [
@@ -348,6 +349,10 @@ def _root(*datasets: tf.data.Dataset | None) -> list[RootDataset]:
     return [ds for ds in datasets if isinstance(ds, RootDataset)]
 
 
+@overload
+def evaluate(model: keras.Model, ds: tf.data.Dataset) -> Judged: ...
+@overload
+def evaluate(model: keras.Model, ds: tf.data.Dataset, task: Task) -> Evaluated: ...
 def evaluate(model: keras.Model, ds: tf.data.Dataset, task: Task | None = None) -> Evaluated:
     """Scores of a labelled dataset, in the order of its files; of one that was derived (``ds.take(3)``) in its own.
 

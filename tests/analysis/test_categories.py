@@ -56,7 +56,7 @@ def test_one_branch_for_each_kind_that_is_found(events, path):
 
 
 def test_a_branch_of_kinds_named_among_others_stands_for_them(path):
-    own = {"categories": {"channel": [1, 2]}, "define": {"twice": "2 * met"}, "progress": False}
+    own: dict[str, Any] = {"categories": {"channel": [1, 2]}, "define": {"twice": "2 * met"}, "progress": False}
     assert [*scan(path, branches=["twice", "channel"], **own)] == ["channel_is_1", "channel_is_2", "twice"]
     assert [*scan(path, branches=["twice"], **own)] == ["twice"]
     assert [*scan(path, branches=["met", "channel"], **own)] == ["channel_is_1", "channel_is_2", "met"]

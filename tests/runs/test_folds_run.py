@@ -144,7 +144,7 @@ def test_what_no_fold_has_is_told_by_the_mean_of_all_models(folded, files):
     mean = all_scores(folded, files).mean(axis=1)[np.arange(3 * SIZE) % 5 == 0]
     truth = np.repeat(np.arange(3), SIZE // 5)
     want = np.mean([roc_auc_score(truth == n, mean[:, n]) for n in range(3)])
-    assert found["held out"].auc == pytest.approx(want, abs=1e-6)
+    assert found["held out"].summary()["auc"] == pytest.approx(want, abs=1e-6)
 
 
 def test_folds_that_an_event_does_not_tell_are_not_exported(folded, tmp_path):
