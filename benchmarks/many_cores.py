@@ -13,30 +13,13 @@ import argparse
 from collections import defaultdict
 from statistics import median
 from time import perf_counter, process_time, thread_time
-from typing import Any
+
+import instant
 
 from mlaas4hep_tf import RootDataset, scan
 from mlaas4hep_tf.bench import environment
 from mlaas4hep_tf.streaming import chunks
 from mlaas4hep_tf.streaming.position import Position
-
-OBJECTS = 4  # of each group in an event
-
-
-def instant_block(file: Any, start: int, stop: int, layout: Any, ref: Any) -> Any:  # noqa: ARG001 (as `read_block`)
-    """Runs in a reader process: a block of the right shapes, whose values are whatever the memory held."""
-    from mlaas4hep_tf.io.buffers import ArraySpec, allocate
-    from mlaas4hep_tf.io.reader import Packed
-
-    events = stop - start
-    specs = [ArraySpec((events, len(layout.flat)), "float32")]
-    for _, names in layout.groups:
-        specs += [ArraySpec((OBJECTS * events, len(names)), "float32"), ArraySpec((events,), "int32")]
-    specs += [ArraySpec((events,), dtype) for _, dtype in layout.targets]
-    arrays = allocate(ref, specs)
-    for group in range(len(layout.groups)):
-        arrays[2 + 2 * group][:] = OBJECTS
-    return Packed(tuple(specs), tuple(arrays) if ref is None else None)
 
 
 def epoch(ds: RootDataset, number: int) -> dict[str, float]:
@@ -58,7 +41,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     specs = scan(args.files, args.tree, exclude=args.exclude, progress=False)
-    chunks.read_block = instant_block
+    chunks.read_block = instant.instant_block
     datasets = {n: RootDataset(args.files, specs, chunk_size=n, batch_size=256, keep=False) for n in args.chunk}
     times: defaultdict[int, list[dict[str, float]]] = defaultdict(list)
     for number in range(args.rounds + 1):  # the first is a warm-up

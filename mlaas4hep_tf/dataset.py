@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -28,9 +27,10 @@ from mlaas4hep_tf.labelling import Told
 from mlaas4hep_tf.scanned_files import entries_of, scanned, sources_in
 from mlaas4hep_tf.scanner import passing_events, scan_distributions, scan_targets
 from mlaas4hep_tf.specs import Specs
-from mlaas4hep_tf.streaming.chunks import Stream
+from mlaas4hep_tf.streaming.chunks import Ahead, Stream
 from mlaas4hep_tf.streaming.defaults import BATCH_SIZE, CHUNK_SIZE
 from mlaas4hep_tf.streaming.forks import check_process
+from mlaas4hep_tf.streaming.iterators import iterator
 from mlaas4hep_tf.streaming.kept import Keep, Kept, check_keep, make_kept
 from mlaas4hep_tf.streaming.open_files import befriended, inspect_files, listed, tell_idle_replicas
 from mlaas4hep_tf.streaming.parts import Parts, WholeFiles, part_of, split_sizes
@@ -49,34 +49,6 @@ from mlaas4hep_tf.transforms.vector import MASK_SUFFIX, Preprocessor
 warnings.filterwarnings("ignore", "`shuffle=True` was passed, but will be ignored .* tf.data.Dataset", UserWarning)
 
 Mixing = Literal["proportional", "equal"] | Mapping[str, float] | Sequence[float]
-
-
-@contextmanager
-def original_errors(*datasets: RootDataset) -> Iterator[None]:
-    """Raise our own error where TensorFlow raises one that only quotes it."""
-    try:
-        yield
-    except tf.errors.OpError as error:
-        failures = [failure for ds in datasets for failure in ds.take_failures()]
-        if failures:
-            raise failures[-1] from error
-        raise
-
-
-@cache
-def _with_original_errors(kind: Any) -> Any:
-    """A subclass of TensorFlow's iterator that raises our own errors; its instances know their `root_dataset`."""
-
-    class IteratorWithOriginalErrors(kind):  # type: ignore[misc]  # tensorflow has no type information
-        def __next__(self) -> Any:
-            with original_errors(self.root_dataset):
-                return super().__next__()
-
-        def get_next(self) -> Any:
-            with original_errors(self.root_dataset):
-                return super().get_next()
-
-    return IteratorWithOriginalErrors
 
 
 def _check_form(layout: DataLayout, mask: bool, image: Image | None, specs: Specs) -> None:
@@ -322,7 +294,10 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         _check_remainder(self.plan, stream.skipped)
         self._cursor = Cursor(start)
         self._finished = make_finished(stream, preprocessor, options, self.plan)
-        self._pipeline = build_pipeline(stream, preprocessor, options, self.plan, self._cursor, self._finished)
+        self._ahead = Ahead(stream, self.plan)
+        self._pipeline = build_pipeline(
+            stream, preprocessor, options, self.plan, self._cursor, self._ahead, self._finished
+        )
         super().__init__(tf.data.experimental.to_variant(self._pipeline))
 
     def _inputs(self) -> list[tf.data.Dataset]:  # abstract in tf.data.Dataset, so every subclass has it
@@ -411,11 +386,13 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
 
     def __iter__(self) -> Any:
         check_process()
-        iterator = super().__iter__()
-        kind: Any = type(iterator)
-        iterator.__class__ = _with_original_errors(kind)  # still TensorFlow's own, as Keras and tf.function need
-        iterator.root_dataset = self
-        return iterator
+        return iterator(self, self._iterator)
+
+    def _iterator(self) -> Any:
+        """TensorFlow's own iterator; reading begins while it is made."""
+        if tf.executing_eagerly():
+            self._ahead.begin(self._cursor.next)
+        return super().__iter__()
 
     def skip(self, count: Any, name: str | None = None) -> tf.data.Dataset:
         """All but the first `count` batches of each iteration, as in tf.data: of another order in each.

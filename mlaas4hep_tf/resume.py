@@ -254,8 +254,8 @@ def _numpy(variable: Any) -> Any:
 
 
 def _one(spec: Any) -> Any:
-    """A batch of one event, of zeros."""
-    zeros = tf.zeros([1 if size is None else size for size in [None, *spec.shape[1:]]], spec.dtype)
+    """A batch of one event, of zeros, as any backend takes them."""
+    zeros = np.zeros([1, *(1 if size is None else size for size in spec.shape[1:])], spec.dtype.as_numpy_dtype)
     return tf.RaggedTensor.from_tensor(zeros) if isinstance(spec, tf.RaggedTensorSpec) else zeros
 
 

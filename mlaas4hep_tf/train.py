@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mlaas4hep_tf.dataset import RootDataset, original_errors
+from mlaas4hep_tf.dataset import RootDataset
 from mlaas4hep_tf.errors import LabelError, ModelError, PlanError, ResumeError
 from mlaas4hep_tf.evaluation import (
     ClassEvaluation,
@@ -36,6 +36,7 @@ from mlaas4hep_tf.optimizers import optimizer
 from mlaas4hep_tf.recipe import DEFAULT_RECIPE, Recipe
 from mlaas4hep_tf.resume import Resume, Together
 from mlaas4hep_tf.reweight import Reweighted, classes_in
+from mlaas4hep_tf.streaming.iterators import original_errors
 from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Classes, Head, Regression, Task
 
 __all__ = [

@@ -279,7 +279,7 @@ try:
     main()
 except SystemExit as end:
     assert not end.code
-heavy = {"tensorflow", "keras", "numpy", "uproot", "awkward", "scipy", "matplotlib", "loky"}
+heavy = {"tensorflow", "keras", "numpy", "uproot", "awkward", "scipy", "matplotlib"}
 print("imported:", sorted(heavy & set(sys.modules)))
 """
 

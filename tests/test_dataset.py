@@ -654,7 +654,6 @@ def test_no_process_and_no_memory_is_left_behind(tmp_path, sent):
     readers = psutil.Process(script.pid).children(recursive=True)
     assert readers
     pids = [script.pid, *(reader.pid for reader in readers)]
-    assert shared_memory_of(pids)  # loky's semaphores: the names do carry their process
     script.send_signal(sent)
     script.wait(30)
     _, alive = psutil.wait_procs(readers, timeout=20)

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from mlaas4hep_tf import RootDataset, export, models, particle_models, scan
 from mlaas4hep_tf.errors import ModelError
-from mlaas4hep_tf.onnx_files import converted, session
+from mlaas4hep_tf.onnx_files import session
 from mlaas4hep_tf.particles import Attend, MeanOfNeighbours, Nearest, PairFeatures, kinematics, particles_of
 from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Classes, Task
 from mlaas4hep_tf.testing import write_tree
@@ -157,12 +157,13 @@ def test_saved_exported_and_onnx_give_the_same_scores(name, path, specs, tmp_pat
     assert np.isfinite(score).all()
     assert score.shape == (100, 3)
     assert np.abs(np.asarray(again(preprocessor.model_input(raw, mask=True))) - score).max() < 1e-6
-    loaded = tf.saved_model.load(export(model, preprocessor, tmp_path / "m" / "1"))  # which holds the variables
-    served = loaded.signatures
+    served = tf.saved_model.load(export(model, preprocessor, tmp_path / "m" / "1")).signatures
     for signature, request in (("serving_default", events.padded()), ("ragged", events.ragged())):
         got = served[signature](**{key: tf.constant(value) for key, value in request.items()})
         assert np.abs(got["score"] - score).max() < 1e-6
-        runtime = session(converted(served[signature]))
+    folder = export(model, preprocessor, tmp_path / "onnx", format="onnx")
+    for file, request in (("model.onnx", events.padded()), ("model_ragged.onnx", events.ragged())):
+        runtime = session(str(folder / file))
         (got,) = runtime.run(["score"], {one.name: request[one.name] for one in runtime.get_inputs()})
         assert np.abs(got - score).max() < 1e-5
 

@@ -38,26 +38,32 @@ def data(folder, law):
     return folder
 
 
-def run(folder, law, kill_at=-1, every=7):
+@pytest.fixture
+def run():
+    """Trains in a process of its own: how it ended, and what came out where it came to the end."""
     program = Path(__file__).parent / "helpers" / "killed.py"
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    return subprocess.run(
-        [sys.executable, program, folder, law, str(kill_at), str(every)],
-        env=env, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, program], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        asked, answers = parent.stdin, parent.stdout
+        assert asked is not None and answers is not None
 
+        def run(folder, law, kill_at=-1, every=7):
+            print(json.dumps([str(folder), law, kill_at, every]), file=asked, flush=True)
+            outcome, _, status = answers.readline().rstrip().rpartition(" ")
+            return int(status), json.loads(outcome or "{}")
 
-def outcome(done):
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+        yield run
+        asked.close()
 
 
 @pytest.mark.slow
 @pytest.mark.soak
 @pytest.mark.parametrize("law", LAWS if SOAK else ("skip",))
-def test_a_killed_training_gives_the_bits_of_one_that_never_was(tmp_path, law):
+def test_a_killed_training_gives_the_bits_of_one_that_never_was(tmp_path, law, run):
     folder = data(tmp_path / "data", law)
-    whole = outcome(run(folder, law))
+    _, whole = run(folder, law)
     assert len(whole["history"]["val_loss"]) == 3
     choice, kills = random.Random(law), 0
     while kills < KILLS:
@@ -67,11 +73,11 @@ def test_a_killed_training_gives_the_bits_of_one_that_never_was(tmp_path, law):
         steps = []
         while True:  # each process dies after some steps, until one comes to the end
             steps.append((choice.randrange(1, 60 if KILLS == 1 else 20), choice.choice((1, 3, 7))))
-            done = run(folder, law, *steps[-1]) if kills < KILLS else run(folder, law)
-            if done.returncode != -signal.SIGKILL:
+            status, outcome = run(folder, law, *(steps[-1] if kills < KILLS else ()))
+            if status != -signal.SIGKILL:
                 break
             kills += 1
-        assert outcome(done) == whole, steps
+        assert (status, outcome) == (0, whole), steps
         print(f"{law}: {kills} kills, {len(steps)} processes in the last chain, equal", flush=True)
 
 

@@ -10,6 +10,7 @@ of them, the buffer goes back to the pool.
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import os
 import resource
@@ -17,7 +18,6 @@ import sys
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -43,10 +43,9 @@ class ArraySpec:
 
     @property
     def nbytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
-@cache
 def keep_freed_memory() -> bool:
     """Let glibc's malloc keep what is freed instead of giving it back to the kernel each time.
 
@@ -122,6 +121,7 @@ class BufferPool:
 
     def __init__(self) -> None:
         self._free: list[int] = []
+        self._memory: dict[int, npt.NDArray[np.uint8]] = {}  # by descriptor, mapped once for all that come to lie there
         self._left = max(0, descriptors() // 2 - 50)
         self._closer = weakref.finalize(self, _close_all, self._free)
 
@@ -146,9 +146,12 @@ class BufferPool:
         if size == 0:
             self._recycle(ref.fd)
             return [np.empty(spec.shape, spec.dtype) for spec in specs]
-        root = _mapped(ref.fd, size, mmap.PROT_READ)
-        weakref.finalize(root, self._recycle, ref.fd)
-        return views(root, specs)
+        memory = self._memory.get(ref.fd)
+        if memory is None or len(memory) < size:
+            memory = self._memory[ref.fd] = _mapped(ref.fd, size, mmap.PROT_READ)
+        lease = np.frombuffer(memory.data, np.uint8)  # views of it have the lease as base, not the memory
+        weakref.finalize(lease, self._recycle, ref.fd)
+        return views(lease, specs)
 
     def _recycle(self, fd: int) -> None:
         if self._closer.alive:

@@ -61,7 +61,7 @@ def on_dask(address: str) -> Iterator[Executor]:
     if not workers.isdecimal() or not int(workers):
         raise ConfigError(f"--dask is the address of a scheduler, or local:N for N processes here, not {address!r}")
     cluster = LocalCluster(
-        n_workers=int(workers), threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=50
+        n_workers=int(workers), threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50
     )
     with cluster, Client(cluster, direct_to_workers=True, set_as_default=False) as client:
         yield of_dask(client)

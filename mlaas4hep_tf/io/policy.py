@@ -15,7 +15,7 @@ from mlaas4hep_tf.io.cache import Cache, removed_on_error
 R = TypeVar("R")
 
 LONGEST_PAUSE_S = 30.0
-_CREDENTIALS = re.compile(r"XRD_|XrdSec|X509_|BEARER_TOKEN|KRB5CCNAME$|XDG_RUNTIME_DIR$")
+_CREDENTIALS = re.compile(rb"XRD_|XrdSec|X509_|BEARER_TOKEN|KRB5CCNAME$|XDG_RUNTIME_DIR$")
 
 
 @dataclass(frozen=True)
@@ -94,14 +94,15 @@ _USUAL = Conditions()
 conditions: ContextVar[Conditions] = ContextVar("conditions", default=_USUAL)
 
 
-def credentials(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that tell XRootD and HTTP servers who we are, and XRootD how to behave."""
-    return {name: value for name, value in environment.items() if _CREDENTIALS.match(name)}
+def credentials() -> dict[str, str]:
+    """The variables of this process that tell XRootD and HTTP servers who we are, and XRootD how to behave."""
+    names = [name for name in os.environb if _CREDENTIALS.match(name)]  # as bytes: to decode all of them takes longer
+    return {os.fsdecode(name): os.fsdecode(os.environb[name]) for name in names}
 
 
 def perform(given: Conditions, function: Callable[..., R], *args: object) -> R:
     """Runs in a reader process: do a piece of work under these conditions."""
-    for name in credentials(os.environ).keys() - given.environment.keys():
+    for name in credentials().keys() - given.environment.keys():
         del os.environ[name]
     os.environ.update({**xrootd_settings(given.policy), **given.environment})
     token = conditions.set(given)

@@ -1,8 +1,7 @@
 """Where reading runs: local processes by default, or any `concurrent.futures.Executor` (Dask, MPI).
 
-The local processes come from loky: clean interpreters that do not import the user's ``__main__`` again.  Each has
-an executor of its own and a thread here that hands it one piece of work after the other, so that a process that
-dies or hangs is known and replaced; the one piece of work that it had is done again.
+Each local process has a thread here that hands it one piece of work after the other, so that a process that dies or
+hangs is known and replaced; the one piece of work that it had is done again.
 """
 
 from __future__ import annotations
@@ -10,30 +9,26 @@ from __future__ import annotations
 import logging
 import os
 import random
-import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import current_process
 from multiprocessing.util import Finalize
 from queue import Empty, SimpleQueue
 from socket import gethostname
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, finalize
 
-from loky import ProcessPoolExecutor
-
 from mlaas4hep_tf import __version__
 from mlaas4hep_tf.errors import InputFileError, ReaderError
 from mlaas4hep_tf.io import buffers
 from mlaas4hep_tf.io.cache import as_cache
 from mlaas4hep_tf.io.policy import Conditions, credentials, perform
+from mlaas4hep_tf.io.processes import REMEMBERED, Gone, Late, Once, ReaderProcess, end_with_parent
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 
 T = TypeVar("T")
@@ -42,11 +37,7 @@ R = TypeVar("R")
 MAX_DEATHS = 12  # of reader processes over one piece of work
 MAX_OPEN_FILES = 64  # of all reader processes together
 START_S = 60.0  # for a reader process to start; not part of the time for its work
-IDLE_S = 120.0  # after which a reader process without work ends
-_NEEDS = (
-    "it needs semaphores, which lie in /dev/shm, so that must be writable and not full, "
-    "descriptors (ulimit -n) and processes (ulimit -u)"
-)
+_NEEDS = "it needs descriptors (ulimit -n), processes (ulimit -u) and memory"
 _ELSEWHERE = (
     64  # pieces of work under way at most in the user's executor, if it does not say how many it does at a time
 )
@@ -74,6 +65,16 @@ class WorkerPool:
         return default_workers() if self.read.workers is None else self.read.workers
 
     @property
+    def remembers(self) -> int:
+        """How many things (`Once`) each reader keeps that it was told."""
+        return REMEMBERED // 2 if self.read.executor is None else 0
+
+    @property
+    def ahead(self) -> int:
+        """Pieces of work to ask for before the first of them is waited for: two per worker, wherever these are."""
+        return 2 * (self.workers if self.read.executor is None else under_way(self.read.executor))
+
+    @property
     def shares_memory(self) -> bool:
         """Whether readers can write into this process's buffers."""
         return self.read.executor is None and buffers.supported()
@@ -81,9 +82,11 @@ class WorkerPool:
     def submit(self, function: Callable[..., R], *args: Any) -> Future[R]:
         """Have a piece of work done; what fails and may pass is tried again.
 
+        An argument that is `Once` is sent to each process once, and the function gets its value.
+
         The future raises what the function raises; ReaderError where reader processes died or hung over it.
         """
-        given = Conditions(self.read.policy, as_cache(self.read.cache), 0, credentials(os.environ))
+        given = Conditions(self.read.policy, as_cache(self.read.cache), 0, credentials())
         return _dispatchers.get(self).submit(self.read.executor, given, function, *args)
 
     def run(self, function: Callable[..., R], *args: Any) -> R:
@@ -96,8 +99,8 @@ class WorkerPool:
             yield future.result()
 
     def outcomes(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[Future[R]]:
-        """Futures in the order of the tasks, with at most two per worker under way, wherever these are."""
-        most = 2 * (self.workers if self.read.executor is None else under_way(self.read.executor))
+        """Futures in the order of the tasks, with a bounded number of them under way."""
+        most = self.ahead
         pending: deque[Future[R]] = deque()
         try:
             for task in tasks:
@@ -178,7 +181,7 @@ class _Dispatcher:
         self._closing = threading.Event()
 
     def submit(self, executor: Executor | None, given: Conditions, function: Callable[..., R], *args: Any) -> Future[R]:
-        return self._threads.submit(partial(self._work, executor, given, partial(function, *args)))
+        return self._threads.submit(partial(self._work, executor, given, function, *args))
 
     def close(self) -> None:
         """End the processes, whatever they are doing."""
@@ -187,11 +190,11 @@ class _Dispatcher:
         for reader in self._readers:
             reader.kill()
 
-    def _work(self, executor: Executor | None, given: Conditions, work: Callable[[], R]) -> R:
+    def _work(self, executor: Executor | None, given: Conditions, function: Callable[..., R], *args: Any) -> R:
         deaths, waited = 0, 0.0
         while True:
             try:
-                return self._try(executor, given, work)
+                return self._try(executor, given, function, *args)
             except _Died as error:
                 deaths += 1
                 if deaths >= MAX_DEATHS or self._closing.is_set():
@@ -210,15 +213,16 @@ class _Dispatcher:
                     raise
                 given = replace(given, attempt=given.attempt + (asked == 0))
 
-    def _try(self, executor: Executor | None, given: Conditions, work: Callable[[], R]) -> R:
+    def _try(self, executor: Executor | None, given: Conditions, function: Callable[..., R], *args: Any) -> R:
         seconds = given.policy.work_timeout_s
         if executor is not None:
+            work = partial(function, *(a.value if isinstance(a, Once) else a for a in args))
             return self._try_elsewhere(executor, seconds, given, work)
         if not hasattr(self._own, "reader"):
             self._own.reader = _Reader(self._files, self._closing)
             self._readers.append(self._own.reader)
         reader: _Reader = self._own.reader
-        result: R = reader.call(seconds, perform, given, work)
+        result: R = reader.call(seconds, perform, given, function, *args)
         return result
 
     @staticmethod
@@ -289,48 +293,31 @@ class _Reader:
 
     def __init__(self, files: int, closing: threading.Event) -> None:
         self._files, self._closing = files, closing
-        self._process: ProcessPoolExecutor | None = None
+        self._process: ReaderProcess | None = None
 
     def call(self, seconds: float, function: Callable[..., R], *args: Any) -> R:
         """The result of the function; raises _Died or _Stalled after the process was ended."""
+        process = self._process
+        if process is None or not process.alive:  # it had no work for long
+            process = self._start()
         try:
-            process = self._process or self._start()
-            future: Future[R] = process.submit(function, *args)
-            if not wait([future], seconds).done:
-                self.kill()
-                raise _Stalled(_too_long(seconds))
-            return future.result()
-        except RuntimeError as error:
-            if self._ended(error):
-                self.kill()
-                raise _Died from error
-            if isinstance(error, BrokenProcessPool):
-                self.kill()
-                raise ReaderError(f"a reader process could not take up its work: {error}") from error
-            raise
+            return process.call(seconds, function, *args)
+        except Late:
+            self.kill()
+            raise _Stalled(_too_long(seconds)) from None
+        except Gone as error:
+            self.kill()
+            raise _Died from error
 
-    def _ended(self, error: RuntimeError) -> bool:
-        """Whether there is no process any more: `kill` was called meanwhile, or it died.
-
-        A `BrokenProcessPool` has a cause where a message could not be pickled or unpickled, and none where the
-        process died.
-        """
-        return self._process is None or (isinstance(error, BrokenProcessPool) and error.__cause__ is None)
-
-    def _start(self) -> ProcessPoolExecutor:
+    def _start(self) -> ReaderProcess:
         """A process that answers; one that dies before that is replaced and not counted as a death over work."""
-        _allow_children()
         end = time.monotonic() + START_S
         while True:
             try:
-                process = self._process = ProcessPoolExecutor(
-                    1, timeout=IDLE_S, initializer=start_reader, initargs=(os.getpid(), self._files)
-                )
-                process.submit(os.getpid).result(max(0.0, end - time.monotonic()))
+                process = self._process = ReaderProcess()
+                process.call(max(0.0, end - time.monotonic()), start_reader, os.getpid(), self._files)
                 return process
-            except (TimeoutError, RuntimeError) as error:
-                if isinstance(error, RuntimeError) and not self._ended(error):
-                    raise
+            except (Gone, Late) as error:
                 self.kill()
                 if time.monotonic() > end or self._closing.is_set():
                     raise ReaderError(f"no reader process came up in {START_S:g} s; see the output above") from error
@@ -341,16 +328,7 @@ class _Reader:
     def kill(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            process.shutdown(kill_workers=True)
-
-
-def _allow_children() -> None:
-    """Let a daemon of multiprocessing (a worker of its Pool, of PyTorch's DataLoader) have reader processes.
-
-    They are forbidden there as they might outlive it, which `end_with_parent` rules out.
-    """
-    if current_process().daemon:
-        current_process().daemon = False
+            process.kill()
 
 
 class _Dispatchers:
@@ -403,31 +381,20 @@ def start_reader(parent: int, files: int) -> None:
     """
     from mlaas4hep_tf.io import reader  # here, so that the training process never imports uproot
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole terminal; the parent decides
     reader.keep_open(files)
     end_with_parent(parent)
 
 
 def in_own_process(function: Callable[..., R], *args: Any) -> R:
     """Runs in a worker of a cluster: call a function in a process of its own, which ends with the worker."""
-    _allow_children()
-    with ProcessPoolExecutor(1, initializer=end_with_parent, initargs=(os.getpid(),)) as process:
-        return process.submit(function, *args).result()  # type: ignore[no-any-return]  # loky has no type information
-
-
-def end_with_parent(parent: int) -> None:
-    """Have this process end within a second of its parent, however that ends.
-
-    A thread looks for the parent twice a second.  The kernel's own signal (PR_SET_PDEATHSIG) would come when the
-    thread ends that started the process, which may be long before the parent does.
-    """
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(0)
-
-    threading.Thread(target=watch, daemon=True).start()
+    process = ReaderProcess()
+    try:
+        process.call(START_S, end_with_parent, os.getpid())
+        return process.call(float("inf"), function, *args)
+    except Gone as error:
+        raise ReaderError("the process of a worker died in the midst of its work") from error
+    finally:
+        process.kill()
 
 
 _dispatchers = _Dispatchers()

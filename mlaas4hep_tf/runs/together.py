@@ -17,6 +17,7 @@ from mlaas4hep_tf.runs.processes import Processes
 
 STALLED = 75  # exit status of a process that the others let wait
 _MEET_S, _BEAT_S = 300, 30  # to meet, and without a sign of life
+_COMPILE_S = 300.0  # a step of the first epoch may take so long: it is compiled for each size of a batch
 
 
 @contextmanager
@@ -51,27 +52,37 @@ class Watchdog(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no 
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
-        self._seconds, self._seen, self._done = seconds, monotonic(), threading.Event()
+        self._seconds, self._done = seconds, threading.Event()
+        self._allowed = max(seconds, _COMPILE_S)
+        self._expect()
+
+    def _expect(self) -> None:
+        """Await the next step."""
+        self._due = monotonic() + self._allowed
 
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002 (as Keras calls it)
-        self._seen = monotonic()
+        self._expect()
         self._done.clear()
         threading.Thread(target=self._watch, daemon=True).start()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
-        self._seen = monotonic()
+        self._expect()
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
-        self._seen = monotonic()
+        self._expect()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
+        self._allowed = self._seconds
+        self._expect()
 
     def on_train_end(self, logs: Any = None) -> None:  # noqa: ARG002
         self._done.set()
 
     def _watch(self) -> None:
         while not self._done.wait(min(1.0, self._seconds / 4)):
-            if monotonic() - self._seen > self._seconds:
+            if monotonic() > self._due:
                 print(
-                    f"error: no step in {self._seconds:g} s, as if another process were gone; the same command with "
+                    f"error: no step in {self._allowed:g} s, as if another process were gone; the same command with "
                     "--resume goes on (--step-timeout)",
                     file=sys.stderr, flush=True,
                 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import weakref
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -22,9 +23,10 @@ from mlaas4hep_tf.io.branches import Layout
 from mlaas4hep_tf.io.buffers import ArrayPool, ArraySpec, BufferPool, BufferRef, keep_freed_memory
 from mlaas4hep_tf.io.files import RootFile
 from mlaas4hep_tf.io.lists import IntArray, IntLists
+from mlaas4hep_tf.io.processes import Once
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.scanned_files import ScannedFiles, entries_of, offsets_of
-from mlaas4hep_tf.streaming.kept import Events, Kept, cut
+from mlaas4hep_tf.streaming.kept import Events, Kept, divided
 from mlaas4hep_tf.streaming.plan import Plan, apportion, chunk_quotas
 from mlaas4hep_tf.streaming.position import Position
 from mlaas4hep_tf.streaming.ranges import EntryRange
@@ -32,6 +34,7 @@ from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange
 from mlaas4hep_tf.streaming.targets import Target
 
 Array = npt.NDArray[Any]
+SMALL_FILE = 8192  # baskets, about, of a file up to which readers remember where all of them lie
 _log = logging.getLogger(__name__)
 
 
@@ -138,6 +141,10 @@ class Stream:
             skipped=None if self.skipped is None else self.skipped.fresh(),
         )  # fmt: skip
 
+    def blocks_ahead(self, plan: Plan) -> int:
+        """Blocks of each file group that are asked for before the first is waited for."""
+        return -(-self.worker_pool.ahead // len(plan.quotas))
+
     def keeps(self, plan: Plan) -> bool:
         """Whether all events of a plan are kept."""
         kept = self.kept
@@ -157,7 +164,9 @@ class Stream:
     def read_layout(self) -> Layout:
         return replace(self.layout, targets=tuple((t.branch, t.dtype) for t in self.targets if t.branch))
 
-    def chunks(self, plan: Plan, start: Position, room: Room | None = None) -> Iterator[tuple[Array, ...]]:
+    def chunks(
+        self, plan: Plan, start: Position, room: Room | None = None, ahead: Ahead | None = None
+    ) -> Iterator[tuple[Array, ...]]:
         """The chunks of an epoch from a position on, packed; each takes its share of every file group.
 
         The blocks of a whole chunk are asked for at once, so that the reader processes never wait for one of them.
@@ -184,7 +193,9 @@ class Stream:
             ]
             quotas = _Quotas(plan)
             before = sum(1 for _ in itertools.islice(_mix(passed, quotas), first))
-            file_groups += (_FileGroup(self, group.blocks, start.lost, group.left) for group in passed)
+            begun = ahead.take(start) if ahead is not None else ()
+            each = self.blocks_ahead(plan)
+            file_groups += begun or (_FileGroup(self, group.blocks, start.lost, group.left, each) for group in passed)
             for number, pieces in enumerate(_mix(file_groups, quotas), before):
                 order = plan.rows(start.epoch, number, _events(pieces))
                 yield order[row if number == first else 0 :], *self._assemble(pieces, room)
@@ -277,18 +288,40 @@ class Stream:
             reading.future.add_done_callback(lambda _: self.pool.give_back(ref))
 
     def _submit(self, block: EntryRange, ref: BufferRef | None) -> Future[Any]:
-        file = self.files[block.file]
+        layout, steps, drawn = self._told
+        if self.steps is None:
+            file = self._file(block.file, block.start, block.stop)
+            return self.worker_pool.submit(read_block, file, block.start, block.stop, layout, ref)
+        segments = self._segments(block)
+        file = self._file(block.file, segments[0].start, segments[-1].stop)
+        return self.worker_pool.submit(read_passing_block, file, segments, layout, steps, ref, drawn)
+
+    @cached_property
+    def _told(self) -> tuple[Once, Once, Once]:
+        return Once(self.read_layout), Once(self.steps), Once(self.drawn)
+
+    @cached_property
+    def _reads(self) -> list[str]:
+        """The branches that are read."""
+        names = [*self.read_layout.names]
         if self.steps is not None:
-            segments, names = self._segments(block), self.steps.reads(self.read_layout.names)
-            names += [name for one in self.drawn for name in one.draw.names]
-            return self.worker_pool.submit(
-                read_passing_block, file.part(names, segments[0].start, segments[-1].stop), segments,
-                self.read_layout, self.steps, ref, self.drawn,
-            )  # fmt: skip
-        return self.worker_pool.submit(
-            read_block, file.part(self.read_layout.names, block.start, block.stop), block.start, block.stop,
-            self.read_layout, ref,
-        )  # fmt: skip
+            names = [*self.steps.reads(names), *(name for one in self.drawn for name in one.draw.names)]
+        return names
+
+    @cached_property
+    def _small(self) -> dict[int, Once]:
+        """By number what readers are told of files of which they can remember all."""
+        return {}
+
+    def _file(self, number: int, start: int, stop: int) -> Once | RootFile:
+        """What a reader is told of a file to read some entries."""
+        known = self._small.get(number)
+        if known is not None:
+            return known
+        file, few = self.files[number], len(self.files) <= self.worker_pool.remembers
+        if not few or file.unopened or file.friends or len(self._reads) * len(file.entry_offsets) > SMALL_FILE:
+            return file.part(self._reads, start, stop)
+        return self._small.setdefault(number, Once(file.part(self._reads, 0, file.num_entries)))
 
     def _segments(self, block: EntryRange) -> tuple[Segment, ...]:
         """The entries of the file that a block stands for."""
@@ -375,24 +408,27 @@ class _Passed:
 class _FileGroup:
     """The blocks of one file group, read ahead in order, from which any number of events is taken.
 
-    Blocks that are known to be `lost` are not read.
+    Blocks that are known to be `lost` are not read.  At least `ahead` of them are asked for or in part taken.
     """
 
     def __init__(
-        self, stream: Stream, blocks: Iterator[EntryRange], lost: frozenset[tuple[int, int]], left: int
+        self, stream: Stream, blocks: Iterator[EntryRange], lost: frozenset[tuple[int, int]], left: int, ahead: int
     ) -> None:
-        self._stream, self._lost = stream, lost
+        self._stream, self._lost, self._ahead = stream, lost, ahead
         self._todo, self.left = blocks, left
         self._reading: deque[_Reading | _Held | EntryRange] = deque()
         self._rest: tuple[Array, ...] | None = None
         self._file = 0  # from which it is
-        self._asked = 0  # events that are being read, or left over
+        self.asked = 0  # events that are being read, or left over
 
     def ask(self, events: int) -> None:
-        """Have the blocks read that the next `events` events lie in, and one more."""
-        while self._asked < events + 1 and (block := next(self._todo, None)) is not None:
+        """Have the blocks read that the next `events` events lie in, and one more; more where many readers wait."""
+        while self.asked < events + 1 or len(self._reading) + (self._rest is not None) < self._ahead:
+            block = next(self._todo, None)
+            if block is None:
+                break
             self._reading.extend(self._begin(block))
-            self._asked += len(block)
+            self.asked += len(block)
 
     def _begin(self, block: EntryRange) -> Sequence[_Reading | _Held | EntryRange]:
         if (block.file, block.start) in self._lost:
@@ -408,8 +444,7 @@ class _FileGroup:
             if piece is None:
                 break
             if len(piece[0]) > events:
-                groups = len(self._stream.layout.groups)
-                piece, self._rest = cut(piece, 0, events, groups), cut(piece, events, len(piece[0]), groups)
+                piece, self._rest = divided(piece, events, len(self._stream.layout.groups))
             pieces.append(self._stream.weighed(piece, self._file))
             self._stream.delivered[self._file] += len(piece[0])
             events -= len(piece[0])
@@ -431,13 +466,46 @@ class _FileGroup:
         return piece
 
     def _forget(self, events: int) -> None:
-        self._asked -= events
+        self.asked -= events
         self.left -= events
 
     def close(self) -> None:
         for reading in self._reading:
             if isinstance(reading, _Reading):
                 self._stream.cancel(reading)
+
+
+class Ahead:
+    """The beginning of an epoch, read while TensorFlow still builds the graph of its iterator."""
+
+    def __init__(self, stream: Stream, plan: Plan) -> None:
+        self._stream, self._plan = stream, plan
+        self._begun: dict[int, list[_FileGroup]] = {}  # by epoch
+        weakref.finalize(self, _forget, self._begun).atexit = False
+
+    def begin(self, start: Position) -> None:
+        """Have the first blocks read of a whole epoch that was not begun yet."""
+        if start.batch or start.lost or start.epoch in self._begun:
+            return
+        _forget(self._begun)
+        plan, each = self._plan, self._stream.blocks_ahead(self._plan)
+        groups = [
+            _FileGroup(self._stream, plan.blocks(number, start.epoch), start.lost, events, each)
+            for number, events in enumerate(plan.quotas)
+        ]
+        self._begun[start.epoch] = groups
+        for group in groups:
+            group.ask(0)
+
+    def take(self, start: Position) -> Sequence[_FileGroup]:
+        """What was begun of an epoch, for the first that asks for it; nothing if that is not its beginning."""
+        return self._begun.pop(start.epoch, ()) if not start.batch and not start.lost else ()
+
+
+def _forget(begun: dict[int, list[_FileGroup]]) -> None:
+    while begun:
+        for group in begun.popitem()[1]:
+            group.close()
 
 
 class _Quotas:

@@ -131,3 +131,15 @@ def cut(events: Events, start: int, stop: int, groups: int) -> Events:
         first = int(counts[:start].sum())
         out += [values[first : first + int(counts[start:stop].sum())], counts[start:stop]]
     return (*out, *(target[start:stop] for target in events[1 + 2 * groups :]))
+
+
+def divided(events: Events, at: int, groups: int) -> tuple[Events, Events]:
+    """The first packed events, and those behind them, without a copy."""
+    first, rest = [events[0][:at]], [events[0][at:]]
+    for number in range(groups):
+        values, counts = events[1 + 2 * number], events[2 + 2 * number]
+        objects = int(counts[:at].sum())
+        first += [values[:objects], counts[:at]]
+        rest += [values[objects:], counts[at:]]
+    targets = events[1 + 2 * groups :]
+    return (*first, *(target[:at] for target in targets)), (*rest, *(target[at:] for target in targets))

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from mlaas4hep_tf.io.buffers import keep_freed_memory
 from mlaas4hep_tf.io.workers import default_workers
-from mlaas4hep_tf.streaming.chunks import Room, Stream
+from mlaas4hep_tf.streaming.chunks import Ahead, Room, Stream
 from mlaas4hep_tf.streaming.finished import Finished
 from mlaas4hep_tf.streaming.forks import NAME
 from mlaas4hep_tf.streaming.plan import Plan
@@ -33,6 +33,8 @@ COMPILED_ENTRIES = (
     50_000  # in an epoch from which the step is compiled: that takes as long as it saves in 300 000 events
 )
 STEP_ENTRIES = 1024  # events padded at a time; smaller batches are cut from such a step
+STEP_BYTES = 2 << 20  # of narrow events more are padded at a time, up to so many bytes, as each step has its price
+MOST_STEP_ENTRIES = 8192
 PREFETCH_ENTRIES = 8192
 _log = logging.getLogger(__name__)
 
@@ -61,7 +63,7 @@ class PipelineOptions:
 
 def build_pipeline(
     stream: Stream, preprocessor: Preprocessor, options: PipelineOptions, plan: Plan, cursor: Cursor,
-    finished: Finished | None,
+    ahead: Ahead, finished: Finished | None,
 ) -> tf.data.Dataset:  # fmt: skip
     """The whole graph from file groups to batches; nothing is read before it is iterated.
 
@@ -72,11 +74,11 @@ def build_pipeline(
     every epoch, and those inside such a function again for every chunk.
     """
     batch = options.batch_size
-    step = _step_entries(options)
+    step = _step_entries(preprocessor, options, plan)
     finish, room = _step(preprocessor, options, plan, step), _room(preprocessor, options, plan)
     if finished is not None:  # nothing is traced or compiled twice
         finish, room = finished.finish, finished.room
-    batches = _steps(stream, plan, cursor, step, room, finished).map(
+    batches = _steps(stream, plan, cursor, ahead, step, room, finished).map(
         partial(_take, finish),
         num_parallel_calls=default_workers(),
         deterministic=True,
@@ -105,17 +107,26 @@ def make_finished(stream: Stream, preprocessor: Preprocessor, options: PipelineO
     if not options.mask:
         (x,) = x.values()
     targets = [tf.TensorSpec((None,), tf.as_dtype(target.dtype)) for target in stream.targets]
-    step = _step_entries(options)
+    step = _step_entries(preprocessor, options, plan)
     return Finished(
         stream, plan, options.element(x, targets), _step(preprocessor, options, plan, step), step,
         _room(preprocessor, options, plan),
     )  # fmt: skip
 
 
-def _step_entries(options: PipelineOptions) -> int:
-    """Rows that are finished at a time: whole batches, and of ragged ones, which are slow to cut, a single one."""
-    batch = options.batch_size
-    return batch * -(-STEP_ENTRIES // batch) if options.layout != "ragged" else batch
+def _step_entries(preprocessor: Preprocessor, options: PipelineOptions, plan: Plan) -> int:
+    """Rows that are finished at a time: whole batches, and of ragged ones, which are slow to cut, a single one.
+
+    More than `STEP_ENTRIES` are so many that a chunk is cut evenly.
+    """
+    batch, most = options.batch_size, STEP_ENTRIES
+    if options.layout == "ragged":
+        return batch
+    if options.layout != "image":
+        most = min(MOST_STEP_ENTRIES, max(most, STEP_BYTES // (4 * preprocessor.width)))
+    if most < 2 * STEP_ENTRIES:
+        return batch * -(-STEP_ENTRIES // batch)
+    return batch * -(-plan.chunk_size // (batch * -(-plan.chunk_size // most)))
 
 
 def _with_end(batches: tf.data.Dataset, cursor: Cursor, known: int | None) -> tf.data.Dataset:
@@ -133,6 +144,12 @@ def _with_end(batches: tf.data.Dataset, cursor: Cursor, known: int | None) -> tf
         with tf.control_dependencies([tf.numpy_function(end, (), tf.int64, stateful=True)]):
             return batches.take(tf.constant(0, tf.int64))
 
+    def ended(*parts: Any) -> Any:
+        with tf.control_dependencies([tf.numpy_function(end, (), tf.int64, stateful=True)]):
+            return tf.nest.map_structure(tf.identity, _element(parts))
+
+    if known == 1:  # a mark before the only batch would come before the epoch has begun
+        return batches.map(ended).apply(tf.data.experimental.assert_cardinality(known))
     mark = tf.data.Dataset.range(1).flat_map(nothing)
     if known is None:
         return batches.concatenate(mark)
@@ -153,23 +170,24 @@ def _settings() -> tf.data.Options:
 
 
 def _steps(
-    stream: Stream, plan: Plan, cursor: Cursor, step: int, room: Room | None, finished: Finished | None
+    stream: Stream, plan: Plan, cursor: Cursor, ahead: Ahead, step: int, room: Room | None, finished: Finished | None
 ) -> tf.data.Dataset:
     """Steps (rows, finished, turn, flat, bounds, groups, targets): the rows of a step, and what they lie in.
 
     That is a whole packed chunk, or the finished rows of an epoch.  `turn` is the numbers of epoch and chunk.
 
-    TensorFlow never forgets a Python function that a graph has called, so the one here holds stream, plan and cursor
-    weakly; the RootDataset holds them, and every dataset and iterator made from it holds the RootDataset.
+    TensorFlow never forgets a Python function that a graph has called, so the one here holds all of these weakly; the
+    RootDataset holds them, and every dataset and iterator made from it holds the RootDataset.
     """
-    keep_freed_memory()
     weak_stream, weak_plan, weak_cursor = weakref.ref(stream), weakref.ref(plan), weakref.ref(cursor)
+    weak_ahead = weakref.ref(ahead)
     weak_finished = weakref.ref(finished) if finished is not None else None
 
     def read() -> Iterator[tuple[Any, ...]]:
-        alive, its_plan, its_cursor = weak_stream(), weak_plan(), weak_cursor()
-        if alive is None or its_plan is None or its_cursor is None:
+        alive, its_plan, its_cursor, its_ahead = weak_stream(), weak_plan(), weak_cursor(), weak_ahead()
+        if alive is None or its_plan is None or its_cursor is None or its_ahead is None:
             raise ReferenceError("the RootDataset that this iterator reads from is gone; keep a reference to it")
+        keep_freed_memory()  # here, as TensorFlow has glibc map each batch anew when it makes a generator's dataset
         position, ready = its_cursor.begin(), weak_finished() if weak_finished is not None else None
         rows = ready.rows(position) if ready is not None else None
         if rows is not None:
@@ -177,7 +195,7 @@ def _steps(
             return
         no_rows = ready.nothing() if ready is not None else ()
         first = position.batch * its_plan.batch_size // its_plan.chunk_size
-        for number, (order, flat, bounds, *rest) in enumerate(alive.chunks(its_plan, position, room), first):
+        for number, (order, flat, bounds, *rest) in enumerate(alive.chunks(its_plan, position, room, its_ahead), first):
             turn = np.array([position.epoch, number], np.int32)
             yield order, no_rows, turn, flat, bounds, tuple(rest[: len(groups)]), tuple(rest[len(groups) :])
 

@@ -1,9 +1,10 @@
-"""A training that is told after which step to kill itself; what it rests on is on the disk."""
+"""Trainings that are told after which step to kill themselves; what they rest on is on the disk."""
 
 import json
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def train(folder: Path, law: str, kill_at: int, every: int) -> dict[str, Any]:
     keras.utils.set_random_seed(0)
     tf.config.experimental.enable_op_determinism()
     files = sorted(str(path) for path in folder.glob("*.root"))
-    options: dict[str, Any] = {"workers": 1}
+    options: dict[str, Any] = {"executor": ThreadPoolExecutor(1)}  # whose start costs nothing
     if law == "skip":
         options |= {"on_bad_file": "skip", "max_lost_fraction": 0.5}
     ds = RootDataset(
@@ -67,5 +68,22 @@ def train(folder: Path, law: str, kill_at: int, every: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def main() -> None:
+    """A training in a forked process for each line of input, and a line that says how it ended, and with what.
+
+    What they import is imported here once; TensorFlow is used in none but them.
+    """
+    import mlaas4hep_tf.io.reader
+    import mlaas4hep_tf.train  # noqa: F401 (for the children)
+
+    for line in sys.stdin:
+        folder, law, kill_at, every = json.loads(line)
+        child = os.fork()
+        if not child:
+            print(json.dumps(train(Path(folder), law, kill_at, every)), end=" ", flush=True)
+            sys.exit()
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
 if __name__ == "__main__":
-    print(json.dumps(train(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))
+    main()

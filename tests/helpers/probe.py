@@ -28,4 +28,4 @@ def slow(seconds: float, path: str) -> None:
 
 
 def fail() -> None:
-    raise RuntimeError("no fault of loky")
+    raise RuntimeError("no fault of the process")

@@ -4,6 +4,8 @@ import gc
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from itertools import count
+from threading import Event
 
 import numpy as np
 import pytest
@@ -85,3 +87,26 @@ def test_threads_of_one_process_read_the_same_files(tmp_path):
 
 def test_a_process_of_its_own_ends_with_its_worker():
     assert workers.in_own_process(int, "3") == 3
+
+
+def test_few_files_keep_all_slots_of_an_executor_at_work(tmp_path):
+    """Each block waits here until sixty are under way, of chunks that have eight."""
+    files = write_files(tmp_path, [2560] * 8, basket=256)
+    begun, sixty = count(1), Event()
+
+    class Slow(ThreadPoolExecutor):
+        def submit(self, function, /, *args, **options):
+            return super().submit(wait_for_others, function, *args, **options)
+
+    def wait_for_others(function, *args, **options):
+        if opened and next(begun) >= 60:
+            sixty.set()
+        assert not opened or sixty.wait(60)
+        return function(*args, **options)
+
+    opened = False
+    specs = quiet_scan(files)
+    with Slow(64) as executor:
+        ds = RootDataset(files, specs, batch_size=64, chunk_size=2048, read=ReadOptions(executor=executor), keep=False)
+        opened = True
+        assert sum(len(x) for x in ds) == 20_480
