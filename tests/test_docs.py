@@ -89,7 +89,7 @@ def imports(path, module):
 
 EXPECTED = {
     "01_look_at_the_data": ["8,522 events, 69 branches, 507 columns", "vector (256, 507)"],
-    "02_train": ["train       5454 events,  576 of them signal", "AUC test", "saved_model.pb"],
+    "02_train": ["train       5454 events,  577 of them signal", "AUC test", "saved_model.pb"],
     "03_representations": ["vector and mask, set", "loss per epoch"],
     "04_serve": ["'state': 'AVAILABLE'", "200 events of signal", "largest difference, gRPC", "server ended with 0"],
     "05_your_own_files": ["AUC test", "8000 events with", "did you mean 'Muon.pt'"],

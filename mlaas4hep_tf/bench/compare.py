@@ -22,6 +22,7 @@ from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.io.workers import WorkerPool, default_workers
 from mlaas4hep_tf.scanner import scan
 from mlaas4hep_tf.specs import Specs
+from mlaas4hep_tf.streaming.open_files import open_scanned
 from mlaas4hep_tf.streaming.ranges import EntryRange, blocks
 
 SLICE = 2_000  # events on which the paper's algorithm is timed: it is that slow
@@ -98,7 +99,7 @@ def run_bench(
     make = partial(RootDataset, files, specs, labels=labels, read=read)
     datasets = {size: make(batch_size=size, keep=False) for size in (LARGE, SMALL)}
     kept = make(batch_size=LARGE)
-    opened = datasets[LARGE].files
+    opened = open_scanned(datasets[LARGE].files, WorkerPool(read))
     ways: dict[str, Callable[[], float]] = {
         **_plain_ways(opened, specs, WorkerPool(read)),
         "scan": lambda: _timed(lambda: scan_all().entries),

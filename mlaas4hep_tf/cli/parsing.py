@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from mlaas4hep_tf.categories import Category, Index, Values
 from mlaas4hep_tf.errors import ConfigError, LabelError
-from mlaas4hep_tf.tasks import CLASS_LOSSES
 
 if TYPE_CHECKING:
     from mlaas4hep_tf.drawing import HoldOut
@@ -182,6 +181,8 @@ def class_weights(given: list[str] | None) -> dict[str, float] | None:
 
 def losses(given: list[str] | None) -> str | dict[str, str] | None:
     """``LOSS`` or ``BRANCH=LOSS``: losses as for `tasks.loss_of`."""
+    from mlaas4hep_tf.tasks import CLASS_LOSSES
+
     parts = [text.rpartition("=") for text in given or ()]
     if len(parts) < 2 and not any(target for target, _, _ in parts):
         return parts[0][2] if parts else None

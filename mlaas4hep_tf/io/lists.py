@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any, overload
@@ -71,7 +72,7 @@ class Texts(Sequence[str]):
     """A text for each file, decoded when it is asked for.
 
     Attributes:
-        values: all of them in UTF-8, one behind the other, uint8.
+        values: all of them in UTF-8, but for bytes of names of files that are none, one behind the other, uint8.
         ends: where each ends in them, int64 [texts].
     """
 
@@ -80,7 +81,7 @@ class Texts(Sequence[str]):
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> Texts:
-        coded = [text.encode() for text in texts]
+        coded = [os.fsencode(text) for text in texts]
         ends = np.cumsum([len(own) for own in coded], dtype=np.int64)
         return cls(np.frombuffer(b"".join(coded), np.uint8), ends)
 
@@ -95,7 +96,8 @@ class Texts(Sequence[str]):
         if isinstance(number, slice):
             return [self[n] for n in range(*number.indices(len(self)))]
         number = range(len(self))[number]
-        return self.values[self.ends[number - 1] if number else 0 : self.ends[number]].tobytes().decode()
+        start = self.ends[number - 1] if number else 0
+        return os.fsdecode(self.values[start : self.ends[number]].tobytes())
 
     def take(self, numbers: IntArray) -> Texts:
         """Those of some files."""

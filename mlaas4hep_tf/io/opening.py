@@ -42,11 +42,21 @@ def opened(file: RootFile) -> RootFile:
     return found
 
 
+def opened_whole(file: RootFile) -> RootFile:
+    """As `opened`, with all branches, also those that are not read."""
+    return file if file.unopened is None else _open_whole(file, file.unopened)
+
+
 def _open(file: RootFile, expected: Unopened) -> RootFile:
+    found = _open_whole(file, expected)
+    return replace(found, branches=tuple(info for info in found.branches if info.kind != "other"))
+
+
+def _open_whole(file: RootFile, expected: Unopened) -> RootFile:
     source = replace(file.source, tree=file.tree)
     found = open_with_friends(source, expected.selection, expected.also)
     _check(file, expected, found)
-    return replace(found, branches=tuple(info for info in found.branches if info.kind != "other"), notes=())
+    return replace(found, notes=())
 
 
 def _check(file: RootFile, expected: Unopened, found: RootFile) -> None:

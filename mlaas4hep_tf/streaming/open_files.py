@@ -86,7 +86,7 @@ def inspect_files(
 
 
 def open_scanned(files: Sequence[RootFile], worker_pool: WorkerPool) -> tuple[RootFile, ...]:
-    """The same files, opened where they were not since they were scanned: for what reads all of them at once."""
+    """The same, opened where they were not since they were scanned, for what reads all at once, with all branches."""
     if not isinstance(files, ScannedFiles):
         return tuple(files)
     return tuple(worker_pool.map(_opened, files))
@@ -94,9 +94,9 @@ def open_scanned(files: Sequence[RootFile], worker_pool: WorkerPool) -> tuple[Ro
 
 def _opened(file: RootFile) -> RootFile:
     """Runs in a reader process."""
-    from mlaas4hep_tf.io.opening import opened
+    from mlaas4hep_tf.io.opening import opened_whole
 
-    return opened(file)
+    return opened_whole(file)
 
 
 def listed(sources: Sequence[Source], worker_pool: WorkerPool) -> tuple[Source, ...]:

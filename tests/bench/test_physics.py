@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.soak import cases
 
 pytest.importorskip("sklearn", reason="the study needs scikit-learn: pip install -e .[physics]")
 
@@ -20,7 +21,7 @@ from mlaas4hep_tf import RootDataset
 pytestmark = pytest.mark.slow  # it trains dozens of models
 
 THREE = tables.THREE_WAYS
-SEEDS = 5
+SEEDS = cases(3, 5)
 
 
 @pytest.fixture(scope="module")

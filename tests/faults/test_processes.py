@@ -28,7 +28,8 @@ KILLS = cases(6, 200)
 
 def readers():
     """The reader processes, without the ones that only keep house for them."""
-    alive = psutil.Process().children(recursive=True)
+    children = psutil.Process().children(recursive=True)
+    alive = [p for p in children if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     return [p.pid for p in alive if "io.processes" in " ".join(p.cmdline())]
 
 

@@ -57,7 +57,7 @@ def test_an_iterator_and_a_derived_dataset_outlive_the_name_of_their_dataset(dat
 
 MANY = """
 import resource, sys
-resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[3]),) * 2)
 from mlaas4hep_tf import RootDataset, scan
 specs = scan(sys.argv[1], progress=False)
 for _ in range(int(sys.argv[2])):
@@ -68,11 +68,11 @@ for _ in range(int(sys.argv[2])):
 
 @pytest.mark.slow
 @pytest.mark.soak
-def test_any_number_of_datasets_fits_into_256_descriptors(tmp_path):
-    """A hundred that keep three descriptors each are too many."""
+def test_any_number_of_datasets_fits_into_a_few_descriptors(tmp_path):
+    """Those that keep three descriptors each are too many: 500 for 256, 40 for 128."""
     write_files(tmp_path, [200])
     done = subprocess.run(
-        [sys.executable, "-c", MANY, str(tmp_path), str(cases(100, 500))],
+        [sys.executable, "-c", MANY, str(tmp_path), str(cases(40, 500)), str(cases(128, 256))],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
