@@ -40,7 +40,8 @@ def main() -> None:
     parser.add_argument("--chunk", nargs="+", type=int, default=[2_304, 20_000, 81_000])
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    specs = scan(args.files, args.tree, exclude=args.exclude, progress=False)
+    # unbound, so that files are opened here: readers that answer at once open none
+    specs = scan(args.files, args.tree, exclude=args.exclude, progress=False).unbound()
     chunks.read_block = instant.instant_block
     datasets = {n: RootDataset(args.files, specs, chunk_size=n, batch_size=256, keep=False) for n in args.chunk}
     times: defaultdict[int, list[dict[str, float]]] = defaultdict(list)
