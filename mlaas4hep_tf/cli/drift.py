@@ -17,7 +17,7 @@ _LARGE = 0.25  # PSI of another population
 def drift(
     server: Annotated[str, typer.Argument(help="URL of a mlaas4hep-serve that runs with --count_inputs.")],
     model: Annotated[str, typer.Option(help="Only this model.")] = "",
-    token: Annotated[str, typer.Option(help="Token of the server; by default the environment variable TOKEN.")] = "",
+    token: Annotated[str, typer.Option(help="Token of the server; by default that in MLAAS4HEP_TOKEN.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the histograms as JSON.")] = False,
 ) -> None:
     """Show how far what a server is asked lies from the reference of its models, the inputs that drift most first."""
@@ -25,7 +25,7 @@ def drift(
     from mlaas4hep_client.over_http import Http
 
     try:
-        found = Http(server, token or os.environ.get("TOKEN"), 60.0, None).drift()
+        found = Http(server, token or os.environ.get("MLAAS4HEP_TOKEN"), 60.0, None).drift()
     except ServingError as error:
         raise ConfigError(f"no drift from {server}: {error} (does the server run with --count_inputs?)") from None
     rows = [row for row in found if model in ("", row["model"])]
