@@ -103,6 +103,20 @@ def _gather(x: Values, a: Attributes) -> Any:
     return tf.gather(x[0], tf.where(places < 0, places + size, places), axis=axis)
 
 
+def _top_k(x: Values, a: Attributes) -> Any:
+    if a.get("axis", -1) not in (-1, x[0].shape.rank - 1):
+        raise ValueError("the largest along another axis than the last")
+    sign = 1 if a.get("largest", 1) else -1
+    values, places = tf.math.top_k(sign * x[0], tf.cast(tf.reshape(x[1], []), tf.int32))
+    return [sign * values, tf.cast(places, tf.int64)]
+
+
+def _constant_of_shape(x: Values, a: Attributes) -> Any:
+    from onnx.numpy_helper import to_array
+
+    return tf.fill(x[0], to_array(a["value"])[0] if "value" in a else np.float32(0))
+
+
 def _constant(value: Any) -> np.ndarray:
     """A value that is known when the graph is built: shapes, axes.
 
@@ -127,6 +141,7 @@ OPS: Mapping[str, Op] = {
     "Pow": lambda x, _: tf.pow(x[0], tf.cast(x[1], x[0].dtype)), "Neg": _plain(tf.negative), "Abs": _plain(tf.abs),
     "Sqrt": _plain(tf.sqrt), "Exp": _plain(tf.exp), "Log": _plain(tf.math.log), "Erf": _plain(tf.math.erf),
     "Reciprocal": _plain(tf.math.reciprocal), "Sin": _plain(tf.sin), "Cos": _plain(tf.cos),
+    "Sinh": _plain(tf.sinh), "Asinh": _plain(tf.asinh), "Floor": _plain(tf.floor),
     "Relu": _plain(tf.nn.relu), "Sigmoid": _plain(tf.sigmoid), "Tanh": _plain(tf.tanh),
     "Softplus": _plain(tf.math.softplus), "Selu": _plain(tf.nn.selu),
     "Elu": lambda x, a: tf.where(x[0] > 0, x[0], a.get("alpha", 1.0) * tf.math.expm1(x[0])),
@@ -142,7 +157,8 @@ OPS: Mapping[str, Op] = {
     "Squeeze": lambda x, _: tf.squeeze(x[0], _constant(x[1]).tolist() if len(x) > 1 else None),
     "Transpose": lambda x, a: tf.transpose(x[0], a.get("perm")),
     "Concat": lambda x, a: tf.concat(list(x), a["axis"]), "Split": _split, "Slice": _slice, "Gather": _gather,
-    "Shape": lambda x, _: tf.shape(x[0], tf.int64), "Expand": lambda x, _: x[0] * tf.ones(x[1], x[0].dtype),
+    "Shape": lambda x, _: tf.shape(x[0], tf.int64), "ConstantOfShape": _constant_of_shape, "TopK": _top_k,
+    "Expand": lambda x, _: x[0] * tf.ones(x[1], x[0].dtype),
     "Where": _plain(tf.where), "Equal": _plain(tf.equal), "Greater": _plain(tf.greater), "Less": _plain(tf.less),
     "GreaterOrEqual": _plain(tf.greater_equal), "LessOrEqual": _plain(tf.less_equal),
     "Not": _plain(tf.logical_not), "And": _plain(tf.logical_and), "Or": _plain(tf.logical_or),

@@ -81,6 +81,19 @@ def test_raw_branches_give_the_scores_of_training(name, specs, tmp_path):
         assert np.abs(answers(folder / f"{file}.onnx", request) - trained).max() < 1e-5, file
 
 
+def test_the_savedmodel_does_not_change_by_a_bit(specs, tmp_path):
+    model, preprocessor = made("set", specs)
+    before = export(model, preprocessor, tmp_path / "m" / "1")
+    export(model, preprocessor, tmp_path / "onnx", format="onnx")
+    after = export(model, preprocessor, tmp_path / "m" / "2")
+    request = {name: tf.constant(values) for name, values in trial_events(specs, 500, seed=5).padded().items()}
+    first, second = (
+        tf.saved_model.load(str(one)).signatures["serving_default"](**request)["score"].numpy()
+        for one in (before, after)
+    )
+    assert first.tobytes() == second.tobytes()
+
+
 def test_the_card_is_in_each_file(specs, tmp_path):
     folder = exported("mlp", specs, tmp_path / "onnx", format="onnx", card={"metrics": {"auc": 0.5}})
     card = json.loads((folder / "model_card.json").read_text())

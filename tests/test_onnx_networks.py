@@ -32,7 +32,7 @@ CASES = [
     ("MatMul", [CUBE, W[:3]], {}), ("Einsum", [A, W], {"equation": "bi,ij->bj"}),
     *((op, [A, B], {}) for op in ("Add", "Sub", "Mul", "Div", "Min", "Max", "Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual")),
     ("Pow", [P, np.float32(1.7)], {}), ("Min", [A, B, B[:1]], {}), ("Max", [A, B, B[:1]], {}),
-    *((op, [A], {}) for op in ("Neg", "Abs", "Exp", "Erf", "Sin", "Cos", "Relu", "Sigmoid", "Tanh", "Softplus", "Elu", "Selu", "LeakyRelu",
+    *((op, [A], {}) for op in ("Neg", "Abs", "Exp", "Erf", "Sin", "Cos", "Sinh", "Asinh", "Floor", "Relu", "Sigmoid", "Tanh", "Softplus", "Elu", "Selu", "LeakyRelu",
                               "Identity", "Softmax", "LogSoftmax", "Flatten", "Transpose", "Shape", "IsNaN")),
     *((op, [P], {}) for op in ("Sqrt", "Log", "Reciprocal")), ("PRelu", [A, C[:1]], {}),
     ("LeakyRelu", [A], {"alpha": 0.3}), ("Elu", [A], {"alpha": 0.3}), ("Gelu", [A], {}), ("Gelu", [A], {"approximate": "tanh"}),
@@ -44,6 +44,8 @@ CASES = [
     ("Split", [A], {"axis": 1, "num_outputs": 2}), ("Split", [A, ints(2, 4)], {"axis": 1}), ("Slice", [A, ints(1), ints(-1), ints(1)], {}),
     ("Slice", [A, ints(0), ints(2**62), ints(1), ints(2)], {}), ("Gather", [A, ints(0, -1)], {"axis": 1}),
     ("Expand", [A[:, :1], ints(1, 6)], {}), ("Where", [TRUE, A, B], {}), ("Not", [TRUE], {}), ("And", [TRUE, ~TRUE], {}),
+    ("TopK", [A, ints(2)], {}), ("TopK", [CUBE, ints(2)], {"axis": 2, "largest": 0}), ("ConstantOfShape", [ints(2, 3)], {}),
+    ("ConstantOfShape", [ints(3)], {"value": numpy_helper.from_array(ints(7))}),
     ("Or", [TRUE, ~TRUE], {}), ("ReduceSum", [A, ints(1)], {}), ("ReduceSum", [A], {"keepdims": 0}),
     ("ReduceMean", [CUBE, ints(1, 2)], {"keepdims": 0}), ("ReduceMax", [A, ints(-1)], {}), ("ReduceMin", [A, ints(0)], {}),
 ]  # fmt: skip
@@ -53,7 +55,7 @@ def runtime_answer(op, inputs, attributes):
     node = helper.make_node(op, [f"x{n}" for n in range(len(inputs))], ["y"], **attributes)
     given = [helper.make_tensor_value_info(f"x{n}", helper.np_dtype_to_tensor_dtype(x.dtype), x.shape) for n, x in
              enumerate(map(np.asarray, inputs))]  # fmt: skip
-    if op == "Split":
+    if op in ("Split", "TopK"):
         node.output.append("z")
     outputs = [helper.make_empty_tensor_value_info(name) for name in node.output]
     graph = helper.make_graph([node], "g", given, outputs)
@@ -119,7 +121,7 @@ def test_a_network_of_another_framework_is_served_on_raw_branches(specs, tmp_pat
     assert np.abs(keras.models.load_model(tmp_path / "m.keras")(ready) - wanted).max() < 1e-5
 
 
-@pytest.mark.parametrize("name", ["mlp"])
+@pytest.mark.parametrize("name", ["mlp", "set"])
 def test_our_own_networks_come_back(name, specs, tmp_path):
     keras.utils.set_random_seed(1)
     preprocessor = Preprocessor(specs, "minmax")

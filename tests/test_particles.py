@@ -11,6 +11,7 @@ import tensorflow as tf
 from mlaas4hep_tf import RootDataset, export, models, particle_models, scan
 from mlaas4hep_tf.errors import ModelError
 from mlaas4hep_tf.onnx_files import session
+from mlaas4hep_tf.onnx_networks import from_onnx
 from mlaas4hep_tf.particles import Attend, MeanOfNeighbours, Nearest, PairFeatures, kinematics, particles_of
 from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Classes, Task
 from mlaas4hep_tf.testing import write_tree
@@ -166,6 +167,8 @@ def test_saved_exported_and_onnx_give_the_same_scores(name, path, specs, tmp_pat
         runtime = session(str(folder / file))
         (got,) = runtime.run(["score"], {one.name: request[one.name] for one in runtime.get_inputs()})
         assert np.abs(got - score).max() < 1e-5
+    back = from_onnx(folder / "network.onnx", preprocessor)
+    assert np.abs(np.asarray(back(preprocessor.model_input(raw, mask=True))) - score).max() < 1e-5
 
 
 def test_what_the_layers_do_by_hand():

@@ -1,6 +1,8 @@
 """A model that tells classes and numbers: from the dataset to the served answer, by command too."""
 
 import json
+import urllib.request
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,6 +11,9 @@ import tensorflow as tf
 import typer
 import uproot
 from helpers.streams import quiet_scan
+from mlaas4hep_client import Client
+from mlaas4hep_serving.options import Options
+from mlaas4hep_serving.server import Server
 from sklearn.metrics import mean_squared_error, roc_auc_score
 
 from mlaas4hep_tf import RootDataset, heads
@@ -119,6 +124,34 @@ def test_all_outputs_are_served(files, told, tmp_path):
     assert [*card["outputs"]] == ["score", "value_y", "value_z"]
     assert card["outputs"]["value_z"]["columns"][0] == "predicted_z_q16"
     assert (tmp_path / "onnx" / "model_ragged.onnx").exists()  # held to TensorFlow's answers as it was written
+
+
+def test_every_head_is_answered_over_the_network(files, told, tmp_path):
+    by_command("export", "--run", told.folder, "--to", tmp_path / "heads")
+    by_command("predict", files[1], "--run", told.folder, "-o", tmp_path / "out.root")
+    rows = uproot.open(tmp_path / "out.root")["events"].arrays(library="np")
+    columns = {
+        "score": [f"score_{name}" for name in NAMES], "value_y": ["predicted_y"],
+        "value_z": [f"predicted_z_q{n}" for n in (16, 50, 84)],
+    }  # fmt: skip
+    wanted = {name: np.stack([rows[one][:50] for one in own], axis=1) for name, own in columns.items()}
+    tree = uproot.open(files[1])["events"]
+    events = tree.arrays([branch.name for branch in told.specs.branches], entry_stop=50).to_list()
+    server = Server(Options(port=-1, rest_api_port=-1, model_name="heads", model_base_path=str(tmp_path / "heads")))
+    try:
+        url = f"http://127.0.0.1:{server.rest_port}"
+        with urllib.request.urlopen(f"{url}/v1/models/heads:predict", json.dumps({"instances": events}).encode()) as r:
+            plain = json.load(r)["predictions"]
+        answers: list[Any] = [{name: [event[name] for event in plain] for name in columns}]
+        for address in (url, f"grpc://127.0.0.1:{server.grpc_port}"):
+            with Client(address, "heads") as client:
+                answers.append(client.predict(events, outputs="all"))
+    finally:
+        server.stop()
+    for answer in answers:
+        assert {*answer} == {*columns}
+        for name, values in wanted.items():
+            assert np.asarray(answer[name]) == pytest.approx(values, rel=1e-5, abs=1e-6), name
 
 
 def test_several_numbers_alone(files, specs, tmp_path, monkeypatch):
