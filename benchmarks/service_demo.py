@@ -90,12 +90,12 @@ class Services:
 
 
 @contextmanager
-def services(folder: Path, epochs: int = 3) -> Iterator[Services]:
+def services(folder: Path, epochs: int = 3, config: str = CONFIG) -> Iterator[Services]:
     """Both on an empty folder, until the end of the block."""
     port, serving = free_port(), free_port()
     made = Services(folder, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{serving}")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "service.toml").write_text(CONFIG.format(port=port, server=made.server, epochs=epochs))
+    (folder / "service.toml").write_text(config.format(port=port, server=made.server, epochs=epochs))
     try:
         for name in ("server", "service"):
             made.start(name)
