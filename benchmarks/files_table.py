@@ -33,7 +33,7 @@ def make(folder: Path, files: int) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         specs = scan(str(DATA), tree="events", exclude="isSignal,genWeight", progress=False)
-    specs = replace(specs, files=specs.files.take(np.arange(files) % len(specs.files)))
+    specs = replace(specs, files=specs.files.take(np.arange(files) % len(specs.files)).limited())
     start = time.perf_counter()
     specs.save(folder / "specs.json")
     (table,) = folder.glob("specs.files.*")

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, overload
 
 import numpy as np
 
+from mlaas4hep_tf.io.basket_index import BranchIndex
 from mlaas4hep_tf.io.branches import BranchInfo
 from mlaas4hep_tf.io.lists import IntArray, IntLists, Texts
 
 Column = IntArray | Texts | IntLists
-TEXTS = ("url", "tree", "uuid", "folder", "stamp", "dataset", "friends")
+TEXTS = ("url", "tree", "uuid", "folder", "stamp", "dataset", "baskets", "friends")
 NUMBERS = ("entries", "size")
 LISTS = ("offsets", "edges", "passing")
 RISING = ("offsets", "edges")
+BASKETS_KEPT = 1 << 26  # bytes of `FileSpec.baskets` in a table
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class FileSpec:
         folder: from which `url` is named where that is a relative path.
         size, stamp: bytes, and what else tells that the file was replaced (`inspection.stamp_text`).
         offsets: entries at which its clusters begin, and its end; none in specs that were made before they were kept.
+        baskets: where those of the table's `indexed` branches lie (`io.basket_text`); empty: whoever reads it looks.
     """
 
     url: str
@@ -68,6 +71,7 @@ class FileSpec:
     size: int = 0
     stamp: str = ""
     offsets: tuple[int, ...] = ()
+    baskets: str = ""
 
     @property
     def events(self) -> int:
@@ -98,18 +102,22 @@ class FilesTable(Sequence[FileSpec]):
     Attributes:
         columns: name of a field of `FileSpec` -> its values; friends are JSON.
         branches: those of the first file, of which others have the features too.
+        indexed: how those of its branches are stored that our decoder reads, for `FileSpec.baskets`.
         summary: of these files, or, where the table is lost, what is still known of it.
     """
 
     def __init__(
-        self, columns: dict[str, Column], branches: tuple[BranchInfo, ...] = (), summary: Summary | None = None
-    ) -> None:
-        self.columns, self.branches = columns, branches
+        self, columns: dict[str, Column], branches: tuple[BranchInfo, ...] = (),
+        indexed: tuple[BranchIndex, ...] = (), summary: Summary | None = None,
+    ) -> None:  # fmt: skip
+        self.columns, self.branches, self.indexed = columns, branches, indexed
         if summary is not None:
             self.summary = summary
 
     @classmethod
-    def of(cls, files: Iterable[FileSpec], branches: tuple[BranchInfo, ...] = ()) -> FilesTable:
+    def of(
+        cls, files: Iterable[FileSpec], branches: tuple[BranchInfo, ...] = (), indexed: tuple[BranchIndex, ...] = ()
+    ) -> FilesTable:
         """A table of these files; the same one if it is one."""
         if isinstance(files, FilesTable):
             return files
@@ -118,7 +126,7 @@ class FilesTable(Sequence[FileSpec]):
         columns["friends"] = Texts.of(json.dumps(list(map(asdict, f.friends))) if f.friends else "" for f in files)
         columns |= {name: np.array([getattr(f, name) for f in files], np.int64) for name in NUMBERS}
         columns |= {name: IntLists.of((getattr(f, name) for f in files), rising=name in RISING) for name in LISTS}
-        return cls(columns, branches)
+        return cls(columns, branches, indexed)
 
     @classmethod
     def lost(cls, summary: Summary) -> FilesTable:
@@ -189,7 +197,11 @@ class FilesTable(Sequence[FileSpec]):
     def checksum(self) -> str:
         """Of all that the table holds."""
         found = sha256(json.dumps([asdict(info) for info in self.branches]).encode())
+        if self.indexed:
+            found.update(json.dumps([asdict(how) for how in self.indexed]).encode())
         for name in sorted(self.columns):
+            if name == "baskets" and not self.indexed:
+                continue  # as in tables that were written before there was this column
             column = self.columns[name]
             arrays = [column] if isinstance(column, np.ndarray) else [column.values, column.ends]
             for array in arrays:
@@ -201,14 +213,27 @@ class FilesTable(Sequence[FileSpec]):
         """Some of the files, in this order."""
         return FilesTable(
             {n: c[numbers] if isinstance(c, np.ndarray) else c.take(numbers) for n, c in self.columns.items()},
-            self.branches,
-        )
+            self.branches, self.indexed,
+        )  # fmt: skip
+
+    def joined(self, other: FilesTable) -> FilesTable:
+        """The files of both; where those of the other lie is forgotten if their branches are stored in another way."""
+        alike = other.indexed == self.indexed
+        files = [*self, *(file if alike else replace(file, baskets="") for file in other)]
+        return FilesTable.of(files, self.branches, self.indexed).limited()
+
+    def limited(self) -> FilesTable:
+        """The same table; where baskets lie is told of as many files as `BASKETS_KEPT` allows, from the first on."""
+        texts = self.texts("baskets")
+        end = max(texts.ends[texts.ends <= BASKETS_KEPT], default=0)
+        kept: dict[str, Column] = {"baskets": Texts(texts.values[:end], np.minimum(texts.ends, end))}
+        return FilesTable(self.columns | kept, self.branches, self.indexed)
 
     def without_selection(self) -> FilesTable:
         """The same files with all their events."""
         nothing = np.zeros(0, np.int64), np.zeros(len(self), np.int64)
         empty: dict[str, Column] = {"edges": IntLists(*nothing, rising=True), "passing": IntLists(*nothing)}
-        return FilesTable(self.columns | empty, self.branches)
+        return FilesTable(self.columns | empty, self.branches, self.indexed)
 
 
 NO_FILES = FilesTable.of(())

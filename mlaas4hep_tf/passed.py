@@ -93,7 +93,7 @@ def with_analysis(
     return replace(
         specs, analysis=steps.analysis, inputs=inputs,
         stored_groups={i.name: stored[i.name] for i in inputs if stored[i.name] != i.group},
-        files=FilesTable.of(counted_files(specs.files, passing), specs.files.branches)
+        files=FilesTable.of(counted_files(specs.files, passing), specs.files.branches, specs.files.indexed)
         if steps.analysis.selects else specs.files,
         cutflow=cut_flow(steps, total, files, labels, weights),
     )  # fmt: skip

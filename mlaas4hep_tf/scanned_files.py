@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import threading
 from collections import OrderedDict
@@ -12,9 +13,11 @@ from typing import overload
 
 import numpy as np
 
-from mlaas4hep_tf.files_table import FilesTable
+from mlaas4hep_tf.files_table import FileSpec, FilesTable, FriendSpec
+from mlaas4hep_tf.io.basket_index import BranchIndex, FileIndex
+from mlaas4hep_tf.io.basket_text import coded
 from mlaas4hep_tf.io.branches import BranchInfo, Selection
-from mlaas4hep_tf.io.files import RootFile, Source, Unopened, names_of
+from mlaas4hep_tf.io.files import Alike, RootFile, Source, Unopened, names_of
 from mlaas4hep_tf.io.lists import IntArray, IntLists, Texts
 
 KEPT_BYTES = 1 << 28  # of what opening files told, in the training process
@@ -27,13 +30,17 @@ class ScannedFiles(Sequence[RootFile]):
         table: a row for each file.
         sources: of each, where the user named them; else where they lay when they were scanned.
         selection, also: what to look at when a file is opened.
+
+    Attributes:
+        alike: what they have in common.
     """
 
     def __init__(
         self, table: FilesTable, sources: Sequence[Source] | None, selection: Selection, also: tuple[str, ...] = ()
     ) -> None:
         self.table = table
-        self._sources, self._selection, self._also = sources, selection, also
+        self.alike = Alike.of(selection, also, table.branches, table.indexed)
+        self._sources = sources
         self._known: OrderedDict[int, tuple[RootFile, int]] = OrderedDict()
         self._nbytes = 0
         self._branches: tuple[BranchInfo, ...] = ()
@@ -59,7 +66,7 @@ class ScannedFiles(Sequence[RootFile]):
     def _unopened(self, number: int) -> RootFile:
         spec = self.table[number]
         friends = tuple((friend.name, friend.uuid) for friend in spec.friends)
-        expected = Unopened(self._selection, self._also, spec.size, spec.stamp, friends)
+        expected = Unopened(self.alike, spec.size, spec.stamp, friends, spec.baskets)
         return RootFile(
             self.source(number), spec.tree, spec.uuid, spec.entries, spec.offsets, self.table.branches,
             stamp=(spec.size, None), unopened=expected,
@@ -84,6 +91,42 @@ class ScannedFiles(Sequence[RootFile]):
             self._nbytes += size
             while self._nbytes > KEPT_BYTES and len(self._known) > 1:
                 self._nbytes -= self._known.popitem(last=False)[1][1]
+
+
+def table_of(files: Sequence[RootFile]) -> FilesTable:
+    """What is kept of opened files; where their baskets lie too, up to a limit."""
+    indexed = _indexed(files[0])
+    specs = [
+        replace(_file_spec(file), baskets=coded(file.index) if indexed and _indexed(file) == indexed else "")
+        for file in files
+    ]
+    return FilesTable.of(specs, files[0].branches, indexed).limited()
+
+
+def _indexed(file: RootFile) -> tuple[BranchIndex, ...]:
+    """How the branches are stored of which `FileSpec.baskets` can tell."""
+    return file.index.branches if isinstance(file.index, FileIndex) and not file.friends else ()
+
+
+def _file_spec(file: RootFile) -> FileSpec:
+    """What is kept of an opened file."""
+    source = file.source
+    named_from = "" if source.remote or os.path.isabs(source.url) else source.folder
+    return FileSpec(
+        file.url, file.uuid, file.num_entries, friends=_friend_specs(file), dataset=source.dataset, tree=file.tree,
+        folder=named_from, size=file.stamp[0], stamp=file.stamp_text, offsets=file.entry_offsets,
+    )  # fmt: skip
+
+
+def _friend_specs(file: RootFile) -> tuple[FriendSpec, ...]:
+    """The friends of an opened file."""
+    return tuple(
+        FriendSpec(
+            one.friend.name, "" if one.file.source.location == file.source.location else one.file.source.location,
+            one.file.tree, one.file.uuid, one.friend.identifiers,
+        )
+        for one in file.friends
+    )  # fmt: skip
 
 
 def entries_of(files: Sequence[RootFile]) -> IntArray:

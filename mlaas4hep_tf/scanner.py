@@ -26,7 +26,7 @@ from mlaas4hep_tf.errors import (
     shorten,
 )  # fmt: skip
 from mlaas4hep_tf.expressions.syntax import words_of
-from mlaas4hep_tf.files_table import FileSpec, FilesTable
+from mlaas4hep_tf.files_table import FileSpec
 from mlaas4hep_tf.grouping import Groups, candidates, joined
 from mlaas4hep_tf.io.branches import (
     IDENTIFIERS,
@@ -54,7 +54,8 @@ from mlaas4hep_tf.passed import (
 )  # fmt: skip
 from mlaas4hep_tf.progress import progress_bar
 from mlaas4hep_tf.remarks import remarks
-from mlaas4hep_tf.specs import Specs, TargetSpec, file_spec
+from mlaas4hep_tf.scanned_files import table_of
+from mlaas4hep_tf.specs import Specs, TargetSpec
 from mlaas4hep_tf.streaming.open_files import befriended, inspect_files, open_scanned
 from mlaas4hep_tf.streaming.ranges import blocks
 from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange, account
@@ -263,7 +264,7 @@ def _finish(
             replace(stats.finish(info), group=joins.get(info.name, info.group))
             for stats, info in zip(total.features, wanted.features, strict=True)
         ),
-        files=FilesTable.of(map(file_spec, files), files[0].branches),
+        files=table_of(files),
         selection=selection,
         identifiers=chosen.identifiers,
         left_out=dict(chosen.left_out),

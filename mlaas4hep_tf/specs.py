@@ -20,7 +20,7 @@ from mlaas4hep_tf.analysis.steps import Steps, steps_of
 from mlaas4hep_tf.distributions import Distribution
 from mlaas4hep_tf.errors import BranchError, DataWarning, FriendError, PlanError, SpecsError, near_misses, shorten
 from mlaas4hep_tf.expressions.syntax import words_of
-from mlaas4hep_tf.files_table import NO_FILES, FileSpec, FilesTable, FriendSpec, Summary, listed_files
+from mlaas4hep_tf.files_table import NO_FILES, FileSpec, FilesTable, Summary, listed_files
 from mlaas4hep_tf.htmltable import table, text
 from mlaas4hep_tf.io.branches import IDENTIFIERS, BranchInfo, Kind, Selection, check_schema
 from mlaas4hep_tf.io.files import Friend, RootFile, Source, place_of
@@ -502,27 +502,6 @@ def _row(b: BranchSpec) -> tuple[object, ...]:
     lists = (None, None, None) if b.kind == "flat" else (b.group, b.length, b.largest)
     std = None if b.variance is None else b.variance**0.5
     return b.name, b.kind, b.dtype, *lists, b.min, b.max, b.mean, std, b.nan + b.posinf + b.neginf or None
-
-
-def friend_specs(file: RootFile) -> tuple[FriendSpec, ...]:
-    """The friends of an opened file."""
-    return tuple(
-        FriendSpec(
-            one.friend.name, "" if one.file.source.location == file.source.location else one.file.source.location,
-            one.file.tree, one.file.uuid, one.friend.identifiers,
-        )
-        for one in file.friends
-    )  # fmt: skip
-
-
-def file_spec(file: RootFile) -> FileSpec:
-    """What is kept of an opened file."""
-    source = file.source
-    named_from = "" if source.remote or os.path.isabs(source.url) else source.folder
-    return FileSpec(
-        file.url, file.uuid, file.num_entries, friends=friend_specs(file), dataset=source.dataset, tree=file.tree,
-        folder=named_from, size=file.stamp[0], stamp=file.stamp_text, offsets=file.entry_offsets,
-    )  # fmt: skip
 
 
 def _check_friends(file: RootFile, spec: FileSpec) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ import numpy.typing as npt
 
 from mlaas4hep_tf.errors import SpecsError
 from mlaas4hep_tf.files_table import LISTS, NUMBERS, RISING, TEXTS, Column, FilesTable, Summary
+from mlaas4hep_tf.io.basket_index import BranchIndex
 from mlaas4hep_tf.io.branches import BranchInfo
 from mlaas4hep_tf.io.lists import IntLists, Texts
+from mlaas4hep_tf.io.reals import Reals
 
-_BRANCHES = "branches"  # key of the metadata
+_BRANCHES, _INDEXED = "branches", "indexed"  # keys of the metadata
 
 
 def table_name(specs: Path) -> str:
@@ -34,9 +37,9 @@ def _has_pyarrow() -> bool:
 
 def write_table(table: FilesTable, path: Path) -> None:
     """Write a table; it appears under its name only when it is complete."""
-    branches = json.dumps([asdict(info) for info in table.branches])
+    told = {_BRANCHES: _json(table.branches), _INDEXED: _json(table.indexed)}
     partial = path.with_name(path.name + ".part")
-    (_write_parquet if path.suffix == ".parquet" else _write_npz)(table, branches, partial)
+    (_write_parquet if path.suffix == ".parquet" else _write_npz)(table, told, partial)
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
     partial.replace(path)
@@ -53,8 +56,10 @@ def read_table(path: Path, summary: Summary) -> FilesTable:
         SpecsError: it is damaged, or another one, or Parquet where pyarrow is not installed.
     """
     try:
-        columns, branches = (_read_parquet if path.suffix == ".parquet" else _read_npz)(path)
-        table = FilesTable(columns, tuple(BranchInfo(**info) for info in json.loads(branches)), summary)
+        columns, told = (_read_parquet if path.suffix == ".parquet" else _read_npz)(path)
+        branches = tuple(BranchInfo(**info) for info in json.loads(told[_BRANCHES]))
+        indexed = tuple(map(_branch_index, json.loads(told.get(_INDEXED, "[]"))))
+        table = FilesTable(columns, branches, indexed, summary)
         found = table.checksum()
     except FileNotFoundError:
         raise
@@ -71,7 +76,7 @@ def read_table(path: Path, summary: Summary) -> FilesTable:
     return table
 
 
-def _write_parquet(table: FilesTable, branches: str, path: Path) -> None:
+def _write_parquet(table: FilesTable, told: dict[str, str], path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -86,17 +91,20 @@ def _write_parquet(table: FilesTable, branches: str, path: Path) -> None:
     for name in LISTS:
         lists = table.lists(name)
         arrays[name] = pa.LargeListArray.from_arrays(_begin(lists.ends), pa.array(lists.values))
-    made = pa.table(arrays).replace_schema_metadata({_BRANCHES: branches})
+    made = pa.table(arrays).replace_schema_metadata(told)
     pq.write_table(made, path, compression="zstd")
 
 
-def _read_parquet(path: Path) -> tuple[dict[str, Column], str]:
+def _read_parquet(path: Path) -> tuple[dict[str, Column], dict[str, str]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     made = pq.ParquetFile(path)
     columns: dict[str, Column] = {}
     for name in (*TEXTS, *NUMBERS, *LISTS):
+        if name not in made.schema_arrow.names:
+            columns[name] = Texts.of([""] * made.metadata.num_rows)
+            continue
         array = made.read(columns=[name]).column(0).combine_chunks()
         array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
         if name in NUMBERS:
@@ -108,25 +116,34 @@ def _read_parquet(path: Path) -> tuple[dict[str, Column], str]:
             bounds = np.frombuffer(ends, np.int64)[: len(array) + 1] if ends is not None else np.zeros(1, np.int64)
             raw = np.frombuffer(values, np.uint8)[: bounds[-1]] if values is not None else np.zeros(0, np.uint8)
             columns[name] = Texts(raw, bounds[1:])
-    return columns, made.schema_arrow.metadata[_BRANCHES.encode()].decode()
+    return columns, {key.decode(): text.decode() for key, text in made.schema_arrow.metadata.items()}
 
 
-def _write_npz(table: FilesTable, branches: str, path: Path) -> None:
+def _write_npz(table: FilesTable, told: dict[str, str], path: Path) -> None:
     arrays: dict[str, Any] = {name: table.numbers(name) for name in NUMBERS}
     for name in (*TEXTS, *LISTS):
         column = table.lists(name) if name in LISTS else table.texts(name)
         arrays |= {name: column.values, f"{name}.ends": column.ends}
-    arrays[_BRANCHES] = np.frombuffer(branches.encode(), np.uint8)
+    arrays |= {key: np.frombuffer(text.encode(), np.uint8) for key, text in told.items()}
     with path.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
 
-def _read_npz(path: Path) -> tuple[dict[str, Column], str]:
+def _read_npz(path: Path) -> tuple[dict[str, Column], dict[str, str]]:
     with np.load(path, allow_pickle=False) as made:
         columns: dict[str, Column] = {name: made[name] for name in NUMBERS}
-        columns |= {name: Texts(made[name], made[f"{name}.ends"]) for name in TEXTS}
+        missing = Texts.of([""] * len(columns["entries"]))
+        columns |= {n: Texts(made[n], made[f"{n}.ends"]) if n in made else missing for n in TEXTS}
         columns |= {name: IntLists(made[name], made[f"{name}.ends"], rising=name in RISING) for name in LISTS}
-        return columns, made[_BRANCHES].tobytes().decode()
+        return columns, {key: made[key].tobytes().decode() for key in (_BRANCHES, _INDEXED) if key in made}
+
+
+def _json(facts: Sequence[BranchInfo] | Sequence[BranchIndex]) -> str:
+    return json.dumps([asdict(fact) for fact in facts])
+
+
+def _branch_index(content: dict[str, Any]) -> BranchIndex:
+    return BranchIndex(**content | {"reals": Reals(**content["reals"]) if content["reals"] else None})
 
 
 def _begin(ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

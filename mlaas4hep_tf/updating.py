@@ -12,7 +12,6 @@ import numpy as np
 
 from mlaas4hep_tf.analysis.cutflow import CutFlow
 from mlaas4hep_tf.errors import DataWarning, SpecsError, shorten
-from mlaas4hep_tf.files_table import FilesTable
 from mlaas4hep_tf.io.files import FileArgument, Source, expand
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
 from mlaas4hep_tf.io.workers import WorkerPool
@@ -76,7 +75,7 @@ def _why_all(specs: Specs, sources: Sequence[Source], at: Sequence[int | None], 
 def _stamp(source: Source) -> tuple[int, str]:
     """Runs in a reader process: size, and what else tells that a file was replaced."""
     from mlaas4hep_tf.io.files import stamp_text
-    from mlaas4hep_tf.io.inspection import file_stamp
+    from mlaas4hep_tf.io.stamps import file_stamp
 
     size, what = file_stamp(source)
     return size, stamp_text(what)
@@ -101,7 +100,7 @@ def _merged(one: Specs, other: Specs) -> Specs:
         one,
         branches=tuple(_branch(a, b) for a, b in zip(one.branches, other.branches, strict=True)),
         targets=tuple(_target(a, b) for a, b in zip(one.targets, other.targets, strict=True)),
-        files=FilesTable.of([*one.files, *other.files], one.files.branches),
+        files=one.files.joined(other.files),
         inputs=tuple(replace(i, integer=i.name in integers) for i in one.inputs),
         cutflow=CutFlow(flows[0].cuts, tuple(row for flow in flows for row in flow.rows)) if flows else None,
         identified=None if None in (one.identified, other.identified) else one.identified and other.identified,

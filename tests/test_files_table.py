@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -14,10 +15,13 @@ from helpers.streams import quiet_scan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlaas4hep_tf import DataWarning, RootDataset, Specs, scan, scanned_files
+from mlaas4hep_tf import DataWarning, ReadOptions, RootDataset, Specs, files_table, scan, scanned_files
 from mlaas4hep_tf.errors import SpecsError
 from mlaas4hep_tf.files_table import FileSpec, FilesTable, FriendSpec
+from mlaas4hep_tf.io import inspection
+from mlaas4hep_tf.io.basket_index import BranchIndex
 from mlaas4hep_tf.io.branches import BranchInfo
+from mlaas4hep_tf.io.reals import Reals
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.table_store import read_table, write_table
 from mlaas4hep_tf.testing import make_events, write_files, write_tree
@@ -30,6 +34,7 @@ FILES = st.lists(
         edges=RISING, passing=st.lists(st.integers(-1, 2**33), max_size=4).map(tuple), dataset=st.text(max_size=3),
         friends=st.sampled_from([(), (FriendSpec("more", "b.root", "t", "77", ("event",)),)]),
         size=st.integers(0, 2**50), stamp=st.text("0123456789", max_size=9), offsets=RISING,
+        baskets=st.text("abc=", max_size=5),
     ),
     max_size=6,
 )  # fmt: skip
@@ -53,11 +58,12 @@ def test_a_table_comes_back_from_disk_as_it_was(ending, tmp_path):
     @settings(max_examples=20)
     @given(FILES)
     def comes_back(files):
-        table = FilesTable.of(files, (BranchInfo("x", "float", "flat", "float32"),))
+        stored = (BranchIndex("x", ">f4", jagged=False), BranchIndex("y", ">f8", jagged=True, reals=Reals("float64")))
+        table = FilesTable.of(files, (BranchInfo("x", "float", "flat", "float32"),), stored)
         write_table(table, tmp_path / f"t.{ending}")
         found = read_table(tmp_path / f"t.{ending}", table.summary)
         assert list(found) == files
-        assert found.branches == table.branches
+        assert (found.branches, found.indexed) == (table.branches, stored)
 
     comes_back()
 
@@ -139,7 +145,32 @@ def test_nothing_is_opened_to_build_a_dataset_and_the_batches_are_the_same(specs
     assert [file.num_entries for file in some.files] == [101, 430]
 
 
+def test_a_table_of_before_tells_of_no_baskets_and_is_still_read(specs, tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    old = FilesTable.of([replace(file, baskets="") for file in specs.files], specs.files.branches)
+    write_table(old, tmp_path / "t.parquet")
+    pq.write_table(pq.read_table(tmp_path / "t.parquet").drop_columns("baskets"), tmp_path / "t.parquet")
+    assert [*read_table(tmp_path / "t.parquet", old.summary)] == [*old]
+
+
+def test_files_of_few_baskets_are_never_parsed_again(specs, files, monkeypatch):
+    assert all(specs.files.texts("baskets"))
+    expected = bits(RootDataset(files, specs.unbound(), batch_size=50, keep=False))
+    monkeypatch.setattr(inspection, "OpenTree", None)
+    with ThreadPoolExecutor(1) as executor:
+        ds = RootDataset(files, specs, batch_size=50, keep=False, read=ReadOptions(executor=executor))
+        assert bits(ds) == expected
+
+
+def test_where_baskets_lie_is_told_up_to_a_limit(specs, monkeypatch):
+    lengths = [len(text) for text in specs.files.texts("baskets")]
+    monkeypatch.setattr(files_table, "BASKETS_KEPT", sum(lengths) - 1)
+    assert [len(text) for text in specs.files.limited().texts("baskets")] == [*lengths[:2], 0]
+
+
 def test_what_a_reader_learns_of_a_file_is_kept(specs, files):
+    told = [replace(file, baskets="") for file in specs.files]
+    specs = replace(specs, files=FilesTable.of(told, specs.files.branches))
     ds = RootDataset(files, specs, keep=False)
     assert all(file.unopened for file in ds.files)
     list(ds)
@@ -156,7 +187,7 @@ def test_selection_label_branch_and_weights_need_no_opening(files, asked):
     assert bits(ds) == bits(RootDataset(files, chosen.unbound(), **given))
 
 
-@pytest.mark.parametrize("how", ["touched", "grown", "replaced"])
+@pytest.mark.parametrize("how", ["touched", "grown", "replaced", "another uuid"])
 def test_what_changed_since_the_scan_is_named_when_it_is_read(how, tmp_path):
     paths = write_files(tmp_path, [200, 150], basket=90)
     specs = quiet_scan(paths)
@@ -165,6 +196,12 @@ def test_what_changed_since_the_scan_is_named_when_it_is_read(how, tmp_path):
     elif how == "grown":
         with open(paths[1], "ab") as file:
             file.write(b"more")
+    elif how == "another uuid":
+        written = os.stat(paths[1]).st_mtime_ns
+        with open(paths[1], "rb+") as file:
+            file.seek(50)
+            file.write(b"another")
+        os.utime(paths[1], ns=(written, written))
     else:
         write_tree(paths[1], make_events(150))
     ds = RootDataset(paths, specs)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mlaas4hep_tf.errors import InputFileError, near_misses
-from mlaas4hep_tf.io.basket_index import NO_INDEX, Array, FileIndex
+from mlaas4hep_tf.io.basket_index import NO_INDEX, Array, BranchIndex, FileIndex
 from mlaas4hep_tf.io.branches import BranchInfo, Selection
 from mlaas4hep_tf.io.page_index import PageIndex
 
@@ -82,20 +82,46 @@ class Friend:
 
 
 @dataclass(frozen=True)
+class Alike:
+    """What the files of a table have in common.
+
+    Attributes:
+        name: a digest of it.
+        selection, also: what to look at (`inspection.inspect`).
+        branches: those of the first file, of which others have the features too.
+        indexed: those of which `Unopened.baskets` tells, as they are stored.
+    """
+
+    name: str
+    selection: Selection = field(compare=False)
+    also: tuple[str, ...] = field(compare=False)
+    branches: tuple[BranchInfo, ...] = field(compare=False)
+    indexed: tuple[BranchIndex, ...] = field(compare=False)
+
+    @classmethod
+    def of(cls, *facts: Any) -> Alike:
+        return cls(sha256(repr(facts).encode()).hexdigest()[:16], *facts)
+
+
+NOTHING_ALIKE = Alike("", Selection(), (), (), ())
+
+
+@dataclass(frozen=True)
 class Unopened:
     """How to open a file that was scanned, and what to find there.
 
     Attributes:
-        selection, also: what to look at (`inspection.inspect`).
+        alike: what it has in common with others.
         size, stamp: as they were, with the uuid and entries of the `RootFile`; ``stamp`` is `RootFile.stamp_text`.
         friends: name -> uuid.
+        baskets: where its baskets lie (`basket_text`): then the tree need not be parsed; else empty.
     """
 
-    selection: Selection
-    also: tuple[str, ...]
+    alike: Alike
     size: int
     stamp: str
     friends: tuple[tuple[str, str], ...] = ()
+    baskets: str = ""
 
 
 @dataclass(frozen=True)
@@ -159,6 +185,16 @@ class RootFile:
         friends = tuple(friend.part(wanted, start, stop) for friend in self.friends)
         index = self.index.part(wanted, start, stop)
         return replace(self, entry_offsets=(), branches=branches, index=index, friends=friends)
+
+    def bare(self, unopened: Unopened) -> RootFile:
+        """The same without what it has in common with others, which a reader process is told once (`with_alike`)."""
+        return replace(self, entry_offsets=(), branches=(), unopened=replace(unopened, alike=NOTHING_ALIKE))
+
+    def with_alike(self, alike: Alike) -> RootFile:
+        """The whole of what was `bare`; itself if it is open."""
+        if self.unopened is None:
+            return self
+        return replace(self, branches=alike.branches, unopened=replace(self.unopened, alike=alike))
 
 
 def stamp_text(what: object) -> str:

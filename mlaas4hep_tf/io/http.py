@@ -15,19 +15,10 @@ from fsspec.asyn import sync
 from fsspec.implementations.http import HTTPFileSystem
 
 from mlaas4hep_tf.errors import InputFileError
+from mlaas4hep_tf.io.faults import Busy
 
 _BUSY = (429, 503)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-
-
-class Busy(OSError):
-    """A server that asks to come back later.
-
-    Attributes:
-        after_s: in so many seconds.
-    """
-
-    after_s = 0.0
 
 
 @dataclass(frozen=True)

@@ -8,30 +8,26 @@ from __future__ import annotations
 
 import itertools
 import logging
-import re
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import uproot
 
-from mlaas4hep_tf.errors import InputFileError, MlaasError, TreeError, near_misses, shorten
+from mlaas4hep_tf.errors import InputFileError, TreeError, near_misses, shorten
 from mlaas4hep_tf.io import fields
 from mlaas4hep_tf.io.basket_index import BranchBaskets, BranchIndex, FileIndex, build_index
 from mlaas4hep_tf.io.baskets import plain_basket
 from mlaas4hep_tf.io.branches import NO_FEATURES, BranchInfo, Selection, meant
-from mlaas4hep_tf.io.files import RootFile, Source, file_status
-from mlaas4hep_tf.io.http import Busy
+from mlaas4hep_tf.io.faults import blame
+from mlaas4hep_tf.io.files import RootFile, Source
 from mlaas4hep_tf.io.interpretations import Described, describe
 from mlaas4hep_tf.io.page_index import PageIndex
-from mlaas4hep_tf.io.policy import conditions
-from mlaas4hep_tf.io.remote import identity, place
 from mlaas4hep_tf.io.sources import LocalSource, RemoteSource
+from mlaas4hep_tf.io.stamps import file_stamp
 
-_FINAL = re.compile("no such file|not found|permission denied|not authorized", re.IGNORECASE)  # no use to try again
 _log = logging.getLogger(__name__)
 
 _COUNTERS = {"TLeafB": ">i1", "TLeafS": ">i2", "TLeafI": ">i4", "TLeafL": ">i8"}
@@ -115,56 +111,6 @@ def _unread_friends(source: Source) -> tuple[str, ...]:
         return tuple(f"tree {friend.member('fTreeName')} in file {friend.member('fTitle')}" for friend in friends)
     finally:
         opened.close()
-
-
-def file_stamp(source: Source) -> tuple[int, object]:
-    """Size, and modification time of a local file or first bytes (with the uuid) of a remote one."""
-    with blame(source.url):
-        if source.remote:
-            there = identity(source.url)
-            return there.size, there.header
-        status = file_status(source.location)
-        return status.st_size, status.st_mtime_ns
-
-
-@contextmanager
-def blame(url: str, tree: str | None = None, what: str = "") -> Iterator[None]:
-    """Turn whatever the ROOT layers raise into an `InputFileError` that says where, and if another try may help."""
-    try:
-        yield
-    except InputFileError as error:
-        error.passing = error.passing or len(conditions.get().policy.places(url)) > 1
-        raise
-    except (MlaasError, MemoryError):
-        raise
-    except Exception as error:
-        where = f"file {place(url)}" + (f", tree {tree}" if tree else "") + (f", {what}" if what else "")
-        notes = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
-        raised = InputFileError(
-            f"cannot read {where}{notes}: {_first_line(error)}; check that it is a complete ROOT file"
-        )
-        raised.passing = _may_pass(url, error)
-        raised.after_s = _wait_asked_for(url, error)
-        raise raised from error
-
-
-def _may_pass(url: str, error: Exception) -> bool:
-    """Whether a fault may be gone at the next try: of a server or a disk, or of one replica."""
-    if len(conditions.get().policy.places(url)) > 1:
-        return True
-    if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError)) or _FINAL.search(str(error)):
-        return False
-    return "://" in url or (isinstance(error, OSError) and error.errno is not None)
-
-
-def _wait_asked_for(url: str, error: Exception) -> float:
-    """Seconds after which a server wants to be asked again, unless the next try goes to a replica."""
-    return error.after_s if isinstance(error, Busy) and len(conditions.get().policy.places(url)) == 1 else 0.0
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
 def _was_closed(file: Any) -> bool:

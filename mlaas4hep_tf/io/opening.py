@@ -11,8 +11,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from mlaas4hep_tf.errors import SpecsError
-from mlaas4hep_tf.io.alignment import open_with_friends
+from mlaas4hep_tf.io.basket_text import decoded
 from mlaas4hep_tf.io.files import RootFile, Source, Unopened
+from mlaas4hep_tf.io.stamps import file_stamp, file_uuid
 
 _KEPT = 64  # files of which a thread remembers what it found
 
@@ -48,13 +49,25 @@ def opened_whole(file: RootFile) -> RootFile:
 
 
 def _open(file: RootFile, expected: Unopened) -> RootFile:
-    found = _open_whole(file, expected)
+    found = _recalled(file, expected) if expected.baskets else _open_whole(file, expected)
     return replace(found, branches=tuple(info for info in found.branches if info.kind != "other"))
 
 
+def _recalled(file: RootFile, expected: Unopened) -> RootFile:
+    """What the scan learnt, if it is still the same file."""
+    found = replace(
+        file, uuid=file_uuid(file.source), stamp=file_stamp(file.source),
+        index=decoded(expected.baskets, expected.alike.indexed), unopened=None,
+    )  # fmt: skip
+    _check(file, expected, found)
+    return found
+
+
 def _open_whole(file: RootFile, expected: Unopened) -> RootFile:
+    from mlaas4hep_tf.io.alignment import open_with_friends  # here, since what it imports takes a while
+
     source = replace(file.source, tree=file.tree)
-    found = open_with_friends(source, expected.selection, expected.also)
+    found = open_with_friends(source, expected.alike.selection, expected.alike.also)
     _check(file, expected, found)
     return replace(found, notes=())
 

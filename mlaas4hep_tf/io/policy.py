@@ -94,6 +94,12 @@ _USUAL = Conditions()
 conditions: ContextVar[Conditions] = ContextVar("conditions", default=_USUAL)
 
 
+def place(url: str) -> str:
+    """Where this attempt reads a URL."""
+    now = conditions.get()
+    return now.policy.place(url, now.attempt)
+
+
 def credentials() -> dict[str, str]:
     """The variables of this process that tell XRootD and HTTP servers who we are, and XRootD how to behave."""
     names = [name for name in os.environb if _CREDENTIALS.match(name)]  # as bytes: to decode all of them takes longer

@@ -11,8 +11,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
-import awkward as ak
 import numpy as np
 
 from mlaas4hep_tf.errors import BranchError, InputFileError, LabelError, near_misses
@@ -22,10 +22,14 @@ from mlaas4hep_tf.io.baskets import Disagreement, Multiplicities, Pieces
 from mlaas4hep_tf.io.branches import BranchInfo, Layout
 from mlaas4hep_tf.io.buffers import ArraySpec, BufferRef, allocate
 from mlaas4hep_tf.io.columns import Columns, behind_each_other
+from mlaas4hep_tf.io.faults import blame
 from mlaas4hep_tf.io.files import FriendFile, RootFile
-from mlaas4hep_tf.io.inspection import OpenTree, blame, file_stamp
 from mlaas4hep_tf.io.page_index import PageIndex
-from mlaas4hep_tf.io.remote import place, read_ranges
+from mlaas4hep_tf.io.policy import place
+from mlaas4hep_tf.io.stamps import file_stamp
+
+if TYPE_CHECKING:
+    from mlaas4hep_tf.io.inspection import OpenTree
 
 Groups = Sequence[tuple[str, Sequence[str]]]  # names, and the branches of each
 _LISTS = ("jagged", "nested")
@@ -54,6 +58,8 @@ class _OpenTrees:
         self._trees: OrderedDict[tuple[str, str], OpenTree] = OrderedDict()
 
     def get(self, file: RootFile) -> OpenTree:
+        from mlaas4hep_tf.io.inspection import OpenTree  # here: few files need uproot, which takes a while to import
+
         key = (place(file.source.location), file.tree)
         tree = self._trees.pop(key, None)
         if tree is not None and tree.uuid != file.uuid:
@@ -108,6 +114,8 @@ def fetch(file: RootFile, spans: Sequence[tuple[int, int]]) -> list[memoryview]:
     if file_stamp(file.source) != file.stamp:
         raise _replaced(file)
     if file.source.remote:
+        from mlaas4hep_tf.io.remote import read_ranges
+
         chunks = read_ranges(file.source.url, [(seek, size) for seek, size, _ in requests])
     else:
         chunks = _fetch_local(file.source.location, requests)
@@ -266,6 +274,8 @@ def _read_by_uproot(
     """Values, counts by branch, and counts of inner lists by their name."""
     if not infos:
         return {}, {}, {}
+    import awkward as ak
+
     names = [info.name for info in infos]
     values: dict[str, Pieces]
     if start == stop:  # of lists of lists uproot cannot read none

@@ -21,14 +21,13 @@ import fsspec
 from mlaas4hep_tf.errors import InputFileError
 from mlaas4hep_tf.io.cache import Cache
 from mlaas4hep_tf.io.http import HttpFiles
-from mlaas4hep_tf.io.policy import conditions
+from mlaas4hep_tf.io.policy import conditions, place
+from mlaas4hep_tf.io.stamps import HEADER, uuid_in
 
 Range = tuple[int, int]  # seek, size
 
 BLOCK = 1 << 18  # bytes of a block of the cache
 TRUST_S = 10.0  # seconds until it is asked again whether a file is still the same
-_HEADER = 100  # bytes at the start of a ROOT file, its uuid among them
-_LARGE = 1_000_000  # is added to the version in the header where positions have 8 bytes
 _AT_A_TIME = 16  # requests under way to a server that takes one range per request
 
 
@@ -49,19 +48,12 @@ class Identity:
     @property
     def name(self) -> str:
         """The same for all copies of a file and no other; empty where it has no uuid, as reproducible ones."""
-        start = 59 if int.from_bytes(self.header[4:8]) >= _LARGE else 47  # positions of 8 or 4 bytes lie before it
-        return f"{self.size} {self.header.hex()}" if any(self.header[start : start + 16]) else ""
+        return f"{self.size} {self.header.hex()}" if any(uuid_in(self.header)) else ""
 
 
 _filesystems: dict[tuple[str, ...], Any] = {}
 _identities: dict[str, tuple[float, Identity]] = {}
 _failures: Counter[str] = Counter()  # of requests to a server
-
-
-def place(url: str) -> str:
-    """Where this attempt reads a URL."""
-    now = conditions.get()
-    return now.policy.place(url, now.attempt)
 
 
 def forget(url: str) -> None:
@@ -141,14 +133,14 @@ def _ask_identity(address: str) -> Identity:
     fs, path = filesystem(address)
     seconds = 2 * conditions.get().policy.request_timeout_s
     if isinstance(fs, HttpFiles):
-        start = fs.part(path, 0, _HEADER, seconds)
+        start = fs.part(path, 0, HEADER, seconds)
         return Identity(_known(start.size), start.version, start.content)
     fs.invalidate_cache()
     info = fs.info(path, timeout=seconds)
     if info.get("type", "file") != "file":  # XRootD's word for FIFOs and devices is "other"
         raise InputFileError(f"a ROOT file is an ordinary file, which {address} is not, but a {info['type']}")
     size = _known(info.get("size"))
-    return Identity(size, str(info.get("mtime") or ""), _request(address, [(0, min(_HEADER, size))])[0])
+    return Identity(size, str(info.get("mtime") or ""), _request(address, [(0, min(HEADER, size))])[0])
 
 
 def _known(size: int | None) -> int:

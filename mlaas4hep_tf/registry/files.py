@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import uproot
 
+from mlaas4hep_tf.io.faults import blame
 from mlaas4hep_tf.io.files import expand
-from mlaas4hep_tf.io.inspection import blame
 from mlaas4hep_tf.io.sources import LocalSource, RemoteSource
 
 

@@ -21,7 +21,7 @@ from mlaas4hep_tf.analysis.steps import Steps
 from mlaas4hep_tf.errors import InputFileError, ReaderError
 from mlaas4hep_tf.io.branches import Layout
 from mlaas4hep_tf.io.buffers import ArrayPool, ArraySpec, BufferPool, BufferRef, keep_freed_memory
-from mlaas4hep_tf.io.files import RootFile
+from mlaas4hep_tf.io.files import NOTHING_ALIKE, Alike, RootFile
 from mlaas4hep_tf.io.lists import IntArray, IntLists
 from mlaas4hep_tf.io.processes import Once
 from mlaas4hep_tf.io.workers import WorkerPool
@@ -288,17 +288,18 @@ class Stream:
             reading.future.add_done_callback(lambda _: self.pool.give_back(ref))
 
     def _submit(self, block: EntryRange, ref: BufferRef | None) -> Future[Any]:
-        layout, steps, drawn = self._told
+        layout, steps, drawn, alike = self._told
         if self.steps is None:
             file = self._file(block.file, block.start, block.stop)
-            return self.worker_pool.submit(read_block, file, block.start, block.stop, layout, ref)
+            return self.worker_pool.submit(read_block, file, alike, block.start, block.stop, layout, ref)
         segments = self._segments(block)
         file = self._file(block.file, segments[0].start, segments[-1].stop)
-        return self.worker_pool.submit(read_passing_block, file, segments, layout, steps, ref, drawn)
+        return self.worker_pool.submit(read_passing_block, file, alike, segments, layout, steps, ref, drawn)
 
     @cached_property
-    def _told(self) -> tuple[Once, Once, Once]:
-        return Once(self.read_layout), Once(self.steps), Once(self.drawn)
+    def _told(self) -> tuple[Once, Once, Once, Once]:
+        alike = self.files.alike if isinstance(self.files, ScannedFiles) else NOTHING_ALIKE
+        return Once(self.read_layout), Once(self.steps), Once(self.drawn), Once(alike)
 
     @cached_property
     def _reads(self) -> list[str]:
@@ -319,7 +320,9 @@ class Stream:
         if known is not None:
             return known
         file, few = self.files[number], len(self.files) <= self.worker_pool.remembers
-        if not few or file.unopened or file.friends or len(self._reads) * len(file.entry_offsets) > SMALL_FILE:
+        if file.unopened is not None:
+            return file.bare(file.unopened)
+        if not few or file.friends or len(self._reads) * len(file.entry_offsets) > SMALL_FILE:
             return file.part(self._reads, start, stop)
         return self._small.setdefault(number, Once(file.part(self._reads, 0, file.num_entries)))
 
@@ -552,18 +555,18 @@ def _events(pieces: Sequence[tuple[Array, ...]]) -> int:
     return sum(len(piece[0]) for piece in pieces)
 
 
-def read_block(file: RootFile, start: int, stop: int, layout: Layout, ref: BufferRef | None) -> Any:
+def read_block(file: RootFile, alike: Alike, start: int, stop: int, layout: Layout, ref: BufferRef | None) -> Any:
     """Runs in a reader process: read and pack one block."""
     from mlaas4hep_tf.io.opening import opened  # here, so that the training process never imports uproot
     from mlaas4hep_tf.io.reader import read_packed
 
     keep_freed_memory()
-    found = opened(file)
+    found = opened(file.with_alike(alike))
     return _with_opened(read_packed(found, start, stop, layout, ref), file, found)
 
 
 def read_passing_block(
-    file: RootFile, segments: Sequence[Segment], layout: Layout, steps: Steps, ref: BufferRef | None,
+    file: RootFile, alike: Alike, segments: Sequence[Segment], layout: Layout, steps: Steps, ref: BufferRef | None,
     drawn: Sequence[Drawn] = (),
 ) -> Any:  # fmt: skip
     """Runs in a reader process: read, cut, derive and pack one block."""
@@ -571,13 +574,14 @@ def read_passing_block(
     from mlaas4hep_tf.io.opening import opened
 
     keep_freed_memory()
-    found = opened(file)
+    found = opened(file.with_alike(alike))
     return _with_opened(read_passing(found, segments, layout, steps, ref, drawn), file, found)
 
 
 def _with_opened(packed: Any, file: RootFile, found: RootFile) -> Any:
-    """The packed block and, if its file had not been opened before, what opening it told."""
-    return packed if found is file else replace(packed, opened=found)
+    """The packed block and, if its file had to be opened for it, what opening it told."""
+    recalled = found is file or (file.unopened is not None and file.unopened.baskets)
+    return packed if recalled else replace(packed, opened=found)
 
 
 def read_others(

@@ -123,7 +123,7 @@ def _listed(source: Source, worker_pool: WorkerPool) -> list[Source]:
 
 def list_source(url: str) -> list[str]:
     """Runs in a reader process: ask a server for its files."""
-    from mlaas4hep_tf.io.inspection import blame
+    from mlaas4hep_tf.io.faults import blame
     from mlaas4hep_tf.io.remote import list_files
 
     with blame(url):
