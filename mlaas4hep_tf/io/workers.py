@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, finalize
 
 from mlaas4hep_tf import __version__
-from mlaas4hep_tf.errors import InputFileError, ReaderError
+from mlaas4hep_tf.errors import InputFileError, MlaasError, ReaderError
 from mlaas4hep_tf.io import buffers
 from mlaas4hep_tf.io.cache import as_cache
 from mlaas4hep_tf.io.policy import Conditions, credentials, perform
@@ -236,6 +236,8 @@ class _Dispatcher:
             if future is not None:
                 future.cancel()
             raise _Stalled(_too_long(seconds)) from None
+        except MlaasError:
+            raise
         except (Exception, CancelledError) as error:
             if not isinstance(error, (BrokenExecutor, CancelledError)) and _package(error) != _package(executor):
                 raise

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import awkward as ak
@@ -14,10 +15,10 @@ import uproot
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A name to write to; the file appears under `path` only when it is complete."""
+    """A name to write to, which is nobody else's; the file appears under `path` only when it is complete."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.part")
+    partial = target.with_name(f".{target.name}.{token_hex(4)}.part")
     try:
         yield partial
         partial.replace(target)

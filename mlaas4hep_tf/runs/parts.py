@@ -69,6 +69,7 @@ def predict_parts(
         {"name": path.name, "first_file": first, "files": len(part), "events": events}
         for (path, first, part), events in zip(tasks, done, strict=True)
     ])  # fmt: skip
+    _clear_unfinished(out)
     return sum(done)
 
 
@@ -92,12 +93,19 @@ def _ranges(entries: Sequence[int], parts: int) -> Iterator[tuple[int, int]]:
 
 def _clear(out: Path) -> None:
     """Take away what an earlier prediction left."""
+    _clear_unfinished(out)
     manifest = out / MANIFEST
     if manifest.exists():
         parts = json.loads(manifest.read_text())["parts"]
         manifest.unlink()
         for part in parts:
             (out / part["name"]).unlink(missing_ok=True)
+
+
+def _clear_unfinished(out: Path) -> None:
+    """Take away what workers that were killed were writing."""
+    for path in out.glob(".part-*.part"):
+        path.unlink(missing_ok=True)
 
 
 def _write_manifest(out: Path, run: Run, files: Sequence[RootFile], parts: Sequence[dict[str, Any]]) -> None:

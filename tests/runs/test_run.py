@@ -322,5 +322,6 @@ def test_a_cluster_predicts_in_parts_and_a_manifest_says_what_is_where(standard,
     for name in ("file", "entry", "score"):
         assert np.concatenate([part[name] for part in parts]) == pytest.approx(whole[name], abs=1e-6)
 
+    (tmp_path / "scores" / ".part-0001.root.killed.part").touch()
     assert predict_parts(run, files, tmp_path / "scores") == events  # one part, and no other is left
     assert {path.name for path in (tmp_path / "scores").iterdir()} == {"manifest.json", "part-0000.root"}
