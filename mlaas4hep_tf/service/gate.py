@@ -30,20 +30,22 @@ def decide(judgement: Mapping[str, Any], gate: Gate) -> Decision:
     ranges = judgement["ranges"]
     beyond = f"; values beyond those of the champion in {', '.join(sorted(ranges))}" if ranges else ""
     for what in ("known", "all"):
-        lower, told = _told(judgement[what], what, gate)
+        difference, lower, told = _told(judgement[what], what, gate)
         if lower < -gate.margin:
-            return Decision(False, f"worse than version {judgement['champion']}: {told}{beyond}")
+            worse = "worse" if difference < -gate.margin else "perhaps worse"
+            return Decision(False, f"{worse} than version {judgement['champion']}: {told}{beyond}")
     if ranges and gate.new_ranges == "hold":
         return Decision(False, f"held back{beyond}")
     return Decision(True, f"not worse than version {judgement['champion']}: {told}{beyond}")
 
 
-def _told(one: Mapping[str, Any], what: str, gate: Gate) -> tuple[float, str]:
-    """The lower bound of the difference, and how it came about."""
+def _told(one: Mapping[str, Any], what: str, gate: Gate) -> tuple[float, float, str]:
+    """The difference, its lower bound, and how they came about."""
     difference = one["value"] - one["champion"]
     lower = difference - gate.deviations * one["error"]
     events = f"{one['events']:,} held-out events of {'all files' if what == 'all' else 'the files that both know'}"
-    return lower, (
+    told = (
         f"{one['figure']} {one['value']:.4f} against {one['champion']:.4f} on {events}, difference {difference:+.4f} ± "
         f"{one['error']:.4f}, at least {lower:+.4f} where {-gate.margin:+.4f} is allowed"
     )
+    return difference, lower, told

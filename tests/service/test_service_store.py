@@ -120,6 +120,12 @@ def test_the_gate(known, everything, ranges, gate, promoted):
     assert not ranges or "beyond those of the champion in x" in decision.reason
 
 
+def test_what_is_only_not_shown_to_be_as_good_is_told_so():
+    judgement = {"champion": 3, "all": paired(0.90, 0.85), "ranges": {}}
+    assert decide(judgement | {"known": paired(0.80, 0.85)}, Gate()).reason.startswith("worse than version 3: AUC 0.80")
+    assert decide(judgement | {"known": paired(0.851, 0.85, 0.02)}, Gate()).reason.startswith("perhaps worse than")
+
+
 def test_the_first_version_has_no_champion_to_beat():
     assert decide({"champion": None}, Gate()).promote
 
