@@ -26,7 +26,9 @@ SIGNAL, BACKGROUND = "#EE6677", "#4477AA"
 CLASS_COLORS = (SIGNAL, BACKGROUND, "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#999999")  # signal first
 _STYLE: dict[Any, Any] = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "grid.linewidth": 0.6,
-    "font.size": 12, "axes.titlesize": 12, "legend.frameon": False, "savefig.bbox": "tight", "savefig.dpi": 130,
+    "font.size": 12, "axes.titlesize": 12, "legend.frameon": False,
+    "axes.formatter.min_exponent": 3,  # 0.2 and not 2 x 10^-1
+    "savefig.bbox": "tight", "savefig.dpi": 130,
 }  # fmt: skip
 BINS = 30
 ENOUGH = 10  # events in a bin, for a share with an error that means something
@@ -379,20 +381,22 @@ def plot_cut_flow(flow: CutFlow) -> Figure:
     return figure
 
 
-def plot_reweighted(reweighted: Mapping[str, Any], names: Sequence[str]) -> Figure:
+def plot_reweighted(reweighted: Mapping[str, Any], classes: Classes) -> Figure:
     """Of each branch the distribution of each class before and after (`reweight.Reweighted.to_json`)."""
     branches = reweighted["branches"]
-    figure = Figure(figsize=(5.4 * len(branches), 3.8))
+    figure = Figure(figsize=(5.4 * len(branches), 4.2))
     for axes, (branch, found) in zip(
         figure.subplots(1, len(branches), squeeze=False)[0], branches.items(), strict=True
     ):
-        for number, name in enumerate(names):
-            color = CLASS_COLORS[number % len(CLASS_COLORS)]
-            for which, options in (("before", {"linestyle": ":"}), ("after", {"linewidth": 1.8, "label": name})):
-                values = np.array(found[which][number])
+        for label, color in colors(classes).items():
+            for which, options in (
+                ("before", {"linestyle": ":"}),
+                ("after", {"linewidth": 1.8, "label": classes.names[label]}),
+            ):
+                values = np.array(found[which][label])
                 axes.stairs(values / values.sum(), found["edges"], color=color, **options)
         axes.set(xlabel=branch, ylabel="share of the class")
-    figure.legend(*axes.get_legend_handles_labels(), ncols=len(names), loc="outside upper center")
+    figure.legend(*axes.get_legend_handles_labels(), ncols=len(classes.names), loc="outside upper center")
     figure.tight_layout(rect=(0, 0, 1, 0.92))
     return figure
 

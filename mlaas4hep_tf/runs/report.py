@@ -22,6 +22,7 @@ from mlaas4hep_tf.evaluation import (
 )
 from mlaas4hep_tf.runs import plots
 from mlaas4hep_tf.specs import Specs
+from mlaas4hep_tf.tasks import Classes
 
 SEPARATES = "How well it separates"
 RESIDUALS = "What is told minus what is true: training filled, test as points, which should lie on it."
@@ -92,9 +93,11 @@ def write_report(
             Plot("importance", plots.plot_importance(metrics["importance"], what=what), IMPORTANCE),
             Plot("curves", plots.plot_curves(history), CURVES),
         ]
-        if metrics.get("reweighted"):
-            drawn_to = plots.plot_reweighted(metrics["reweighted"], heads[0].classes)
-            others.insert(0, Plot("reweighted", drawn_to, REWEIGHTED, wide=True))
+        classes = heads[0].told_apart
+        if metrics.get("reweighted") and classes is not None:
+            several = len(metrics["reweighted"]["branches"]) > 1
+            drawn_to = plots.plot_reweighted(metrics["reweighted"], classes)
+            others.insert(0, Plot("reweighted", drawn_to, REWEIGHTED, wide=several))
         about_data = [Plot("multiplicity", plots.plot_multiplicities(specs), MULTIPLICITY)]
         if specs.cutflow is not None:
             about_data.insert(0, Plot("cutflow", plots.plot_cut_flow(specs.cutflow), CUT_FLOW))
@@ -131,10 +134,15 @@ class _Head:
     behind: str
 
     @property
+    def told_apart(self) -> Classes | None:
+        """The classes; None where a number is told."""
+        one = next(iter(self.results.values()))
+        return None if isinstance(one, RegressionEvaluation) else one.classes
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes; none where a number is told."""
-        one = next(iter(self.results.values()))
-        return () if isinstance(one, RegressionEvaluation) else one.classes.names
+        return () if self.told_apart is None else self.told_apart.names
 
     @property
     def title(self) -> str:

@@ -102,15 +102,15 @@ def test_what_is_trained_by_name_is_served(data, layout, tmp_path, capsys, monke
         answer = served[signature](**{name: tf.constant(values) for name, values in request.items()})
         assert answer["score"].numpy()[:, 0] == pytest.approx(scores, rel=1e-4), signature
     assert json.loads((tmp_path / "m" / "1.model_card.json").read_text())["layout"] == layout
+    capsys.readouterr()
+    by_command("evaluate", "--run", tmp_path / "run", "--json")
+    again = json.loads(capsys.readouterr().out)
+    assert again["test"]["auc"] == pytest.approx(metrics["parts"]["test"]["auc"])
     as_onnx = ("export", "--run", tmp_path / "run", "--to", tmp_path / "onnx", "--format", "onnx")
     if layout == "ragged":
         with pytest.raises(ModelError, match="ONNX has no ragged tensors"):
             by_command(*as_onnx)
     if layout == "objects":
-        capsys.readouterr()
-        by_command("evaluate", "--run", tmp_path / "run", "--json")
-        again = json.loads(capsys.readouterr().out)
-        assert again["test"]["auc"] == pytest.approx(metrics["parts"]["test"]["auc"])
         by_command(*as_onnx)
         names = {one.name for one in (tmp_path / "onnx").glob("*.onnx")}
         assert names == {"model.onnx", "model_ragged.onnx", "network.onnx"}

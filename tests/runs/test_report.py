@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
 
-from mlaas4hep_tf.runs.plots import calibration, density, plot_scores
+from mlaas4hep_tf.runs.plots import calibration, colors, density, plot_reweighted, plot_scores
+from mlaas4hep_tf.tasks import Classes
 from mlaas4hep_tf.train import Evaluation
 
 
@@ -34,3 +36,14 @@ def test_calibration_is_the_share_of_signal_in_bins_of_the_score():
     assert told == pytest.approx([0.22, 0.75])
     assert share == pytest.approx([0.25, 0.75])
     assert error == pytest.approx([np.sqrt(0.25 * 0.75 / 40), np.sqrt(0.25 * 0.75 / 20)])
+
+
+def test_a_class_has_one_colour_in_all_figures():
+    classes = Classes(("tt", "qcd", "ttH"), signal=2)
+    shares = [[1.0, 3.0], [2.0, 2.0], [3.0, 1.0]]
+    found = {"branches": {"ht": {"edges": [0, 1, 2], "before": shares, "after": [[1, 1]] * 3}}}
+    figure = plot_reweighted(found, classes)
+    shown = {text.get_text(): line.get_color() for text, line in
+             zip(figure.legends[0].get_texts(), figure.legends[0].get_lines(), strict=True)}  # fmt: skip
+    assert [*shown] == ["ttH", "tt", "qcd"]
+    assert shown == {classes.names[label]: to_rgba(color) for label, color in colors(classes).items()}
