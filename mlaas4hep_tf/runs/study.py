@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 
 from mlaas4hep_tf.errors import ConfigError, need
-from mlaas4hep_tf.htmltable import table
+from mlaas4hep_tf.htmltable import text
 from mlaas4hep_tf.runs.lock import held
 from mlaas4hep_tf.runs.search_space import Searched
 
 JOURNAL, CONFIG, REPORT = "study.log", "study.json", "study.html"
+STYLE = """
+body { font: 16px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1b2733; background: #f6f8fa; max-width: 1080px;
+  margin: 2em auto; padding: 0 24px; }
+div { overflow-x: auto; }
+p { color: #5b6b7b; overflow-wrap: anywhere; }
+table { border-collapse: collapse; width: 100%; background: #fff; border: 1px solid #e1e6eb; }
+th, td { padding: 7px 14px; text-align: left; border-bottom: 1px solid #e1e6eb; font-variant-numeric: tabular-nums; }
+th { color: #5b6b7b; background: #fafbfc; }
+"""
 SMALLER_IS_BETTER = ("rmse", "mae", "resolution", "bias")
 
 
@@ -96,9 +107,10 @@ def run_study(study: Study, tell: Callable[[str], None] = lambda _: None) -> lis
         _check_same(study)
         storage = JournalStorage(JournalFileBackend(str(study.folder / JOURNAL)))
         known = optuna.create_study(
-            storage=storage, study_name="study", load_if_exists=True, direction=study.direction,
-            sampler=optuna.samplers.TPESampler(seed=study.seed),
+            storage=storage, study_name="study", load_if_exists=True, direction=study.direction
         )  # fmt: skip
+        # a seed of its own where it goes on, or it would try again what the first call tried first
+        known.sampler = optuna.samplers.TPESampler(seed=study.seed + len(known.trials))
         _work_off(study, known, tell)
         rows = sorted((_row(study, trial) for trial in known.trials), key=lambda row: _rank(study, row))
         (study.folder / REPORT).write_text(_page(study, rows))
@@ -185,17 +197,26 @@ def _text(value: Any) -> str:
 
 
 def _page(study: Study, rows: Sequence[Mapping[str, Any]]) -> str:
-    """The report: every trial, the best one first, with links to its own report."""
+    """The report: every trial, the best one first, with a link to its own report."""
     names = [one.option for one in study.searched]
-    head = ("trial", f"validation {study.metric}", *names, "why it failed")
-    listed = [(row["trial"], row["value"], *(row.get(name) for name in names), row["why"]) for row in rows]
-    links = "".join(
-        f'<li><a href="trial_{row["trial"]:03d}/report.html">trial {row["trial"]}</a></li>' for row in rows
-        if row["value"] is not None
-    )  # fmt: skip
-    best = f"{len(rows)} trials of: train {' '.join(study.train)}"
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>study</title>'
-        '<body style="font: 16px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2em auto">'
-        f"<h1>Search by {study.metric}</h1>{table(best, head, listed)}<h2>Reports</h2><ul>{links}</ul></body></html>\n"
+    failed = any(row["why"] for row in rows)
+    head = ("trial", f"validation {study.metric}", *names, *(("why it failed",) if failed else ()))
+    body = "".join(
+        _cells("td", (row["value"], *(row.get(name) for name in names), *((row["why"],) if failed else ())), _link(row))
+        for row in rows
     )
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>study</title><style>{STYLE}</style><body>'
+        f"<h1>Search by {escape(study.metric)}</h1><p>{len(rows)} trials, the best one first, of: "
+        f"<code>train {escape(shlex.join(study.train))}</code></p>"
+        f"<div><table>{_cells('th', head[1:], head[0])}{body}</table></div></body></html>\n"
+    )
+
+
+def _link(row: Mapping[str, Any]) -> str:
+    number = row["trial"]
+    return str(number) if row["value"] is None else f'<a href="trial_{number:03d}/report.html">{number}</a>'
+
+
+def _cells(tag: str, values: Sequence[object], first: str) -> str:
+    return "".join((f"<tr><{tag}>{first}</{tag}>", *(f"<{tag}>{escape(text(one))}</{tag}>" for one in values), "</tr>"))

@@ -63,8 +63,9 @@ def test_every_trial_is_a_run_and_the_best_one_is_first(study):
 
 def test_a_study_goes_on_with_more_trials_and_never_with_other_ones(study):
     first = {row["trial"]: row["value"] for row in run_study(replace(study, trials=2))}
-    rows = {row["trial"]: row["value"] for row in run_study(replace(study, trials=4))}
-    assert len(rows) == 4
+    found = run_study(replace(study, trials=4))
+    rows = {row["trial"]: row["value"] for row in found}
+    assert len(rows) == len({row["lr"] for row in found}) == 4  # and nothing is tried twice
     assert first.items() <= rows.items()
     assert all((study.run(n) / "begun").read_text() == "x" for n in rows)  # none was trained twice
     with pytest.raises(ConfigError, match="another study, with other metric: auc then"):
