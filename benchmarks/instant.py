@@ -7,7 +7,7 @@ from typing import Any
 OBJECTS = 4  # of each group in an event
 
 
-def instant_block(file: Any, alike: Any, start: int, stop: int, layout: Any, ref: Any) -> Any:  # noqa: ARG001
+def instant_block(file: Any, alike: Any, start: int, stop: int, layout: Any, ref: Any, kept: str) -> Any:  # noqa: ARG001
     """Runs in a reader process, as `read_block`: a block of the right shapes, with whatever the memory held."""
     from mlaas4hep_tf.io.buffers import ArraySpec, allocate
     from mlaas4hep_tf.io.reader import Packed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,13 +13,15 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import tensorflow as tf
 
+from mlaas4hep_tf import __version__
 from mlaas4hep_tf.analysis.draws import Draw, Drawn
 from mlaas4hep_tf.cross_sections import CrossSections
 from mlaas4hep_tf.drawing import Folds, HoldOut, counted_parts, joined, opened_for, steps_for
 from mlaas4hep_tf.errors import DataWarning, LabelError, PlanError, shorten
 from mlaas4hep_tf.files_table import FilesTable
 from mlaas4hep_tf.htmltable import table
-from mlaas4hep_tf.io.branches import Selection
+from mlaas4hep_tf.io.branches import Layout, Selection
+from mlaas4hep_tf.io.cache import as_cache
 from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
 from mlaas4hep_tf.io.friends import Friends
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
@@ -47,6 +50,8 @@ from mlaas4hep_tf.transforms.vector import MASK_SUFFIX, Preprocessor
 
 # Keras says it of every tf.data.Dataset; the seed of a RootDataset shuffles it
 warnings.filterwarnings("ignore", "`shuffle=True` was passed, but will be ignored .* tf.data.Dataset", UserWarning)
+
+_log = logging.getLogger(__name__)
 
 Mixing = Literal["proportional", "equal"] | Mapping[str, float] | Sequence[float]
 
@@ -136,6 +141,22 @@ def _with_distributions(
         DataWarning, stacklevel=3,
     )  # fmt: skip
     return scan_distributions(files, specs, lacking, worker_pool, skipped)
+
+
+def _packed_as(specs: Specs, layout: Layout, read: ReadOptions) -> str:
+    """The name of the events under which packed blocks are kept in the cache; empty where all need over half of it.
+
+    Of blocks that are read in turn and do not fit, none would be there when it is needed again.
+    """
+    cache = as_cache(read.cache)
+    if cache is None:
+        return ""
+    values = {branch.name: branch.values for branch in specs.branches}
+    numbers = sum(values.get(name, specs.entries) for name in layout.names) + specs.entries * len(layout.groups)
+    if 4 * numbers > cache.limit_bytes // 2:
+        _log.info("packed events take %d MB, which half of the cache does not hold: they are not kept", numbers * 4e-6)
+        return ""
+    return f"{__version__} {specs.fingerprint}"
 
 
 def _fresh(kept: Kept | None) -> Kept | None:
@@ -269,7 +290,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
             given.typed(label_target, specs.targets), weight_target, worker_pool, skipped=skipped,
             entries=int((np.array([own.entries for own in passing]) if passing else entries_of(opened)).sum()),
             steps=specs.steps, passing=passing, kept=make_kept(keep, len(preprocessor.layout.groups)),
-            numbers=number_targets,
+            numbers=number_targets, packed_as=_packed_as(specs, preprocessor.layout, read),
         )  # fmt: skip
         options = PipelineOptions(
             batch_size, chunk_size, shuffle, seed, layout, mask, drop_remainder=drop_remainder, told=given.outputs

@@ -567,7 +567,7 @@ class Reading:
         str, reading("--redirector", metavar="root://HOST", help="Put in front of logical file names, /store/...")
     ] = ""
     cache: Annotated[
-        str | None, reading("--cache", metavar="FOLDER", help="Keep bytes of remote files there for the next time.")
+        str | None, reading("--cache", metavar="FOLDER", help="Keep what was read and packed there for the next time.")
     ] = None
     replica: Annotated[
         list[str] | None,

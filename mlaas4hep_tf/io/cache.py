@@ -1,4 +1,4 @@
-"""Bytes of remote files in a local folder, as blocks with checksums; the blocks used longest ago are removed.
+"""Bytes of remote files, and packed events, in a local folder: blocks with checksums; those used longest ago go.
 
 Each block is a file that is written under another name and renamed, so that any number of processes may use the
 folder at a time without a lock.
@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import itertools
 import logging
+import mmap
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -75,9 +76,17 @@ class Cache:
 
     def get(self, key: str) -> bytes | None:
         """The block of a key, or None where there is none, or one that is not what was written."""
+        block = self._get(key, Path.read_bytes)
+        return None if block is None else bytes(block)
+
+    def mapped(self, key: str) -> memoryview | None:
+        """The same as pages of its file, which are not copied."""
+        return self._get(key, _mapped)
+
+    def _get(self, key: str, read: Callable[[Path], bytes | mmap.mmap]) -> memoryview | None:
         path = self._use(key)
         try:
-            content = path.read_bytes()
+            content = memoryview(read(path))
             digest, block = content[:_DIGEST], content[_DIGEST:]
             if xxhash.xxh3_128_digest(block) != digest:
                 _log.warning("a block of the cache is damaged and thrown away: %s", path)
@@ -137,6 +146,12 @@ class Cache:
                     break
                 _remove(path)
                 total -= size
+
+
+def _mapped(path: Path) -> bytes | mmap.mmap:
+    with path.open("rb") as file:
+        empty = not os.fstat(file.fileno()).st_size
+        return b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _first_to_tell(folder: str) -> bool:

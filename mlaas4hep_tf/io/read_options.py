@@ -23,7 +23,8 @@ class ReadOptions:
         workers: reader processes; None: one per core.
         executor: where to read instead of local processes: any `Executor`, or a ``dask.distributed.Client``.
         policy: deadlines, retries and replicas.
-        cache: folder (or `Cache`) that keeps bytes of remote files for the next epoch and for other runs.
+        cache: folder (or `Cache`) that keeps bytes of remote files, and the packed events of all files if half of it
+            holds them, for the next epoch and for other runs.
         on_bad_file: ``raise``, or ``skip`` to go on without the files and blocks that cannot be read.
         max_lost_fraction: share of the events, from 0 to 1, that ``skip`` may lose in an epoch; more is an error.
 

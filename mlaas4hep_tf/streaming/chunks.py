@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from hashlib import sha256
 from typing import Any, Protocol
 
 import numpy as np
@@ -88,6 +89,7 @@ class Stream:
         factors: the same for the events of this dataset, which may be a part of them.
         sums_of_weights: where the scales come from, in words.
         kept: events that were read and stay in memory, or None.
+        packed_as: name of the events under which packed blocks are kept in the cache's folder; empty: they are not.
     """
 
     files: Sequence[RootFile]
@@ -111,6 +113,7 @@ class Stream:
     sums_of_weights: tuple[str, ...] = ()
     kept: Kept | None = None
     numbers: tuple[Target, ...] = ()
+    packed_as: str = ""
 
     @cached_property
     def events(self) -> IntArray:
@@ -289,17 +292,22 @@ class Stream:
 
     def _submit(self, block: EntryRange, ref: BufferRef | None) -> Future[Any]:
         layout, steps, drawn, alike = self._told
-        if self.steps is None:
-            file = self._file(block.file, block.start, block.stop)
-            return self.worker_pool.submit(read_block, file, alike, block.start, block.stop, layout, ref)
         segments = self._segments(block)
         file = self._file(block.file, segments[0].start, segments[-1].stop)
-        return self.worker_pool.submit(read_passing_block, file, alike, segments, layout, steps, ref, drawn)
+        kept = f"{self._content} {segments}" if self.packed_as else ""
+        if self.steps is None:
+            return self.worker_pool.submit(read_block, file, alike, block.start, block.stop, layout, ref, kept)
+        return self.worker_pool.submit(read_passing_block, file, alike, segments, layout, steps, ref, drawn, kept)
 
     @cached_property
     def _told(self) -> tuple[Once, Once, Once, Once]:
         alike = self.files.alike if isinstance(self.files, ScannedFiles) else NOTHING_ALIKE
         return Once(self.read_layout), Once(self.steps), Once(self.drawn), Once(alike)
+
+    @cached_property
+    def _content(self) -> str:
+        """A digest of what blocks hold of their events, which are those of `packed_as`."""
+        return sha256(repr((self.packed_as, self.read_layout, self.drawn)).encode()).hexdigest()
 
     @cached_property
     def _reads(self) -> list[str]:
@@ -555,27 +563,39 @@ def _events(pieces: Sequence[tuple[Array, ...]]) -> int:
     return sum(len(piece[0]) for piece in pieces)
 
 
-def read_block(file: RootFile, alike: Alike, start: int, stop: int, layout: Layout, ref: BufferRef | None) -> Any:
-    """Runs in a reader process: read and pack one block."""
+def read_block(
+    file: RootFile, alike: Alike, start: int, stop: int, layout: Layout, ref: BufferRef | None, kept: str
+) -> Any:
+    """Runs in a reader process: read and pack one block, or take it from the cache where it is `kept`."""
     from mlaas4hep_tf.io.opening import opened  # here, so that the training process never imports uproot
+    from mlaas4hep_tf.io.packed_blocks import remembered
     from mlaas4hep_tf.io.reader import read_packed
 
+    def read() -> Any:
+        found = opened(file)
+        return _with_opened(read_packed(found, start, stop, layout, ref), file, found)
+
     keep_freed_memory()
-    found = opened(file.with_alike(alike))
-    return _with_opened(read_packed(found, start, stop, layout, ref), file, found)
+    file = file.with_alike(alike)
+    return remembered(kept, file, ref, read)
 
 
 def read_passing_block(
     file: RootFile, alike: Alike, segments: Sequence[Segment], layout: Layout, steps: Steps, ref: BufferRef | None,
-    drawn: Sequence[Drawn] = (),
+    drawn: Sequence[Drawn] = (), kept: str = "",
 ) -> Any:  # fmt: skip
-    """Runs in a reader process: read, cut, derive and pack one block."""
+    """Runs in a reader process: read, cut, derive and pack one block, or take it from the cache where it is `kept`."""
     from mlaas4hep_tf.analysis.reading import read_passing
     from mlaas4hep_tf.io.opening import opened
+    from mlaas4hep_tf.io.packed_blocks import remembered
+
+    def read() -> Any:
+        found = opened(file)
+        return _with_opened(read_passing(found, segments, layout, steps, ref, drawn), file, found)
 
     keep_freed_memory()
-    found = opened(file.with_alike(alike))
-    return _with_opened(read_passing(found, segments, layout, steps, ref, drawn), file, found)
+    file = file.with_alike(alike)
+    return remembered(kept, file, ref, read)
 
 
 def _with_opened(packed: Any, file: RootFile, found: RootFile) -> Any:
