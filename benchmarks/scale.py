@@ -20,23 +20,27 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
+from typing import TYPE_CHECKING
 
-from mlaas4hep_tf import ReadOptions, RootDataset, Specs, scan
-from mlaas4hep_tf.bench import environment
-from mlaas4hep_tf.io.clusters import on_dask
-from mlaas4hep_tf.streaming.position import Position
+if TYPE_CHECKING:  # workers of Dask import this module: TensorFlow is imported where it is used
+    from mlaas4hep_tf import RootDataset, Specs
 
 BATCH = 1024
 
 
 def packed_bytes(ds: RootDataset) -> float:
     """Bytes per event that readers send to the training process."""
+    from mlaas4hep_tf.streaming.position import Position
+
     chunk = next(ds._stream.chunks(ds.plan, Position(0)))  # noqa: SLF001 (what is measured lies below the public interface)
     return sum(array.nbytes for array in chunk[1:]) / len(chunk[0])
 
 
 def read_everywhere(files: list[str], specs: Specs, workers: list[int], rounds: int) -> None:
     """Print the rates of epochs, read by processes here and by workers of Dask."""
+    from mlaas4hep_tf import ReadOptions, RootDataset
+    from mlaas4hep_tf.io.clusters import on_dask
+
     rates = defaultdict[str, list[float]](list)
     with ExitStack() as stack:
         ways = {f"{n} local readers": ReadOptions(workers=n) for n in workers}
@@ -80,6 +84,9 @@ def train_together(files: list[str], specs: Specs, processes: list[int], labels:
 
 
 def main() -> None:
+    from mlaas4hep_tf import scan
+    from mlaas4hep_tf.bench import environment
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+")
     parser.add_argument("--tree")
