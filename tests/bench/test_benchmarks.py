@@ -3,11 +3,14 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import paper_tables
 import pytest
 import rewrite
+import simulate_epoch
 import sweep
 import uproot
+from simulate_scale import Model, planned
 
 from mlaas4hep_tf import RootDataset, scan
 from mlaas4hep_tf.io.branches import Selection
@@ -93,3 +96,20 @@ def test_rewritten_files_hold_the_same_events(files, tmp_path, compression):
     assert set(before.keys()) == set(after.keys())
     assert all(before[k].array().tolist() == after[k].array().tolist() for k in before.keys())  # noqa: SIM118 (uproot)
     assert after["x"].num_baskets == 2
+
+
+@pytest.mark.parametrize(("twice", "dropped", "wrong"), [([], [], 0), ([3], [], 1), ([], [3], 1), ([3], [4], 2)])
+def test_the_simulation_of_an_epoch_tells_what_came_twice_or_never(twice, dropped, wrong):
+    blocks = np.concatenate([*simulate_epoch.walk(planned(30, 1000, 100, 5000))])
+    account = simulate_epoch.Account(30, 1000)
+    account.add(np.concatenate([np.delete(blocks, dropped, axis=0), blocks[twice]]))
+    assert account.wrong() == wrong
+
+
+def test_readers_of_the_simulation_deliver_every_event():
+    plan = planned(30, 1000, 100, 5000)
+    found = simulate_epoch.simulate(plan, 1000, Model(readers=4, slow=0, failing=0, dying=0))
+    blocks = len(np.concatenate([*simulate_epoch.walk(plan)]))
+    assert (found["events"], found["blocks"], found["openings"]) == (30_000, blocks, 30)
+    least = (30_000 / 50_000 + 0.1 * blocks + 0.155 * 30) / 4  # decoding, requests and openings of four at a time
+    assert least <= found["simulated seconds"] <= least + 1
