@@ -46,12 +46,12 @@ def write_onnx(folder: Path, graphs: Mapping[str, tuple[Any, Arrays]], card: Map
     for name, (graph, request) in graphs.items():
         try:
             model = converted(graph)
+            check_agreement(name, model, graph, request)
         except NotConvertible as error:
             if name == NETWORK:
                 raise ModelError(f"the network cannot be written as ONNX: {error}") from error
             warnings.warn(f"{name} is not written, {NETWORK} is: {error}", DataWarning, stacklevel=3)
             continue
-        check_agreement(name, model, graph, request)
         _describe(model, card)
         (folder / name).write_bytes(model.SerializeToString())
 
@@ -138,9 +138,13 @@ def check_agreement(name: str, model: Any, graph: Any, request: Arrays) -> None:
     """Hold onnxruntime's answers to TensorFlow's.
 
     Raises:
-        ModelError: they differ by more than `TOLERANCE`, or onnxruntime gives none.
+        ModelError: they differ by more than `TOLERANCE`.
+        NotConvertible: onnxruntime does not take it, such as one in bfloat16.
     """
-    runtime = session(model)
+    try:
+        runtime = session(model)
+    except Exception as error:  # its own, which are of no common class
+        raise NotConvertible(f"onnxruntime does not take it: {next(iter(str(error).splitlines()), '')}") from error
     outputs = [output.name for output in runtime.get_outputs()]
     wanted = {one.name for one in runtime.get_inputs()}  # an input that the graph does not use is dropped
     expected = graph(**{key: tf.constant(value) for key, value in request.items()})

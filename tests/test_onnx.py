@@ -150,6 +150,23 @@ def test_a_network_that_onnx_lacks(specs, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_network_that_onnxruntime_does_not_take(specs, tmp_path):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = build("set", specs)
+    finally:
+        keras.config.set_dtype_policy(before)
+    with (
+        pytest.warns(DataWarning, match="is not written, network.onnx is: onnxruntime does not take it"),
+        pytest.raises(
+            ModelError, match=r"the network cannot be written as ONNX: onnxruntime does not take it: .*bfloat16"
+        ),
+    ):
+        export(model, Preprocessor(specs, "minmax"), tmp_path / "onnx", format="onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_formats_that_there_are(specs, tmp_path):
     with pytest.raises(ModelError, match="a model is exported as 'savedmodel' or 'onnx', not 'tflite'"):
         exported("mlp", specs, tmp_path / "1", format="tflite")

@@ -401,6 +401,22 @@ def plot_reweighted(reweighted: Mapping[str, Any], classes: Classes) -> Figure:
     return figure
 
 
+def plot_inputs(inputs: Sequence[Mapping[str, Any]], classes: Classes | None) -> Figure:
+    """Each branch by class (`inputs.distributions`), every class as shares of its own."""
+    figure, grid = _grid(len(inputs), height=2.6)
+    known = {0: BACKGROUND} if classes is None else colors(classes)
+    for one, axes in zip(inputs, grid, strict=False):
+        for label, color in known.items():
+            content = np.array(one["content"][label])
+            name = "all events" if classes is None else classes.names[label]
+            axes.stairs(content / (content.sum() or 1.0), one["edges"], color=color, label=name, linewidth=1.5)
+        axes.set(xlabel=one["branch"], ylabel="share of all" if classes is None else "share of the class")
+    lines, names = grid[0].get_legend_handles_labels()
+    figure.legend(lines, names, ncols=len(names), loc="lower center", bbox_to_anchor=(0.5, 1))
+    figure.tight_layout()
+    return figure
+
+
 def plot_multiplicities(specs: Specs) -> Figure:
     """Events against multiplicity of each group, and where its length cuts."""
     groups: dict[str, BranchSpec] = {g: m[0] for g, m in specs.groups.items() if m[0].multiplicities}

@@ -52,6 +52,10 @@ CURVES = "Loss and metric per epoch. Dropout is on for the training curve, so it
 REWEIGHTED = (
     "Sum of weights of each class in training, as a share of the class: before the reweighting dotted, with it solid."
 )
+INPUTS = (
+    "What the model takes, by class, the most important branches first: a sample of the test events in the unit of the "
+    "branch, without the outermost 0.5 % on both sides, of lists all objects. Each class is normalised to 1."
+)
 CUT_FLOW = "Events that each condition of the selection leaves, of all that were scanned."
 MULTIPLICITY = "How many objects events have, by group; dotted: where the length cuts."
 
@@ -101,6 +105,8 @@ def write_report(
         about_data = [Plot("multiplicity", plots.plot_multiplicities(specs), MULTIPLICITY)]
         if specs.cutflow is not None:
             about_data.insert(0, Plot("cutflow", plots.plot_cut_flow(specs.cutflow), CUT_FLOW))
+        if metrics.get("inputs"):
+            about_data.insert(0, Plot("inputs", plots.plot_inputs(metrics["inputs"], classes), INPUTS, wide=True))
         drawn = {
             name: [one.saved(folder) for one in shown]
             for name, shown in (*physics.items(), ("learning", others), ("data", about_data))

@@ -38,6 +38,7 @@ from mlaas4hep_tf.runs.config import (
     describe,
 )
 from mlaas4hep_tf.runs.importance import permutation_importance
+from mlaas4hep_tf.runs.inputs import distributions
 from mlaas4hep_tf.runs.interrupt import Interrupt
 from mlaas4hep_tf.runs.lock import held
 from mlaas4hep_tf.runs.processes import ALONE, Processes
@@ -186,6 +187,8 @@ def _train(
     if reports:
         over = over_training(results["train"], results["test"])
         metrics["over_training"] = {name: asdict(one) for name, one in over.items()}
+        important = [one["branch"] for one in metrics["importance"]]
+        metrics["inputs"] = distributions(config, ds.specs, task.class_names, important)
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     (folder / CHECKPOINT).unlink(missing_ok=True)
     if reports:
