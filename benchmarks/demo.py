@@ -1,6 +1,7 @@
 """The main job from the shell: scan, train, evaluate, export and predict on simulated ttH(bb) events.
 
-Run by ``make demo``; every line that it prints with ``$`` can be typed as it is.
+Run by ``make demo``; every line that it prints with ``$`` can be typed as it is.  Here all run in one process, as
+each of its own would import TensorFlow anew and start new reader processes.
 """
 
 from __future__ import annotations
@@ -8,16 +9,21 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from time import perf_counter
 
+from mlaas4hep_tf.cli import main as mlaas4hep_tf
+
 
 def run(*command: str) -> None:
     print(f"\n$ {shlex.join(command)}", flush=True)
-    program = str(Path(sys.executable).with_name(command[0]))
-    subprocess.run([program, *command[1:]], check=True)
+    sys.argv = [*command]
+    try:
+        mlaas4hep_tf()
+    except SystemExit as ended:
+        if ended.code:
+            raise
 
 
 def main() -> None:
