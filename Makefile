@@ -40,13 +40,24 @@ servers: install
 	sh tests/install_servers.sh
 	sh tests/install_clients.sh
 
-# ROOT in an environment of its own: its loader is compared with ours
-peers: .peers/root/.installed
+# loaders of others, each in an environment of its own, which `bench` times beside ours; TORCH may name a smaller one
+TORCH ?= torch
+peers: .peers/root/.installed .peers/weaver/.installed .peers/f9columnar/.installed
 	@echo 'MLAAS4HEP_ROOT_PYTHON=$(CURDIR)/.peers/root/bin/python $(BIN)/python -m pytest tests/streaming/test_beside_root.py'
 
 .peers/root/.installed:
 	$(PYTHON) -m venv --clear .peers/root
-	.peers/root/bin/pip install --quiet --disable-pip-version-check root
+	.peers/root/bin/pip install --quiet --disable-pip-version-check root tensorflow
+	touch $@
+
+.peers/weaver/.installed:
+	$(PYTHON) -m venv --clear .peers/weaver
+	.peers/weaver/bin/pip install --quiet --disable-pip-version-check $(TORCH) weaver-core
+	touch $@
+
+.peers/f9columnar/.installed:
+	$(PYTHON) -m venv --clear .peers/f9columnar
+	.peers/f9columnar/bin/pip install --quiet --disable-pip-version-check $(TORCH) f9columnar
 	touch $@
 
 lint: install

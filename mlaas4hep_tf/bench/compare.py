@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from mlaas4hep_tf.bench.peers import peer_ways
 from mlaas4hep_tf.io.files import FileArgument, RootFile
 from mlaas4hep_tf.io.page_index import PageIndex
 from mlaas4hep_tf.io.policy import ReadPolicy
@@ -37,7 +38,8 @@ RATIOS = (
     ("scan", "uproot_iterate"), ("scan", "paper_scan"), ("dataset_1024", "uproot_iterate"),
     ("dataset_1024", "user_pipeline"), ("dataset_1024", "paper_chunk"), ("dataset_1024", "decompress_limit"),
     ("dataset_100", "dataset_1024"), ("memory_1024", "dataset_1024"), ("fit_1024", "memory_1024"),
-    ("fit_1024", "fit_memory_1024"),
+    ("fit_1024", "fit_memory_1024"), ("dataset_1024", "root_tensorflow"), ("dataset_1024", "root_numpy"),
+    ("memory_1024", "root_eager"), ("dataset_1024", "weaver"), ("dataset_1024", "f9columnar"),
 )  # fmt: skip
 
 
@@ -86,6 +88,8 @@ def run_bench(
     - ``decompress_limit``: fetching and decompressing the same baskets and nothing else, on all cores;
     - ``scan``, ``dataset_1024``, ``dataset_100``: ours, the latter for `EPOCHS` epochs, each read from the files;
     - ``memory_1024``: the same with what is kept in memory;
+    - ``root_tensorflow``, ``root_numpy``, ``root_eager``: ROOT's RDataLoader; ``weaver``, ``f9columnar``: the loaders
+      of weaver-core and F9Columnar; each where ``make peers`` installed it, in its own process and environment;
     - ``fit_1024``, ``fit_memory_1024``: the paper's network trained from the files and from memory.
 
     Every dataset and process pool is made before the clock starts; opening files counts for `scan` and
@@ -102,6 +106,7 @@ def run_bench(
     opened = open_scanned(datasets[LARGE].files, WorkerPool(read))
     ways: dict[str, Callable[[], float]] = {
         **_plain_ways(opened, specs, WorkerPool(read)),
+        **peer_ways(opened, specs, LARGE, EPOCHS),
         "scan": lambda: _timed(lambda: scan_all().entries),
         "dataset_1024": lambda: _timed(lambda: _drain(datasets[LARGE], EPOCHS)),
         "dataset_100": lambda: _timed(lambda: _drain(datasets[SMALL], EPOCHS)),
