@@ -20,9 +20,9 @@ import fsspec
 
 from mlaas4hep_tf.errors import InputFileError
 from mlaas4hep_tf.io.cache import Cache
+from mlaas4hep_tf.io.header import HEADER, uuid_in
 from mlaas4hep_tf.io.http import HttpFiles
 from mlaas4hep_tf.io.policy import conditions, place
-from mlaas4hep_tf.io.stamps import HEADER, uuid_in
 
 Range = tuple[int, int]  # seek, size
 

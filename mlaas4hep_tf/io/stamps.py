@@ -6,9 +6,7 @@ from uuid import UUID
 
 from mlaas4hep_tf.io.faults import blame
 from mlaas4hep_tf.io.files import Source, file_status
-
-HEADER = 100  # bytes at the start of a ROOT file, its uuid among them
-_LARGE = 1_000_000  # is added to the version in the header where positions have 8 bytes
+from mlaas4hep_tf.io.header import HEADER, uuid_in
 
 
 def file_stamp(source: Source) -> tuple[int, object]:
@@ -32,9 +30,3 @@ def file_uuid(source: Source) -> str:
             return str(UUID(bytes=uuid_in(identity(source.url).header)))
         with open(source.location, "rb") as file:
             return str(UUID(bytes=uuid_in(file.read(HEADER))))
-
-
-def uuid_in(header: bytes) -> bytes:
-    """The uuid in the first bytes of a ROOT file."""
-    start = 59 if int.from_bytes(header[4:8]) >= _LARGE else 47  # positions of 8 or 4 bytes lie before it
-    return header[start : start + 16]
