@@ -90,6 +90,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no ty
         """
         super().__init__()
         self._path, self._every, self._others, self._stop = path, Every.parse(every), tuple(callbacks), stop
+        self._keeping = [one for one in self._others if hasattr(one, "get_state") or type(one).__name__ in _KEPT]
         self._given, self._together = (train, valid), together
         self._warned = self._begun = False
         self._take(checkpoints.read(path) if resume else None)
@@ -213,7 +214,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no ty
             _assign("metrics", self.model.metrics_variables, self._saved["metrics"])
             return
         _assign("model and optimizer", self._variables(), self._saved["variables"])
-        for callback, (kind, state) in zip(self._others, self._saved["callbacks"], strict=False):
+        for callback, (kind, state) in zip(self._keeping, self._saved["callbacks"], strict=False):
             if kind != type(callback).__name__:
                 raise ResumeError(f"a training goes on with the same callbacks: {kind} then, {callback!r} now")
             _set_state(callback, state)
@@ -228,7 +229,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no ty
             "variables": [_numpy(v) for v in self._variables()],
             "metrics": [_numpy(v) for v in self.model.metrics_variables],
             "history": self.history, "stopped": bool(self.model.stop_training and batch == 0),
-            "callbacks": [(type(one).__name__, _get_state(one)) for one in self._others],
+            "callbacks": [(type(one).__name__, _get_state(one)) for one in self._keeping],
         }  # fmt: skip
         if whole is None or whole.writes:
             checkpoints.write(self._path, self._last)

@@ -137,6 +137,15 @@ def test_the_best_epoch_is_kept_and_training_stops(tmp_path):
     assert any((tmp_path / "run" / "tensorboard").rglob("events*"))
 
 
+def test_a_training_goes_on_without_a_callback_that_keeps_nothing(data, tmp_path):
+    files, specs = data
+    ds = RootDataset(files, specs, labels=[1, 0], batch_size=50)
+    nan = keras.callbacks.TerminateOnNaN()
+    kept = {"checkpoint": tmp_path / "training.ckpt", "resume": True}
+    fit(build("mlp", specs), ds, epochs=1, callbacks=[nan], **kept)
+    assert len(fit(build("mlp", specs), ds, epochs=2, **kept).history["loss"]) == 2
+
+
 def test_waiting_for_input_is_told_from_computing():
     def waits(reading, computing, **compile_options):
         def batches():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -75,37 +76,90 @@ def test_when_one_process_fails_all_end():
 
 
 TRAIN = """
-import glob, hashlib, sys
+import glob, hashlib, os, signal, sys
 import numpy as np
+import mlaas4hep_tf.train as training
 from mlaas4hep_tf import Specs
 from mlaas4hep_tf.runs import RunConfig, train_run
-from mlaas4hep_tf.runs.processes import Processes
+from mlaas4hep_tf.runs.processes import ALONE, Processes
 
-folder, index, address = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+folder, count, index, address, kill_at = sys.argv[1], *map(int, sys.argv[2:4]), sys.argv[4], int(sys.argv[5])
+
+class Killed(training.Resume):
+    steps = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, logs)
+        Killed.steps += 1
+        if Killed.steps == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+training.Resume = Killed
 config = RunConfig(tuple(sorted(glob.glob(folder + "/*.root"))), labels=(0.0, 1.0), epochs=2, batch_size=20)
-run = train_run(config, Specs.load(folder + "/specs.json"), folder + "/run", processes=Processes(2, index, address))
+run = train_run(
+    config, Specs.load(folder + "/specs.json"), folder + "/run", checkpoint_every=3, resume=True,
+    processes=Processes(count, index, address) if count > 1 else ALONE,
+)
 weights = b"".join(np.asarray(weight).tobytes() for weight in run.model.get_weights())
 print(hashlib.sha256(weights).hexdigest())
 """
 
 
-@pytest.mark.slow
-def test_two_processes_train_one_model(tmp_path):
+def train_together(folder, count=2, kill_at=0):
+    """The status of each process and what it printed; they are ended when one is killed, as the shell's are."""
+    address = f"127.0.0.1:{free_port()}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TRAIN, folder, str(count), str(index), address, str(kill_at if index else 0)],
+            env=os.environ | {"KERAS_BACKEND": "jax"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for index in range(count)
+    ]  # fmt: skip
+    if kill_at:
+        processes[1].communicate(timeout=280)
+        processes[0].kill()
+    said = [process.communicate(timeout=280)[0] for process in processes]
+    return [process.returncode for process in processes], said
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """A folder with data and a run of two processes, and the digest of the model's weights."""
     if find_spec("jax") is None:
         pytest.skip("jax is not installed (pip install 'mlaas4hep_tf[jax]')")
-    quiet_scan(write_files(tmp_path, [400, 401], basket=100)).save(tmp_path / "specs.json")
-    address = f"127.0.0.1:{free_port()}"
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", TRAIN, tmp_path, str(index), address], env=os.environ | {"KERAS_BACKEND": "jax"},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for index in range(2)
-    ]  # fmt: skip
-    said = [process.communicate(timeout=280) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    digests = {out.split()[-1] for out, _ in said}
-    assert len(digests) == 1
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    folder = tmp_path_factory.mktemp("together")
+    quiet_scan(write_files(folder, [400, 401], basket=100)).save(folder / "specs.json")
+    statuses, said = train_together(folder)
+    assert statuses == [0, 0], said
+    (digest,) = {text.split()[-1] for text in said}
+    return folder, digest
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(uninterrupted):
+    run = uninterrupted[0] / "run"
+    metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["epochs"] == 2 and metrics["model"]["backend"] == "jax"
-    assert not (tmp_path / "run" / "training.ckpt").exists()
+    assert not (run / "training.ckpt").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_that_were_killed_go_on_to_the_same_weights(uninterrupted, tmp_path):
+    folder, digest = uninterrupted
+    own, kept = tmp_path / "own", tmp_path / "kept"
+    shutil.copytree(folder, own, ignore=shutil.ignore_patterns("run"))
+    statuses, said = train_together(own, kill_at=5)  # of 13 steps an epoch
+    assert statuses == [-9, -9], said
+    (status,), (told,) = train_together(own, count=1)
+    assert status == 1 and "inside of an epoch a training goes on with as many processes as before" in told
+    statuses, said = train_together(own, kill_at=11)  # behind the third step: the first of the second epoch
+    assert statuses == [-9, -9], said
+    shutil.copytree(own / "run", kept)
+    statuses, said = train_together(own)
+    assert statuses == [0, 0], said
+    assert {text.split()[-1] for text in said} == {digest}
+    shutil.rmtree(own / "run")
+    kept.rename(own / "run")
+    statuses, said = train_together(own, count=1)  # from an epoch's end
+    assert statuses == [0], said
+    assert json.loads((own / "run" / "metrics.json").read_text())["epochs"] == 2
