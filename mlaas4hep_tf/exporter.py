@@ -450,6 +450,12 @@ def _told(task: Task | None) -> dict[str, Any]:
     }
 
 
+def _example(specs: Specs) -> dict[str, Any]:
+    """The example of the specs as the model takes it: what was left out after the scan is not in it."""
+    known = (one.name for one in specs.served_inputs if one.name in specs.example)
+    return {input_name(name): specs.example[name] for name in known}
+
+
 def _ragged_example(specs: Specs) -> dict[str, list[Any]]:
     """The example as the signature ``ragged`` takes it: values and row splits; empty where there is none."""
     found: dict[str, list[Any]] = {}
@@ -486,7 +492,7 @@ def _card(
         "padding": "NaN",
         "columns": len(specs.vector_names),
         "inputs": {one.name: input_name(one.name) for one in specs.served_inputs} | beside,
-        "example": dict.fromkeys(beside.values(), 0) | {input_name(name): v for name, v in specs.example.items()},
+        "example": dict.fromkeys(beside.values(), 0) | _example(specs),
         "ragged_example": {name: [0] for name in beside.values()} | _ragged_example(specs),
         "versions": {package: version(package) for package in packages},
         "metrics": None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from mlaas4hep_tf.analysis.applied import Applied
 from mlaas4hep_tf.analysis.reading import arrays, group_counts, passing
 from mlaas4hep_tf.analysis.steps import Steps
+from mlaas4hep_tf.errors import DataWarning, MlaasError
 from mlaas4hep_tf.expressions.by_numpy import NumPy
 from mlaas4hep_tf.io.branches import Selection
 from mlaas4hep_tf.io.files import FileArgument, RootFile, expand
@@ -72,6 +74,15 @@ def reference(
     parts = ((opened[at.file].part(names, at.start, at.stop), at.start, at.stop) for at in places)
     found = list(pool.map(partial(_counted, task), parts))
     return {"events": sum(map(len, places)), "inputs": _inputs(task, found)}
+
+
+def card_entry(files: FileArgument, specs: Specs) -> dict[str, Any]:
+    """`reference` as an entry of a model card; a warning and no entry where the files cannot be read any more."""
+    try:
+        return {"reference": reference(files, specs)}
+    except MlaasError as error:
+        warnings.warn(f"the model card has no reference histograms of the inputs: {error}", DataWarning, stacklevel=2)
+        return {}
 
 
 def _ranges(specs: Specs) -> dict[str, tuple[float, float]]:

@@ -17,6 +17,7 @@ TRUTH = (
     "nGen*",
     "gen*",
     "*_gen[A-Z]*",
+    "*[a-z]Gen[A-Z]*",
     "*[np]Flavour",
     "LHE*",
     "nLHE*",

@@ -181,6 +181,16 @@ def test_the_sample_request_has_every_branch(demo_specs):
     assert request["Jet_pt"].shape == (2, 14)
 
 
+def test_the_example_has_no_branch_that_was_left_out(tmp_path):
+    path = write_tree(tmp_path / "t.root", {"x": np.arange(3, dtype="f4"), "one": np.ones(3, "f4")})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        specs = scan(path, progress=False).without_constant()
+    folder = export(build("mlp", specs), Preprocessor(specs, "minmax"), tmp_path / "m" / "1")
+    card = json.loads((folder / "assets.extra" / "model_card.json").read_text())
+    assert card["example"].keys() == {"x"} == set(card["inputs"].values())
+
+
 def test_specs_alone_do_not_say_how_values_were_normalised(exported, tmp_path):
     model, ds, _, _ = exported
     with pytest.raises(ModelError, match=r"Specs does not say how values were normalised: give the dataset, the run"):

@@ -172,6 +172,7 @@ def test_a_group_that_few_events_make_wide_is_told_with_the_quantile_that_would_
         ("truth_pt", True), ("isSignal", True), ("mcEventWeight", True), ("Jet_pt", False), ("nMuon", False),
         ("Emc_energy", False), ("hits/hits.e", False), ("Jet_hadronFlavour", True), ("Jet_genJetIdx", True),
         ("LHE_HT", True), ("HTXS_stage_0", True), ("nlhe", False), ("Jets_generic", False),
+        ("MET_fiducialGenPt", True),
     ],
 )  # fmt: skip
 def test_names_of_truth(name, truth):

@@ -66,7 +66,7 @@ from mlaas4hep_tf.cli.output import (
 )
 from mlaas4hep_tf.cli.parsing import friends, groups, patterns, tags
 from mlaas4hep_tf.cli.registry import models, open_registry, runs
-from mlaas4hep_tf.errors import ConfigError, MlaasError
+from mlaas4hep_tf.errors import ConfigError
 from mlaas4hep_tf.io.branches import IDENTIFIERS
 from mlaas4hep_tf.io.formats import FORMATS, check_format
 
@@ -483,15 +483,12 @@ def export(
     import_tensorflow()
     from mlaas4hep_tf.exporter import export as export_model
     from mlaas4hep_tf.exporter import next_version
-    from mlaas4hep_tf.reference import reference
+    from mlaas4hep_tf.reference import card_entry
 
     model, trained, card = source.load()
     target = next_version(to) if form == "savedmodel" else to
     if source.run is not None:
-        try:
-            card["reference"] = reference(trained.config.files, trained.specs)
-        except MlaasError as error:
-            note(f"the model card has no reference histograms of the inputs: {error}")
+        card |= card_entry(trained.config.files, trained.specs)
     made = export_model(model, trained, target, format=cast("Format", form), card=card, folds=cast("FoldChoice", folds))
     out.print(f"exported -> {made}", soft_wrap=True)
 

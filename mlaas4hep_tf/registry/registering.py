@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mlaas4hep_tf.exporter import export
+from mlaas4hep_tf.reference import card_entry
 from mlaas4hep_tf.registry.registry import Registry
 from mlaas4hep_tf.runs.run import Run
 
@@ -35,6 +36,7 @@ def register_run(registry: Registry, run: Run, name: str, tags: Mapping[str, str
 
 def _register(registry: Registry, run: Run, name: str, number: str, tags: Mapping[str, str] | None) -> int:
     told = {"metrics": run.metrics["parts"], "seed": run.config.seed, "trained": run.metrics["date"]}
+    card = told | {"run": number, "version": None} | card_entry(run.config.files, run.specs)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = export(run.model, run, Path(scratch) / name / "1", card=told | {"run": number, "version": None})
+        folder = export(run.model, run, Path(scratch) / name / "1", card=card)
         return registry.register(name, number, folder, tags)

@@ -1,5 +1,6 @@
 """From files in a folder to a served model and back, and the same whatever is killed meanwhile."""
 
+import json
 import os
 import random
 import shutil
@@ -23,6 +24,8 @@ def test_good_files_are_promoted_and_mistaken_ones_are_not(tmp_path, empty_regis
         assert (job["state"], job["version"], job["reason"]) == ("promoted", 1, "the first version")
         score, version = answer(both.server)
         assert (version, score > 0.5) == ("1", True)
+        card = json.loads((tmp_path / "served/demo/1/assets.extra/model_card.json").read_text())
+        assert {"x", "Jet_0"} <= card["reference"]["inputs"].keys()  # by which drift is told
         drop(tmp_path / "data", "mistaken", 3000, mistaken=True, seed=7)
         job = both.client.wait("demo", 2)
         assert (job["state"], job["version"]) == ("kept", 2)
