@@ -63,7 +63,7 @@ class Told:
             if name in features:
                 raise LabelError(
                     f"branch {name!r} cannot be label or weight and a feature too: scan with labels=, targets= or "
-                    "weights=, or exclude it"
+                    "weights= (--labels, --target, --weights), or exclude it (--exclude)"
                 )
 
     def resolve(

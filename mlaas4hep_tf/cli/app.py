@@ -66,7 +66,7 @@ from mlaas4hep_tf.cli.output import (
 )
 from mlaas4hep_tf.cli.parsing import friends, groups, patterns, tags
 from mlaas4hep_tf.cli.registry import models, open_registry, runs
-from mlaas4hep_tf.errors import ConfigError
+from mlaas4hep_tf.errors import ConfigError, shorten
 from mlaas4hep_tf.io.branches import IDENTIFIERS
 from mlaas4hep_tf.io.formats import FORMATS, check_format
 
@@ -165,7 +165,9 @@ def scan(
     if quantile is not None:
         specs = specs.with_lengths(quantile=quantile)
     if drop_constant:
-        specs = specs.without_constant()
+        before, specs = specs, specs.without_constant()
+        dropped = sorted(specs.left_out.keys() - before.left_out.keys())
+        note(f"left out, as they tell nothing: {shorten(dropped) or 'none'}")
     specs.save(to)
     seconds = perf_counter() - start
     if as_json:

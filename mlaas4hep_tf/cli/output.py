@@ -156,6 +156,9 @@ def print_parts(parts: Mapping[str, Mapping[str, Any]]) -> None:
             *_with_error(part["accuracy"], part["accuracy_error"]),
         )  # fmt: skip
     out.print(table)
+    alone = [name for name, part in parts.items() if part["auc"] is None or math.isnan(part["auc"])]
+    if alone:
+        note(f"no AUC where all events are of one class: {', '.join(alone)}")
     if several:
         _print_separations(*list(parts.items())[-1])
 

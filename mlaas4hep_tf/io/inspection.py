@@ -127,9 +127,9 @@ def _find_tree(file: Any, source: Source) -> str:
     if source.tree in trees or classes.get(source.tree) in wanted:  # the newest cycle, or the one named
         return str(source.tree)
     if source.tree is not None:
+        have = f"{shorten(trees)}; file.root:tree names one" if trees else "no tree at all"
         raise TreeError(
-            f"no tree {source.tree!r}{near_misses(source.tree, trees)} in file {source.url}, "
-            f"which has {shorten(trees) or 'no tree at all'}"
+            f"no tree {source.tree!r}{near_misses(source.tree, trees)} in file {source.url}, which has {have}"
         )
     if len(trees) != 1:
         have = f"has {len(trees)} trees ({shorten(trees)})" if trees else "has no tree"

@@ -92,6 +92,7 @@ class Repository:
         self._labels: dict[str, dict[str, int]] = {}
         self._versions: dict[str, dict[int, Version]] = {}
         self._waiting: dict[tuple[str, int], tuple[tuple[Any, ...], float]] = {}  # what a folder looks like, since when
+        self._warned: dict[str, str] = {}  # of a model's folder
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -333,14 +334,19 @@ class Repository:
         try:
             wanted = aspired(versions_in(config.base_path), config.policy)
         except ServingError as error:
-            log.warning("model %s: %s; versions stay as they are", config.name, error.message)
+            self._warn_once(config.name, f"model {config.name}: {error.message}; versions stay as they are")
             return
-        if not wanted:
-            log.warning("No versions of servable %s found under base path %s", config.name, config.base_path)
+        self._warn_once(config.name, "" if wanted else _nothing_in(config))
         for number, folder in sorted(wanted.items(), reverse=True):
             self._try_load(config.name, number, folder)
         if not wanted or any(number in wanted for number in self.available(config.name)):
             self._unload_others(config.name, keep=set(wanted))
+
+    def _warn_once(self, name: str, text: str) -> None:
+        """Say what is wrong with a model's folder when it becomes so, not at every look at the disk."""
+        if text and self._warned.get(name) != text:
+            log.warning("%s", text)
+        self._warned[name] = text
 
     def _try_load(self, name: str, number: int, folder: Path) -> None:
         with self._lock:
@@ -439,6 +445,13 @@ class Repository:
         if servable is not None:
             servable.close()
         version.state = State.END
+
+
+def _nothing_in(config: ModelConfig) -> str:
+    """That a folder has no version; also where it is one itself."""
+    own = "; it is a version itself: give the folder that it lies in"
+    said = f"No versions of servable {config.name} found under base path {config.base_path}"
+    return said + own * (Path(config.base_path) / "saved_model.pb").is_file()
 
 
 def not_ready(repository: Repository) -> ServingError | None:

@@ -167,6 +167,20 @@ def test_what_is_waited_for_is_told_aloud_once_when_the_patience_is_over(tmp_pat
     assert disk.repository.status("m") == [(1, State.AVAILABLE, None)]
 
 
+def test_a_folder_without_a_version_is_told_once_until_it_has_one(tmp_path, caplog):
+    disk = Disk(tmp_path)
+    disk.base.mkdir(exist_ok=True)
+    (disk.base / "saved_model.pb").touch()
+    disk.configure()
+    for _ in range(3):
+        disk.repository.poll()
+    (told,) = [one.getMessage() for one in caplog.records if "No versions" in one.getMessage()]
+    assert told.endswith("it is a version itself: give the folder that it lies in")
+    disk.write(1)
+    disk.repository.poll()
+    assert disk.repository.available("m") == [1]
+
+
 def test_a_version_that_can_never_be_loaded_is_given_up_at_once(disk):
     disk.write(1)
     disk.configure()
