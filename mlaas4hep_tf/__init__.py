@@ -6,6 +6,7 @@ Importing the package imports neither TensorFlow nor uproot: the reader processe
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -50,6 +51,10 @@ if TYPE_CHECKING:
     from mlaas4hep_tf.io.read_options import ReadOptions
     from mlaas4hep_tf.scanner import scan
     from mlaas4hep_tf.specs import Specs
+
+
+if find_spec("triton"):
+    import_module("triton")  # PyTorch's compiler: it ends the process if it comes after TensorFlow
 
 
 def __getattr__(name: str) -> Any:
