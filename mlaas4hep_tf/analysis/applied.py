@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mlaas4hep_tf.analysis.steps import Steps
-from mlaas4hep_tf.expressions.evaluation import Operations, evaluate
+from mlaas4hep_tf.expressions.evaluation import Operations
 from mlaas4hep_tf.expressions.tree import Node
 
 
@@ -71,7 +71,7 @@ class Applied(Mapping[str, Any]):
         self._known, self._passing, self.entries = {}, passing, do.size(do.keep(passing, passing))
 
     def _work_out(self, nodes: Sequence[Node]) -> list[Any]:
-        return evaluate(nodes, self._do, self, {**self.counts, **self._inner}, self.entries)
+        return self._do.work_out(nodes, self, {**self.counts, **self._inner}, self.entries)
 
     def _cut(self, group: str, kept: Any) -> None:
         do = self._do

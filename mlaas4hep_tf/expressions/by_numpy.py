@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mlaas4hep_tf.expressions.tree import Type
+from mlaas4hep_tf.expressions.parts import evaluate_in_parts
+from mlaas4hep_tf.expressions.tree import Node, Type
 
 Array = npt.NDArray[Any]
 
@@ -101,6 +102,11 @@ class NumPy:
         there = counts > place
         out[there] = x[self.before(counts)[there] + place]
         return out
+
+    def work_out(
+        self, nodes: Sequence[Node], values: Mapping[str, Array], counts: Mapping[str, Array], entries: int
+    ) -> list[Array]:
+        return evaluate_in_parts(nodes, self, values, counts, entries)
 
     def sorted(self, keys: Array, counts: Array) -> Array:
         return np.lexsort((keys, np.repeat(np.arange(len(counts)), counts)))

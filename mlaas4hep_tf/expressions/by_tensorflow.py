@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from mlaas4hep_tf.expressions.tree import Type
+from mlaas4hep_tf.expressions.evaluation import evaluate
+from mlaas4hep_tf.expressions.tree import Node, Type
 
 _TINY = float(np.finfo(np.float32).tiny)
 _DTYPES = {"bool": tf.bool, "int": tf.int64, "float": tf.float64}
@@ -131,6 +132,11 @@ class TensorFlow:
         padded = tf.concat([x, tf.constant([np.nan], x.dtype)], 0)
         nowhere = tf.size(x, tf.int64)
         return tf.gather(padded, tf.where(counts > place, self.before(counts) + place, nowhere))
+
+    def work_out(
+        self, nodes: Sequence[Node], values: Mapping[str, tf.Tensor], counts: Mapping[str, tf.Tensor], entries: Any
+    ) -> list[tf.Tensor]:
+        return evaluate(nodes, self, values, counts, entries)
 
     def sorted(self, keys: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
         missing = tf.math.is_nan(keys)

@@ -54,6 +54,11 @@ class Operations(Protocol):
     def sorted(self, keys: Any, counts: Any) -> Any:
         """The places of the values in each list by rising key: equal ones as they are, NaN last."""
 
+    def work_out(
+        self, nodes: Sequence[Node], values: Mapping[str, Any], counts: Mapping[str, Any], entries: Any
+    ) -> list[Any]:
+        """What `evaluate` gives of these arrays."""
+
 
 def evaluate(
     nodes: Sequence[Node], operations: Operations, values: Mapping[str, Any], counts: Mapping[str, Any], entries: Any

@@ -102,6 +102,11 @@ def branches_of(*nodes: Node) -> frozenset[str]:
     return frozenset(str(one.value) for one in _parts(nodes) if one.op == "branch")
 
 
+def branch_axes(*nodes: Node) -> dict[str, Axis | None]:
+    """Branches that values depend on -> whose values they are: None for those of the event."""
+    return {str(one.value): one.axis for one in _parts(nodes) if one.op == "branch"}
+
+
 def integer_branches(*nodes: Node) -> frozenset[str]:
     """Names of integer branches that meet an operation for which every digit counts."""
     exact = [one for one in _parts(nodes) if one.op in EXACT and one.type == "int"]

@@ -8,6 +8,7 @@ import tensorflow as tf
 from helpers.expressions import JET, SCHEMA, condition, events, number
 from helpers.soak import cases, report
 
+from mlaas4hep_tf.expressions import parts
 from mlaas4hep_tf.expressions.by_numpy import NumPy
 from mlaas4hep_tf.expressions.by_tensorflow import TensorFlow
 from mlaas4hep_tf.expressions.evaluation import evaluate
@@ -48,6 +49,17 @@ def test_two_interpreters_one_meaning():
         assert not far, (seed, text, one, two)
         values_compared, differ = values_compared + len(one), differ + some
     report("expressions", expressions=asked, values=values_compared, one_unit_apart=differ, further_apart=0)
+
+
+def test_events_in_parts_have_the_same_values(monkeypatch):
+    monkeypatch.setattr(parts, "EVENTS", 3)
+    for seed in range(cases(100, 1000)):
+        rng = Random(seed)
+        text = number(rng, rng.choice([None, JET]), rng.randrange(1, 5))
+        values, counts = events(rng, ENTRIES)
+        (whole,) = evaluate([understand(text, SCHEMA)], NumPy(), values, counts, ENTRIES)
+        (apart,) = NumPy().work_out([understand(text, SCHEMA)], values, counts, ENTRIES)
+        np.testing.assert_array_equal(apart, whole, text, strict=True)
 
 
 @pytest.mark.parametrize(
