@@ -77,6 +77,11 @@ def test_importing_the_package_is_cheap():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+def test_opening_local_files_needs_no_library_of_servers():
+    code = "import sys, mlaas4hep_tf.io.inspection; assert 'uproot' in sys.modules and 'aiohttp' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def test_the_public_names_are_there():
     assert sorted(mlaas4hep_tf.__all__) == mlaas4hep_tf.__all__
     for name in mlaas4hep_tf.__all__:

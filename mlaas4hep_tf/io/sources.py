@@ -13,8 +13,7 @@ from typing import Any
 
 import uproot
 
-from mlaas4hep_tf.io.remote import Range, identity, read_ranges
-
+Range = tuple[int, int]  # seek, size
 _HEADER = 100  # bytes in front of the first record (ROOT's TFile, fBEGIN)
 
 
@@ -65,12 +64,16 @@ class _Source(uproot.source.chunk.Source):  # type: ignore[misc]  # uproot has n
 
 
 class RemoteSource(_Source):
-    """A file of a server, read by `remote.read_ranges`."""
+    """A file of a server, read by `remote.read_ranges`; imported here alone, as its libraries take a while."""
 
     def __init__(self, file_path: str, **_: Any) -> None:
+        from mlaas4hep_tf.io.remote import identity
+
         super().__init__(file_path, identity(file_path).size)
 
     def _read(self, ranges: Sequence[Range]) -> list[bytes]:
+        from mlaas4hep_tf.io.remote import read_ranges
+
         return read_ranges(self._file_path, ranges)
 
 
