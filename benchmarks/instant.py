@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 OBJECTS = 4  # of each group in an event
 
 
@@ -13,11 +15,10 @@ def instant_block(file: Any, alike: Any, start: int, stop: int, layout: Any, ref
     from mlaas4hep_tf.io.reader import Packed
 
     events = stop - start
-    specs = [ArraySpec((events, len(layout.flat)), "float32")]
-    for _, names in layout.groups:
-        specs += [ArraySpec((OBJECTS * events, len(names)), "float32"), ArraySpec((events,), "int32")]
+    specs = [ArraySpec((events, len(layout.flat)), "float32"), ArraySpec((events, 2 * len(layout.groups)), "int32")]
+    specs += [ArraySpec((OBJECTS * events, len(names)), "float32") for _, names in layout.groups]
     specs += [ArraySpec((events,), dtype) for _, dtype in layout.targets]
     arrays = allocate(ref, specs)
-    for group in range(len(layout.groups)):
-        arrays[2 + 2 * group][:] = OBJECTS
+    arrays[1][:, ::2] = OBJECTS * np.arange(events)[:, np.newaxis]
+    arrays[1][:, 1::2] = OBJECTS
     return Packed(tuple(specs), tuple(arrays) if ref is None else None)

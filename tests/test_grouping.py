@@ -72,7 +72,7 @@ def test_a_group_is_held_to_one_multiplicity_when_it_is_read(tmp_path):
     path = write(tmp_path / "a.root", jet_pt=lists(SIZES), jet_eta=lists(other))
     file = inspect(Source(path), Selection())
     layout = Layout((), (("jet", ("jet_eta", "jet_pt")),))
-    assert read_packed(file, 0, 100, layout).specs[1].shape == (int(SIZES[:100].sum()), 2)
+    assert read_packed(file, 0, 100, layout).specs[2].shape == (int(SIZES[:100].sum()), 2)
     with pytest.raises(
         InputFileError, match="'jet_eta' and 'jet_pt' differ in multiplicity in 1 events, but group 'jet'"
     ):

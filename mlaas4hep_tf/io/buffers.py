@@ -18,6 +18,8 @@ import sys
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +36,7 @@ class BufferRef:
     fd: int
 
 
-@dataclass(frozen=True)
-class ArraySpec:
+class ArraySpec(NamedTuple):  # which is pickled in half of a dataclass's time
     """Shape and dtype of one array of a buffer."""
 
     shape: tuple[int, ...]
@@ -55,15 +56,24 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether this C library knows the setting.
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
+    mallopt = _mallopt()
+    if mallopt is None:
         return False
     m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3  # names and numbers of malloc.h
     settings = {m_mmap_threshold: 32 << 20, m_trim_threshold: 1 << 30, m_top_pad: 64 << 20}
     return all(mallopt(name, value) for name, value in settings.items())
 
 
+@cache
+def _mallopt() -> Any:
+    """The function of the C library, or None; to look for it takes longer than to call it."""
+    try:
+        return ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return None
+
+
+@cache
 def supported() -> bool:
     """Whether processes of this machine can share buffers so; if not, arrays are pickled."""
     return sys.platform == "linux" and hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
@@ -77,17 +87,17 @@ def offsets(specs: Sequence[ArraySpec]) -> list[int]:
     return positions
 
 
-def views(root: npt.NDArray[np.uint8], specs: Sequence[ArraySpec]) -> list[npt.NDArray[np.generic]]:
-    """The arrays inside a buffer, without a copy."""
-    return [
-        root[start : start + spec.nbytes].view(spec.dtype).reshape(spec.shape)
-        for start, spec in zip(offsets(specs), specs, strict=False)
-    ]
+def views(
+    root: npt.NDArray[np.uint8], specs: Sequence[ArraySpec], starts: Sequence[int]
+) -> list[npt.NDArray[np.generic]]:
+    """The arrays inside a buffer, without a copy; where they start (`offsets`) was worked out for its size."""
+    return [np.ndarray(spec.shape, spec.dtype, root, start) for start, spec in zip(starts, specs, strict=False)]
 
 
 def allocate(ref: BufferRef | None, specs: Sequence[ArraySpec]) -> list[npt.NDArray[np.generic]]:
     """Reader side: arrays to fill, in the shared buffer, or in private memory where there is none."""
-    size = offsets(specs)[-1]
+    starts = offsets(specs)
+    size = starts[-1]
     if ref is None or size == 0:
         return [np.empty(spec.shape, spec.dtype) for spec in specs]
     place = f"/proc/{ref.pid}/fd/{ref.fd}"
@@ -97,7 +107,7 @@ def allocate(ref: BufferRef | None, specs: Sequence[ArraySpec]) -> list[npt.NDAr
     try:
         if os.fstat(fd).st_size < size:
             os.ftruncate(fd, size)
-        return views(_mapped(fd, size, mmap.PROT_READ | mmap.PROT_WRITE), specs)
+        return views(_mapped(fd, size, mmap.PROT_READ | mmap.PROT_WRITE), specs, starts)
     finally:
         os.close(fd)
 
@@ -142,7 +152,8 @@ class BufferPool:
 
     def arrays(self, ref: BufferRef, specs: Sequence[ArraySpec]) -> list[npt.NDArray[np.generic]]:
         """The arrays that a reader left; the buffer is recycled when all of them are garbage."""
-        size = offsets(specs)[-1]
+        starts = offsets(specs)
+        size = starts[-1]
         if size == 0:
             self._recycle(ref.fd)
             return [np.empty(spec.shape, spec.dtype) for spec in specs]
@@ -151,7 +162,7 @@ class BufferPool:
             memory = self._memory[ref.fd] = _mapped(ref.fd, size, mmap.PROT_READ)
         lease = np.frombuffer(memory.data, np.uint8)  # views of it have the lease as base, not the memory
         weakref.finalize(lease, self._recycle, ref.fd)
-        return views(lease, specs)
+        return views(lease, specs, starts)
 
     def _recycle(self, fd: int) -> None:
         if self._closer.alive:
@@ -168,7 +179,8 @@ class ArrayPool:
 
     def take(self, specs: Sequence[ArraySpec]) -> list[npt.NDArray[np.generic]]:
         """Arrays to fill, aligned to 64 bytes, in memory that was used before if there is enough of it."""
-        size = offsets(specs)[-1]
+        starts = offsets(specs)
+        size = starts[-1]
         memory = self._pop()
         while memory is not None and len(memory) < size:  # too small for the chunks of now: let it go
             memory = self._pop()
@@ -176,7 +188,7 @@ class ArrayPool:
             memory = _aligned(size + size // 8)
         lease = np.frombuffer(memory.data, np.uint8)  # views of it have the lease as base, not the memory
         weakref.finalize(lease, self._give_back, memory)
-        return views(lease, specs)
+        return views(lease, specs, starts)
 
     def _pop(self) -> npt.NDArray[np.uint8] | None:
         try:

@@ -14,6 +14,7 @@ from mlaas4hep_tf.io.policy import conditions
 from mlaas4hep_tf.io.reader import Packed
 from mlaas4hep_tf.io.stamps import file_stamp, file_uuid
 
+_FORM = 2  # changes with the arrays that a block has
 _LENGTH = 4  # bytes that say how long the shapes and dtypes are, which stand in front of the arrays
 
 
@@ -30,7 +31,7 @@ def remembered(what: str, file: RootFile, ref: BufferRef | None, read: Callable[
     known = _identity(file) if cache is not None and what else ""
     if cache is None or not known:
         return read()
-    key = f"packed {what} {known}"
+    key = f"packed {_FORM} {what} {known}"
     block = cache.mapped(key)
     if block is not None:
         return _unpacked(block, ref)

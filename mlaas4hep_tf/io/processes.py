@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
@@ -95,6 +96,8 @@ class ReaderProcess:
             command = [sys.executable, "-c", _PROGRAM, str(fd)]
             self._process = subprocess.Popen(command, pass_fds=[fd], stdin=subprocess.DEVNULL)
         self._told = _Remembered()
+        self._answered = select.poll()
+        self._answered.register(self._pipe, select.POLLIN)
         self._send(sys.path)
 
     @property
@@ -126,7 +129,7 @@ class ReaderProcess:
             raise Gone from error
 
     def _answer(self, end: float) -> tuple[Any, BaseException | None, str]:
-        while not self._pipe.poll(min(_LOOK_S, max(0.0, end - time.monotonic()))):
+        while not self._answered.poll(1e3 * min(_LOOK_S, max(0.0, end - time.monotonic()))):
             if not self.alive and not self._pipe.poll():
                 raise Gone
             if time.monotonic() > end:

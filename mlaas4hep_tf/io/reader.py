@@ -41,8 +41,9 @@ _FRIEND_GAP = 4096  # entries of a friend that are read in vain rather than in t
 class Packed:
     """Shapes and dtypes of packed arrays, and the arrays themselves unless they lie in a shared buffer.
 
-    The arrays in order: flat float32 [n, flat]; for each group values float32 [m, branches] and counts int32 [n];
-    for each target its values [n].  `opened` is what opening the file told, where it was opened for this block.
+    The arrays in order: flat float32 [n, flat]; bounds int32 [n, 2 groups], of each group the row of an event's first
+    object and how many it has; for each group values float32 [m, branches]; for each target its values [n].
+    `opened` is what opening the file told, where it was opened for this block.
     """
 
     specs: tuple[ArraySpec, ...]
@@ -305,18 +306,21 @@ def pack(columns: Columns, layout: Layout, ref: BufferRef | None = None) -> Pack
     Features of float64 and integers are rounded to the nearest float32; what lies beyond its range becomes infinite.
     """
     n = columns.num_entries
-    specs = [ArraySpec((n, len(layout.flat)), "float32")]
-    for group, names in layout.groups:
-        specs.append(ArraySpec((int(columns.counts[group].sum()), len(names)), "float32"))
-        specs.append(ArraySpec((n,), "int32"))
+    ends = [np.cumsum(columns.counts[group], dtype=np.int64) for group, _ in layout.groups]
+    specs = [ArraySpec((n, len(layout.flat)), "float32"), ArraySpec((n, 2 * len(ends)), "int32")]
+    specs += [
+        ArraySpec((int(own[-1]) if n else 0, len(names)), "float32")
+        for own, (_, names) in zip(ends, layout.groups, strict=True)
+    ]
     specs += [ArraySpec((n,), dtype) for _, dtype in layout.targets]
-    arrays = allocate(ref, specs)
+    flat, bounds, *_ = arrays = allocate(ref, specs)
     with np.errstate(over="ignore"):
-        _fill(arrays[0], layout.flat, columns)
+        _fill(flat, layout.flat, columns)
         for number, (group, names) in enumerate(layout.groups):
-            _fill(arrays[1 + 2 * number], names, columns)
-            arrays[2 + 2 * number][:] = columns.counts[group]
-        for (name, _), array in zip(layout.targets, arrays[1 + 2 * len(layout.groups) :], strict=True):
+            _fill(arrays[2 + number], names, columns)
+            bounds[:, 2 * number] = ends[number] - columns.counts[group]
+            bounds[:, 2 * number + 1] = columns.counts[group]
+        for (name, _), array in zip(layout.targets, arrays[2 + len(layout.groups) :], strict=True):
             _fill(array[:, np.newaxis], [name], columns)
     return Packed(tuple(specs), tuple(arrays) if ref is None else None)
 

@@ -14,7 +14,6 @@ from hashlib import sha256
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from mlaas4hep_tf.analysis.draws import Draw, Drawn
 from mlaas4hep_tf.analysis.passing import Passing, Segment
@@ -27,14 +26,14 @@ from mlaas4hep_tf.io.lists import IntArray, IntLists
 from mlaas4hep_tf.io.processes import Once
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.scanned_files import ScannedFiles, entries_of, offsets_of
-from mlaas4hep_tf.streaming.kept import Events, Kept, divided
+from mlaas4hep_tf.streaming.kept import Kept
+from mlaas4hep_tf.streaming.pieces import Array, Events, divided, join, objects_of
 from mlaas4hep_tf.streaming.plan import Plan, apportion, chunk_quotas
 from mlaas4hep_tf.streaming.position import Position
 from mlaas4hep_tf.streaming.ranges import EntryRange
 from mlaas4hep_tf.streaming.skipped import Skipped, SkippedRange
 from mlaas4hep_tf.streaming.targets import Target
 
-Array = npt.NDArray[Any]
 SMALL_FILE = 8192  # baskets, about, of a file up to which readers remember where all of them lie
 _log = logging.getLogger(__name__)
 
@@ -211,22 +210,11 @@ class Stream:
 
     def _assemble(self, pieces: Sequence[tuple[Array, ...]], room: Room | None) -> tuple[Array, ...]:
         """Copy pieces behind each other into one chunk, in recycled memory."""
-        groups = self.layout.groups
-        events = _events(pieces)
-        objects = [1 + sum(len(piece[1 + 2 * g]) for piece in pieces) for g in range(len(groups))]
-        rows = [events, events, *objects, *(events for _ in self.targets)]
-        chunk = self.chunk_pool.take(self._chunk_specs(events, objects, room))
-        flat, bounds, *values = (array[:used] for array, used in zip(chunk, rows, strict=True))
-        _join(flat, [piece[0] for piece in pieces])
-        for g, (group, _) in enumerate(groups):
-            values[g][0] = np.nan
-            _join(values[g][1:], [piece[1 + 2 * g] for piece in pieces])
-            counts = np.concatenate([piece[2 + 2 * g] for piece in pieces])
-            bounds[:, 2 * g] = 1 + np.cumsum(counts) - counts
-            bounds[:, 2 * g + 1] = counts
-            self._count(group, counts)
-        for number, target in enumerate(values[len(groups) :], 1 + 2 * len(groups)):
-            _join(target, [piece[number] for piece in pieces])
+        events, objects = _events(pieces), objects_of(pieces, len(self.layout.groups))
+        chunk = self.chunk_pool.take(self._chunk_specs(events, (1 + objects.sum(axis=0)).tolist(), room))
+        join(chunk, pieces, objects)
+        for number, (group, _) in enumerate(self.layout.groups):
+            self._count(group, chunk[1][:events, 2 * number + 1])
         return tuple(chunk)
 
     def _chunk_specs(self, events: int, objects: Sequence[int], room: Room | None) -> list[ArraySpec]:
@@ -256,7 +244,7 @@ class Stream:
             raise
 
     def result(self, reading: _Reading) -> tuple[Array, ...] | None:
-        """Wait for a block: flat; per group values and counts; targets; None if it is lost."""
+        """Wait for the events of a block; None if it is lost."""
         try:
             packed = reading.future.result()
         except (InputFileError, ReaderError) as error:
@@ -353,7 +341,7 @@ class Stream:
 
     def _with_targets(self, arrays: Sequence[Array], file: int) -> tuple[Array, ...]:
         """The arrays of a block, with the labels and weights that are numbers of its file in their place."""
-        features = 1 + 2 * len(self.layout.groups)
+        features = 2 + len(self.layout.groups)
         read = iter(arrays[features:])
         targets = (next(read) if t.branch else np.full(len(arrays[0]), t.per_file[file], t.dtype) for t in self.targets)
         return (*arrays[:features], *targets)
@@ -611,8 +599,3 @@ def read_others(
     from mlaas4hep_tf.analysis.reading import read_beside
 
     return read_beside(names, steps, draw, task)
-
-
-def _join(out: Array, parts: Sequence[Array]) -> None:
-    if parts:
-        np.concatenate(parts, out=out)

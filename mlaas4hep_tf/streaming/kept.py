@@ -7,16 +7,14 @@ from bisect import bisect_right, insort
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 from weakref import WeakSet, finalize
-
-import numpy.typing as npt
 
 from mlaas4hep_tf.errors import PlanError
 from mlaas4hep_tf.io.memory import free_memory
+from mlaas4hep_tf.streaming.pieces import Events, cut
 from mlaas4hep_tf.streaming.ranges import EntryRange
 
-Events = tuple[npt.NDArray[Any], ...]  # packed: flat; per group values and counts; targets
 Keep = Literal["auto"] | bool | int
 
 SHARE = 4  # of the memory that is free all datasets of a process together keep one part in so many
@@ -119,27 +117,3 @@ _all: WeakSet[Kept] = WeakSet()
 def make_kept(keep: Keep, groups: int) -> Kept | None:
     """Where events are kept, or None where none are."""
     return Kept(keep, groups) if keep else None
-
-
-def cut(events: Events, start: int, stop: int, groups: int) -> Events:
-    """Events [start, stop) of packed events, without a copy."""
-    if start == 0 and stop >= len(events[0]):
-        return events
-    out = [events[0][start:stop]]
-    for number in range(groups):
-        values, counts = events[1 + 2 * number], events[2 + 2 * number]
-        first = int(counts[:start].sum())
-        out += [values[first : first + int(counts[start:stop].sum())], counts[start:stop]]
-    return (*out, *(target[start:stop] for target in events[1 + 2 * groups :]))
-
-
-def divided(events: Events, at: int, groups: int) -> tuple[Events, Events]:
-    """The first packed events, and those behind them, without a copy."""
-    first, rest = [events[0][:at]], [events[0][at:]]
-    for number in range(groups):
-        values, counts = events[1 + 2 * number], events[2 + 2 * number]
-        objects = int(counts[:at].sum())
-        first += [values[:objects], counts[:at]]
-        rest += [values[objects:], counts[at:]]
-    targets = events[1 + 2 * groups :]
-    return (*first, *(target[:at] for target in targets)), (*rest, *(target[at:] for target in targets))

@@ -62,10 +62,10 @@ def test_branches_of_one_counter_that_differ_are_groups_apart():
     layout = Layout((), tuple((group, tuple(names)) for group, names in groups.items()))
     packed = read_packed(file.part(layout.names, 10, 90), 10, 90, layout)
     assert packed.arrays is not None
-    _, a_and_m, n, b, own = packed.arrays
+    _, bounds, a_and_m, b = packed.arrays
     tree = uproot.open(ODD / "shared_counter.root")["Events"]  # which knows nothing of counters
-    for found, counts, name in ((a_and_m, n, "a"), (b, own, "b")):
-        events = [event[:, 0].tolist() for event in np.split(found, np.cumsum(counts)[:-1])]
+    for found, rows, name in ((a_and_m, bounds[:, :2], "a"), (b, bounds[:, 2:], "b")):
+        events = [found[first : first + count, 0].tolist() for first, count in rows.tolist()]
         assert events == tree[name].array(entry_start=10, entry_stop=90).tolist()
 
 
