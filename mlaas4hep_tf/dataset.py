@@ -37,6 +37,7 @@ from mlaas4hep_tf.streaming.iterators import iterator
 from mlaas4hep_tf.streaming.kept import Keep, Kept, check_keep, make_kept
 from mlaas4hep_tf.streaming.open_files import befriended, inspect_files, listed, tell_idle_replicas
 from mlaas4hep_tf.streaming.parts import Parts, WholeFiles, part_of, split_sizes
+from mlaas4hep_tf.streaming.permuted import Permuted
 from mlaas4hep_tf.streaming.pipeline import DataLayout, PipelineOptions, build_pipeline, make_finished
 from mlaas4hep_tf.streaming.plan import Plan, make_plan
 from mlaas4hep_tf.streaming.position import BEGINNING, Cursor, Position, describe_order, make_state, read_state
@@ -314,7 +315,7 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         )  # fmt: skip
         _check_remainder(self.plan, stream.skipped)
         self._cursor = Cursor(start)
-        self._finished = make_finished(stream, preprocessor, options, self.plan)
+        self._finished = make_finished(stream, preprocessor, options, self.plan, self._cursor)
         self._ahead = Ahead(stream, self.plan)
         self._pipeline = build_pipeline(
             stream, preprocessor, options, self.plan, self._cursor, self._ahead, self._finished
@@ -407,10 +408,19 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
 
     def __iter__(self) -> Any:
         check_process()
-        return iterator(self, self._iterator)
+        return iterator(self, self._from_memory, self._iterator)
 
-    def _iterator(self) -> Any:
-        """TensorFlow's own iterator; reading begins while it is made."""
+    def _from_memory(self) -> Permuted | None:
+        """The next epoch, begun, if its rows are finished."""
+        return self._finished.epoch() if self._finished is not None else None
+
+    def _iterator(self, epoch: Permuted | None) -> Any:
+        """TensorFlow's own iterator over what is left of an epoch from memory, or else over the next one.
+
+        Reading begins while it is made.
+        """
+        if epoch is not None:
+            return iter(epoch.rest(self.element_spec))
         if tf.executing_eagerly():
             self._ahead.begin(self._cursor.next)
         return super().__iter__()

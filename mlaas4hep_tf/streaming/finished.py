@@ -12,8 +12,9 @@ import tensorflow as tf
 
 from mlaas4hep_tf.io.buffers import ArrayPool, ArraySpec
 from mlaas4hep_tf.streaming.chunks import Room, Stream
+from mlaas4hep_tf.streaming.permuted import Permuted, Rows
 from mlaas4hep_tf.streaming.plan import Plan
-from mlaas4hep_tf.streaming.position import Position
+from mlaas4hep_tf.streaming.position import Cursor, Position
 
 
 class Finished:
@@ -29,28 +30,42 @@ class Finished:
     """
 
     def __init__(
-        self, stream: Stream, plan: Plan, signature: Any, finish: Callable[..., Any], step: int, room: Room | None
-    ) -> None:
-        self._stream, self._plan = stream, plan
+        self, stream: Stream, plan: Plan, cursor: Cursor, signature: Any, finish: Callable[..., Any], step: int,
+        room: Room | None,
+    ) -> None:  # fmt: skip
+        self._stream, self._plan, self._cursor = stream, plan, cursor
         self.signature, self.finish, self.step, self.room = signature, finish, step, room
         self._lock = threading.Lock()
         self._epochs = 0
-        self._rows: Any = None
+        self._rows: Rows | None = None
         self._truncated = Counter[str]()
 
     def rows(self, position: Position) -> Any:
         """The rows as a structure of arrays [entries, ...], or None where this epoch comes from packed events."""
-        if position.batch or position.lost or self._plan.quotas != self._plan.file_group_entries:
+        if not self._whole(position):
             return None
         with self._lock:
             self._epochs += 1
             if self._rows is None and self._epochs > 1 and self._stream.keeps(self._plan):
                 self._rows = self._make(position)
-            if self._rows is not None:
-                self._stream.begin_kept(self._plan, self._truncated)
-            return self._rows
+            if self._rows is None:
+                return None
+            self._stream.begin_kept(self._plan, self._truncated)
+            return tf.nest.pack_sequence_as(self.signature, self._rows.arrays)
 
-    def _make(self, position: Position) -> Any:
+    def epoch(self) -> Permuted | None:
+        """The next epoch, begun, if it is whole and the rows have been made."""
+        position = self._cursor.begin()
+        if self._rows is None or not self._whole(position):
+            return None
+        self._stream.begin_kept(self._plan, self._truncated)
+        return Permuted(self._rows, self._plan.order(position.epoch)[: self._plan.batches * self._plan.batch_size])
+
+    def _whole(self, position: Position) -> bool:
+        """Whether an epoch has each event once."""
+        return not position.batch and not position.lost and self._plan.quotas == self._plan.file_group_entries
+
+    def _make(self, position: Position) -> Rows | None:
         specs = [
             ArraySpec((self._plan.entries, *part.shape[1:]), part.dtype.name)
             for part in tf.nest.flatten(self.signature)
@@ -68,7 +83,7 @@ class Finished:
                 self._put(rows, numbers[: len(own)], self.finish(tf.constant(own), *chunk))
                 numbers = numbers[len(own) :]
         self._truncated.update(self._stream.truncated)
-        return tf.nest.pack_sequence_as(self.signature, rows)
+        return Rows(rows, self.signature, self._plan.batch_size, self._cursor)
 
     @staticmethod
     def _put(rows: list[Any], numbers: Any, element: Any) -> None:

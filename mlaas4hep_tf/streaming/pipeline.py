@@ -19,8 +19,8 @@ import tensorflow as tf
 from mlaas4hep_tf.io.buffers import keep_freed_memory
 from mlaas4hep_tf.io.workers import default_workers
 from mlaas4hep_tf.streaming.chunks import Ahead, Room, Stream
+from mlaas4hep_tf.streaming.data_options import data_options
 from mlaas4hep_tf.streaming.finished import Finished
-from mlaas4hep_tf.streaming.forks import NAME
 from mlaas4hep_tf.streaming.plan import Plan
 from mlaas4hep_tf.streaming.position import Cursor
 from mlaas4hep_tf.transforms.augment import Augmenter
@@ -92,10 +92,12 @@ def build_pipeline(
         batches = batches.map(partial(_fix_rows, batch))
     batches = batches.prefetch(max(2, PREFETCH_ENTRIES // batch))
     known = plan.batches if stream.skipped is None and cursor.next.batch == 0 else None
-    return _with_end(batches, cursor, known).with_options(_settings())
+    return _with_end(batches, cursor, known).with_options(data_options())
 
 
-def make_finished(stream: Stream, preprocessor: Preprocessor, options: PipelineOptions, plan: Plan) -> Finished | None:
+def make_finished(
+    stream: Stream, preprocessor: Preprocessor, options: PipelineOptions, plan: Plan, cursor: Cursor
+) -> Finished | None:
     """Where finished rows are kept once they are there; None if nothing is kept, or rows differ in shape or by epoch.
 
     The bits of a logarithm depend on where in a tensor it stands, as the last few are not worked out side by side.
@@ -109,7 +111,7 @@ def make_finished(stream: Stream, preprocessor: Preprocessor, options: PipelineO
     targets = [tf.TensorSpec((None,), tf.as_dtype(target.dtype)) for target in stream.targets]
     step = _step_entries(preprocessor, options, plan)
     return Finished(
-        stream, plan, options.element(x, targets), _step(preprocessor, options, plan, step), step,
+        stream, plan, cursor, options.element(x, targets), _step(preprocessor, options, plan, step), step,
         _room(preprocessor, options, plan),
     )  # fmt: skip
 
@@ -157,16 +159,6 @@ def _with_end(batches: tf.data.Dataset, cursor: Cursor, known: int | None) -> tf
     turns = which[0].repeat(known - 1).concatenate(which[1]).concatenate(which[0])
     marked = tf.data.Dataset.choose_from_datasets([batches, mark], turns, stop_on_empty_dataset=False)
     return marked.apply(tf.data.experimental.assert_cardinality(known))
-
-
-def _settings() -> tf.data.Options:
-    settings = tf.data.Options()
-    settings.deterministic = True
-    settings.dataset_name = NAME
-    settings.autotune.enabled = False  # there is nothing to tune, and the end of an iterator would wait for the tuner
-    settings.threading.private_threadpool_size = 1 + default_workers()  # one more, as one thread waits for the readers
-    settings.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return settings
 
 
 def _steps(

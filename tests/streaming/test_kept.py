@@ -1,5 +1,7 @@
 """What stays in memory gives the batches that the files give, bit for bit, and is not read again."""
 
+import gc
+import weakref
 from pathlib import Path
 from weakref import WeakSet
 
@@ -14,9 +16,10 @@ from hypothesis import strategies as st
 from mlaas4hep_tf import ReadOptions, RootDataset
 from mlaas4hep_tf.errors import InputFileError, PlanError
 from mlaas4hep_tf.io import memory
-from mlaas4hep_tf.streaming import kept
+from mlaas4hep_tf.streaming import finished, kept
 from mlaas4hep_tf.streaming.chunks import Stream
 from mlaas4hep_tf.streaming.kept import Kept
+from mlaas4hep_tf.streaming.permuted import Rows
 from mlaas4hep_tf.streaming.ranges import EntryRange
 from mlaas4hep_tf.testing import write_files
 from mlaas4hep_tf.transforms.image_axes import Axis, Image
@@ -113,6 +116,79 @@ def test_later_epochs_are_permutations_of_finished_rows(files, monkeypatch, opti
                 patched.setattr(Stream, "chunks", None)
             mine = bits(ds), ds.delivered, ds.truncated
         assert mine == (bits(plain), plain.delivered, plain.truncated)
+
+
+def in_python(ds):
+    return bits(ds)
+
+
+def in_a_graph(ds):
+    batches, following = iter(ds), tf.function(lambda its: next(its), autograph=False)
+    return [[p.numpy().tobytes() for p in tf.nest.flatten(following(batches))] for _ in range(ds.plan.batches)]
+
+
+def half_in_each(ds):
+    """An iterator of which Python takes some batches and hands it to a graph."""
+    batches, following = iter(ds), tf.function(lambda its: next(its), autograph=False)
+    first = [next(batches) for _ in range(3)]
+    rest = [following(batches) for _ in range(ds.plan.batches - 3)]
+    return [[p.numpy().tobytes() for p in tf.nest.flatten(element)] for element in first + rest]
+
+
+def mapped(ds):
+    return bits(ds.map(lambda *element: element))
+
+
+@pytest.mark.parametrize("drop_remainder", [False, True])
+@pytest.mark.parametrize("take", [in_python, in_a_graph, half_in_each, mapped])
+def test_finished_rows_come_alike_however_they_are_taken(files, take, drop_remainder):
+    specs = quiet_scan(files)
+    kept, plain = (
+        RootDataset(
+            files, specs, labels={"*": 1}, mask=True, batch_size=64, chunk_size=300, keep=keep,
+            drop_remainder=drop_remainder,
+        )
+        for keep in (True, False)
+    )  # fmt: skip
+    for epoch in range(5):
+        theirs = bits(plain)
+        assert (take(kept) if epoch > 1 else bits(kept)) == theirs
+
+
+def test_an_epoch_of_finished_rows_that_was_not_taken_to_its_end_comes_again(files):
+    ds = RootDataset(files, quiet_scan(files), batch_size=64, chunk_size=300)
+    bits(ds), bits(ds)
+    batches = iter(ds)
+    begun = [next(batches).numpy().tobytes() for _ in range(3)]
+    whole = [batch for (batch,) in bits(ds)]
+    assert whole[:3] == begun
+    assert bits(ds) != [[batch] for batch in whole]
+
+
+def test_batches_of_finished_rows_stay_what_they_are_while_others_are_made(files):
+    ds = RootDataset(files, quiet_scan(files), batch_size=64, chunk_size=300)
+    bits(ds), bits(ds)
+    held = list(ds)
+    before = [batch.numpy().tobytes() for batch in held]
+    bits(ds), bits(ds)
+    assert [batch.numpy().tobytes() for batch in held] == before
+
+
+@pytest.mark.parametrize("take", [in_python, in_a_graph])
+def test_finished_rows_go_with_their_dataset(files, monkeypatch, take):
+    made = []
+
+    def watched(arrays, *others):
+        made.extend(map(weakref.ref, arrays))
+        return Rows(arrays, *others)
+
+    monkeypatch.setattr(finished, "Rows", watched)
+    ds = RootDataset(files, quiet_scan(files), labels={"*": 1}, batch_size=64, chunk_size=300)
+    bits(ds), bits(ds), take(ds)
+    assert [rows() is not None for rows in made] == [True, True]
+    del ds
+    gc.collect()
+    assert [rows() is None for rows in made] == [True, True]
 
 
 def test_no_more_is_kept_than_the_limit(files, asked):
