@@ -39,7 +39,8 @@ RATIOS = (
     ("dataset_1024", "user_pipeline"), ("dataset_1024", "paper_chunk"), ("dataset_1024", "decompress_limit"),
     ("dataset_100", "dataset_1024"), ("memory_1024", "dataset_1024"), ("fit_1024", "memory_1024"),
     ("fit_1024", "fit_memory_1024"), ("dataset_1024", "root_tensorflow"), ("dataset_1024", "root_numpy"),
-    ("memory_1024", "root_eager"), ("dataset_1024", "weaver"), ("dataset_1024", "f9columnar"),
+    ("memory_1024", "root_eager"), ("dataset_1024", "weaver"), ("dataset_1024", "f9columnar_padded"),
+    ("dataset_1024", "f9columnar_packed"),
 )  # fmt: skip
 
 
@@ -88,8 +89,9 @@ def run_bench(
     - ``decompress_limit``: fetching and decompressing the same baskets and nothing else, on all cores;
     - ``scan``, ``dataset_1024``, ``dataset_100``: ours, the latter for `EPOCHS` epochs, each read from the files;
     - ``memory_1024``: the same with what is kept in memory;
-    - ``root_tensorflow``, ``root_numpy``, ``root_eager``: ROOT's RDataLoader; ``weaver``, ``f9columnar``: the loaders
-      of weaver-core and F9Columnar; each where ``make peers`` installed it, in its own process and environment;
+    - ``root_tensorflow``, ``root_numpy``, ``root_eager``: ROOT's RDataLoader; ``weaver``, ``f9columnar_padded``,
+      ``f9columnar_packed``: the loaders of weaver-core and F9Columnar; each where ``make peers`` installed it, in its
+      own process and environment;
     - ``fit_1024``, ``fit_memory_1024``: the paper's network trained from the files and from memory.
 
     Every dataset and process pool is made before the clock starts; opening files counts for `scan` and

@@ -63,8 +63,8 @@ def _weaver_input(names: Iterable[str], length: int | None) -> dict[str, Any]:
     return {"length": length, "vars": [[name, _CENTER, _FACTOR] for name in names]}
 
 
-def f9columnar(job: Job) -> Epoch:
-    """F9Columnar's chunk loader, padded, chunks and batches shuffled."""
+def f9columnar(job: Job, layout: str) -> Epoch:
+    """F9Columnar's chunk loader, padded or packed ("varlen"), chunks and batches shuffled."""
     from f9columnar.ml.collate import CollateConfig
     from f9columnar.pipeline.dataloader import get_chunk_dataloader
     from f9columnar.pipeline.readers import RootChunkReader
@@ -75,7 +75,7 @@ def f9columnar(job: Job) -> Epoch:
         "bench", job["files"],
         RootChunkReader(job["tree"], fields=[name for names in groups.values() for name in names]),
         step_size=10_000, num_workers=job["workers"],
-        collate_config=CollateConfig(modalities=groups, layout="padding", max_lengths=lengths, pad_values=0.0),
+        collate_config=CollateConfig(modalities=groups, layout=layout, max_lengths=lengths, pad_values=0.0),
         shuffle_chunks=True, shuffle_batch=True, batch_size=job["batch"], base_seed=1,
         dataloader_kwargs={"persistent_workers": True},
     )  # fmt: skip
@@ -89,7 +89,9 @@ def _events(batches: Iterable[Any]) -> int:
 def make(way: str, job: Job) -> Epoch:
     if way.startswith("root_"):
         return root(job, way.removeprefix("root_"))
-    return {"weaver": weaver, "f9columnar": f9columnar}[way](job)
+    if way == "weaver":
+        return weaver(job)
+    return f9columnar(job, {"f9columnar_padded": "padding", "f9columnar_packed": "varlen"}[way])
 
 
 def main(way: str) -> None:

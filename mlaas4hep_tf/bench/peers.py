@@ -18,7 +18,7 @@ from mlaas4hep_tf.specs import Specs
 PEERS = Path(".peers")  # in the working directory
 WAYS = {
     "root_tensorflow": "root", "root_numpy": "root", "root_eager": "root", "weaver": "weaver",
-    "f9columnar": "f9columnar",
+    "f9columnar_padded": "f9columnar", "f9columnar_packed": "f9columnar",
 }  # fmt: skip
 
 
