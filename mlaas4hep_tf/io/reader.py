@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Groups = Sequence[tuple[str, Sequence[str]]]  # names, and the branches of each
 _LISTS = ("jagged", "nested")
-_PAGE_CACHE = 1 << 27  # bytes of decoded pages that a process keeps
+_PAGE_CACHE = 1 << 27  # bytes of decoded pages that a thread keeps, where nobody says how many
 _FRIEND_GAP = 4096  # entries of a friend that are read in vain rather than in two reads
 
 
@@ -86,10 +86,11 @@ class _Own(threading.local):
 _own = _Own()
 
 
-def keep_open(files: int) -> None:
-    """Let this thread keep up to `files` files open in uproot."""
+def keep(files: int, pages_bytes: int) -> None:
+    """Let this thread keep up to `files` files open in uproot, and so many bytes of decoded pages."""
     _own.trees.limit = files
     _own.trees.close_all_but(files)
+    _own.pages = pages.PageCache(pages_bytes)
 
 
 def _opened(file: RootFile) -> OpenTree:

@@ -27,6 +27,7 @@ from mlaas4hep_tf import __version__
 from mlaas4hep_tf.errors import InputFileError, MlaasError, ReaderError
 from mlaas4hep_tf.io import buffers
 from mlaas4hep_tf.io.cache import as_cache
+from mlaas4hep_tf.io.memory import free_memory
 from mlaas4hep_tf.io.policy import Conditions, credentials, perform
 from mlaas4hep_tf.io.processes import REMEMBERED, Gone, Late, Once, ReaderProcess, end_with_parent
 from mlaas4hep_tf.io.read_options import DEFAULT_READ, ReadOptions
@@ -36,6 +37,8 @@ R = TypeVar("R")
 
 MAX_DEATHS = 12  # of reader processes over one piece of work
 MAX_OPEN_FILES = 64  # of all reader processes together
+PAGES_OF_FREE = 8  # part of the free memory that decoded pages may take in all reader processes together
+LEAST_PAGES, MOST_PAGES = 1 << 27, 1 << 29  # and bytes of them in one, whatever is free
 START_S = 60.0  # for a reader process to start; not part of the time for its work
 _NEEDS = "it needs descriptors (ulimit -n), processes (ulimit -u) and memory"
 _ELSEWHERE = (
@@ -175,6 +178,7 @@ class _Dispatcher:
     def __init__(self, workers: int) -> None:
         most = min(MAX_OPEN_FILES // workers, buffers.descriptors() // 4)
         self._files = max(1, most - 1)  # kept open by uproot; the decoder has one more
+        self._pages = pages_kept(free_memory(), workers)
         self._threads = _Threads(workers)
         self._own = threading.local()
         self._readers: list[_Reader] = []
@@ -219,7 +223,7 @@ class _Dispatcher:
             work = partial(function, *(a.value if isinstance(a, Once) else a for a in args))
             return self._try_elsewhere(executor, seconds, given, work)
         if not hasattr(self._own, "reader"):
-            self._own.reader = _Reader(self._files, self._closing)
+            self._own.reader = _Reader(self._files, self._pages, self._closing)
             self._readers.append(self._own.reader)
         reader: _Reader = self._own.reader
         result: R = reader.call(seconds, perform, given, function, *args)
@@ -293,8 +297,8 @@ def _too_long(seconds: float) -> str:
 class _Reader:
     """One reader process, started when there is work for it, and again when it is gone."""
 
-    def __init__(self, files: int, closing: threading.Event) -> None:
-        self._files, self._closing = files, closing
+    def __init__(self, files: int, pages: int, closing: threading.Event) -> None:
+        self._files, self._pages, self._closing = files, pages, closing
         self._process: ReaderProcess | None = None
 
     def call(self, seconds: float, function: Callable[..., R], *args: Any) -> R:
@@ -317,7 +321,7 @@ class _Reader:
         while True:
             try:
                 process = self._process = ReaderProcess()
-                process.call(max(0.0, end - time.monotonic()), start_reader, os.getpid(), self._files)
+                process.call(max(0.0, end - time.monotonic()), start_reader, os.getpid(), self._files, self._pages)
                 return process
             except (Gone, Late) as error:
                 self.kill()
@@ -374,16 +378,26 @@ class _Dispatchers:
             self._dispatchers.popitem()[1].close()
 
 
-def start_reader(parent: int, files: int) -> None:
+def pages_kept(free: int, workers: int) -> int:
+    """Bytes of decoded pages of RNTuples that each reader process keeps.
+
+    Blocks of four clusters are read in turn (`streaming.plan`), and a page may be as long as its cluster: where those
+    of four do not fit, a page is decoded anew for each of its blocks.
+    """
+    return min(max(free // PAGES_OF_FREE // workers, LEAST_PAGES), MOST_PAGES)
+
+
+def start_reader(parent: int, files: int, pages: int) -> None:
     """Runs once in each reader process.
 
     Args:
         parent: the process with which it ends.
         files: how many it may keep open in uproot.
+        pages: bytes of decoded pages that it may keep.
     """
     from mlaas4hep_tf.io import reader  # here, so that the training process never imports uproot
 
-    reader.keep_open(files)
+    reader.keep(files, pages)
     end_with_parent(parent)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from mlaas4hep_tf import ReadOptions, ReadPolicy
 from mlaas4hep_tf.errors import ReaderError
-from mlaas4hep_tf.io.workers import WorkerPool
+from mlaas4hep_tf.io.workers import WorkerPool, pages_kept
 
 
 class KilledWorker(Exception):
@@ -70,3 +70,10 @@ def test_many_slow_slots_are_kept_at_work():
 
     with ThreadPoolExecutor(64) as executor:
         assert list(pool(executor).map(task, range(60))) == list(range(60))
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "workers", "mib"), [(0, 4, 128), (8, 4, 256), (8, 2, 512), (1000, 1, 512), (8, 64, 128)]
+)
+def test_readers_keep_pages_in_an_eighth_of_the_free_memory_within_bounds(free_gib, workers, mib):
+    assert pages_kept(free_gib << 30, workers) == mib << 20

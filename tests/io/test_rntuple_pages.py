@@ -42,6 +42,24 @@ def test_a_page_that_several_blocks_need_is_decompressed_once(tmp_path, monkeypa
     assert set(fetched.values()) == {1}
 
 
+@pytest.mark.parametrize(("kept", "times"), [(4 * 400, {1}), (3 * 400, {2})])
+def test_clusters_that_are_read_in_turn_are_decompressed_once_where_all_fit(tmp_path, monkeypatch, kept, times):
+    monkeypatch.setattr(reader, "_own", reader._Own())
+    reader.keep(1, kept)
+    with uproot.recreate(tmp_path / "clusters.root") as out:
+        events = out.mkrntuple("events", {"x": np.float32})
+        for _ in range(4):
+            events.extend({"x": np.arange(100, dtype=np.float32)})
+    file = inspect(Source(str(tmp_path / "clusters.root")), Selection())
+    fetched = Counter[tuple[int, int]]()
+    fetch = reader.fetch
+    monkeypatch.setattr(reader, "fetch", lambda file, spans: fetched.update(spans) or fetch(file, spans))
+    for at in (0, 100, 200, 300, 50, 150, 250, 350):
+        read(file.part(["x"], at, at + 50), at, at + 50, ["x"])
+    assert len(fetched) == 4
+    assert {*fetched.values()} == times
+
+
 def test_an_index_is_the_same_after_its_way_to_another_process():
     file = inspect(Source(str(FOLDER / "objects_rntuple.root")), Selection())
     names = [info.name for info in file.branches if info.kind != "other"]
