@@ -257,24 +257,11 @@ def fit(
     if recipe is not None:
         model.optimizer = optimizer(recipe, epochs=epochs, steps=steps)
     wait, composition = InputWait(), _Composition()
-    extra: list[keras.callbacks.Callback] = [*callbacks, wait, composition]
-    extra += recipe_callbacks(chosen, monitor, steps=steps)
+    extra = [*callbacks, wait, composition, *recipe_callbacks(chosen, monitor, steps=steps)]
     if valid is not None:
-        extra.append(
-            keras.callbacks.EarlyStopping(
-                monitor, mode=chosen.mode, patience=patience or epochs, restore_best_weights=True
-            )
-        )  # fmt: skip
+        extra.append(_stopping(chosen, monitor, patience or epochs))
     if out is not None:
-        folder = Path(out)
-        folder.mkdir(parents=True, exist_ok=True)
-        extra += [
-            keras.callbacks.ModelCheckpoint(folder / "model.keras", monitor, mode=chosen.mode, save_best_only=True),
-            keras.callbacks.CSVLogger(folder / "history.csv", append=resume),
-        ]
-        # an extra; and variables must be made in all processes alike
-        if find_spec("tensorboard") is not None and together is None:
-            extra.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
+        extra += _records(Path(out), chosen, monitor, append=resume, alone=together is None)
     start = perf_counter()
 
     def fit_once(train: tf.data.Dataset, valid: tf.data.Dataset | None, *more: Any, **options: Any) -> Any:
@@ -290,14 +277,9 @@ def fit(
     if checkpoint is None:
         history = fit_once(train, valid, epochs=epochs)
     else:
-        roots = _root(train, valid)
-        if len(roots) != 1 + (valid is not None):
-            raise ResumeError(
-                "checkpoint= needs a RootDataset, which knows its order: what .map does belongs in the model"
-            )
         backup = Resume(
-            checkpoint, roots[0], roots[1] if valid is not None else None, every=checkpoint_every, callbacks=extra,
-            resume=resume, stop=stop, together=together,
+            checkpoint, _ordered(train), None if valid is None else _ordered(valid), every=checkpoint_every,
+            callbacks=extra, resume=resume, stop=stop, together=together,
         )  # fmt: skip
         if out is not None and resume:
             _forget_epochs(Path(out) / "history.csv", backup.epoch)
@@ -309,6 +291,32 @@ def fit(
     seconds = perf_counter() - start
     done = {name: [float(v) for v in values] for name, values in history.history.items()}
     return Fit(done, seconds, wait.events / wait.seconds if wait.seconds else 0.0, tuple(composition.epochs))
+
+
+def _stopping(recipe: Recipe, monitor: str, patience: int) -> keras.callbacks.Callback:
+    return keras.callbacks.EarlyStopping(monitor, mode=recipe.mode, patience=patience, restore_best_weights=True)
+
+
+def _records(
+    folder: Path, recipe: Recipe, monitor: str, *, append: bool, alone: bool
+) -> list[keras.callbacks.Callback]:
+    """What leaves the best model and the history in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found: list[keras.callbacks.Callback] = [
+        keras.callbacks.ModelCheckpoint(folder / "model.keras", monitor, mode=recipe.mode, save_best_only=True),
+        keras.callbacks.CSVLogger(folder / "history.csv", append=append),
+    ]
+    # an extra; and variables must be made in all processes alike
+    if find_spec("tensorboard") is not None and alone:
+        found.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
+    return found
+
+
+def _ordered(ds: tf.data.Dataset) -> RootDataset:
+    """The dataset, if it knows its order; raise ResumeError if it was made by `map`."""
+    if not isinstance(ds, RootDataset):
+        raise ResumeError("checkpoint= needs a RootDataset, which knows its order: what .map does belongs in the model")
+    return ds
 
 
 @contextmanager

@@ -241,10 +241,8 @@ def train(
     read = reading.options()
     config = training.config(named, labels, learnt, paper, read)
     config = replace(config, image=drawing.image(), friends=friends(choice.friend) or None, **apart.options())
-    if config.folds and (registry or register or against or several.to_launch or processes.count > 1):
-        raise ConfigError(
-            "a run of folds has several models: --registry, --register, --against and several processes are for one"
-        )
+    if registry or register or against or several.to_launch or processes.count > 1:
+        _one_model(config)
     if not io_test:
         check_new(folder, overwrite=overwrite, resume=resume)
     if resume and not config.folds:
@@ -273,11 +271,21 @@ def train(
     )  # fmt: skip
     run = _interruptible(work, command) if processes.writes else _with_others(work)
     _judge(run, against)
-    told = _keep(kept, run, register, tags(tag))
+    _tell_run(run.metrics, folder, _keep(kept, run, register, tags(tag)), as_json)
+
+
+def _one_model(config: RunConfig) -> None:
+    if config.folds:
+        raise ConfigError(
+            "a run of folds has several models: --registry, --register, --against and several processes are for one"
+        )
+
+
+def _tell_run(metrics: Mapping[str, Any], folder: Path, told: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
-        print_json({**run.metrics, "run": str(folder), **told})
+        print_json({**metrics, "run": str(folder), **told})
         return
-    print_run(run.metrics)
+    print_run(metrics)
     report = folder / "report.html"
     out.print(f"report: {report}" if report.exists() else f"run folder: {folder}", soft_wrap=True)
     for what, value in told.items():

@@ -181,9 +181,17 @@ def _train(
         model = _model(config, ds.preprocessor, task)
         model.set_weights(weights)
         done = replace(done, events_per_s=done.events_per_s * processes.count)
+    told = {"command": command, "reweighted": reweighted.to_json() if reweighted is not None else None}
+    return _judged(folder, config, task, ds, parts, done, model, told, reports)
+
+
+def _judged(
+    folder: Path, config: RunConfig, task: Task, ds: RootDataset, parts: Mapping[str, RootDataset], done: Fit,
+    model: keras.Model, told: dict[str, Any], reports: bool,
+) -> Run:  # fmt: skip
+    """The finished run, with what its model is worth on each part of the events."""
     results = {name: evaluate(model, part, task) for name, part in parts.items()}
-    metrics = _metrics(config, task, ds, parts, done, results, model) | {"command": command}
-    metrics["reweighted"] = reweighted.to_json() if reweighted is not None else None
+    metrics = _metrics(config, task, ds, parts, done, results, model) | told
     if reports:
         over = over_training(results["train"], results["test"])
         metrics["over_training"] = {name: asdict(one) for name, one in over.items()}
