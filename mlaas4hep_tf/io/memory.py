@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 import psutil
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_LOOK_S = 0.25
 
 
 def free_memory() -> int:
-    """Bytes that can be taken without swapping, and without passing the limit of a control group."""
+    """Bytes that can be taken without swapping, and without passing the limit of a control group.
+
+    They are those of a quarter of a second ago at most: to look takes some milliseconds, and who keeps what is read
+    asks for each block.
+    """
+    return _free(int(time.monotonic() / _LOOK_S))
+
+
+@lru_cache(maxsize=1)
+def _free(_: int) -> int:
     left = int(psutil.virtual_memory().available)
     return max(0, min([left, *left_in_groups(Path("/proc/self/cgroup"), _CGROUPS)]))
 

@@ -3,6 +3,7 @@
 import gc
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from weakref import WeakSet
 
 import numpy as np
@@ -280,3 +281,12 @@ def test_the_limit_of_a_batch_job_counts(tmp_path):
     assert list(memory.left_in_groups(tmp_path / "membership", tmp_path / "one")) == [4907]
     assert list(memory.left_in_groups(tmp_path / "none", tmp_path)) == []
     assert memory.free_memory() > 0
+
+
+def test_the_kernel_is_asked_for_the_free_memory_four_times_a_second_at_most(monkeypatch):
+    asked, clock = [], [1e9]
+    monkeypatch.setattr(memory, "left_in_groups", lambda *_: asked.append(1) or [len(asked)])
+    monkeypatch.setattr(memory, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    assert [memory.free_memory() for _ in range(100)] == [1] * 100
+    clock[0] += 0.25
+    assert [memory.free_memory() for _ in range(100)] == [2] * 100
