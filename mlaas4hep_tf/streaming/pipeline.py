@@ -61,6 +61,7 @@ class PipelineOptions:
         return x, dict(zip(self.told, targets, strict=False)), *targets[len(self.told) :]
 
 
+@tf.autograph.experimental.do_not_convert  # nor anything below it: to look for Python's loops takes half a second
 def build_pipeline(
     stream: Stream, preprocessor: Preprocessor, options: PipelineOptions, plan: Plan, cursor: Cursor,
     ahead: Ahead, finished: Finished | None,
@@ -225,7 +226,7 @@ def _compiled(preprocessor: Preprocessor, options: PipelineOptions, plan: Plan) 
 def compiles() -> bool:
     """Whether TensorFlow has XLA for this machine, tried once."""
     try:
-        tf.function(lambda x: x + 1, jit_compile=True)(tf.zeros(1))
+        tf.function(lambda x: x + 1, jit_compile=True, autograph=False)(tf.zeros(1))
     except (tf.errors.OpError, RuntimeError) as error:
         _log.info("XLA compiles nothing here, so steps are not compiled: %s", error)
         return False

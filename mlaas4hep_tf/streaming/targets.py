@@ -112,7 +112,7 @@ def _by_pattern(
 ) -> Iterator[float]:
     names = [*opened, *(names_of(lost.file, lost.tree) for lost in failed)]
     meant = {pattern: meant_files(pattern, names) for pattern in patterns}
-    for number, (file, *_) in enumerate(opened):
+    for number, (file, *_) in enumerate(names[: len(opened)]):
         pattern = next((p for p in patterns if number in meant[p]), None)
         if pattern is None:
             raise LabelError(
