@@ -102,21 +102,28 @@ def place(url: str) -> str:
 
 def credentials() -> dict[str, str]:
     """The variables of this process that tell XRootD and HTTP servers who we are, and XRootD how to behave."""
-    names = [name for name in os.environb if _CREDENTIALS.match(name)]  # as bytes: to decode all of them takes longer
+    names = [*filter(_CREDENTIALS.match, os.environb)]  # as bytes: to decode all of them takes longer
     return {os.fsdecode(name): os.fsdecode(os.environb[name]) for name in names}
 
 
 def perform(given: Conditions, function: Callable[..., R], *args: object) -> R:
     """Runs in a reader process: do a piece of work under these conditions."""
-    for name in credentials().keys() - given.environment.keys():
-        del os.environ[name]
-    os.environ.update({**xrootd_settings(given.policy), **given.environment})
+    _have({**xrootd_settings(given.policy), **given.environment})
     token = conditions.set(given)
     try:
         with removed_on_error():
             return function(*args)
     finally:
         conditions.reset(token)
+
+
+def _have(wanted: Mapping[str, str]) -> None:
+    """Have these variables and no others of their kind, as most pieces of work find them already."""
+    now = credentials()
+    if now != wanted:
+        for name in now.keys() - wanted.keys():
+            del os.environ[name]
+        os.environ.update(wanted)
 
 
 def xrootd_settings(policy: ReadPolicy) -> dict[str, str]:
