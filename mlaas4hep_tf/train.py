@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter, time
 from typing import Any, Literal, overload
+from weakref import WeakKeyDictionary, ref
 
 import keras
 import numpy as np
@@ -450,9 +451,28 @@ def predict_batch(model: keras.Model, x: Any, outputs: Sequence[str] = ()) -> Fl
     Args:
         outputs: names of its outputs, in the order in which their numbers are wanted, if it has several.
     """
-    found = model(x, training=False)
+    found = _forward(model)(x)
     if isinstance(found, list | tuple):
         found = dict(zip(model.output_names, found, strict=True))
     parts = [found[name] for name in outputs or found] if isinstance(found, dict) else [found]
     arrays = [np.asarray(keras.ops.convert_to_numpy(part), np.float64) for part in parts]
     return np.concatenate([one.reshape(len(one), -1) for one in arrays], axis=1)
+
+
+_graphs: WeakKeyDictionary[keras.Model, Callable[[Any], Any]] = WeakKeyDictionary()
+
+
+def _forward(model: keras.Model) -> Callable[[Any], Any]:
+    """A model as a function, with TensorFlow a graph: layer by layer a small batch takes some times as long."""
+    if keras.backend.backend() != "tensorflow" or model.run_eagerly:
+        return partial(model, training=False)
+    if model not in _graphs:
+        weak = ref(model)  # or the graph would keep its key
+
+        def forward(x: Any) -> Any:
+            alive = weak()
+            assert alive is not None  # as who calls has it
+            return alive(x, training=False)
+
+        _graphs[model] = tf.function(forward, reduce_retracing=True)
+    return _graphs[model]

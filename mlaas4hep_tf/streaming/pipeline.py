@@ -61,7 +61,8 @@ class PipelineOptions:
         return x, dict(zip(self.told, targets, strict=False)), *targets[len(self.told) :]
 
 
-@tf.autograph.experimental.do_not_convert  # nor anything below it: to look for Python's loops takes half a second
+# nor anything that it calls: to look for Python's loops takes half a second
+@tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]  # tensorflow has no types
 def build_pipeline(
     stream: Stream, preprocessor: Preprocessor, options: PipelineOptions, plan: Plan, cursor: Cursor,
     ahead: Ahead, finished: Finished | None,

@@ -44,7 +44,7 @@ def test_a_page_that_several_blocks_need_is_decompressed_once(tmp_path, monkeypa
 
 @pytest.mark.parametrize(("kept", "times"), [(4 * 400, {1}), (3 * 400, {2})])
 def test_clusters_that_are_read_in_turn_are_decompressed_once_where_all_fit(tmp_path, monkeypatch, kept, times):
-    monkeypatch.setattr(reader, "_own", reader._Own())
+    monkeypatch.setattr(reader, "_own", reader._Own())  # noqa: SLF001 (as a process of its own has it)
     reader.keep(1, kept)
     with uproot.recreate(tmp_path / "clusters.root") as out:
         events = out.mkrntuple("events", {"x": np.float32})

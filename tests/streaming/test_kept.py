@@ -284,9 +284,9 @@ def test_the_limit_of_a_batch_job_counts(tmp_path):
 
 
 def test_the_kernel_is_asked_for_the_free_memory_four_times_a_second_at_most(monkeypatch):
-    asked, clock = [], [1e9]
-    monkeypatch.setattr(memory, "left_in_groups", lambda *_: asked.append(1) or [len(asked)])
+    clock, left = [1e9], iter((10, 20))
+    monkeypatch.setattr(memory, "left_in_groups", lambda *_: [next(left)])
     monkeypatch.setattr(memory, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    assert [memory.free_memory() for _ in range(100)] == [1] * 100
+    assert [memory.free_memory() for _ in range(100)] == [10] * 100
     clock[0] += 0.25
-    assert [memory.free_memory() for _ in range(100)] == [2] * 100
+    assert [memory.free_memory() for _ in range(100)] == [20] * 100
