@@ -32,8 +32,8 @@ WIDE_COLUMNS, WIDE_FACTOR = 1000, 10  # of a group that few events make so wide,
 FLOAT32_INTEGERS = 2**24  # beyond it float32 does not hold every integer
 
 
-def remarks(specs: Specs) -> list[str]:
-    """What a user should know of the data before training."""
+def remarks(specs: Specs, labels: str | None = None) -> list[str]:
+    """What a user should know of the data before training; `labels` is the branch of these, if there is one."""
     found = [f"branch {name!r} is left out: {why}" for name, why in specs.left_out.items()]
     if len(found) > 8:
         found = [f"{len(found)} branches are left out as they are no numbers: {shorten(specs.left_out)}"]
@@ -47,13 +47,22 @@ def remarks(specs: Specs) -> list[str]:
     ):
         if names:
             found.append(f"branch{'es' * (len(names) > 1)} {what}: {shorten(names)}{remedy}")
-    return found + [*_too_wide(specs), *_unknown_identifiers(specs)]
+    return found + [*_one_class(specs, labels), *_too_wide(specs), *_unknown_identifiers(specs)]
 
 
 def is_truth(name: str) -> bool:
     """Whether a branch is called as the experiments call what only simulation knows, or an event's weight."""
     last = name.rsplit("/", 1)[-1]
     return any(fnmatchcase(own, pattern) for own in (last, last.partition(".")[2]) for pattern in TRUTH)
+
+
+def _one_class(specs: Specs, labels: str | None) -> Iterator[str]:
+    for target in specs.targets:
+        if target.name == labels and target.min is not None and target.min == target.max:
+            yield (
+                f"all events have label {target.min:g} in {labels!r}: a classifier needs events of two classes, so add "
+                "files of the others, or label files by name (labels=, --label)"
+            )
 
 
 def _too_wide(specs: Specs) -> Iterator[str]:

@@ -158,7 +158,7 @@ def scan(
     specs, nearly = _finish(opened, selection, chosen, wanted, total)
     specs = replace(with_analysis(specs, wanted, total, passing, opened, labels, weights), kinds=sizes(known))
     lost = skipped.report() if skipped is not None else []
-    for message in near + nearly + remarks(specs) + (["\n".join(lost)] if lost else []):
+    for message in near + nearly + remarks(specs, _name(labels)) + (["\n".join(lost)] if lost else []):
         warnings.warn(message, DataWarning, stacklevel=2)
     return specs
 

@@ -145,6 +145,18 @@ def test_rules_for_values_that_are_no_numbers(tmp_path):
     assert (by["Gone_a"].length, by["Gone_a"].columns) == (0, ())
 
 
+def test_labels_of_one_class_are_told(tmp_path):
+    one = write_tree(
+        tmp_path / "one.root", {"x": np.arange(4, dtype="f4"), "y": np.ones(4, "i4"), "w": np.ones(4, "f4")}
+    )
+    write_tree(tmp_path / "other.root", {"x": np.arange(4, dtype="f4"), "y": np.zeros(4, "i4"), "w": np.ones(4, "f4")})
+    with pytest.warns(DataWarning, match="all events have label 1 in 'y': a classifier needs events of two classes"):
+        scan(one, labels="y", weights="w", progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scan(str(tmp_path / "*.root"), labels="y", weights="w", progress=False)
+
+
 def test_lengths_at_a_quantile(tmp_path):
     counts = [1] * 98 + [5, 40]
     path = write_tree(tmp_path / "t.root", {"Obj": ak.zip({"a": ak.unflatten(np.ones(143, "f4"), counts)})})

@@ -17,9 +17,12 @@ LOCK = ".lock"
 def held(folder: Path) -> Iterator[None]:
     """Hold a run folder, which is made if need be; the kernel lets go of it with the process.
 
+    Nothing is left where nothing but the lock came to lie in it, as when the training is refused.
+
     Raises:
         ConfigError: another training holds it.
     """
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOCK, "a+") as lock:
         try:
@@ -33,4 +36,10 @@ def held(folder: Path) -> Iterator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield
+        try:
+            yield
+        finally:
+            if folder.exists() and os.listdir(folder) == [LOCK]:
+                (folder / LOCK).unlink()
+                if new:
+                    folder.rmdir()

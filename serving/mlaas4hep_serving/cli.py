@@ -37,10 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         need("serve", SERVE, "mlaas4hep-serve")
         if options.enable_tfaas:
             need("serve,tfaas", TFAAS, "--enable_tfaas")
-        from mlaas4hep_serving import config_files, scratch, supervisor  # here: --help and --version need neither
+        from mlaas4hep_serving import config_files, ports, scratch, supervisor  # here: --help and --version need none
 
         scratch.remove_left()
         config_files.model_server_config(options)  # a mistake is told before TensorFlow has taken its seconds
+        if not options.shared_folder:  # else the supervisor has the ports
+            ports.check_free(options)
         if options.processes > 1 and not options.shared_folder:
             return supervisor.run(options, stop)
         _serve(options, stop)

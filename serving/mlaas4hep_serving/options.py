@@ -7,7 +7,8 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 from mlaas4hep_client import __version__
@@ -150,7 +151,7 @@ _HELP = {
 
 def parse(arguments: Sequence[str] | None = None) -> Options:
     """Read flags, ``--name=value`` or ``--name value``; a boolean may stand alone."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mlaas4hep-serve",
         description="Serve SavedModels with TensorFlow Serving's interfaces.",
         allow_abbrev=False,
@@ -162,7 +163,10 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         _add(parser, item.name, item.default, argparse.SUPPRESS if hidden else text)
     for name, (default, why) in MEANINGLESS.items():
         _add(parser, name, default, f"means nothing here: {why}")
-    given = vars(parser.parse_args(arguments))
+    known, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        parser.error(_unknown(unknown[0].partition("=")[0], [*vars(known)]))
+    given = vars(known)
     for name, (default, why) in MEANINGLESS.items():
         if given.pop(name) != default:
             log.warning("--%s means nothing here: %s", name, why)
@@ -170,6 +174,18 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     if base and "://" not in base:
         given["model_base_path"] = os.path.abspath(base)  # TF-Serving refuses a path of the working directory
     return Options(**given)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line: the usage has ninety."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; see --help\n")
+
+
+def _unknown(given: str, names: Sequence[str]) -> str:
+    close = get_close_matches(given.lstrip("-").replace("-", "_"), names, n=1)
+    return f"no flag {given}" + (f", did you mean --{close[0]}?" if close else "")
 
 
 def _add(parser: argparse.ArgumentParser, name: str, default: Any, text: str) -> None:

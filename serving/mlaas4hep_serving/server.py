@@ -19,7 +19,7 @@ import uvloop
 from tensorflow.core.protobuf.config_pb2 import ConfigProto
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from mlaas4hep_serving import config_files
+from mlaas4hep_serving import config_files, ports
 from mlaas4hep_serving.errors import ServingError, invalid_argument
 from mlaas4hep_serving.frontends import grpc_server
 from mlaas4hep_serving.frontends.budget import Budget
@@ -394,15 +394,6 @@ class _HttpThread:
 
 
 def _listen(host: str, port: int, *, reuse_port: bool) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if reuse_port:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
-        listening.bind((host, max(port, 0)))
-    except OSError as error:
-        listening.close()
-        raise invalid_argument(f"HTTP cannot listen on {host}:{port}: {error.strerror}") from None
+    listening = ports.bound("HTTP", host, port, reuse_port=reuse_port)
     listening.listen(2048)
     return listening

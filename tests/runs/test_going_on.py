@@ -13,7 +13,7 @@ from typing import cast
 import pytest
 from helpers.streams import quiet_scan
 
-from mlaas4hep_tf.errors import ConfigError, ResumeError
+from mlaas4hep_tf.errors import ConfigError, LabelError, ResumeError
 from mlaas4hep_tf.runs import RunConfig, train_run
 from mlaas4hep_tf.runs.interrupt import Interrupt
 from mlaas4hep_tf.runs.lock import held
@@ -72,6 +72,16 @@ def test_a_folder_is_held_by_one_process(tmp_path):
         assert f"written by another training, process {os.getpid()}" in other.stderr
     with held(tmp_path):
         pass
+
+
+def test_a_training_that_is_refused_leaves_nothing(tmp_path, begun):
+    _, config, specs = begun
+    wrong = dataclasses.replace(config, weights=specs.branches[0].name)
+    (tmp_path / "mine").mkdir()
+    for folder in ("new", "mine"):
+        with pytest.raises(LabelError, match="cannot be label or weight and a feature too"):
+            train_run(wrong, specs, tmp_path / folder)
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
 
 
 def test_it_goes_on_to_its_end(begun):

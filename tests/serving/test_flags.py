@@ -62,6 +62,17 @@ def test_flags_that_exclude_each_other():
         Options(use_alts_credentials=True, ssl_config_file="/tmp/s")
 
 
+def test_a_misspelt_flag_is_told_in_one_line_with_the_nearest_one(capsys):
+    for given, said in (
+        (["--model_base_pth=/m"], "no flag --model_base_pth, did you mean --model_base_path?; see --help"),
+        (["--rest-api-port", "1"], "no flag --rest-api-port, did you mean --rest_api_port?; see --help"),
+        (["--zzz"], "no flag --zzz; see --help"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            parse(given)
+        assert capsys.readouterr().err == f"mlaas4hep-serve: error: {said}\n"
+
+
 def stub(address):
     return prediction_service_pb2_grpc.PredictionServiceStub(grpc.insecure_channel(address))
 

@@ -5,6 +5,7 @@ import http.client
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -90,6 +91,20 @@ def predict(port, body='{"instances": [2.0]}'):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("flag", "what"), [("port", "gRPC"), ("rest_api_port", "HTTP")])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_port_in_use_is_told_before_tensorflow_is_imported(environment, flag, what, processes):
+    code = "import sys; from mlaas4hep_serving.cli import main; main(); print('tensorflow' in sys.modules)"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        flags = {"port": 0, "rest_api_port": 0, "processes": processes, "model_base_path": "/models"} | {flag: port}
+        command = [sys.executable, "-c", code, *(f"--{name}={value}" for name, value in flags.items())]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "False\n"
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(f"{what} cannot listen on 127.0.0.1:{port}: Address already in use")
+
+
 def test_sigterm_answers_what_is_under_way(environment, tmp_path):
     fixtures.slow(tmp_path / "1", steps=3_000_000_000)
     with served(environment, f"--model_base_path={tmp_path}") as (process, port, _):
