@@ -435,6 +435,8 @@ def predict(
 ) -> None:
     """Write scores and identifiers of every event, in the order of the input, as ROOT, CSV or Parquet.
 
+    Beside them `file` is the number of the event's file in the order of the input, from 0, and `entry` its entry there.
+
     To a folder (scores/) each worker of --dask or --mpi predicts a part of the files.
     """
     from mlaas4hep_tf.runs.config import describe, first_run, folds_of

@@ -35,9 +35,8 @@ def blame(url: str, tree: str | None = None, what: str = "") -> Iterator[None]:
     except Exception as error:
         where = f"file {place(url)}" + (f", tree {tree}" if tree else "") + (f", {what}" if what else "")
         notes = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
-        raised = InputFileError(
-            f"cannot read {where}{notes}: {_first_line(error)}; check that it is a complete ROOT file"
-        )
+        remedy = "" if isinstance(error, Busy) else "; check that it is a complete ROOT file"
+        raised = InputFileError(f"cannot read {where}{notes}: {_first_line(error)}{remedy}")
         raised.passing = _may_pass(url, error)
         raised.after_s = _wait_asked_for(url, error)
         raise raised from error
