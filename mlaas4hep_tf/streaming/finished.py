@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from mlaas4hep_tf.io.buffers import ArrayPool, ArraySpec
 from mlaas4hep_tf.streaming.chunks import Room, Stream
-from mlaas4hep_tf.streaming.permuted import Permuted, Rows
+from mlaas4hep_tf.streaming.permuted import Permuted, Rows, tensor
 from mlaas4hep_tf.streaming.plan import Plan
 from mlaas4hep_tf.streaming.position import Cursor, Position
 
@@ -75,7 +75,7 @@ class Finished:
         rows = ArrayPool().take(specs)
         numbers, groups = self._plan.order(position.epoch), len(self._stream.layout.groups)
         for number, (order, *packed) in enumerate(self._stream.chunks(self._plan, position, self.room)):
-            flat, bounds, *rest = map(tf.constant, packed)
+            flat, bounds, *rest = map(tensor, packed)
             turn = tf.constant([position.epoch, number])
             chunk = turn, flat, bounds, tuple(rest[:groups]), tuple(rest[groups:])
             for start in range(0, len(order), self.step):

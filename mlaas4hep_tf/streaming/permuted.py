@@ -22,6 +22,11 @@ Arrays = list[npt.NDArray[Any]]
 AHEAD = 2  # batches that are gathered before they are asked for
 
 
+def tensor(array: npt.NDArray[Any]) -> tf.Tensor:
+    """The same memory as a tensor, which keeps it; `tf.constant` would copy it."""
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+
+
 class Rows:
     """Finished rows, from which batches are gathered.
 
@@ -46,8 +51,7 @@ class Rows:
 
     def element(self, arrays: Arrays) -> Any:
         """The same memory as tensors."""
-        tensors = [tf.experimental.dlpack.from_dlpack(array.__dlpack__()) for array in arrays]
-        return tf.nest.pack_sequence_as(self.structure, tensors)
+        return tf.nest.pack_sequence_as(self.structure, [tensor(array) for array in arrays])
 
     @cached_property
     def variant(self) -> Callable[..., tf.Tensor]:
