@@ -60,6 +60,7 @@ def run():
 
 @pytest.mark.slow
 @pytest.mark.soak
+@pytest.mark.timeout(7200 if SOAK else 300)
 @pytest.mark.parametrize("law", LAWS if SOAK else ("skip",))
 def test_a_killed_training_gives_the_bits_of_one_that_never_was(tmp_path, law, run):
     folder = data(tmp_path / "data", law)

@@ -25,7 +25,8 @@ class ReadPolicy:
     Attributes:
         request_timeout_s: seconds for one request to a server, connecting included.
         work_timeout_s: seconds for one piece of work, which is the opening of a file or the reading of a block; a
-            reader process that takes longer is killed and replaced.
+            reader process that takes longer is killed and replaced; a user's executor, which does not tell when work
+            begins there, may take as long from the last piece that it ended.
         retries: how often a piece of work that failed is tried again; 0 for never.
         backoff_s: seconds of pause before the first retry; it doubles with each one, up to 30, and is drawn anew
             between half of that and all of it, so that many clients do not come back at once.

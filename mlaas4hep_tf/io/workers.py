@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -183,6 +183,7 @@ class _Dispatcher:
         self._own = threading.local()
         self._readers: list[_Reader] = []
         self._closing = threading.Event()
+        self._ended = 0.0  # when the user's executor last ended a piece of work
 
     def submit(self, executor: Executor | None, given: Conditions, function: Callable[..., R], *args: Any) -> Future[R]:
         return self._threads.submit(partial(self._work, executor, given, function, *args))
@@ -229,23 +230,31 @@ class _Dispatcher:
         result: R = reader.call(seconds, perform, given, function, *args)
         return result
 
-    @staticmethod
-    def _try_elsewhere(executor: Executor, seconds: float, given: Conditions, work: Callable[[], R]) -> R:
+    def _try_elsewhere(self, executor: Executor, seconds: float, given: Conditions, work: Callable[[], R]) -> R:
         """In the user's executor; what its own package raises, such as a killed worker, is no fault of the data."""
-        future: Future[R] | None = None
         try:
             future = executor.submit(perform_elsewhere, __version__, given, work)
-            return future.result(seconds)
-        except TimeoutError:
-            if future is not None:
-                future.cancel()
-            raise _Stalled(_too_long(seconds)) from None
+            self._await(future, seconds)
+            return future.result()
         except MlaasError:
             raise
         except (Exception, CancelledError) as error:
-            if not isinstance(error, (BrokenExecutor, CancelledError)) and _package(error) != _package(executor):
+            lost = isinstance(error, (BrokenExecutor, CancelledError, TimeoutError))
+            if not lost and _package(error) != _package(executor):
                 raise
             raise _Lost(f"{type(executor).__name__} lost a piece of work: {type(error).__name__}: {error}") from error
+
+    def _await(self, future: Future[Any], seconds: float) -> None:
+        """Wait until a piece of work has ended; raises _Stalled when the executor has ended none for so long.
+
+        How long it waits for its turn there is not known, and no part of the work.
+        """
+        asked = time.monotonic()
+        while not wait([future], max(asked, self._ended) + seconds - time.monotonic()).done:
+            if time.monotonic() >= max(asked, self._ended) + seconds:
+                future.cancel()
+                raise _Stalled(_too_long(seconds))
+        self._ended = time.monotonic()
 
 
 def perform_elsewhere(version: str, given: Conditions, work: Callable[[], R]) -> R:

@@ -1,6 +1,7 @@
 """Reading in the user's executor: as much under way as it may take, and its own faults as ours."""
 
 import threading
+import time
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 
 import pytest
@@ -30,8 +31,8 @@ class Failing(Executor):
         return future
 
 
-def pool(executor, retries=2):
-    return WorkerPool(ReadOptions(executor=executor, policy=ReadPolicy(retries=retries, backoff_s=0.01)))
+def pool(executor, retries=2, **options):
+    return WorkerPool(ReadOptions(executor=executor, policy=ReadPolicy(retries=retries, backoff_s=0.01, **options)))
 
 
 def three():
@@ -77,3 +78,20 @@ def test_many_slow_slots_are_kept_at_work():
 )
 def test_readers_keep_pages_in_an_eighth_of_the_free_memory_within_bounds(free_gib, workers, mib):
     assert pages_kept(free_gib << 30, workers) == mib << 20
+
+
+def test_work_that_waits_for_its_turn_is_not_late():
+    """Eight pieces in one slot take twice the time that one may take."""
+    with ThreadPoolExecutor(1) as executor:
+        waiting = pool(executor, retries=0, work_timeout_s=2.0)
+        assert list(waiting.map(lambda number: time.sleep(0.5) or number, range(8))) == list(range(8))
+
+
+def test_work_that_does_not_end_is_late():
+    """One of two slots hangs; what the other one ends puts that off, and there is little of it."""
+    freed = threading.Event()
+    with ThreadPoolExecutor(2) as executor:
+        late = pool(executor, retries=0, work_timeout_s=0.5)
+        with pytest.raises(ReaderError, match=r"took more than 0.5 s \(work_timeout_s"):
+            list(late.map(lambda number: number or freed.wait(60), range(8)))
+        freed.set()
