@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from mlaas4hep_tf.files_table import FilesTable
+from mlaas4hep_tf.io.lists import Texts
+
 DATA = Path(__file__).parent / "data" / "tth"
 
 
@@ -33,11 +35,22 @@ def make(folder: Path, files: int) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         specs = scan(str(DATA), tree="events", exclude="isSignal,genWeight", progress=False)
-    specs = replace(specs, files=specs.files.take(np.arange(files) % len(specs.files)).limited())
+    specs = replace(specs, files=repeated(specs.files, files).limited())
     start = time.perf_counter()
     specs.save(folder / "specs.json")
     (table,) = folder.glob("specs.files.*")
     return {"write s": time.perf_counter() - start, "table MB": table.stat().st_size / 1e6}
+
+
+def repeated(table: FilesTable, files: int) -> FilesTable:
+    """A table of so many files, which are those of another one over and over."""
+    texts = table.texts("baskets")
+    whole, rest = divmod(files, len(table))
+    values = np.concatenate([np.tile(texts.values, whole), texts.values[: texts.ends[rest - 1] if rest else 0]])
+    ends = np.cumsum(np.resize(np.diff(texts.ends, prepend=0), files))
+    bare = FilesTable(table.columns | {"baskets": Texts.of([""] * len(table))}, table.branches, table.indexed)
+    many = bare.take(np.arange(files) % len(table))
+    return FilesTable(many.columns | {"baskets": Texts(values, ends)}, table.branches, table.indexed)
 
 
 def measure(folder: Path) -> dict[str, Any]:
@@ -67,7 +80,9 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Of this process alone: what `getrusage` tells begins with that of the process which started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def main() -> None:

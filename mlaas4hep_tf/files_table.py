@@ -7,20 +7,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import sha256
+from importlib.util import find_spec
 from typing import Any, overload
 
 import numpy as np
 
 from mlaas4hep_tf.io.basket_index import BranchIndex
 from mlaas4hep_tf.io.branches import BranchInfo
-from mlaas4hep_tf.io.lists import IntArray, IntLists, Texts
+from mlaas4hep_tf.io.lists import DistantTexts, IntArray, IntLists, Texts
 
-Column = IntArray | Texts | IntLists
+Column = IntArray | Texts | DistantTexts | IntLists
 TEXTS = ("url", "tree", "uuid", "folder", "stamp", "dataset", "baskets", "friends")
 NUMBERS = ("entries", "size")
 LISTS = ("offsets", "edges", "passing")
 RISING = ("offsets", "edges")
-BASKETS_KEPT = 1 << 26  # bytes of `FileSpec.baskets` in a table
+BASKETS_HELD = 1 << 26  # bytes of `FileSpec.baskets` in memory; more are read from Parquet when they are asked for
+BASKETS_KEPT = 1 << 30  # in a table
 
 
 @dataclass(frozen=True)
@@ -195,19 +197,26 @@ class FilesTable(Sequence[FileSpec]):
         return sha256("\n".join(lines).encode()).hexdigest()[:16]
 
     def checksum(self) -> str:
-        """Of all that the table holds."""
+        """Of all that the table holds, but for `baskets` that are not held in memory."""
         found = sha256(json.dumps([asdict(info) for info in self.branches]).encode())
         if self.indexed:
             found.update(json.dumps([asdict(how) for how in self.indexed]).encode())
         for name in sorted(self.columns):
-            if name == "baskets" and not self.indexed:
-                continue  # as in tables that were written before there was this column
+            if name == "baskets" and (self.apart or not self.indexed):
+                continue  # not indexed: as in tables that were written before there was this column
             column = self.columns[name]
+            assert not isinstance(column, DistantTexts)
             arrays = [column] if isinstance(column, np.ndarray) else [column.values, column.ends]
             for array in arrays:
                 found.update(f"{name} {len(array)} ".encode())
                 found.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
         return found.hexdigest()[:16]
+
+    @property
+    def apart(self) -> bool:
+        """Whether `baskets` are too long for the memory."""
+        texts = self.columns["baskets"]
+        return isinstance(texts, DistantTexts) or self.texts("baskets").values.nbytes > BASKETS_HELD
 
     def take(self, numbers: IntArray) -> FilesTable:
         """Some of the files, in this order."""
@@ -223,9 +232,12 @@ class FilesTable(Sequence[FileSpec]):
         return FilesTable.of(files, self.branches, self.indexed).limited()
 
     def limited(self) -> FilesTable:
-        """The same table; where baskets lie is told of as many files as `BASKETS_KEPT` allows, from the first on."""
-        texts = self.texts("baskets")
-        end = max(texts.ends[texts.ends <= BASKETS_KEPT], default=0)
+        """The same table; where baskets lie is told of as many files as the limit allows, from the first on.
+
+        It is `BASKETS_KEPT`, without Parquet `BASKETS_HELD`.
+        """
+        texts, most = self.texts("baskets"), BASKETS_KEPT if find_spec("pyarrow") else BASKETS_HELD
+        end = max(texts.ends[texts.ends <= most], default=0)
         kept: dict[str, Column] = {"baskets": Texts(texts.values[:end], np.minimum(texts.ends, end))}
         return FilesTable(self.columns | kept, self.branches, self.indexed)
 

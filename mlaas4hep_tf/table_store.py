@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,12 @@ from mlaas4hep_tf.errors import SpecsError
 from mlaas4hep_tf.files_table import LISTS, NUMBERS, RISING, TEXTS, Column, FilesTable, Summary
 from mlaas4hep_tf.io.basket_index import BranchIndex
 from mlaas4hep_tf.io.branches import BranchInfo
-from mlaas4hep_tf.io.lists import IntLists, Texts
+from mlaas4hep_tf.io.lists import DistantTexts, IntLists, Texts
 from mlaas4hep_tf.io.reals import Reals
 
-_BRANCHES, _INDEXED = "branches", "indexed"  # keys of the metadata
+_BRANCHES, _INDEXED, _APART = "branches", "indexed", "apart"  # keys of the metadata
+_ROWS = 1024  # of a group of Parquet, which is read at a time for a text of one of them
+_GROUPS_KEPT = 16
 
 
 def table_name(specs: Path) -> str:
@@ -37,7 +41,7 @@ def _has_pyarrow() -> bool:
 
 def write_table(table: FilesTable, path: Path) -> None:
     """Write a table; it appears under its name only when it is complete."""
-    told = {_BRANCHES: _json(table.branches), _INDEXED: _json(table.indexed)}
+    told = {_BRANCHES: _json(table.branches), _INDEXED: _json(table.indexed), _APART: json.dumps(table.apart)}
     partial = path.with_name(path.name + ".part")
     (_write_parquet if path.suffix == ".parquet" else _write_npz)(table, told, partial)
     with partial.open("rb+") as file:
@@ -77,52 +81,107 @@ def read_table(path: Path, summary: Summary) -> FilesTable:
 
 
 def _write_parquet(table: FilesTable, told: dict[str, str], path: Path) -> None:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    n = len(table)
+    pieces = (_arrow(piece, table) for piece in _pieces(table))
+    first = next(pieces).replace_schema_metadata(told)
+    with pq.ParquetWriter(
+        path, first.schema, compression="zstd", write_statistics=False, write_page_checksum=True,
+        use_dictionary=[name for name in first.column_names if name != "baskets"],
+    ) as writer:  # fmt: skip
+        writer.write_table(first)
+        for piece in pieces:
+            writer.write_table(piece.replace_schema_metadata(told))
+
+
+def _pieces(table: FilesTable) -> Iterator[FilesTable]:
+    """As many files at a time as a group of Parquet has."""
+    for start in range(0, max(len(table), 1), _ROWS):
+        yield table.take(np.arange(start, min(start + _ROWS, len(table))))
+
+
+def _arrow(table: FilesTable, whole: FilesTable) -> Any:
+    """Files as a table of Arrow, with the types that all of the files have."""
+    import pyarrow as pa
+
     arrays: dict[str, Any] = {}
     for name in TEXTS:
-        texts = table.texts(name)
+        column = table.columns[name]
+        texts = Texts.of(column) if isinstance(column, DistantTexts) else table.texts(name)
         buffers = [None, pa.py_buffer(_begin(texts.ends)), pa.py_buffer(np.ascontiguousarray(texts.values))]
-        arrays[name] = pa.LargeStringArray.from_buffers(n, buffers[1], buffers[2])
+        arrays[name] = pa.LargeStringArray.from_buffers(len(table), buffers[1], buffers[2])
     for name in NUMBERS:
         arrays[name] = pa.array(table.numbers(name))
     for name in LISTS:
         lists = table.lists(name)
-        arrays[name] = pa.LargeListArray.from_arrays(_begin(lists.ends), pa.array(lists.values))
-    made = pa.table(arrays).replace_schema_metadata(told)
-    pq.write_table(made, path, compression="zstd")
+        values = pa.array(lists.values.astype(whole.lists(name).values.dtype))
+        arrays[name] = pa.LargeListArray.from_arrays(_begin(lists.ends), values)
+    return pa.table(arrays)
 
 
 def _read_parquet(path: Path) -> tuple[dict[str, Column], dict[str, str]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    made = pq.ParquetFile(path)
+    made = pq.ParquetFile(path, page_checksum_verification=True)
+    told = {key.decode(): text.decode() for key, text in made.schema_arrow.metadata.items()}
     columns: dict[str, Column] = {}
     for name in (*TEXTS, *NUMBERS, *LISTS):
         if name not in made.schema_arrow.names:
             columns[name] = Texts.of([""] * made.metadata.num_rows)
-            continue
-        array = made.read(columns=[name]).column(0).combine_chunks()
-        array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
-        if name in NUMBERS:
-            columns[name] = array.to_numpy()
-        elif name in LISTS:
-            columns[name] = IntLists(array.values.to_numpy(), array.offsets.to_numpy()[1:], rising=name in RISING)
+        elif name == "baskets" and json.loads(told.get(_APART, "false")):
+            columns[name] = _distant(made, path)
         else:
-            _, ends, values = array.buffers()
-            bounds = np.frombuffer(ends, np.int64)[: len(array) + 1] if ends is not None else np.zeros(1, np.int64)
-            raw = np.frombuffer(values, np.uint8)[: bounds[-1]] if values is not None else np.zeros(0, np.uint8)
-            columns[name] = Texts(raw, bounds[1:])
-    return columns, {key.decode(): text.decode() for key, text in made.schema_arrow.metadata.items()}
+            columns[name] = _column(name, made.read(columns=[name]).column(0))
+    pa.default_memory_pool().release_unused()
+    return columns, told
+
+
+def _column(name: str, chunked: Any) -> Column:
+    """A column of Arrow as ours, without a copy."""
+    import pyarrow as pa
+
+    array = chunked.combine_chunks()
+    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
+    if name in NUMBERS:
+        numbers: npt.NDArray[np.int64] = array.to_numpy()
+        return numbers
+    if name in LISTS:
+        return IntLists(array.values.to_numpy(), _ends(array.offsets.to_numpy()), rising=name in RISING)
+    _, ends, values = array.buffers()
+    bounds = np.frombuffer(ends, np.int64)[: len(array) + 1] if ends is not None else np.zeros(1, np.int64)
+    raw = np.frombuffer(values, np.uint8)[: bounds[-1]] if values is not None else np.zeros(0, np.uint8)
+    return Texts(raw, _ends(bounds))
+
+
+def _ends(bounds: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Where lists end; zeros that were never written take no memory."""
+    return bounds[1:] if bounds[-1] else np.zeros(len(bounds) - 1, np.int64)
+
+
+def _distant(made: Any, path: Path) -> DistantTexts:
+    """Where baskets lie, which is read when it is asked for."""
+    lock = threading.Lock()  # Parquet files are read by one thread at a time
+
+    @lru_cache(_GROUPS_KEPT)
+    def block(number: int) -> Sequence[str]:
+        try:
+            with lock:
+                found = _column("baskets", made.read_row_group(number, columns=["baskets"]).column(0))
+        except OSError as error:
+            raise SpecsError(f"the files table {path} cannot be read ({error}); scan again") from error
+        assert isinstance(found, Texts)
+        return found
+
+    return DistantTexts(block, _ROWS, np.arange(made.metadata.num_rows))
 
 
 def _write_npz(table: FilesTable, told: dict[str, str], path: Path) -> None:
     arrays: dict[str, Any] = {name: table.numbers(name) for name in NUMBERS}
     for name in (*TEXTS, *LISTS):
-        column = table.lists(name) if name in LISTS else table.texts(name)
+        column = table.columns[name]
+        column = Texts.of(column) if isinstance(column, DistantTexts) else column
+        assert not isinstance(column, np.ndarray)
         arrays |= {name: column.values, f"{name}.ends": column.ends}
     arrays |= {key: np.frombuffer(text.encode(), np.uint8) for key, text in told.items()}
     with path.open("wb") as file:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import pickle
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -15,12 +16,13 @@ from helpers.streams import quiet_scan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlaas4hep_tf import DataWarning, ReadOptions, RootDataset, Specs, files_table, scan, scanned_files
+from mlaas4hep_tf import DataWarning, ReadOptions, RootDataset, Specs, files_table, scan, scanned_files, table_store
 from mlaas4hep_tf.errors import SpecsError
 from mlaas4hep_tf.files_table import FileSpec, FilesTable, FriendSpec
 from mlaas4hep_tf.io import inspection
 from mlaas4hep_tf.io.basket_index import BranchIndex
 from mlaas4hep_tf.io.branches import BranchInfo
+from mlaas4hep_tf.io.lists import DistantTexts
 from mlaas4hep_tf.io.reals import Reals
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.table_store import read_table, write_table
@@ -160,6 +162,47 @@ def test_files_of_few_baskets_are_never_parsed_again(specs, files, monkeypatch):
     with ThreadPoolExecutor(1) as executor:
         ds = RootDataset(files, specs, batch_size=50, keep=False, read=ReadOptions(executor=executor))
         assert bits(ds) == expected
+
+
+def test_what_memory_does_not_hold_is_read_from_the_table_when_it_is_asked_for(specs, files, tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow")
+    expected = bits(RootDataset(files, specs, batch_size=50, keep=False))
+    monkeypatch.setattr(files_table, "BASKETS_HELD", 9)
+    monkeypatch.setattr(table_store, "_ROWS", 2)
+    told = replace(specs, files=FilesTable.of(list(specs.files), specs.files.branches, specs.files.indexed))
+    told.save(tmp_path / "specs.json")
+    loaded = Specs.load(tmp_path / "specs.json")
+    assert isinstance(loaded.files.columns["baskets"], DistantTexts)
+    assert [*loaded.files] == [*specs.files]
+    assert [*loaded.files.take(np.array([2, 0]))] == [specs.files[2], specs.files[0]]
+    assert [*pickle.loads(pickle.dumps(loaded.files))] == [*specs.files]
+    loaded.save(tmp_path / "again.json")
+    assert [*Specs.load(tmp_path / "again.json").files] == [*specs.files]
+    monkeypatch.setattr(inspection, "OpenTree", None)
+    with ThreadPoolExecutor(1) as executor:
+        ds = RootDataset(files, loaded, batch_size=50, keep=False, read=ReadOptions(executor=executor))
+        assert bits(ds) == expected
+    with np.load(_as_npz(loaded, tmp_path)) as plain:
+        assert plain["baskets"].tobytes().decode() == "".join(file.baskets for file in specs.files)
+
+
+def _as_npz(specs, folder):
+    write_table(specs.files, folder / "t.npz")
+    return folder / "t.npz"
+
+
+def test_a_damaged_text_that_is_read_late_is_an_error(specs, tmp_path, monkeypatch):
+    pq = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(files_table, "BASKETS_HELD", 9)
+    path, table = tmp_path / "t.parquet", FilesTable.of(list(specs.files), (), specs.files.indexed)
+    write_table(table, path)
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    (column,) = (own for n in range(group.num_columns) if (own := group.column(n)).path_in_schema == "baskets")
+    whole, at = path.read_bytes(), column.data_page_offset + column.total_compressed_size - 9
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+    found = read_table(path, table.summary)
+    with pytest.raises(SpecsError, match="t.parquet cannot be read"):
+        found[0]
 
 
 def test_where_baskets_lie_is_told_up_to_a_limit(specs, monkeypatch):

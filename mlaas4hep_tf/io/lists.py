@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any, overload
 
@@ -104,9 +104,41 @@ class Texts(Sequence[str]):
         return Texts(*_taken(self.values, self.ends, numbers))
 
 
+class DistantTexts(Sequence[str]):
+    """A text for each file, read when it is asked for together with its neighbours.
+
+    Attributes:
+        block: number of a block -> the texts of its `rows` neighbours.
+        numbers: where each text stands among all of them, int64 [texts].
+    """
+
+    def __init__(self, block: Callable[[int], Sequence[str]], rows: int, numbers: IntArray) -> None:
+        self.block, self.rows, self.numbers = block, rows, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, number: int) -> str: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[str]: ...
+    def __getitem__(self, number: int | slice) -> str | list[str]:
+        if isinstance(number, slice):
+            return [self[n] for n in range(*number.indices(len(self)))]
+        block, row = divmod(int(self.numbers[number]), self.rows)
+        return self.block(block)[row]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Texts.of, ([*self],)
+
+    def take(self, numbers: IntArray) -> DistantTexts:
+        """Those of some files."""
+        return DistantTexts(self.block, self.rows, self.numbers[numbers])
+
+
 def _taken(values: npt.NDArray[Any], ends: IntArray, numbers: IntArray) -> tuple[npt.NDArray[Any], IntArray]:
     """Some of the pieces that end there, one behind the other."""
-    lengths = np.diff(ends, prepend=0)[numbers]
+    lengths = ends[numbers] - np.where(numbers, ends[numbers - 1], 0)
     own = np.cumsum(lengths, dtype=np.int64)
     places = np.arange(own[-1] if len(own) else 0) + np.repeat(ends[numbers] - own, lengths)
     return values[places], own
