@@ -206,7 +206,7 @@ class FilesTable(Sequence[FileSpec]):
                 continue  # not indexed: as in tables that were written before there was this column
             column = self.columns[name]
             assert not isinstance(column, DistantTexts)
-            arrays = [column] if isinstance(column, np.ndarray) else [column.values, column.ends]
+            arrays = [column] if isinstance(column, np.ndarray) else [column.values, column.ends.astype(np.int64)]
             for array in arrays:
                 found.update(f"{name} {len(array)} ".encode())
                 found.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)

@@ -18,11 +18,11 @@ from mlaas4hep_tf.errors import SpecsError
 from mlaas4hep_tf.files_table import LISTS, NUMBERS, RISING, TEXTS, Column, FilesTable, Summary
 from mlaas4hep_tf.io.basket_index import BranchIndex
 from mlaas4hep_tf.io.branches import BranchInfo
-from mlaas4hep_tf.io.lists import DistantTexts, IntLists, Texts
+from mlaas4hep_tf.io.lists import DistantTexts, IntLists, Texts, small
 from mlaas4hep_tf.io.reals import Reals
 
 _BRANCHES, _INDEXED, _APART = "branches", "indexed", "apart"  # keys of the metadata
-_ROWS = 1024  # of a group of Parquet, which is read at a time for a text of one of them
+_ROWS = 2048  # of a group of Parquet, which is read at a time for a text of one of them
 _GROUPS_KEPT = 16
 
 
@@ -133,7 +133,7 @@ def _read_parquet(path: Path) -> tuple[dict[str, Column], dict[str, str]]:
             columns[name] = _distant(made, path)
         else:
             columns[name] = _column(name, made.read(columns=[name]).column(0))
-    pa.default_memory_pool().release_unused()
+        pa.default_memory_pool().release_unused()
     return columns, told
 
 
@@ -156,7 +156,7 @@ def _column(name: str, chunked: Any) -> Column:
 
 def _ends(bounds: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Where lists end; zeros that were never written take no memory."""
-    return bounds[1:] if bounds[-1] else np.zeros(len(bounds) - 1, np.int64)
+    return small(bounds[1:]) if bounds[-1] else np.zeros(len(bounds) - 1, np.int64)
 
 
 def _distant(made: Any, path: Path) -> DistantTexts:
@@ -173,7 +173,8 @@ def _distant(made: Any, path: Path) -> DistantTexts:
         assert isinstance(found, Texts)
         return found
 
-    return DistantTexts(block, _ROWS, np.arange(made.metadata.num_rows))
+    rows = made.metadata.row_group(0).num_rows
+    return DistantTexts(block, rows, np.arange(made.metadata.num_rows, dtype=np.int32))
 
 
 def _write_npz(table: FilesTable, told: dict[str, str], path: Path) -> None:

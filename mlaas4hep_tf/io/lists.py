@@ -18,7 +18,7 @@ class IntLists(Sequence[tuple[int, ...]]):
 
     Attributes:
         values: of all lists, one behind the other; int32 where they are small, else int64.
-        ends: where each list ends in them, int64 [lists].
+        ends: where each list ends in them, int32 or int64 [lists].
         rising: whether each value is kept as the difference to the one before in its list.
     """
 
@@ -73,7 +73,7 @@ class Texts(Sequence[str]):
 
     Attributes:
         values: all of them in UTF-8, but for bytes of names of files that are none, one behind the other, uint8.
-        ends: where each ends in them, int64 [texts].
+        ends: where each ends in them, int32 or int64 [texts].
     """
 
     def __init__(self, values: npt.NDArray[np.uint8], ends: IntArray) -> None:
@@ -109,7 +109,7 @@ class DistantTexts(Sequence[str]):
 
     Attributes:
         block: number of a block -> the texts of its `rows` neighbours.
-        numbers: where each text stands among all of them, int64 [texts].
+        numbers: where each text stands among all of them, int32 [texts].
     """
 
     def __init__(self, block: Callable[[int], Sequence[str]], rows: int, numbers: IntArray) -> None:

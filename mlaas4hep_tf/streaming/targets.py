@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +17,7 @@ Labels = Mapping[str, float] | Mapping[str, str] | Sequence[float] | Sequence[st
 
 
 LabelDtype = Literal["float32", "int32", "int64"]
+_SHARED = 256
 FLOAT32_INTEGERS = 2**24  # up to it float32 holds every integer
 
 
@@ -69,13 +70,20 @@ def per_file(
         LabelError: patterns that match no file, files that no pattern matches, or a list of another length.
     """
     if isinstance(given, Mapping):
-        return tuple(_by_pattern(what, given, files, failed))
-    values = [float(v) for v in given]
+        return tuple(_shared(_by_pattern(what, given, files, failed)))
+    values = [*_shared(given)]
     count = len(files) + len(failed)
     if len(values) != count:
         raise LabelError(f"a list of {what} needs one number per file: {len(values)} for {count} files")
     gone = {lost.number for lost in failed}
     return tuple(value for number, value in enumerate(values) if number not in gone)
+
+
+def _shared(numbers: Iterable[float]) -> Iterator[float]:
+    """The same as floats, of which the first distinct ones are an object each: a million labels have few values."""
+    known: dict[str, float] = {}
+    for number in map(float, numbers):
+        yield known.setdefault(number.hex(), number) if len(known) < _SHARED else number
 
 
 def check_law(law: object) -> None:
