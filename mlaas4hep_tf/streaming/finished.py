@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from mlaas4hep_tf.io.buffers import ArrayPool, ArraySpec
+from mlaas4hep_tf.io.workers import default_workers
 from mlaas4hep_tf.streaming.chunks import Room, Stream
-from mlaas4hep_tf.streaming.permuted import Permuted, Rows, tensor
+from mlaas4hep_tf.streaming.permuted import Arrays, Order, Permuted, Rows, tensor
 from mlaas4hep_tf.streaming.plan import Plan
 from mlaas4hep_tf.streaming.position import Cursor, Position
 
@@ -74,21 +77,23 @@ class Finished:
             return None
         rows = ArrayPool().take(specs)
         numbers, groups = self._plan.order(position.epoch), len(self._stream.layout.groups)
-        for number, (order, *packed) in enumerate(self._stream.chunks(self._plan, position, self.room)):
-            flat, bounds, *rest = map(tensor, packed)
-            turn = tf.constant([position.epoch, number])
-            chunk = turn, flat, bounds, tuple(rest[:groups]), tuple(rest[groups:])
-            for start in range(0, len(order), self.step):
-                own = order[start : start + self.step]
-                self._put(rows, numbers[: len(own)], self.finish(tf.constant(own), *chunk))
-                numbers = numbers[len(own) :]
+        with ThreadPoolExecutor(default_workers()) as threads:
+            for number, (order, *packed) in enumerate(self._stream.chunks(self._plan, position, self.room)):
+                flat, bounds, *rest = map(tensor, packed)
+                turn = tf.constant([position.epoch, number])
+                chunk = turn, flat, bounds, tuple(rest[:groups]), tuple(rest[groups:])
+                starts = range(0, len(order), self.step)
+                deque(threads.map(partial(self._put, rows, numbers, order, chunk), starts), maxlen=0)
+                numbers = numbers[len(order) :]
         self._truncated.update(self._stream.truncated)
         return Rows(rows, self.signature, self._plan.batch_size, self._cursor)
 
-    @staticmethod
-    def _put(rows: list[Any], numbers: Any, element: Any) -> None:
+    def _put(self, rows: Arrays, numbers: Order, order: Order, chunk: tuple[Any, ...], start: int) -> None:
+        """Finish a step of a chunk and put its rows where they belong."""
+        stop = start + self.step
+        element = self.finish(tf.constant(order[start:stop]), *chunk)
         for row, part in zip(rows, tf.nest.flatten(element), strict=True):
-            row[numbers] = part.numpy()
+            row[numbers[start:stop][: part.shape[0]]] = np.asarray(part)
 
     def nothing(self) -> Any:
         """The same structure without a row."""

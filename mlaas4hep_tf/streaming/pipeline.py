@@ -249,6 +249,8 @@ def _step(preprocessor: Preprocessor, options: PipelineOptions, plan: Plan, step
     offset, scale = (tf.constant(numbers) for numbers in preprocessor.constants)
 
     def finish(rows: tf.Tensor, *chunk: Any) -> Any:
+        if rows.shape[0] == step:
+            return compiled((offset, scale), rows, *chunk)
         count = tf.shape(rows)[0]
         whole = tf.ensure_shape(tf.pad(rows, [[0, step - count]]), [step])
         return tf.nest.map_structure(lambda part: part[:count], compiled((offset, scale), whole, *chunk))
