@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import first_batch
 import numpy as np
 import paper_tables
 import pytest
@@ -113,3 +114,10 @@ def test_readers_of_the_simulation_deliver_every_event():
     assert (found["events"], found["blocks"], found["openings"]) == (30_000, blocks, 30)
     least = (30_000 / 50_000 + 0.1 * blocks + 0.155 * 30) / 4  # decoding, requests and openings of four at a time
     assert least <= found["simulated seconds"] <= least + 1
+
+
+def test_the_first_batch_of_files_that_were_scanned(tmp_path):
+    first_batch.make(tmp_path, files=3, events=20)
+    found = first_batch.measure(tmp_path)
+    assert 0 < found["of the dataset s"] < found["to the first batch s"]
+    assert found["CPU of the readers s"] > 0
