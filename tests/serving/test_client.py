@@ -17,6 +17,7 @@ import uproot
 from google.protobuf import descriptor_pb2
 from mlaas4hep_client import messages, tensors
 from mlaas4hep_client.events import column
+from mlaas4hep_client.files import read_events
 from mlaas4hep_serving import Client, predict
 from mlaas4hep_serving.client import columns
 from mlaas4hep_serving.errors import Code, ServingError
@@ -388,6 +389,7 @@ def test_a_root_file_of_two_trees_and_one_that_is_none(served, tmp_path, capsys)
     for name, says in [
         ("events.root", f"has the trees events, other/runs: say which, {tmp_path}/events.root:events"),
         ("events.root:other/runs", "tree runs lacks 3 of the 3 inputs: met, n, pt"),
+        ("events.root:evnts", f"{tmp_path}/events.root has no tree evnts; it has events, other/runs"),
         ("text.root", "text.root cannot be read"),
         ("none.root", "none.root cannot be read"),
     ]:
@@ -395,6 +397,16 @@ def test_a_root_file_of_two_trees_and_one_that_is_none(served, tmp_path, capsys)
         said = capsys.readouterr().err
         assert says in said
         assert len(said.splitlines()) == 1
+
+
+def test_members_of_records_of_an_rntuple_go_in_by_the_names_of_the_inputs(tmp_path):
+    jets = [[{"pt": 1.0, "eta": 0.5}, {"pt": 2.0, "eta": -0.5}], [], [{"pt": 3.0, "eta": 1.5}]]
+    with uproot.recreate(tmp_path / "records.root") as file:
+        file["Events"] = {"met": np.array([10.0, 20.0, 30.0]), "Jet": ak.Array(jets)}
+    (step,) = read_events(f"{tmp_path}/records.root", lambda: ["met", "Jet_pt", "Jet_eta"]).steps
+    assert step == {
+        "met": [10.0, 20.0, 30.0], "Jet_pt": [[1.0, 2.0], [], [3.0]], "Jet_eta": [[0.5, -0.5], [], [1.5]],
+    }  # fmt: skip
 
 
 def test_a_cell_that_is_no_number(served, tmp_path, capsys):

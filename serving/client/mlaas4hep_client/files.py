@@ -143,17 +143,24 @@ def _from_root(path: str, tree: str | None, inputs: Inputs) -> Iterator[Any]:
             found = _tree(file, tree, path)
             chosen = _chosen(found.keys(), inputs(), f"{path}, tree {found.name}")
             for arrays in found.iterate(list(chosen.values()), step_size=STEP):
-                yield {name: arrays[branch].to_list() for name, branch in chosen.items()}
+                yield {name: _column(arrays, branch).to_list() for name, branch in chosen.items()}
     except (OSError, ValueError, uproot.KeyInFileError, uproot.DeserializationError) as error:
         told = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise invalid_argument(f"{path} cannot be read: {told}") from None
 
 
+def _column(arrays: Any, branch: str) -> Any:
+    """A branch; a member of an RNTuple's record comes inside of that."""
+    return arrays[branch] if branch in arrays.fields else arrays[tuple(branch.split("."))]
+
+
 def _tree(file: Any, name: str | None, path: str) -> Any:
-    if name is not None:
-        return file[name]
     kinds = file.classnames(cycle=False)
     trees = sorted(key for key, kind in kinds.items() if kind in ("TTree", "TNtuple", "ROOT::RNTuple"))
+    if name is not None and name not in file:
+        raise invalid_argument(f"{path} has no tree {name}; it has {', '.join(trees) or 'none'}")
+    if name is not None:
+        return file[name]
     if len(trees) != 1:
         there = f"the trees {', '.join(trees)}: say which, {path}:{trees[0]}" if trees else "no tree"
         raise invalid_argument(f"{path} has {there}")
