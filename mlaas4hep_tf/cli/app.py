@@ -241,8 +241,10 @@ def train(
     read = reading.options()
     config = training.config(named, labels, learnt, paper, read)
     config = replace(config, image=drawing.image(), friends=friends(choice.friend) or None, **apart.options())
-    if registry or register or against or several.to_launch or processes.count > 1:
-        _one_model(config)
+    if config.folds and (registry or register or against or several.to_launch or processes.count > 1):
+        raise ConfigError(
+            "a run of folds has several models: --registry, --register, --against and several processes are for one"
+        )
     if not io_test:
         check_new(folder, overwrite=overwrite, resume=resume)
     if resume and not config.folds:
@@ -272,13 +274,6 @@ def train(
     run = _interruptible(work, command) if processes.writes else _with_others(work)
     _judge(run, against)
     _tell_run(run.metrics, folder, _keep(kept, run, register, tags(tag)), as_json)
-
-
-def _one_model(config: RunConfig) -> None:
-    if config.folds:
-        raise ConfigError(
-            "a run of folds has several models: --registry, --register, --against and several processes are for one"
-        )
 
 
 def _tell_run(metrics: Mapping[str, Any], folder: Path, told: Mapping[str, Any], as_json: bool) -> None:

@@ -64,9 +64,7 @@ class Rows:
         return traced
 
 
-def _batches(
-    rows: Any, size: int, end: Callable[[], np.int64], order: tf.Tensor, first: tf.Tensor
-) -> tf.Tensor:  # fmt: skip
+def _batches(rows: Any, size: int, end: Callable[[], np.int64], order: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
     """A dataset's variant.
 
     Nothing in it is optimised: to look at it TensorFlow would copy all rows into a graph, in each epoch.
