@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from importlib.util import find_spec
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from mlaas4hep_tf.io.basket_index import BranchIndex
 from mlaas4hep_tf.io.branches import BranchInfo
-from mlaas4hep_tf.io.lists import DistantTexts, IntArray, IntLists, Texts
+from mlaas4hep_tf.io.lists import DistantTexts, IntArray, IntLists, Made, Texts
 
 Column = IntArray | Texts | DistantTexts | IntLists
 TEXTS = ("url", "tree", "uuid", "folder", "stamp", "dataset", "baskets", "friends")
@@ -98,7 +98,7 @@ class Summary:
     checksum: str
 
 
-class FilesTable(Sequence[FileSpec]):
+class FilesTable(Made[FileSpec]):
     """Files as columns: a `FileSpec` is made when it is asked for.
 
     Attributes:
@@ -138,13 +138,7 @@ class FilesTable(Sequence[FileSpec]):
     def __len__(self) -> int:
         return len(self.columns["entries"])
 
-    @overload
-    def __getitem__(self, number: int) -> FileSpec: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[FileSpec]: ...
-    def __getitem__(self, number: int | slice) -> FileSpec | list[FileSpec]:
-        if isinstance(number, slice):
-            return [self[n] for n in range(*number.indices(len(self)))]
+    def _one(self, number: int) -> FileSpec:
         row: dict[str, Any] = {name: column[number] for name, column in self.columns.items()}
         row |= {name: int(row[name]) for name in NUMBERS}
         return FileSpec(**row | {"friends": _friends(row["friends"])})

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int64]
+Item = TypeVar("Item", covariant=True)
 
 
-class IntLists(Sequence[tuple[int, ...]]):
+class Made(Sequence[Item]):
+    """A sequence of which each item is made when it is asked for."""
+
+    @abstractmethod
+    def _one(self, number: int) -> Item:
+        """The item of a number from 0 on."""
+
+    @overload
+    def __getitem__(self, number: int) -> Item: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Item]: ...
+    def __getitem__(self, number: int | slice) -> Item | list[Item]:
+        numbers = range(len(self))[number]
+        return self._one(numbers) if isinstance(numbers, int) else [*map(self._one, numbers)]
+
+
+class IntLists(Made[tuple[int, ...]]):
     """A tuple of integers for each file, made when it is asked for.
 
     Attributes:
@@ -36,14 +54,7 @@ class IntLists(Sequence[tuple[int, ...]]):
     def __len__(self) -> int:
         return len(self.ends)
 
-    @overload
-    def __getitem__(self, number: int) -> tuple[int, ...]: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[tuple[int, ...]]: ...
-    def __getitem__(self, number: int | slice) -> tuple[int, ...] | list[tuple[int, ...]]:
-        if isinstance(number, slice):
-            return [self[n] for n in range(*number.indices(len(self)))]
-        number = range(len(self))[number]
+    def _one(self, number: int) -> tuple[int, ...]:
         own = self.values[self.ends[number - 1] if number else 0 : self.ends[number]]
         return tuple((np.cumsum(own, dtype=np.int64) if self.rising else own).tolist())
 
@@ -68,7 +79,7 @@ def small(values: IntArray) -> IntArray:
     return values.astype(np.int32 if fits else np.int64, copy=False)
 
 
-class Texts(Sequence[str]):
+class Texts(Made[str]):
     """A text for each file, decoded when it is asked for.
 
     Attributes:
@@ -88,14 +99,7 @@ class Texts(Sequence[str]):
     def __len__(self) -> int:
         return len(self.ends)
 
-    @overload
-    def __getitem__(self, number: int) -> str: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[str]: ...
-    def __getitem__(self, number: int | slice) -> str | list[str]:
-        if isinstance(number, slice):
-            return [self[n] for n in range(*number.indices(len(self)))]
-        number = range(len(self))[number]
+    def _one(self, number: int) -> str:
         start = self.ends[number - 1] if number else 0
         return os.fsdecode(self.values[start : self.ends[number]].tobytes())
 
@@ -104,7 +108,7 @@ class Texts(Sequence[str]):
         return Texts(*_taken(self.values, self.ends, numbers))
 
 
-class DistantTexts(Sequence[str]):
+class DistantTexts(Made[str]):
     """A text for each file, read when it is asked for together with its neighbours.
 
     Attributes:
@@ -118,13 +122,7 @@ class DistantTexts(Sequence[str]):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    @overload
-    def __getitem__(self, number: int) -> str: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[str]: ...
-    def __getitem__(self, number: int | slice) -> str | list[str]:
-        if isinstance(number, slice):
-            return [self[n] for n in range(*number.indices(len(self)))]
+    def _one(self, number: int) -> str:
         block, row = divmod(int(self.numbers[number]), self.rows)
         return self.block(block)[row]
 
