@@ -1,5 +1,7 @@
 """Training and evaluation: weights, the best model, AUC against an independent count."""
 
+import gc
+import weakref
 from time import sleep
 
 import keras
@@ -13,7 +15,15 @@ from mlaas4hep_tf import RootDataset, scan
 from mlaas4hep_tf.errors import LabelError, ModelError
 from mlaas4hep_tf.models import build
 from mlaas4hep_tf.testing import make_events, write_files, write_tree
-from mlaas4hep_tf.train import Evaluation, InputWait, balanced_weights, evaluate, fit, weigh_classes
+from mlaas4hep_tf.train import (
+    Evaluation,
+    InputWait,
+    balanced_weights,
+    evaluate,
+    fit,
+    predict_batch,
+    weigh_classes,
+)
 
 
 @pytest.fixture
@@ -226,3 +236,15 @@ def test_models_that_cannot_be_evaluated(data):
     lost.set_weights([np.full(w.shape, np.nan) for w in lost.get_weights()])
     with pytest.raises(ModelError, match="not finite"):
         evaluate(lost, ds)
+
+
+def test_a_model_that_predicts_follows_its_weights_and_goes_with_its_last_user():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False)])
+    x = np.array([[1.0, 2.0, 4.0]], np.float32)
+    for weights in ([1.0, 1.0, 1.0], [0.5, 0.0, 2.0]):
+        model.set_weights([np.array(weights, np.float32)[:, None]])
+        assert predict_batch(model, x).tolist() == [[np.dot(weights, x[0])]]
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
