@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mlaas4hep_client import ServingError
+from mlaas4hep_client.files import read_events
 
 from mlaas4hep_tf import scan
 from mlaas4hep_tf.errors import BranchError, DataWarning
@@ -136,3 +138,45 @@ def test_every_number_is_that_of_root(name, start, stop):
 def test_what_holds_no_numbers_is_named(name):
     found = {i.name: i.reason for i in opened(name).branches if i.kind == "other" and i.reason != "not selected"}
     assert found == LEFT_OUT.get(name, {})
+
+
+MISREAD = {  # by uproot, with which the client reads
+    "late_merged_rntuple.root": {"late", "late_list", "last"},
+    "numbers_rntuple.root": {"char", "char_list", "char_fixed"},
+    "objects.root": {
+        *(f"polar_whole.fCoordinates.f{member}" for member in ("Pt", "Eta", "Phi", "M")),
+        *(f"direction.fCoordinates.f{member}" for member in "XYZ"),
+    },
+    "objects_rntuple.root": {"pointer"},
+    "reals.root": {
+        "vector", "f_plain_fixed", "f_plain_list",
+        *(f"{kind}_{how}_{form}" for kind in "df" for how in ("range", "bits", "mantissa") for form in ("fixed", "list")),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(VALUES))
+def test_the_client_has_the_numbers_of_root_by_the_names_of_the_inputs(name):
+    infos = {re.sub(r"\W", "_", i.name): i for i in opened(name).branches if i.kind != "other"}
+    right = {key: info for key, info in infos.items() if info.name not in MISREAD.get(name, set())}
+    items = Counter(SPREAD.sub("", info.name) for info in infos.values())
+    (events,) = read_events(str(FOLDER / name), lambda: sorted(right)).steps if right else ({},)
+    assert events.keys() == right.keys()
+    for key, info in right.items():
+        expected = by_root(name, info.name, items[SPREAD.sub("", info.name)])
+        if info.kind == "flat":
+            assert not any(isinstance(value, list) for value in events[key])
+        elif info.kind != "nested":  # an array is one list, of however many dimensions
+            assert [len(value) for value in events[key]] == [len(value) for value in expected]
+        for found, wanted in zip(events[key], expected, strict=True):
+            np.testing.assert_allclose(flat(found), np.array(wanted, info.dtype), rtol=2e-7)  # uproot's Float16_t
+
+
+@pytest.mark.parametrize("name", sorted(MISREAD))
+def test_the_client_names_all_inputs_that_uproot_reads_wrong(name):
+    names = sorted(re.sub(r"\W", "_", branch) for branch in MISREAD[name])
+    with pytest.raises(ServingError) as caught:
+        list(read_events(str(FOLDER / name), lambda: names).steps)
+    for key in names:
+        assert f"{key} (uproot " in str(caught.value)
+    assert "`mlaas4hep-tf predict FILES --run RUN -o scores.root`" in str(caught.value)

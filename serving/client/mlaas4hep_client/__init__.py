@@ -8,6 +8,7 @@
     over_http    Http: requests to the REST interface
     over_grpc    Grpc: requests to the gRPC interface
     client       Client
+    branches     places: what of a ROOT tree an input is
     files        read_events: events from JSON, CSV, Parquet and ROOT files
     predict      mlaas4hep-predict
 

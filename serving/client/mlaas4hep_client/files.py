@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,10 +12,12 @@ from importlib import import_module
 from itertools import islice
 from typing import Any
 
+from mlaas4hep_client.branches import Place, filled, places
 from mlaas4hep_client.errors import invalid_argument
 
 STEP = 1000  # events in a request
 _ROOT = re.compile(r"^(?P<path>.*\.root(?:\.\d+)?)(?::(?P<tree>[^/].*))?$", re.IGNORECASE)
+_OTHERWISE = "`mlaas4hep-tf predict FILES --run RUN -o scores.root` reads more, friends too; or send events as JSON"
 
 Inputs = Callable[[], Sequence[str]]
 
@@ -125,15 +126,9 @@ def _from_parquet(path: str, inputs: Inputs) -> Iterator[Any]:
             chosen = _chosen(file.schema_arrow.names, inputs(), path)
             for batch in file.iter_batches(STEP, columns=list(chosen.values())):
                 values = batch.to_pydict()
-                yield {name: [_filled(value) for value in values[column]] for name, column in chosen.items()}
+                yield {name: [filled(value) for value in values[column]] for name, column in chosen.items()}
     except (OSError, arrow.ArrowException) as error:
         raise invalid_argument(f"{path} cannot be read: {error}") from None
-
-
-def _filled(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_filled(item) for item in value]
-    return math.nan if value is None else value
 
 
 def _from_root(path: str, tree: str | None, inputs: Inputs) -> Iterator[Any]:
@@ -141,17 +136,23 @@ def _from_root(path: str, tree: str | None, inputs: Inputs) -> Iterator[Any]:
     try:
         with uproot.open(path) as file:
             found = _tree(file, tree, path)
-            chosen = _chosen(found.keys(), inputs(), f"{path}, tree {found.name}")
-            for arrays in found.iterate(list(chosen.values()), step_size=STEP):
-                yield {name: _column(arrays, branch).to_list() for name, branch in chosen.items()}
+            chosen = _placed(places(found), inputs(), f"{path}, tree {found.name}")
+            branches = list(dict.fromkeys(place.branch for place in chosen.values()))
+            for events in found.iterate(branches, step_size=STEP):
+                yield {name: place.values(events) for name, place in chosen.items()}
     except (OSError, ValueError, uproot.KeyInFileError, uproot.DeserializationError) as error:
         told = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise invalid_argument(f"{path} cannot be read: {told}") from None
 
 
-def _column(arrays: Any, branch: str) -> Any:
-    """A branch; a member of an RNTuple's record comes inside of that."""
-    return arrays[branch] if branch in arrays.fields else arrays[tuple(branch.split("."))]
+def _placed(known: Mapping[str, Place], inputs: Sequence[str], where: str) -> Mapping[str, Place]:
+    """Input -> where its numbers lie; raises for all that are nowhere, or that uproot does not read."""
+    named = _by_input(known)
+    lacking = {name: known[named[name]].reason if name in named else "" for name in inputs}
+    told = [f"{name} ({why})" if why else name for name, why in lacking.items() if why or name not in named]
+    if told:
+        raise invalid_argument(f"{_lacks(where, inputs, told)}; {_OTHERWISE}")
+    return {name: known[named[name]] for name in inputs}
 
 
 def _tree(file: Any, name: str | None, path: str) -> Any:
@@ -169,11 +170,19 @@ def _tree(file: Any, name: str | None, path: str) -> Any:
 
 def _chosen(columns: Sequence[str], inputs: Sequence[str], where: str) -> Mapping[str, str]:
     """Input -> the column that has it: of its name, or of one that `mlaas4hep_tf.export` turns into it."""
-    known = {_input_name(column): column for column in columns} | {column: column for column in columns}
+    known = _by_input(columns)
     missing = [name for name in inputs if name not in known]
     if missing:
-        raise invalid_argument(f"{where} lacks {len(missing)} of the {len(inputs)} inputs: {', '.join(missing)}")
+        raise invalid_argument(_lacks(where, inputs, missing))
     return {name: known[name] for name in inputs}
+
+
+def _by_input(columns: Iterable[str]) -> Mapping[str, str]:
+    return {_input_name(column): column for column in columns} | {column: column for column in columns}
+
+
+def _lacks(where: str, inputs: Sequence[str], missing: Sequence[str]) -> str:
+    return f"{where} lacks {len(missing)} of the {len(inputs)} inputs: {', '.join(missing)}"
 
 
 def _input_name(branch: str) -> str:
