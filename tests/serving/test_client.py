@@ -437,6 +437,7 @@ def test_all_inputs_that_are_missing_or_unknown_are_named(url):
         ) as caught:
             client.predict([{"met": 1.0, "mass": 2.0}])
         assert caught.value.code is Code.INVALID_ARGUMENT
+        assert caught.value.__cause__ is None and caught.value.__suppress_context__  # nothing else is shown before it
         with pytest.raises(ServingError, match="none"):
             client.inputs(signature="none")
 
@@ -487,6 +488,17 @@ def test_a_version_of_the_model_from_the_shell(url, flag, monkeypatch, capsys):
         monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(EVENTS[0])))
         assert predict.main([url, "--model", "sums", flag, version]) == status
     assert "NOT_FOUND" in capsys.readouterr().err
+
+
+def test_what_no_server_can_be_asked_with():
+    for url, token, rule in [
+        ("http://[::1", None, "is no URL"),
+        ("http://127.0.0.1:1", "secret\n", "a token is printable ASCII"),
+        ("grpc://127.0.0.1:1", "gehëim", "a token is printable ASCII"),
+    ]:
+        with pytest.raises(ServingError, match=rule) as caught:
+            Client(url, token=token)
+        assert token is None or token not in str(caught.value)
 
 
 def test_mistakes_on_the_shell(served, tmp_path, capsys):

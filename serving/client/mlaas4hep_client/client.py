@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Literal, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from mlaas4hep_client.arrays import Array
 from mlaas4hep_client.errors import Code, ServingError, invalid_argument
@@ -45,7 +45,7 @@ class Client:
         ca: PEM file of the authority that signed the server's certificate; by default those of the system.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, another kind of URL.
+        ServingError: INVALID_ARGUMENT, another kind of URL, or a token that cannot be sent.
     """
 
     def __init__(
@@ -98,8 +98,9 @@ class Client:
         try:
             found = self._transport.predict(given, *which)
         except ServingError as error:
-            if error.code is Code.INVALID_ARGUMENT and isinstance(given, dict):
-                _check_names(given, self._known_inputs(*which) or given, which[0])
+            known = self._known_inputs(*which) if error.code is Code.INVALID_ARGUMENT else []
+            if known and isinstance(given, dict) and (names := _other_names(given, known, which[0])):
+                raise names from None  # which says all that the server said of one
             raise
         if outputs == "all":
             return found
@@ -130,20 +131,30 @@ class Client:
         self.close()
 
 
-def _check_names(given: Collection[str], wanted: Collection[str], model: str) -> None:
-    """Raise INVALID_ARGUMENT that names every input that is missing, and all that the model does not know."""
+def _other_names(given: Collection[str], wanted: Collection[str], model: str) -> ServingError | None:
+    """The error that names every input that is missing, and all that the model does not know, if there are any."""
     missing, unknown = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
     told = [f"lack {', '.join(missing)}"] if missing else []
     told += [f"have {', '.join(unknown)}, which it does not take"] if unknown else []
-    if told:
-        raise invalid_argument(f"model {model!r} takes {len(wanted)} inputs, and the events {' and '.join(told)}")
+    if not told:
+        return None
+    return invalid_argument(f"model {model!r} takes {len(wanted)} inputs, and the events {' and '.join(told)}")
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise invalid_argument(f"{url!r} is no URL: {error}") from None
 
 
 def _transport(url: str, token: str | None, timeout: float, ca: str | None) -> _Transport:
     """HTTP or gRPC; only the library of the one in use is imported."""
-    parts = urlsplit(url)
+    parts = _split(url)
     if parts.scheme not in _SCHEMES or not parts.netloc:
         raise invalid_argument(f"a server is http://, https://, grpc:// or grpcs://HOST:PORT; got {url!r}")
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise invalid_argument("a token is printable ASCII; got one with other characters, such as the end of a line")
     if parts.scheme.startswith("http"):
         from mlaas4hep_client.over_http import Http
 
