@@ -1,6 +1,7 @@
 """The server as processes: the line it prints, SIGTERM, several on one port."""
 
 import contextlib
+import fcntl
 import http.client
 import os
 import re
@@ -205,9 +206,7 @@ def test_what_a_killed_server_has_left_goes_at_the_next_start(tmp_path, monkeypa
         )  # fmt: skip
         assert killed.stdout is not None
         left = killed.stdout.readline().strip()
-        for folder in tmp_path.iterdir():
-            os.utime(folder, (0, 0))
-        scratch.remove_left()
+        start_beside(tmp_path)
         assert {str(folder) for folder in tmp_path.iterdir()} >= {own, left}  # both are held
         killed.kill()
         killed.communicate()
@@ -217,6 +216,44 @@ def test_what_a_killed_server_has_left_goes_at_the_next_start(tmp_path, monkeypa
     young.mkdir()
     scratch.remove_left()
     assert young.is_dir()
+
+
+def age(folder):
+    for one in folder.iterdir():
+        os.utime(one, (0, 0))
+
+
+def start_beside(folder):
+    age(folder)
+    scratch.remove_left()
+
+
+def first(monkeypatch, meanwhile):
+    """Let something happen in the moment before the next lock of a folder."""
+    lock = fcntl.flock
+
+    def flock(opened, how):
+        monkeypatch.setattr("fcntl.flock", lock)
+        meanwhile()
+        lock(opened, how)
+
+    monkeypatch.setattr("fcntl.flock", flock)
+
+
+def test_a_server_that_starts_takes_no_folder_of_one_that_begins_or_ends(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    caplog.set_level("INFO")
+    first(monkeypatch, lambda: start_beside(tmp_path))
+    with Scratch() as folder:  # long made, and not yet held, when another server starts
+        start_beside(tmp_path)
+        assert [str(one) for one in tmp_path.iterdir()] == [folder]
+    ending = Scratch()
+    caplog.clear()
+    age(tmp_path)
+    first(monkeypatch, ending.cleanup)
+    scratch.remove_left()
+    assert not caplog.records  # it was no folder of a server that was killed
+    assert not list(tmp_path.iterdir())
 
 
 PAGES = ("/healthz", "/readyz", "/monitoring/prometheus/metrics", "/v1/models/default", "/v1/models/default/metadata")
