@@ -57,6 +57,14 @@ class ReadPolicy:
         """Seconds to wait after a failed attempt (0, 1 ...), for a random number `chance` from [0, 1)."""
         return float(min(LONGEST_PAUSE_S, self.backoff_s * 2**attempt) * (0.5 + 0.5 * chance))
 
+    def busy_pause_s(self, asked_s: float, waited_s: float, attempt: int, chance: float) -> float | None:
+        """Seconds to wait for a server that asks to come back in `asked_s`, and first did `waited_s` ago.
+
+        No more than what is left of `work_timeout_s`; None where it asks for more.
+        """
+        left = self.work_timeout_s - waited_s
+        return None if asked_s > left else min(left, asked_s + self.pause_s(attempt, chance))
+
     def places(self, url: str) -> tuple[str, ...]:
         """The URL, then its replicas, those of the longest matching start."""
         starts = [start for start in self.replicas if url.startswith(start)]

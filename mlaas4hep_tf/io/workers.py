@@ -7,6 +7,7 @@ hangs is known and replaced; the one piece of work that it had is done again.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import threading
@@ -196,7 +197,7 @@ class _Dispatcher:
             reader.kill()
 
     def _work(self, executor: Executor | None, given: Conditions, function: Callable[..., R], *args: Any) -> R:
-        deaths, waited = 0, 0.0
+        deaths, busy_since = 0, math.inf
         while True:
             try:
                 return self._try(executor, given, function, *args)
@@ -209,10 +210,10 @@ class _Dispatcher:
                     ) from error
             except (_Stalled, _Lost, InputFileError) as error:
                 asked = getattr(error, "after_s", 0.0)
-                waited += asked
-                if not _may_try_again(error, given, waited):
+                busy_since = min(busy_since, time.monotonic()) if asked else busy_since
+                pause = _pause(error, given, busy_since)
+                if pause is None:
                     raise
-                pause = asked + given.policy.pause_s(given.attempt, random.random())
                 _log.warning("%s; once more in %.1f s", error, pause)
                 if self._closing.wait(pause):
                     raise
@@ -280,11 +281,14 @@ def _package(thing: object) -> str:
     return type(thing).__module__.partition(".")[0]
 
 
-def _may_try_again(error: Exception, given: Conditions, waited: float) -> bool:
-    """Whether a piece of work is tried again; `waited` seconds of waiting were asked for by its server."""
-    if getattr(error, "after_s", 0.0):
-        return waited <= given.policy.work_timeout_s
-    return getattr(error, "passing", True) and given.attempt < given.policy.retries
+def _pause(error: Exception, given: Conditions, busy_since: float) -> float | None:
+    """Seconds until a piece of work is tried again; None where it is not."""
+    asked = getattr(error, "after_s", 0.0)
+    if asked:
+        waited = time.monotonic() - busy_since
+        return given.policy.busy_pause_s(asked, waited, given.attempt, random.random())
+    again = getattr(error, "passing", True) and given.attempt < given.policy.retries
+    return given.policy.pause_s(given.attempt, random.random()) if again else None
 
 
 class _Died(Exception):

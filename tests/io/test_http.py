@@ -192,7 +192,19 @@ def test_who_asks_for_more_than_the_deadline_is_not_waited_for(content):
     with server(content, refuses(503, Retry_After="1")) as (url, asked):
         with pytest.raises(InputFileError, match=r"f000\.root.*503.*asks to come back in 1 s"):
             quiet_scan(url, read=read(work_timeout_s=2))
-        assert len(asked) == 3
+        assert len(asked) == 2  # a second later there is less than a second left
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.5, 0.999])
+def test_who_always_asks_for_more_time_is_waited_for_until_the_deadline_and_no_longer(chance):
+    policy = ReadPolicy(work_timeout_s=8, backoff_s=0.5)
+    waited, pauses = 0.0, []
+    while (pause := policy.busy_pause_s(2.5, waited, attempt=0, chance=chance)) is not None:
+        pauses.append(pause)
+        waited += pause
+    assert 8 - 2.5 < waited <= 8
+    assert pauses[:2] == [2.75 + 0.25 * chance] * 2  # others that wait do not come back at the same time
+    assert policy.busy_pause_s(2.5, 5.3, attempt=0, chance=chance) == pytest.approx(2.7)  # which is what is left
 
 
 def test_a_replica_is_not_made_to_wait(content):
