@@ -97,11 +97,11 @@ class MissingExtraWarning(UserWarning):
     """Something is left out because the extra that it needs is not installed."""
 
 
-def near_misses(name: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'Jet_pt'?)`` for the closest known names, or nothing."""
+def near_misses(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
+    """`` (did you mean 'Jet_pt'?)`` for the closest known names that are so much alike (1: the same), or nothing."""
     known = list(known)
     folded = {k.casefold(): k for k in known}
-    close = get_close_matches(name.casefold(), folded, n=3, cutoff=0.6)
+    close = get_close_matches(name.casefold(), folded, n=3, cutoff=likeness)
     if not close:
         return ""
     return " (did you mean " + " or ".join(repr(folded[c]) for c in close) + "?)"

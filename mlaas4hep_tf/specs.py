@@ -22,7 +22,7 @@ from mlaas4hep_tf.errors import BranchError, DataWarning, FriendError, PlanError
 from mlaas4hep_tf.expressions.syntax import words_of
 from mlaas4hep_tf.files_table import NO_FILES, FileSpec, FilesTable, Summary, listed_files
 from mlaas4hep_tf.htmltable import table, text
-from mlaas4hep_tf.io.branches import IDENTIFIERS, BranchInfo, Kind, Selection, check_schema
+from mlaas4hep_tf.io.branches import IDENTIFIERS, OTHER_FILES, BranchInfo, Kind, Selection, check_complete, check_schema
 from mlaas4hep_tf.io.files import Friend, RootFile, Source, place_of
 from mlaas4hep_tf.table_store import read_table, table_name, write_table
 
@@ -398,7 +398,8 @@ class Specs:
         """
         expected = [self._stored(info) for info in self.read_infos]
         for file in files:
-            check_schema(expected, file.branches, file.where, "the specs")
+            check_complete([b.name for b in expected], [b.name for b in file.branches], file.where)
+            check_schema(expected, file.branches, file.where, "the specs", OTHER_FILES)
         if not self.bound:
             return
         known = {(f.uuid, f.entries): f for f in self.files}

@@ -485,8 +485,12 @@ def test_specs_of_other_data_are_refused(tmp_path):
     with pytest.raises(SpecsError, match="belong to other data than file .*other.root.*scan these files"):
         RootDataset(other, specs)
     assert len(ids(plain(other, specs.unbound()))) == 31
-    less = write_tree(tmp_path / "less.root", {"id": np.arange(3, dtype="i4")})
-    with pytest.raises(BranchError, match="'nJet' of the specs is missing in file .*less.root"):
+    less = write_tree(tmp_path / "less.root", {name: np.arange(3, dtype="i4") for name in ("id", "NJet", "Jet_2")})
+    says = (
+        r"file .*less\.root, tree events lacks 4 of the 5 branches that the specs, and models trained with them, read: "
+        r"'nJet' \(did you mean 'NJet'\?\), 'x', 'Jet_0', 'Jet_1'; what it has beside is 'NJet', 'Jet_2'; take files"
+    )
+    with pytest.raises(BranchError, match=says):
         RootDataset(less, specs.unbound())
 
 

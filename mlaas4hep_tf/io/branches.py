@@ -16,6 +16,9 @@ _WILD = re.compile(r"[*?[]")
 _BOOKKEEPING = re.compile(r"(^|[./*])f(Bits|UniqueID|Name|Title)$")  # of TObject and TNamed: no physics
 NESTED = "lists of lists"
 NO_FEATURES = ("nested", "other")
+_LEAVE_OUT = "exclude the branch or leave out the file"
+OTHER_FILES = "take files of the same kind as those, or scan these and train on them"
+_ALIKE = 0.9  # Jet_pt and jet_pt are, Jet_pt and Jet_px are not
 IDENTIFIERS = ("run", "event", "luminosityBlock", "lumi")
 
 
@@ -169,7 +172,26 @@ def _order(info: BranchInfo) -> tuple[bool, str]:
     return (info.kind != "flat", info.name)
 
 
-def check_schema(expected: Iterable[BranchInfo], infos: Sequence[BranchInfo], where: str, reference: str) -> None:
+def check_complete(needed: Collection[str], present: Collection[str], where: str) -> None:
+    """Hold the branches of one file to those that specs read.
+
+    Raises:
+        BranchError: names those that are missing, and what there is beside the others.
+    """
+    there, read = frozenset(present), frozenset(needed)
+    missing = [name for name in needed if name not in there]
+    if missing:
+        others = [name for name in present if name not in read]
+        told = shorten(f"{name!r}{near_misses(name, others, _ALIKE)}" for name in missing)
+        raise BranchError(
+            f"{where} lacks {len(missing)} of the {len(needed)} branches that the specs, and models trained with them, "
+            f"read: {told}; what it has beside is {shorten(map(repr, others)) or 'nothing'}; {OTHER_FILES}"
+        )
+
+
+def check_schema(
+    expected: Iterable[BranchInfo], infos: Sequence[BranchInfo], where: str, reference: str, advice: str = _LEAVE_OUT
+) -> None:
     """Hold the branches of one file to those expected: same names, kinds and dtypes.
 
     Raises:
@@ -181,17 +203,17 @@ def check_schema(expected: Iterable[BranchInfo], infos: Sequence[BranchInfo], wh
         if have is None:
             raise BranchError(
                 f"all files must have the same branches: {want.name!r} of {reference} is missing in "
-                f"{where}{near_misses(want.name, present)}; exclude the branch or leave out the file"
+                f"{where}{near_misses(want.name, present)}; {advice}"
             )
         if (have.kind, have.dtype, have.length) != (want.kind, want.dtype, want.length):
             raise BranchError(
                 f"all files must agree on the type of a branch: {want.name!r} is {describe(have)} in {where} but "
-                f"{describe(want)} in {reference}; exclude the branch or leave out the file"
+                f"{describe(want)} in {reference}; {advice}"
             )
         if have.group != want.group:
             raise BranchError(
                 f"all files must agree on the counter of a branch: {want.name!r} is counted by {have.group!r} in "
-                f"{where} but by {want.group!r} in {reference}; exclude the branch or leave out the file"
+                f"{where} but by {want.group!r} in {reference}; {advice}"
             )
 
 
