@@ -282,7 +282,7 @@ def _finish(
     if options.layout == "ragged":
         x = preprocessor.ragged(flat, packed)
     else:
-        raw = preprocessor.from_packed(flat, packed)
+        raw = preprocessor.from_packed(flat, packed, compiled=bool(constants))
         if options.augmentation is not None:
             raw = Augmenter(options.augmentation, preprocessor, options.seed)(raw, turn, rows)
         x = _dense(preprocessor, options, constants, raw)

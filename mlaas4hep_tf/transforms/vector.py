@@ -25,7 +25,7 @@ from mlaas4hep_tf.transforms.normalize import (
     prepared,
     scaling,
 )
-from mlaas4hep_tf.transforms.pad import pad, resize
+from mlaas4hep_tf.transforms.pad import pad, pad_by_value, resize
 
 MASK_SUFFIX = "_mask"
 
@@ -86,7 +86,9 @@ class Preprocessor:
         """Branch -> where it stands on the last axis of what the model takes."""
         return self.columns if self.image is None else self.image.parts
 
-    def from_packed(self, flat: tf.Tensor, groups: list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]) -> tf.Tensor:
+    def from_packed(
+        self, flat: tf.Tensor, groups: list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]], *, compiled: bool = False
+    ) -> tf.Tensor:
         """Raw vector of packed events, NaN where there is no value.
 
         Args:
@@ -100,7 +102,7 @@ class Preprocessor:
         for (values, starts, counts), members in zip(groups, self.specs.groups.values(), strict=True):
             length = members[0].length
             if length:
-                padded = pad(values, starts, counts, length)
+                padded = (pad_by_value if compiled else pad)(values, starts, counts, length)
                 parts.append(tf.reshape(padded, [-1, length * len(members)]))  # [n, F * L]
         vector = tf.concat(parts, axis=1) if groups else flat
         vector = tf.ensure_shape(vector, [None, self.width])

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from mlaas4hep_tf.errors import PlanError
 from mlaas4hep_tf.transforms.mask import mask_missing
 from mlaas4hep_tf.transforms.normalize import Normalize, by_branch, check_normalize, constants, normalize_columns
-from mlaas4hep_tf.transforms.pad import pad, resize, sentinel
+from mlaas4hep_tf.transforms.pad import pad, pad_by_value, resize, sentinel
 
 NAN = float("nan")
 
 
-def pad_lists(lists, length):
+def pad_lists(lists, length, pad=pad):
     """`pad` fed with lists of objects of two features each."""
     values = np.array([obj for event in lists for obj in event], np.float32).reshape(-1, 2)
     counts = np.array([len(event) for event in lists], np.int32)
@@ -26,6 +26,13 @@ def test_short_lists_are_filled_and_long_ones_cut():
     got = pad_lists([[], [(1, 2)], [(3, 4), (5, 6), (7, 8)]], 2)
     want = [[[NAN, NAN]] * 2, [[1, NAN], [2, NAN]], [[3, 5], [4, 6]]]
     assert np.array_equal(got, np.array(want, np.float32), equal_nan=True)
+
+
+@given(st.lists(st.lists(st.tuples(st.floats(width=32), st.floats(width=32)), max_size=5), min_size=1),
+       st.integers(0, 4))  # fmt: skip
+def test_padding_for_a_compiler_gives_the_same_bits(lists, length):
+    rows, values = (pad_lists(lists, length, how).view(np.int32) for how in (pad, pad_by_value))
+    assert np.array_equal(rows, values)
 
 
 @pytest.mark.parametrize("lists", [[[], []], [[(1, 2)]]])
