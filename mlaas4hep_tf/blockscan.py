@@ -120,10 +120,6 @@ class Wanted:
         """Branches that are needed, counters too."""
         return [info.name for info in self.read] + [info.counter for info in self.read if info.counter]
 
-    def statistics(self, info: BranchInfo, values: Sequence[Array], per_group: Mapping[str, Array]) -> BranchStats:
-        """Of a feature's values, and of the events of a group by their number of objects."""
-        return statistics(values, _multiplicities(info, per_group), distributed=info.name in self.distributed)
-
 
 Task = tuple[RootFile, int, Sequence[int]]  # the file, its number, and the edges, from the first entry to the last
 
@@ -136,24 +132,33 @@ def scan_range(wanted: Wanted, task: Task) -> Scanned:
 
 def _scan_range(wanted: Wanted, task: Task) -> Scanned:
     """Of all events; the first block of a file gives the example."""
-    from mlaas4hep_tf.io.reader import read  # here, so that the training process never imports uproot
+    from mlaas4hep_tf.io.reader import stream  # here, so that the training process never imports uproot
 
     file, _, edges = task
     infos = wanted.features
     names = [info.name for info in wanted.read]
     counters = {info.counter: None for info in infos if info.counter}
-    columns = read(file, edges[0], edges[-1], names, counters=counters, hold=False)
+    columns = stream(file, edges[0], edges[-1], names, counters=counters, hold=False)
+    exemplary = infos if edges[0] == 0 else ()
+    needed = {info.name for info in (*wanted.targets, *wanted.identifiers, *exemplary)}
+    found, values = dict[str, BranchStats](), dict[str, Sequence[Array]]()
+    features = {info.name for info in infos}
+    for name, pieces in columns.values:
+        if name in features:
+            found[name] = statistics(pieces, distributed=name in wanted.distributed)
+        if name in needed:
+            values[name] = pieces
     apart = differing(infos, columns.counts)
     if apart:
         infos = [replace(info, counter=None) if info.name in apart else info for info in infos]
     per_group = {group: np.bincount(counts).astype(np.int64) for group, counts in columns.counts.items()}
     return Scanned(
-        [wanted.statistics(i, columns.values[i.name], per_group) for i in infos],
-        [target_statistics(columns.values[info.name]) for info in wanted.targets],
+        [replace(found[info.name], multiplicities=_multiplicities(info, per_group)) for info in infos],
+        [target_statistics(values[info.name]) for info in wanted.targets],
         [agreement(candidate, columns.counts) for candidate in wanted.groups],
         apart,
-        example_event(infos, columns.values, columns.counts) if infos and edges[0] == 0 else {},
-        identified=identified([np.concatenate(columns.values[info.name]) for info in wanted.identifiers]),
+        example_event(infos, values, columns.counts) if exemplary else {},
+        identified=identified([np.concatenate(values[info.name]) for info in wanted.identifiers]),
     )
 
 
@@ -222,6 +227,9 @@ def _statistics(wanted: Wanted, steps: Steps, applied: Applied) -> Scanned:
     per_group = {group: np.bincount(own).astype(np.int64) for group, own in counts.items()}
     return replace(
         wanted.nothing,
-        features=[wanted.statistics(i, (applied[i.name],), per_group) for i in wanted.features],
+        features=[
+            statistics((applied[i.name],), _multiplicities(i, per_group), distributed=i.name in wanted.distributed)
+            for i in wanted.features
+        ],
         targets=[target_statistics((applied[info.name],)) for info in wanted.targets],
     )

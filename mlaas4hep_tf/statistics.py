@@ -87,7 +87,7 @@ def _add(a: Array, b: Array) -> Array:
     return total
 
 
-def statistics(values: Sequence[Array], multiplicities: Array, *, distributed: bool = False) -> BranchStats:
+def statistics(values: Sequence[Array], multiplicities: Array = _NONE, *, distributed: bool = False) -> BranchStats:
     """Statistics of one branch from its values (1-D arrays of one numeric dtype, any byte order).
 
     Values count as training sees them: what float32 cannot hold is infinite.  With `distributed` they are binned too.

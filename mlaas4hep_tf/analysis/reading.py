@@ -135,7 +135,7 @@ def read_passing(
     """
     parts = [_read_segment(file, segment, layout.names, steps, drawn) for segment in segments]
     where = f"{file.where}, entries {segments[0].start} to {segments[-1].stop}"
-    return pack_checked(behind_each_other(parts), layout, where, ref)
+    return pack_checked(behind_each_other(parts).stream(), layout, where, ref)
 
 
 def _read_segment(

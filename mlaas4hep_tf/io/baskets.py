@@ -6,12 +6,13 @@ byte offset of every entry.  Layout: ROOT's ``TBasket`` and ``RZip.cxx``; values
 
 from __future__ import annotations
 
+import itertools
 import lzma
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import cramjam
 import numpy as np
@@ -37,21 +38,6 @@ Pieces = tuple[Array, ...]  # 1-D arrays (any byte order) that together are a co
 _Basket = tuple[memoryview, int, int]  # its bytes, its first entry, the one behind its last
 
 
-class _Unpacked(NamedTuple):
-    """A basket of lists: the number of its first entry, how many it has, and what `unpack` gives."""
-
-    at: int
-    entries: int
-    data: Array
-    border: int
-    keylen: int
-
-    @property
-    def offsets(self) -> memoryview:
-        """The entry offsets as they are stored, 4 bytes each."""
-        return self.data.data[self.border + 4 : self.border + 4 + 4 * self.entries]
-
-
 class Disagreement(ValueError):
     """A branch has other multiplicities than its group."""
 
@@ -67,35 +53,27 @@ class Multiplicities:
     def __init__(self, source: str, counts: Array) -> None:
         self.source, self.counts = source, counts
         self._starts = np.concatenate([[0], np.cumsum(counts)])
-        self._positions: dict[tuple[tuple[int, ...], int], tuple[list[int], Array]] = {}
-        self._stored: dict[tuple[tuple[int, ...], int, int], bytes] = {}
+        self._positions: dict[tuple[int, int, int], Array] = {}
+        self._stored: dict[tuple[int, int, int, int], tuple[int, bytes]] = {}
 
-    def fits(self, baskets: Sequence[_Unpacked], itemsize: int) -> bool:
-        """Whether baskets of whole entries that follow each other have the sizes and entry offsets of these counts.
+    def fits(self, at: int, entries: int, itemsize: int, data: Array, border: int, keylen: int) -> bool:
+        """Whether a basket of the entries from `at` on has the size and the entry offsets of these counts.
 
         Offsets count from the start of a basket's key, so branches of one item size and length of key have the same.
         """
-        edges = (baskets[0].at, *(basket.at + basket.entries for basket in baskets))
-        sizes, positions = self._expected(edges, itemsize)
-        keylens = {basket.keylen for basket in baskets}
-        if len(keylens) > 1 or sizes != [basket.border for basket in baskets]:
-            return False
-        key = (edges, itemsize, baskets[0].keylen)
+        key = (at, entries, itemsize, keylen)
         if key not in self._stored:
-            stored = positions + np.int32(baskets[0].keylen)
-            self._stored[key] = stored.byteswap(inplace=True).tobytes()
-        return self._stored[key] == b"".join(basket.offsets for basket in baskets)
+            self._stored[key] = self._expected(*key)
+        size, offsets = self._stored[key]
+        return border == size and data[border + 4 : border + 4 + 4 * entries].tobytes() == offsets
 
-    def _expected(self, edges: tuple[int, ...], itemsize: int) -> tuple[list[int], Array]:
-        """The bytes of values in each basket, and the position of each entry in them, int32."""
-        if (edges, itemsize) not in self._positions:
-            at = self._starts[list(edges)]
-            positions = (self._starts[edges[0] : edges[-1]] - at[0]).astype(np.int32)
-            for begin, end, first in zip(edges, edges[1:], (at - at[0]).tolist(), strict=False):
-                positions[begin - edges[0] : end - edges[0]] -= first
-            positions *= itemsize
-            self._positions[edges, itemsize] = (np.diff(at) * itemsize).tolist(), positions
-        return self._positions[edges, itemsize]
+    def _expected(self, at: int, entries: int, itemsize: int, keylen: int) -> tuple[int, bytes]:
+        """The bytes of values in a basket, and its entry offsets as they are stored."""
+        if (at, entries, itemsize) not in self._positions:
+            positions = (self._starts[at : at + entries + 1] - self._starts[at]) * itemsize
+            self._positions[at, entries, itemsize] = positions.astype(np.int32)
+        positions = self._positions[at, entries, itemsize]
+        return int(positions[-1]), (positions[:-1] + np.int32(keylen)).byteswap(inplace=True).tobytes()
 
     def hold(self, at: int, counts: Array) -> None:
         """Raise Disagreement unless the entries from `at` on have these counts."""
@@ -110,7 +88,7 @@ class Multiplicities:
 
 def read_columns(
     fetch: Fetch, index: FileIndex, start: int, stop: int, groups: Mapping[str, str], *, hold: bool = True
-) -> tuple[dict[str, Pieces], dict[str, Multiplicities]]:
+) -> tuple[Iterator[tuple[str, Pieces]], dict[str, Multiplicities]]:
     """Decode entries [start, stop) of some branches, and hold the jagged ones to the multiplicities of their group.
 
     Args:
@@ -121,35 +99,51 @@ def read_columns(
         hold: if not, a branch that differs from its group has its own multiplicities, under its name.
 
     Returns:
-        The values of each branch, and the multiplicities of each group.
+        Each branch and its values, decoded when it is asked for, so that they can be used while they are in the
+        processor's cache; and the multiplicities of each group, at once.
 
     Raises:
         ValueError, OSError, struct.error, lzma.LZMAError, deflate.DeflateError, cramjam.DecompressionError:
-            bytes that are no such basket; the branch is in the note of the exception.
+            bytes that are no such basket, also while branches are asked for; the branch is in the exception's note.
     """
     raw = raw_baskets(fetch, index)
     if any(branch.stride for branch in index.branches):
         raw = _plain_where_shared(raw)
     baskets = _baskets(index, raw)
-    counters = set(groups.values())
-    columns: dict[str, Pieces] = {}
     known: dict[str, Multiplicities] = {}
-    for number in sorted(range(len(index.branches)), key=lambda number: index.branches[number].jagged):
-        branch = index.branches[number]
-        name, own = branch.name, baskets[number]
+    counters = set(groups.values())
+
+    def decode(number: int) -> tuple[str, Pieces]:
+        branch, own = index.branches[number], baskets[number]
         try:
             if branch.counter:
-                columns[name] = _counted_column(branch, _all_counts(index, number, baskets), start, stop, own)
-            elif branch.jagged:
-                columns[name] = _held_column(branch, groups[name], known, start, stop, own, hold)
-            else:
-                columns[name] = _flat_column(branch, start, stop, own)
-                if name in counters:
-                    known[name] = Multiplicities(name, joined(columns[name]))
+                return branch.name, _counted_column(branch, _all_counts(index, number, baskets), start, stop, own)
+            if branch.jagged:
+                return branch.name, _held_column(branch, groups[branch.name], known, start, stop, own, hold)
+            column = _flat_column(branch, start, stop, own)
+            if branch.name in counters:
+                known[branch.name] = Multiplicities(branch.name, joined(column))
         except Exception as error:
-            error.add_note(f"branch {name!r}")
+            error.add_note(f"branch {branch.name!r}")
             raise
-    return columns, known
+        return branch.name, column
+
+    first = [decode(number) for number in _counting(index, groups)]
+    names = {name for name, _ in first}
+    later = [number for number, branch in enumerate(index.branches) if branch.name not in names]
+    return itertools.chain(first, map(decode, later)), known
+
+
+def _counting(index: FileIndex, groups: Mapping[str, str]) -> list[int]:
+    """The branches that say the multiplicities of the groups, flat ones first."""
+    counters = set(groups.values())
+    flat = [n for n, branch in enumerate(index.branches) if not branch.jagged and branch.name in counters]
+    counted = {index.branches[number].name for number in flat}
+    lists: dict[str, int] = {}
+    for number, branch in enumerate(index.branches):
+        if branch.jagged and not branch.counter and groups[branch.name] not in counted:
+            lists.setdefault(groups[branch.name], number)
+    return flat + list(lists.values())
 
 
 def _baskets(index: FileIndex, raw: Sequence[memoryview]) -> list[list[_Basket]]:
@@ -251,16 +245,15 @@ def _jagged_column(
 ) -> tuple[Pieces, Array | None]:
     """Values, and counts per entry unless those of the group are known."""
     pieces, counts = [], [np.empty(0, np.int64)]
-    unread: list[_Unpacked] = []
+    step = branch.step
     for raw, first, last in baskets:
         lo, hi = max(start, first) - first, min(stop, last) - first
         data, border, keylen = unpack(raw, last - first)
         if border == len(data):
             raise ValueError("a basket of a jagged branch has no entry offsets")
         whole = (lo, hi) == (0, last - first)
-        if whole and known is not None and not branch.header:
+        if whole and known and not branch.header and known.fits(first - start, hi, step, data, border, keylen):
             pieces.append(_values(data[:border], branch))
-            unread.append(_Unpacked(first - start, hi, data, border, keylen))
             continue
         ends = _entry_ends(data, border, keylen, last - first)
         values, per_entry = _jagged(data[:border], ends, branch)
@@ -272,10 +265,6 @@ def _jagged_column(
             at = int(per_entry[:lo].sum())
             values = values[at : at + int(per_entry[lo:hi].sum())]
         pieces.append(values)
-    if known is not None and unread and not known.fits(unread, branch.step):
-        for basket in unread:
-            ends = _entry_ends(basket.data, basket.border, basket.keylen, basket.entries)
-            known.hold(basket.at, _jagged(basket.data[: basket.border], ends, branch)[1])
     return tuple(pieces), np.concatenate(counts) if known is None else None
 
 

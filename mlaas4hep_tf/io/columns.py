@@ -1,8 +1,8 @@
-"""`Columns`: entries of some branches as they come out of a file, and how those of several become one."""
+"""`Columns`: entries of some branches as they come out of a file, all at once or branch by branch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,27 @@ import numpy.typing as npt
 from mlaas4hep_tf.io.branches import BranchInfo
 
 Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class ColumnStream:
+    """Entries of some branches, of which each is decoded when it is asked for.
+
+    Attributes:
+        num_entries, inner: as those of `Columns`.
+        counts: too; a branch that differs from its group adds its own when it comes.
+        values: each branch once, in any order, and its values as in `Columns`.
+    """
+
+    num_entries: int
+    values: Iterator[tuple[str, tuple[Array, ...]]]
+    counts: dict[str, Array]
+    inner: dict[str, Array] = field(default_factory=dict)
+
+    def collected(self, names: Iterable[str]) -> Columns:
+        """All branches, in the order of `names`."""
+        values = dict(self.values)
+        return Columns(self.num_entries, {name: values[name] for name in names}, self.counts, self.inner)
 
 
 @dataclass(frozen=True)
@@ -29,6 +50,9 @@ class Columns:
     values: dict[str, tuple[Array, ...]]
     counts: dict[str, Array]
     inner: dict[str, Array] = field(default_factory=dict)
+
+    def stream(self) -> ColumnStream:
+        return ColumnStream(self.num_entries, iter(self.values.items()), self.counts, self.inner)
 
     def renamed(self, prefix: str, groups: Mapping[str, str]) -> Columns:
         """The same with a prefix before all names, but of groups that are called otherwise."""

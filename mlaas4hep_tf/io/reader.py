@@ -5,10 +5,11 @@ It runs in reader processes, which never import TensorFlow (see `inspection`).
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from mlaas4hep_tf.io.basket_index import Array, FileIndex
 from mlaas4hep_tf.io.baskets import Disagreement, Multiplicities, Pieces
 from mlaas4hep_tf.io.branches import BranchInfo, Layout
 from mlaas4hep_tf.io.buffers import ArraySpec, BufferRef, allocate
-from mlaas4hep_tf.io.columns import Columns, behind_each_other
+from mlaas4hep_tf.io.columns import Columns, ColumnStream, behind_each_other
 from mlaas4hep_tf.io.faults import blame
 from mlaas4hep_tf.io.files import FriendFile, RootFile
 from mlaas4hep_tf.io.page_index import PageIndex
@@ -143,6 +144,14 @@ def read(
     file: RootFile, start: int, stop: int, names: Sequence[str], *, counters: Iterable[str] = (),
     groups: Mapping[str, str] | None = None, hold: bool = True,
 ) -> Columns:  # fmt: skip
+    """`stream`, with all branches at once."""
+    return stream(file, start, stop, names, counters=counters, groups=groups, hold=hold).collected(names)
+
+
+def stream(
+    file: RootFile, start: int, stop: int, names: Sequence[str], *, counters: Iterable[str] = (),
+    groups: Mapping[str, str] | None = None, hold: bool = True,
+) -> ColumnStream:  # fmt: skip
     """Read entries [start, stop) of some branches of one file, and hold those of a group to one multiplicity per event.
 
     Args:
@@ -152,7 +161,8 @@ def read(
         hold: if not, a branch that differs from its group has counts of its own, under its name.
 
     Raises:
-        InputFileError: bytes that cannot be read or decoded; names file, tree, branch and entries.
+        InputFileError: bytes that cannot be read or decoded, at once or when the branch is asked for; names file,
+            tree, branch and entries.
         BranchError: a branch that is not in the tree.
     """
     known = {info.name: info for info in file.branches}
@@ -160,7 +170,7 @@ def read(
     if missing:
         raise BranchError(f"no branch {missing[0]!r}{near_misses(missing[0], known)} in {file.where}")
     if not file.friends:
-        return _read_tree(file, start, stop, names, counters, groups or {}, hold)
+        return _stream_tree(file, start, stop, names, counters, groups or {}, hold)
     prefixes = tuple(friend.friend.prefix for friend in file.friends)
     own, needed = ([name for name in given if not name.startswith(prefixes)] for given in (names, counters))
     columns = _read_tree(file, start, stop, own, needed, groups or {}, hold) if own else Columns(stop - start, {}, {})
@@ -168,31 +178,53 @@ def read(
         for friend in file.friends:
             more = _read_friend(friend, start, stop, names, list(counters), groups or {}, hold)
             columns = columns.beside(more) if more is not None else columns
-    return replace(columns, values={name: columns.values[name] for name in names})
+    return columns.stream()
 
 
 def _read_tree(
     file: RootFile, start: int, stop: int, names: Sequence[str], counters: Iterable[str], groups: Mapping[str, str],
     hold: bool,
 ) -> Columns:  # fmt: skip
-    """`read` the tree itself, without its friends."""
+    return _stream_tree(file, start, stop, names, counters, groups, hold).collected(names)
+
+
+def _stream_tree(
+    file: RootFile, start: int, stop: int, names: Sequence[str], counters: Iterable[str], groups: Mapping[str, str],
+    hold: bool,
+) -> ColumnStream:  # fmt: skip
+    """`stream` the tree itself, without its friends."""
     known = {info.name: info for info in file.branches}
     infos = [known[name] for name in names]
     with blame(file.url, file.tree, f"entries {start} to {stop}"):
         index = file.index.part((*names, *counters), start, stop)
         groups = {info.name: groups.get(info.name, info.group) for info in infos if info.kind in _LISTS}
-        values, held = _decode(file, index, start, stop, groups, hold)
-        slow_infos = [info for info in (*infos, *_flat(known, counters)) if info.name not in values]
+        decoded, held = _decode(file, index, start, stop, groups, hold)
+        fast = index.names
+        slow_infos = [info for info in (*infos, *_flat(known, counters)) if info.name not in fast]
         slow, slow_counts, slow_inner = _read_by_uproot(file, slow_infos, start, stop)
-        values |= slow
         counted = {name: baskets.joined(slow[name]) for name in groups.values() if name in slow and name not in groups}
         _hold(held, counted | slow_counts, groups, hold)
         inner = slow_inner | {i.inner: held.pop(i.inner).counts for i in infos if i.inner in held}
-        columns = Columns(
-            stop - start, {name: values[name] for name in names}, {group: held[group].counts for group in held}, inner
-        )
-        _check_lengths(columns, infos, groups)
-    return columns
+    arrays = {i.group: np.full(stop - start, i.length, np.int64) for i in infos if i.kind == "array"}
+    counts = {group: own.counts for group, own in held.items()} | arrays
+    values = itertools.chain(slow.items(), decoded)
+    columns = ColumnStream(stop - start, values, counts, inner)
+    return replace(columns, values=_checked(file, start, columns, held, infos, groups))
+
+
+def _checked(
+    file: RootFile, start: int, columns: ColumnStream, held: Mapping[str, Multiplicities],
+    infos: Sequence[BranchInfo], groups: Mapping[str, str],
+) -> Iterator[tuple[str, Pieces]]:  # fmt: skip
+    """The branches that are asked for, each with as many values as its counts say."""
+    asked, totals = {info.name: info for info in infos}, {g: int(own.sum()) for g, own in columns.counts.items()}
+    with blame(file.url, file.tree, f"entries {start} to {start + columns.num_entries}"):
+        for name, pieces in columns.values:
+            if name in held and name not in totals:
+                columns.counts[name], totals[name] = held[name].counts, int(held[name].counts.sum())
+            if name in asked:
+                _check_length(columns, asked[name], pieces, groups, totals)
+                yield name, pieces
 
 
 def _read_friend(
@@ -247,27 +279,26 @@ def _hold(held: dict[str, Multiplicities], found: Mapping[str, Array], groups: M
 
 def _decode(
     file: RootFile, index: FileIndex | PageIndex, start: int, stop: int, groups: Mapping[str, str], hold: bool
-) -> tuple[dict[str, Pieces], dict[str, Multiplicities]]:
+) -> tuple[Iterator[tuple[str, Pieces]], dict[str, Multiplicities]]:
     if isinstance(index, PageIndex):  # a group's multiplicities are in one column
-        return pages.read_columns(
-            partial(fetch, file), index, start, stop, groups, _own.pages.of((file.source.location, file.stamp))
-        )
+        cache = _own.pages.of((file.source.location, file.stamp))
+        values, held = pages.read_columns(partial(fetch, file), index, start, stop, groups, cache)
+        return iter(values.items()), held
     return baskets.read_columns(partial(fetch, file), index, start, stop, groups, hold=hold)
 
 
-def _check_lengths(columns: Columns, infos: Sequence[BranchInfo], groups: Mapping[str, str]) -> None:
-    for info in infos:
-        if info.kind == "array":
-            columns.counts[info.group] = np.full(columns.num_entries, info.length, np.int64)
-        group = info.name if info.name in columns.counts else groups.get(info.name, info.group)
-        expected = columns.num_entries if info.kind == "flat" else int(columns.counts[group].sum())
-        if info.kind == "nested":
-            if len(columns.inner[info.inner]) != expected:
-                raise ValueError(f"branch {info.name!r} has {len(columns.inner[info.inner])} lists, not {expected}")
-            expected = int(columns.inner[info.inner].sum())
-        have = sum(map(len, columns.values[info.name]))
-        if have != expected:
-            raise ValueError(f"branch {info.name!r} has {have} values in {columns.num_entries} events, not {expected}")
+def _check_length(
+    columns: ColumnStream, info: BranchInfo, pieces: Pieces, groups: Mapping[str, str], totals: Mapping[str, int]
+) -> None:
+    group = info.name if info.name in totals else groups.get(info.name, info.group)
+    expected = columns.num_entries if info.kind == "flat" else totals[group]
+    if info.kind == "nested":
+        if len(columns.inner[info.inner]) != expected:
+            raise ValueError(f"branch {info.name!r} has {len(columns.inner[info.inner])} lists, not {expected}")
+        expected = int(columns.inner[info.inner].sum())
+    have = sum(map(len, pieces))
+    if have != expected:
+        raise ValueError(f"branch {info.name!r} has {have} values in {columns.num_entries} events, not {expected}")
 
 
 def _read_by_uproot(
@@ -301,37 +332,43 @@ def _read_by_uproot(
     return values, counts, inner
 
 
-def pack(columns: Columns, layout: Layout, ref: BufferRef | None = None) -> Packed:
+def pack(columns: ColumnStream, layout: Layout, ref: BufferRef | None = None) -> Packed:
     """Copy columns into float32 matrices, one for the flat branches and one per group, and targets beside them.
 
     Features of float64 and integers are rounded to the nearest float32; what lies beyond its range becomes infinite.
     """
-    n = columns.num_entries
-    ends = [np.cumsum(columns.counts[group], dtype=np.int64) for group, _ in layout.groups]
+    n, groups = columns.num_entries, layout.groups
+    ends = [np.cumsum(columns.counts[group], dtype=np.int64) for group, _ in groups]
     specs = [ArraySpec((n, len(layout.flat)), "float32"), ArraySpec((n, 2 * len(ends)), "int32")]
     specs += [
         ArraySpec((int(own[-1]) if n else 0, len(names)), "float32")
-        for own, (_, names) in zip(ends, layout.groups, strict=True)
+        for own, (_, names) in zip(ends, groups, strict=True)
     ]
     specs += [ArraySpec((n,), dtype) for _, dtype in layout.targets]
-    flat, bounds, *_ = arrays = allocate(ref, specs)
-    with np.errstate(over="ignore"):
-        _fill(flat, layout.flat, columns)
-        for number, (group, names) in enumerate(layout.groups):
-            _fill(arrays[2 + number], names, columns)
-            bounds[:, 2 * number] = ends[number] - columns.counts[group]
-            bounds[:, 2 * number + 1] = columns.counts[group]
-        for (name, _), array in zip(layout.targets, arrays[2 + len(layout.groups) :], strict=True):
-            _fill(array[:, np.newaxis], [name], columns)
+    flat, bounds, *rest = arrays = allocate(ref, specs)
+    for number, (group, _) in enumerate(groups):
+        bounds[:, 2 * number] = ends[number] - columns.counts[group]
+        bounds[:, 2 * number + 1] = columns.counts[group]
+    places = [(name, flat[:, at]) for at, name in enumerate(layout.flat)]
+    for (_, names), matrix in zip(groups, rest[: len(groups)], strict=True):
+        places += [(name, matrix[:, at]) for at, name in enumerate(names)]
+    places += [(name, array) for (name, _), array in zip(layout.targets, rest[len(groups) :], strict=True)]
+    _fill(places, columns.values)
     return Packed(tuple(specs), tuple(arrays) if ref is None else None)
 
 
-def _fill(matrix: Array, names: Sequence[str], columns: Columns) -> None:
-    for number, name in enumerate(names):
-        at = 0
-        for piece in columns.values[name]:
-            matrix[at : at + len(piece), number] = piece
-            at += len(piece)
+def _fill(places: Iterable[tuple[str, Array]], values: Iterable[tuple[str, Pieces]]) -> None:
+    """Copy each branch to its places, while what was decoded last is in the processor's cache."""
+    wanted = dict[str, list[Array]]()
+    for name, column in places:
+        wanted.setdefault(name, []).append(column)
+    with np.errstate(over="ignore"):
+        for name, pieces in values:
+            for column in wanted.get(name, ()):
+                at = 0
+                for piece in pieces:
+                    column[at : at + len(piece)] = piece
+                    at += len(piece)
 
 
 def read_packed(file: RootFile, start: int, stop: int, layout: Layout, ref: BufferRef | None = None) -> Packed:
@@ -342,29 +379,42 @@ def read_packed(file: RootFile, start: int, stop: int, layout: Layout, ref: Buff
         LabelError: a target that is not finite, or that its delivered dtype does not hold.
     """
     where = f"{file.where}, entries {start} to {stop}"
-    return pack_checked(read_grouped(file, start, stop, layout.names, layout.groups), layout, where, ref)
+    return pack_checked(stream_grouped(file, start, stop, layout.names, layout.groups), layout, where, ref)
 
 
-def pack_checked(columns: Columns, layout: Layout, where: str, ref: BufferRef | None) -> Packed:
-    """`pack`, once the targets are found to be what can be delivered; raises LabelError if not."""
-    for name, dtype in layout.targets:
-        for piece in columns.values[name]:
-            check_target(name, piece, dtype, where)
-    return pack(columns, layout, ref)
+def pack_checked(columns: ColumnStream, layout: Layout, where: str, ref: BufferRef | None) -> Packed:
+    """`pack`, where the targets must be what can be delivered; raises LabelError if not."""
+
+    def checked() -> Iterator[tuple[str, Pieces]]:
+        for name, pieces in columns.values:
+            for target, dtype in layout.targets:
+                for piece in pieces if target == name else ():
+                    check_target(name, piece, dtype, where)
+            yield name, pieces
+
+    return pack(replace(columns, values=checked()), layout, ref)
 
 
 def read_grouped(
     file: RootFile, start: int, stop: int, names: Sequence[str], groups: Groups, *, counters: Iterable[str] = ()
 ) -> Columns:
-    """`read`, with the counts of these groups of branches, which may be others than those of the file.
+    """`stream_grouped`, with all branches at once."""
+    return stream_grouped(file, start, stop, names, groups, counters=counters).collected(names)
+
+
+def stream_grouped(
+    file: RootFile, start: int, stop: int, names: Sequence[str], groups: Groups, *, counters: Iterable[str] = ()
+) -> ColumnStream:
+    """`stream`, with the counts of these groups of branches, which may be others than those of the file.
 
     Raises:
         InputFileError: also where branches that are one group differ in multiplicity.
     """
     own = _groups_apart({info.name: info.group for info in file.branches}, groups)
-    columns = read(file, start, stop, names, counters=counters, groups=own)
+    columns = stream(file, start, stop, names, counters=counters, groups=own)
     with blame(file.url, file.tree, f"entries {start} to {stop}"):
-        return _joined(columns, groups, own)
+        columns.counts.update(_joined(columns.counts, groups, own))
+    return columns
 
 
 def _groups_apart(stored: Mapping[str, str], groups: Groups) -> Mapping[str, str]:
@@ -379,20 +429,20 @@ def _groups_apart(stored: Mapping[str, str], groups: Groups) -> Mapping[str, str
     return {**stored, **apart}
 
 
-def _joined(columns: Columns, groups: Groups, own: Mapping[str, str]) -> Columns:
-    """Columns with the counts of these groups; those that several of the file's groups make up must agree."""
-    counts = dict(columns.counts)
+def _joined(held: Mapping[str, Array], groups: Groups, own: Mapping[str, str]) -> dict[str, Array]:
+    """The counts of these groups; those that several of the file's groups make up must agree."""
+    counts = {}
     for group, names in groups:
         first, *others = dict.fromkeys(own[name] for name in names)
         for other in others:
-            differing = int(np.count_nonzero(columns.counts[first] != columns.counts[other]))
+            differing = int(np.count_nonzero(held[first] != held[other]))
             if differing:
                 raise ValueError(
                     f"{first!r} and {other!r} differ in multiplicity in {differing} events, but group {group!r} "
                     "joins them: scan these files too"
                 )
-        counts[group] = columns.counts[first]
-    return replace(columns, counts=counts)
+        counts[group] = held[first]
+    return counts
 
 
 def check_target(name: str, values: Array, dtype: str, where: str) -> None:
