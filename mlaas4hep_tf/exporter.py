@@ -218,9 +218,9 @@ def splits_name(lists: str) -> str:
 
 
 def input_name(branch: str) -> str:
-    """Name of a branch in a signature: TensorFlow takes letters, digits and ``_``; others become ``_``."""
+    """Name of a branch in a signature: TensorFlow takes letters, digits and ``_``, and a letter first."""
     name = re.sub(r"\W", "_", branch, flags=re.ASCII)
-    return f"_{name}" if name[0].isdigit() else name
+    return name if name[0].isalpha() else f"x{name}"
 
 
 def export(

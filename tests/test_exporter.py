@@ -141,6 +141,8 @@ def test_missing_values_and_odd_names(tmp_path):
         "met.x": np.array([2, np.nan, np.inf, 4], "f4"),
         "Obj": ak.zip({"a": ak.Array([[], [5.0, -np.inf], [7.0], [9.0]])}),
         "fixed-size": np.arange(8, dtype="f4").reshape(4, 2),
+        "_link": np.arange(4, dtype="f4"),  # as EDM4hep has them
+        "2nd": np.arange(4, dtype="f4"),
     }
     path = write_tree(tmp_path / "t.root", branches)
     with warnings.catch_warnings():
@@ -152,12 +154,14 @@ def test_missing_values_and_odd_names(tmp_path):
         "met_x": tf.constant([2, np.nan, np.inf, 4.0]),
         "Obj_a": tf.constant([[np.nan, np.nan], [5, -np.inf], [7, np.nan], [9, np.nan]], tf.float32),
         "fixed_size": tf.constant(np.arange(8).reshape(4, 2), tf.float32),
+        "x_link": tf.range(4.0),
+        "x2nd": tf.range(4.0),
     }
     got = tf.saved_model.load(str(folder)).signatures["serving_default"](**request)["score"].numpy()
     want = np.concatenate([predict_batch(model, x) for x in RootDataset(path, specs, shuffle=False)])
     assert np.abs(got - want).max() < 1e-6
     inputs = json.loads((folder / "assets.extra" / "model_card.json").read_text())["inputs"]
-    assert inputs == {"met.x": "met_x", "Obj_a": "Obj_a", "fixed-size": "fixed_size"}
+    assert inputs == {"met.x": "met_x", "Obj_a": "Obj_a", "fixed-size": "fixed_size", "_link": "x_link", "2nd": "x2nd"}
 
 
 def test_input_names_that_collide(tmp_path):

@@ -186,9 +186,9 @@ def _lacks(where: str, inputs: Sequence[str], missing: Sequence[str]) -> str:
 
 
 def _input_name(branch: str) -> str:
-    """TensorFlow takes letters, digits and ``_`` in a name; an export makes ``_`` of all others."""
+    """TensorFlow takes letters, digits and ``_`` in a name, a letter first; an export makes it so."""
     name = re.sub(r"\W", "_", branch, flags=re.ASCII)
-    return f"_{name}" if name[:1].isdigit() else name
+    return name if name[:1].isalpha() else f"x{name}"
 
 
 def _installed(module: str, package: str, path: str) -> Any:
