@@ -409,6 +409,13 @@ def test_members_of_records_of_an_rntuple_go_in_by_the_names_of_the_inputs(tmp_p
     }  # fmt: skip
 
 
+def test_an_input_that_may_be_several_branches_is_not_guessed(tmp_path):
+    with uproot.recreate(tmp_path / "twice.root") as file:
+        file.mktree("Events", {"Jet.pt": "f4", "Jet_pt": "f4", "met": "f4"})
+    with pytest.raises(ServingError, match=r"lacks 1 of the 2 inputs: Jet_pt \(is it 'Jet.pt' or 'Jet_pt'\?\); `mlaas"):
+        list(read_events(f"{tmp_path}/twice.root", lambda: ["met", "Jet_pt"]).steps)
+
+
 def test_a_cell_that_is_no_number(served, tmp_path, capsys):
     (tmp_path / "bad.csv").write_text("met,n,pt\n1,2,[3]\n1,two,[3]\n")
     assert predict.main([served["http"], str(tmp_path / "bad.csv"), "--model", "sums"]) == 1
@@ -499,6 +506,8 @@ def test_what_no_server_can_be_asked_with():
         with pytest.raises(ServingError, match=rule) as caught:
             Client(url, token=token)
         assert token is None or token not in str(caught.value)
+    with pytest.raises(ServingError, match="the authority's file cannot be read: /none.pem"):
+        Client("https://127.0.0.1:1", ca="/none.pem")
 
 
 def test_mistakes_on_the_shell(served, tmp_path, capsys):

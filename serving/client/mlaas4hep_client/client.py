@@ -6,6 +6,7 @@ scores = client.predict([{"Jet_pt": [45.1, 32.0], "met": 17.0}, {"Jet_pt": [61.0
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import SplitResult, urlsplit
@@ -45,7 +46,7 @@ class Client:
         ca: PEM file of the authority that signed the server's certificate; by default those of the system.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, another kind of URL, or a token that cannot be sent.
+        ServingError: INVALID_ARGUMENT, another kind of URL, a token that cannot be sent, no such `ca`.
     """
 
     def __init__(
@@ -155,6 +156,8 @@ def _transport(url: str, token: str | None, timeout: float, ca: str | None) -> _
         raise invalid_argument(f"a server is http://, https://, grpc:// or grpcs://HOST:PORT; got {url!r}")
     if token is not None and not (token.isascii() and token.isprintable()):
         raise invalid_argument("a token is printable ASCII; got one with other characters, such as the end of a line")
+    if ca is not None and not os.access(ca, os.R_OK):
+        raise invalid_argument(f"the authority's file cannot be read: {ca}")
     if parts.scheme.startswith("http"):
         from mlaas4hep_client.over_http import Http
 

@@ -6,18 +6,20 @@ import csv
 import json
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import islice
 from typing import Any
 
-from mlaas4hep_client.branches import Place, filled, places
+from mlaas4hep_client.branches import filled, places
 from mlaas4hep_client.errors import invalid_argument
 
 STEP = 1000  # events in a request
 _ROOT = re.compile(r"^(?P<path>.*\.root(?:\.\d+)?)(?::(?P<tree>[^/].*))?$", re.IGNORECASE)
 _OTHERWISE = "`mlaas4hep-tf predict FILES --run RUN -o scores.root` reads more, friends too; or send events as JSON"
+_NOTHING: Mapping[str, str] = {}
 
 Inputs = Callable[[], Sequence[str]]
 
@@ -136,28 +138,20 @@ def _from_root(path: str, tree: str | None, inputs: Inputs) -> Iterator[Any]:
     try:
         with uproot.open(path) as file:
             found = _tree(file, tree, path)
-            chosen = _placed(places(found), inputs(), f"{path}, tree {found.name}")
-            branches = list(dict.fromkeys(place.branch for place in chosen.values()))
+            known = places(found)
+            misread = {name: place.reason for name, place in known.items()}
+            chosen = _chosen(known, inputs(), f"{path}, tree {found.name}", misread, _OTHERWISE)
+            branches = list(dict.fromkeys(known[branch].branch for branch in chosen.values()))
             for events in found.iterate(branches, step_size=STEP):
-                yield {name: place.values(events) for name, place in chosen.items()}
+                yield {name: known[branch].values(events) for name, branch in chosen.items()}
     except (OSError, ValueError, uproot.KeyInFileError, uproot.DeserializationError) as error:
         told = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise invalid_argument(f"{path} cannot be read: {told}") from None
 
 
-def _placed(known: Mapping[str, Place], inputs: Sequence[str], where: str) -> Mapping[str, Place]:
-    """Input -> where its numbers lie; raises for all that are nowhere, or that uproot does not read."""
-    named = _by_input(known)
-    lacking = {name: known[named[name]].reason if name in named else "" for name in inputs}
-    told = [f"{name} ({why})" if why else name for name, why in lacking.items() if why or name not in named]
-    if told:
-        raise invalid_argument(f"{_lacks(where, inputs, told)}; {_OTHERWISE}")
-    return {name: known[named[name]] for name in inputs}
-
-
 def _tree(file: Any, name: str | None, path: str) -> Any:
     kinds = file.classnames(cycle=False)
-    trees = sorted(key for key, kind in kinds.items() if kind in ("TTree", "TNtuple", "ROOT::RNTuple"))
+    trees = sorted(key for key, kind in kinds.items() if kind in ("TTree", "TNtuple", "TNtupleD", "ROOT::RNTuple"))
     if name is not None and name not in file:
         raise invalid_argument(f"{path} has no tree {name}; it has {', '.join(trees) or 'none'}")
     if name is not None:
@@ -168,21 +162,30 @@ def _tree(file: Any, name: str | None, path: str) -> Any:
     return file[trees[0]]
 
 
-def _chosen(columns: Sequence[str], inputs: Sequence[str], where: str) -> Mapping[str, str]:
-    """Input -> the column that has it: of its name, or of one that `mlaas4hep_tf.export` turns into it."""
-    known = _by_input(columns)
-    missing = [name for name in inputs if name not in known]
-    if missing:
-        raise invalid_argument(_lacks(where, inputs, missing))
-    return {name: known[name] for name in inputs}
+def _chosen(
+    columns: Iterable[str], inputs: Sequence[str], where: str, misread: Mapping[str, str] = _NOTHING, advice: str = ""
+) -> Mapping[str, str]:
+    """Input -> the column that has it: of its name, or of one that `mlaas4hep_tf.export` turns into it.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, names all inputs without such a column, with several, or one in `misread`.
+    """
+    known = defaultdict(list)
+    for column in dict.fromkeys(columns):
+        for name in {column, _input_name(column)}:
+            known[name].append(column)
+    found = {name: known.get(name, []) for name in inputs}
+    lacking = [f"{name}{_why(own, misread)}" for name, own in found.items() if len(own) != 1 or misread.get(own[0])]
+    if lacking:
+        told = f"{where} lacks {len(lacking)} of the {len(inputs)} inputs: {', '.join(lacking)}"
+        raise invalid_argument(f"{told}; {advice}" if advice else told)
+    return {name: column for name, (column,) in found.items()}
 
 
-def _by_input(columns: Iterable[str]) -> Mapping[str, str]:
-    return {_input_name(column): column for column in columns} | {column: column for column in columns}
-
-
-def _lacks(where: str, inputs: Sequence[str], missing: Sequence[str]) -> str:
-    return f"{where} lacks {len(missing)} of the {len(inputs)} inputs: {', '.join(missing)}"
+def _why(columns: Sequence[str], misread: Mapping[str, str]) -> str:
+    if len(columns) > 1:
+        return f" (is it {' or '.join(map(repr, columns))}?)"
+    return f" ({misread[columns[0]]})" if columns else ""
 
 
 def _input_name(branch: str) -> str:
