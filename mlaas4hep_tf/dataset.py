@@ -7,7 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -165,6 +165,9 @@ def _fresh(kept: Kept | None) -> Kept | None:
     return None if kept is None else kept.fresh()
 
 
+_SET_BY_TENSORFLOW = ("_variant_tensor_attr", "_graph_attr", "_options_attr")  # when a tf.data.Dataset is made
+
+
 class Fold(NamedTuple):
     """The three parts of the data that one of several models sees."""
 
@@ -317,10 +320,21 @@ class RootDataset(tf.data.Dataset):  # type: ignore[misc]  # tensorflow has no t
         self._cursor = Cursor(start)
         self._finished = make_finished(stream, preprocessor, options, self.plan, self._cursor)
         self._ahead = Ahead(stream, self.plan)
-        self._pipeline = build_pipeline(
-            stream, preprocessor, options, self.plan, self._cursor, self._ahead, self._finished
-        )
+
+    @cached_property
+    def _pipeline(self) -> tf.data.Dataset:
+        """The graph, which takes a sixth of a second to build; of the parts of a dataset many are never iterated."""
+        with tf.init_scope():  # it outlives the function that asks for it first
+            return build_pipeline(
+                self._stream, self._preprocessor, self._settings, self.plan, self._cursor, self._ahead, self._finished
+            )
+
+    def __getattr__(self, name: str) -> Any:
+        """What `tf.data.Dataset` sets when it is made: that is done when it is first asked for."""
+        if name not in _SET_BY_TENSORFLOW:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         super().__init__(tf.data.experimental.to_variant(self._pipeline))
+        return getattr(self, name)
 
     def _inputs(self) -> list[tf.data.Dataset]:  # abstract in tf.data.Dataset, so every subclass has it
         return [self._pipeline]

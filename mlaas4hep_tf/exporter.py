@@ -139,7 +139,7 @@ class _Servable(tf.Module):  # type: ignore[misc]  # tensorflow has no type info
         if form != "ragged":  # which raw lists are already
             signatures[next(iter(ready)) if form == "vector" else form] = (self.ready, ready)
         return {
-            name: tf.function(method).get_concrete_function(**_named(spec))
+            name: tf.function(method, autograph=False).get_concrete_function(**_named(spec))
             for name, (method, spec) in signatures.items()
         }
 

@@ -76,7 +76,7 @@ def converted(graph: Any) -> Any:
     inputs: dict[str, tf.TensorSpec] = graph.structured_input_signature[1]
     numbered = [tf.TensorSpec(spec.shape, spec.dtype, f"input_{n}") for n, spec in enumerate(inputs.values())]
 
-    @tf.function(input_signature=numbered)  # type: ignore[untyped-decorator]  # tensorflow has no types
+    @tf.function(input_signature=numbered, autograph=False)  # type: ignore[untyped-decorator]  # tensorflow has no types
     def positional(*values: tf.Tensor) -> dict[str, tf.Tensor]:
         found: dict[str, tf.Tensor] = graph(**dict(zip(inputs, values, strict=True)))
         return found

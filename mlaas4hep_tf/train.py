@@ -474,5 +474,5 @@ def _forward(model: keras.Model) -> Callable[[Any], Any]:
             assert alive is not None  # as who calls has it
             return alive(x, training=False)
 
-        _graphs[model] = tf.function(forward, reduce_retracing=True)
+        _graphs[model] = tf.function(forward, reduce_retracing=True, autograph=False)
     return _graphs[model]
