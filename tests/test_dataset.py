@@ -22,7 +22,7 @@ import tensorflow as tf
 import uproot
 from helpers import probe
 
-from mlaas4hep_tf import ReadOptions, RootDataset, scan
+from mlaas4hep_tf import ReadOptions, RootDataset, dataset, scan
 from mlaas4hep_tf.errors import (
     BranchError,
     DataWarning,
@@ -96,6 +96,25 @@ def test_is_a_dataset_with_static_spec(tmp_path):
     assert ds.map(lambda x, y: y).reduce(0.0, lambda total, y: total + tf.reduce_sum(y)).numpy() == 100
     uneven = plain(files, quiet(files), labels=[1, 0], batch_size=40)
     assert uneven.element_spec[0].shape == (None, width)
+
+
+def test_a_graph_is_built_for_what_is_iterated_and_outlives_the_function_that_asks_first(tmp_path, monkeypatch):
+    built = []
+    build_pipeline = dataset.build_pipeline
+    monkeypatch.setattr(dataset, "build_pipeline", lambda *given: built.append(given) or build_pipeline(*given))
+    files = write_files(tmp_path, [60, 40])
+    first, second = plain(files, quiet(files), batch_size=10, keep=False).split(0.7, 0.3)
+    assert (first.entries, second.entries, built) == (70, 30, [])
+
+    @tf.function
+    def events():
+        return first.reduce(0, lambda total, batch: total + tf.shape(batch)[0])
+
+    assert events() == 70
+    assert sorted(ids(first)) == sorted(ids(first))
+    assert len(built) == 1
+    with pytest.raises(AttributeError, match="no attribute 'shufle'"):
+        first.shufle(10)
 
 
 def test_the_order_depends_on_the_seed_and_not_on_the_workers(tmp_path):
