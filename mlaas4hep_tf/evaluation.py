@@ -43,7 +43,21 @@ class Rejection:
 class _Judged(ABC):
     """Events of which each is told rightly or not."""
 
+    labels: FloatArray
     weights: FloatArray
+
+    @property
+    @abstractmethod
+    def auc(self) -> float | None: ...
+
+    @property
+    @abstractmethod
+    def auc_error(self) -> float | None: ...
+
+    def __repr__(self) -> str:
+        area = "" if self.auc is None else f"AUC {self.auc:.4f} ± {self.auc_error:.4f}, "
+        right = f"accuracy {self.accuracy:.4f} ± {self.accuracy_error:.4f}"
+        return f"<{type(self).__name__} of {len(self.labels):,} events: {area}{right}>"
 
     @property
     @abstractmethod
@@ -60,7 +74,7 @@ class _Judged(ABC):
         return _error_of_mean(self._right, self.weights)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation(_Judged):
     """How well a model tells two classes apart on one dataset.
 
@@ -176,7 +190,7 @@ class Evaluation(_Judged):
         }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ClassEvaluation(_Judged):
     """How well a model tells K > 2 classes apart on one dataset.
 
@@ -255,7 +269,7 @@ class ClassEvaluation(_Judged):
         }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RegressionEvaluation:
     """How well a model tells a number on one dataset.
 
@@ -270,6 +284,10 @@ class RegressionEvaluation:
     scores: FloatArray
     weights: FloatArray
     regression: Regression
+
+    def __repr__(self) -> str:
+        figures = f"bias {self.bias:.4g}, rmse {self.rmse:.4g}, resolution {self.resolution:.4g}"
+        return f"<RegressionEvaluation of {len(self.labels):,} events: {figures}>"
 
     @cached_property
     def residuals(self) -> FloatArray:
@@ -336,7 +354,7 @@ class Profile:
 Judged = Evaluation | ClassEvaluation | RegressionEvaluation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HeadsEvaluation:
     """How well a model with several outputs does on one dataset.
 
@@ -345,6 +363,9 @@ class HeadsEvaluation:
     """
 
     by_output: Mapping[str, Judged]
+
+    def __repr__(self) -> str:
+        return f"<HeadsEvaluation {', '.join(f'{name}: {one!r}' for name, one in self.by_output.items())}>"
 
     def summary(self) -> dict[str, Any]:
         """Figures of the first output, as if it were the only one, and of each under ``outputs``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
@@ -26,6 +27,10 @@ TRUTH = (
     "isSignal",
     "*[wW]eight*",
 )
+IDENTIFYING = re.compile(  # in small letters without underscores
+    "(event|evt|run)(number|num|no|nr|id)?|lumi(block|section)?|luminosityblock|lbn|mcchannelnumber|dsid"
+)
+_APART = "; take them out by exclude= (--exclude), or as identifiers= (--identifier) if there is one an event"
 _DROP = "; specs.without_constant() (--drop-constant) leaves them out"
 _TRUTH = "; take them out by exclude= (--exclude) or as labels= and weights=, unless they are meant"
 WIDE_COLUMNS, WIDE_FACTOR = 1000, 10  # of a group that few events make so wide, against what the others need
@@ -37,13 +42,16 @@ def remarks(specs: Specs, labels: str | None = None) -> list[str]:
     found = [f"branch {name!r} is left out: {why}" for name, why in specs.left_out.items()]
     if len(found) > 8:
         found = [f"{len(found)} branches are left out as they are no numbers: {shorten(specs.left_out)}"]
-    truth = [b.name for b in specs.branches if is_truth(b.name) and b.name not in specs.selection.branches]
+    unasked = [b for b in specs.branches if b.name not in specs.selection.branches]
+    truth = [b.name for b in unasked if is_truth(b.name)]
+    identifying = [b.name for b in unasked if "int" in b.dtype and identifies(b.name)]
     for what, names, remedy in (
         ("without a finite value (all columns masked)", [b.name for b in specs.branches if b.empty], _DROP),
         ("with one constant value (tells nothing)", [b.name for b in specs.branches if b.constant], _DROP),
         ("with integers beyond 2^24 (float32 rounds them)", [b.name for b in specs.branches if _rounds(b)], ""),
         ("with NaN or infinite values (masked)", [b.name for b in specs.branches if b.nan + b.posinf + b.neginf], ""),
         ("named like truth or weights, and yet to learn from", truth, _TRUTH),
+        ("named like what tells events, runs or samples apart, and yet to learn from", identifying, _APART),
     ):
         if names:
             found.append(f"branch{'es' * (len(names) > 1)} {what}: {shorten(names)}{remedy}")
@@ -54,6 +62,16 @@ def is_truth(name: str) -> bool:
     """Whether a branch is called as the experiments call what only simulation knows, or an event's weight."""
     last = name.rsplit("/", 1)[-1]
     return any(fnmatchcase(own, pattern) for own in (last, last.partition(".")[2]) for pattern in TRUTH)
+
+
+def identifies(name: str) -> bool:
+    """Whether a branch is called as the experiments call the numbers of events, runs, luminosity blocks and samples.
+
+    Of ``EventInfoAuxDyn.eventNumber`` the last part is looked at, of ``Event/Event.Number`` the last two together.
+    """
+    last = name.rsplit("/", 1)[-1].lower().replace("_", "")
+    ways = (last.replace(".", ""), last.rpartition(".")[2])
+    return any(IDENTIFYING.fullmatch(way) for way in ways)
 
 
 def _one_class(specs: Specs, labels: str | None) -> Iterator[str]:

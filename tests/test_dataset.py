@@ -22,7 +22,7 @@ import tensorflow as tf
 import uproot
 from helpers import probe
 
-from mlaas4hep_tf import ReadOptions, RootDataset, dataset, scan
+from mlaas4hep_tf import ReadOptions, RootDataset, scan
 from mlaas4hep_tf.errors import (
     BranchError,
     DataWarning,
@@ -35,6 +35,7 @@ from mlaas4hep_tf.errors import (
 from mlaas4hep_tf.io.workers import WorkerPool
 from mlaas4hep_tf.models import build
 from mlaas4hep_tf.specs import from_paper
+from mlaas4hep_tf.streaming.pipeline import build_pipeline
 from mlaas4hep_tf.testing import make_events, write_files, write_tree
 
 
@@ -100,8 +101,12 @@ def test_is_a_dataset_with_static_spec(tmp_path):
 
 def test_a_graph_is_built_for_what_is_iterated_and_outlives_the_function_that_asks_first(tmp_path, monkeypatch):
     built = []
-    build_pipeline = dataset.build_pipeline
-    monkeypatch.setattr(dataset, "build_pipeline", lambda *given: built.append(given) or build_pipeline(*given))
+
+    def counted(*given):
+        built.append(given)
+        return build_pipeline(*given)
+
+    monkeypatch.setattr("mlaas4hep_tf.dataset.build_pipeline", counted)
     files = write_files(tmp_path, [60, 40])
     first, second = plain(files, quiet(files), batch_size=10, keep=False).split(0.7, 0.3)
     assert (first.entries, second.entries, built) == (70, 30, [])

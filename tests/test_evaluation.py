@@ -1,5 +1,7 @@
 """Figures of an evaluation, against scikit-learn and by hand."""
 
+import re
+
 import numpy as np
 import pytest
 from sklearn.metrics import (
@@ -36,6 +38,20 @@ def test_classes_as_scikit_learn_tells_them(events):
     for label in range(3):
         wanted = roc_auc_score(labels == label, scores[:, label], sample_weight=weights)
         assert result.against_rest(label).auc == pytest.approx(wanted)
+
+
+def test_figures_are_shown_and_no_arrays(events):
+    labels, scores, weights = events
+    result = ClassEvaluation(labels, scores, weights, CLASSES)
+    assert repr(result).startswith("<ClassEvaluation of 600 events: AUC ")
+    wanted = (result.auc, result.auc_error, result.accuracy, result.accuracy_error)
+    assert [float(number) for number in re.findall(r"\d\.\d{4}", repr(result))] == pytest.approx(wanted, abs=5e-5)
+    alone = Evaluation(np.ones(3), np.full(3, 0.6), np.ones(3))
+    assert repr(alone) == "<Evaluation of 3 events: accuracy 1.0000 ± 0.0000>"
+    number = RegressionEvaluation(
+        np.zeros(2), np.array([[1.0], [3.0]]), np.ones(2), Regression("x", offset=0.0, scale=1.0)
+    )
+    assert repr(number).startswith("<RegressionEvaluation of 2 events: bias 2, rmse 2.236, resolution ")
 
 
 def test_a_pair_is_judged_by_its_discriminant(events):

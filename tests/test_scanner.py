@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mlaas4hep_tf import MlaasError, ReadOptions, Specs, scan
 from mlaas4hep_tf.errors import BranchError, DataWarning, InputFileError, PlanError, SpecsError
-from mlaas4hep_tf.remarks import is_truth
+from mlaas4hep_tf.remarks import identifies, is_truth
 from mlaas4hep_tf.specs import TargetSpec
 from mlaas4hep_tf.statistics import NOTHING, statistics, target_statistics
 from mlaas4hep_tf.testing import make_events, write_files, write_tree
@@ -198,6 +198,27 @@ def test_truth_is_pointed_out_unless_it_is_asked_for(tmp_path):
         scan(path, progress=False)
     scan(path, branches=["x", "isSignal", "genWeight"], progress=False)
     scan(path, labels="isSignal", weights="genWeight", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "tells"),
+    [
+        ("Event/Event.Number", True), ("EventInfoAuxDyn.eventNumber", True), ("EventHeader.eventNumber", True),
+        ("run_number", True), ("mcChannelNumber", True), ("lumiBlock", True), ("evt", True), ("Number", False),
+        ("Event/Event.Weight", False), ("Jet/Jet.Number", False), ("nEvents", False), ("rungs", False),
+        ("trunk.runs", False),
+    ],
+)  # fmt: skip
+def test_names_of_what_tells_events_apart(name, tells):
+    assert identifies(name) == tells
+
+
+def test_numbers_of_events_are_pointed_out_unless_they_are_identifiers(tmp_path):
+    path = write_tree(tmp_path / "t.root", {"x": np.arange(3, dtype="f4"), "eventNumber": np.arange(3)})
+    with pytest.warns(DataWarning, match="tells events, runs or samples apart, and yet to learn from: eventNumber;"):
+        scan(path, progress=False)
+    assert scan(path, identifiers=["eventNumber"], progress=False).vector_names == ("x",)
+    scan(path, branches=["x", "eventNumber"], progress=False)
 
 
 def test_what_tells_nothing_can_be_left_out(tmp_path):
