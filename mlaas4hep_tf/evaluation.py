@@ -184,8 +184,8 @@ class Evaluation(_Judged):
         return chosen
 
     def summary(self) -> dict[str, Any]:
-        return {
-            "events": len(self.labels), "auc": self.auc, "auc_error": self.auc_error, "accuracy": self.accuracy,
+        return _numbers(self.weights) | {
+            "auc": self.auc, "auc_error": self.auc_error, "accuracy": self.accuracy,
             "accuracy_error": self.accuracy_error, "rejection": _as_dict(self.rejections()),
         }  # fmt: skip
 
@@ -260,8 +260,8 @@ class ClassEvaluation(_Judged):
     def summary(self) -> dict[str, Any]:
         names = self.classes.names
         pairs = combinations([label for label in self.classes.signal_first if label in self.present], 2)
-        return {
-            "events": len(self.labels), "auc": self.auc, "auc_error": self.auc_error, "accuracy": self.accuracy,
+        return _numbers(self.weights) | {
+            "auc": self.auc, "auc_error": self.auc_error, "accuracy": self.accuracy,
             "accuracy_error": self.accuracy_error,
             "classes": {names[label]: _separation(self.against_rest(label)) for label in self.present},
             "pairs": {f"{names[a]}/{names[b]}": _separation(self.pair(a, b)) for a, b in pairs},
@@ -324,8 +324,8 @@ class RegressionEvaluation:
         return found
 
     def summary(self) -> dict[str, Any]:
-        told = {
-            "events": len(self.labels), "bias": self.bias, "bias_error": _error_of_mean(self.residuals, self.weights),
+        told = _numbers(self.weights) | {
+            "bias": self.bias, "bias_error": _error_of_mean(self.residuals, self.weights),
             "rmse": self.rmse, "resolution": self.resolution,
             "mae": float(np.average(np.abs(self.residuals), weights=self.weights)),
         }  # fmt: skip
@@ -432,6 +432,15 @@ def _rejected(false: FloatArray, true: FloatArray, efficiencies: Sequence[float]
         passing = false[at - 1] + share * (false[at] - false[at - 1]) if at else false[0]
         found[number] = 1 / passing if passing > 0 else np.inf
     return found
+
+
+def _numbers(weights: FloatArray) -> dict[str, Any]:
+    """How many events there are, their weight, and how many without weights would tell a mean as well."""
+    total = float(weights.sum())
+    return {
+        "events": len(weights), "sum_of_weights": total,
+        "effective_events": total**2 / float(np.square(weights).sum()),
+    }  # fmt: skip
 
 
 def _error_of_mean(values: npt.NDArray[Any], weights: FloatArray) -> float:

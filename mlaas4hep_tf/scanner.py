@@ -145,8 +145,10 @@ def scan(
     from_files = without_defined(selection, rules)
     stored = tuple(name for name in named if name not in rules.defined)
     opened = _open_all(sources, from_files, rules, (*stored, *selection.identifiers), worker_pool, skipped, progress)
+    given = (("targets", targets), ("weights", (weights,)), ("labels", (labels,)))
+    told = {name: what for what, names in given for name in names if isinstance(name, str)}
+    target_infos = [flat_branch(told[name], name, opened) for name in stored]
     chosen = (_none_of if rules.defined and "*" in from_files.exclude else choose)(opened, from_files)
-    target_infos = [flat_branch("labels or weights", name, opened) for name in stored]
     alike = candidates(chosen.features, groups)
     wanted = Wanted(chosen.features, target_infos, alike, identifiers=_identifiers(chosen.identifiers, opened))
     near: list[str] = []

@@ -237,6 +237,20 @@ def test_identifiers_that_are_not_there_are_told(tmp_path):
         assert scan(path, identifiers=["evt", "evnt"], progress=False).identifiers == ("evt",)
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"labels": "X"}, r"no branch 'X' \(did you mean 'x'\?\) for the labels in file"),
+        ({"labels": "x", "weights": "y"}, "no branch 'y' .*for the weights in file"),
+        ({"labels": "x", "targets": ["z"]}, "no branch 'z' .*for the targets in file"),
+    ],
+)
+def test_labels_and_weights_that_are_not_there_are_told_as_such(tmp_path, given, says):
+    path = write_tree(tmp_path / "t.root", {"x": np.arange(3, dtype="f4"), "evt": np.arange(3)})
+    with pytest.raises(BranchError, match=says):
+        scan(path, progress=False, **given)
+
+
 def test_save_and_load(demo_specs, tmp_path):
     demo_specs.save(tmp_path / "deep" / "specs.json")
     assert Specs.load(tmp_path / "deep" / "specs.json") == demo_specs
@@ -269,7 +283,7 @@ def test_labels_and_weights_are_described_and_are_no_features(tmp_path):
     assert (many.min, many.max, many.found) == (0, 599, ())  # too many values to keep
     specs.save(tmp_path / "s.json")
     assert Specs.load(tmp_path / "s.json") == specs
-    with pytest.raises(BranchError, match=r"no branch matches 'truth.kin' \(did you mean 'truth.kind'"):
+    with pytest.raises(BranchError, match=r"no branch 'truth.kin' \(did you mean 'truth.kind'"):
         scan(path, labels="truth.kin", progress=False)
     with pytest.raises(BranchError, match="need one number per event: 'Jet_0' is jagged"):
         scan(path, labels="Jet_0", progress=False)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mlaas4hep_tf.analysis.cutflow import CutFlow
     from mlaas4hep_tf.bench.compare import Bench
     from mlaas4hep_tf.runs.io_test import Looked
-    from mlaas4hep_tf.specs import BranchSpec, Specs
+    from mlaas4hep_tf.specs import BranchSpec, Specs, TargetSpec
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -72,8 +72,15 @@ def specs_figures(specs: Specs) -> dict[str, Any]:
         "flat_names": [b.name for b in specs.flat],
         "groups": groups,
         "columns": len(specs.vector_names),
+        "targets": {
+            target.name: {
+                "dtype": target.dtype, "min": target.min, "max": target.max, "mean": target.mean,
+                "not_finite": target.not_finite, "found": [list(one) for one in target.found],
+            }
+            for target in specs.targets
+        },
         "fingerprint": specs.fingerprint,
-    }
+    }  # fmt: skip
 
 
 def print_specs(specs: Specs) -> None:
@@ -90,10 +97,18 @@ def print_specs(specs: Specs) -> None:
     for target in specs.targets:
         held = ", ".join(f"{value:g} in {count:,}" for value, count in target.found[:MOST_VALUES])
         more = ", ..." if len(target.found) > MOST_VALUES else ""
-        out.print(f"label or weight {target.name} ({target.dtype}): {held + more or f'{target.min} to {target.max}'}")
+        out.print(f"label or weight {target.name} ({target.dtype}): {held + more or _range(target)}")
     if specs.cutflow is not None:
         out.print(_cut_flow(specs.cutflow))
     out.print(f"{len(specs.branches)} branches, {len(specs.vector_names)} columns, fingerprint {specs.fingerprint}")
+
+
+def _range(target: TargetSpec) -> str:
+    """From the smallest to the largest value, integers with all their digits."""
+    if target.min is None or target.max is None:
+        return "no finite value"
+    low, high = (f"{value:,}" if isinstance(value, int) else f"{value:.6g}" for value in (target.min, target.max))
+    return f"{low} to {high}"
 
 
 def _names(group: str, members: Sequence[BranchSpec]) -> str:
@@ -120,6 +135,7 @@ def print_run(metrics: Mapping[str, Any]) -> None:
     if metrics["mixing"] != "proportional":
         print_composition(metrics["composition"])
     print_parts(metrics["parts"])
+    out.print(_escape(f"labels: {metrics['labels']}; weights: {metrics['weights'] or 'none'}"), soft_wrap=True)
     for line in metrics["loss_report"]:
         note(line)
     out.print(
@@ -149,10 +165,11 @@ def print_parts(parts: Mapping[str, Mapping[str, Any]]) -> None:
         _print_residuals(parts)
         return
     several = any("pairs" in part for part in parts.values())
-    table = new_table("part", "events", "mean AUC" if several else "AUC", "", "accuracy", "")
-    for name, part in parts.items():
+    counted = _counted(parts)
+    table = new_table("part", *counted, "mean AUC" if several else "AUC", "", "accuracy", "")
+    for number, (name, part) in enumerate(parts.items()):
         table.add_row(
-            name, f"{part['events']:,}", *_with_error(part["auc"], part["auc_error"]),
+            name, *(own[number] for own in counted.values()), *_with_error(part["auc"], part["auc_error"]),
             *_with_error(part["accuracy"], part["accuracy_error"]),
         )  # fmt: skip
     out.print(table)
@@ -163,11 +180,21 @@ def print_parts(parts: Mapping[str, Mapping[str, Any]]) -> None:
         _print_separations(*list(parts.items())[-1])
 
 
+def _counted(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Heading -> number of events of each part; with weights also how many without would tell as much."""
+    found = {"events": [f"{part['events']:,}" for part in parts.values()]}
+    if any(part["sum_of_weights"] != part["events"] for part in parts.values()):
+        found["effective"] = [f"{part['effective_events']:,.0f}" for part in parts.values()]
+    return found
+
+
 def _print_residuals(parts: Mapping[str, Mapping[str, Any]]) -> None:
-    table = new_table("part", "events", "bias", "", "resolution", "RMSE")
-    for name, part in parts.items():
+    counted = _counted(parts)
+    table = new_table("part", *counted, "bias", "", "resolution", "RMSE")
+    for number, (name, part) in enumerate(parts.items()):
         bias = _with_error(part["bias"], part["bias_error"], ".4g", ".2g")
-        table.add_row(name, f"{part['events']:,}", *bias, f"{part['resolution']:.4g}", f"{part['rmse']:.4g}")
+        counts = (own[number] for own in counted.values())
+        table.add_row(name, *counts, *bias, f"{part['resolution']:.4g}", f"{part['rmse']:.4g}")
     out.print(table)
 
 

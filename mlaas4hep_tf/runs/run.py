@@ -19,7 +19,16 @@ from typing import Any
 import keras
 
 from mlaas4hep_tf.dataset import RootDataset
-from mlaas4hep_tf.errors import ConfigError, LabelError, MissingExtra, MissingExtraWarning, near_misses, need
+from mlaas4hep_tf.errors import (
+    ConfigError,
+    DataWarning,
+    LabelError,
+    MissingExtra,
+    MissingExtraWarning,
+    near_misses,
+    need,
+    shorten,
+)
 from mlaas4hep_tf.evaluation import Evaluated, over_training
 from mlaas4hep_tf.heads import check as check_outputs
 from mlaas4hep_tf.io.read_options import ReadOptions
@@ -44,7 +53,7 @@ from mlaas4hep_tf.runs.lock import held
 from mlaas4hep_tf.runs.processes import ALONE, Processes
 from mlaas4hep_tf.runs.together import Watchdog, met
 from mlaas4hep_tf.specs import Specs, TargetSpec
-from mlaas4hep_tf.streaming.targets import Labels
+from mlaas4hep_tf.streaming.targets import Labels, described
 from mlaas4hep_tf.tasks import SIGNAL_OR_NOT, Classes, Task, numbered
 from mlaas4hep_tf.train import ClassWeights, Fit, evaluate, fit
 from mlaas4hep_tf.transforms.normalize import scaling
@@ -155,6 +164,7 @@ def _train(
             return Run.load(folder)
     keras.utils.set_random_seed(config.seed)
     ds = config.dataset(specs, mask=False)
+    _tell_idle(config, ds.specs)
     task = task_of(config, ds.specs, ds.composition())
     with met(processes) if processes.count > 1 else nullcontext(), _written_to(folder, processes) as out:
         model = _model(config, ds.preprocessor, task)
@@ -183,6 +193,18 @@ def _train(
         done = replace(done, events_per_s=done.events_per_s * processes.count)
     told = {"command": command, "reweighted": reweighted.to_json() if reweighted is not None else None}
     return _judged(folder, config, task, ds, parts, done, model, told, reports)
+
+
+def _tell_idle(config: RunConfig, specs: Specs) -> None:
+    """Warn of branches that were scanned as labels or weights, of which a training without weights makes no use."""
+    used = {config.labels if isinstance(config.labels, str) else "", *config.targets}
+    idle = [target.name for target in specs.targets if target.name not in used]
+    if config.weights is None and idle:
+        warnings.warn(
+            f"the specs know {shorten(idle)}, which this training does not use: its events have no weights; "
+            f"weights={idle[0]!r} (--weights {idle[0]}) weighs them by it",
+            DataWarning, stacklevel=4,
+        )  # fmt: skip
 
 
 def _judged(
@@ -389,6 +411,8 @@ def _metrics(
 ) -> dict[str, Any]:  # fmt: skip
     return {
         "task": task.to_json(),
+        "labels": described(config.labels),
+        "weights": described(config.weights) if config.weights is not None else None,
         "parts": {
             name: result.summary() | {"composition": {f"{k:g}": v for k, v in parts[name].composition().items()}}
             for name, result in results.items()

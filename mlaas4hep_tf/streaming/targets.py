@@ -21,6 +21,15 @@ _SHARED = 256
 FLOAT32_INTEGERS = 2**24  # up to it float32 holds every integer
 
 
+def described(given: Labels) -> str:
+    """What a user gave, in words: a branch, or what each pattern or file has."""
+    if isinstance(given, str):
+        return f"branch {given}"
+    if isinstance(given, Mapping):
+        return "by file: " + shorten(f"{pattern}={value}" for pattern, value in given.items())
+    return "by file: " + shorten(given)
+
+
 @dataclass(frozen=True)
 class Target:
     """Labels or weights: one number per file, or a branch.

@@ -1,6 +1,7 @@
 """Run folders: what version 1 wrote is read, what is asked for reaches every reading, other trees stay out of it."""
 
 import csv
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 import uproot
 
 from mlaas4hep_tf import Cache, ReadOptions, ReadPolicy, RootDataset, Specs, export, scan
-from mlaas4hep_tf.errors import BranchError, ConfigError, InputFileError
+from mlaas4hep_tf.errors import BranchError, ConfigError, DataWarning, InputFileError
 from mlaas4hep_tf.models import build
 from mlaas4hep_tf.predict import predict_files
 from mlaas4hep_tf.recipe import Recipe
@@ -296,6 +297,24 @@ def test_labels_and_weights_that_are_no_branch_are_told_before_a_run_begins(tmp_
     RunConfig((path,), "y").check("wanted", specs)
     with pytest.raises(BranchError, match=f"no branch {[*given.values()][-1]!r} .*for the {[*given][-1]} in file"):
         RunConfig((path,), **given).check("wanted", specs)
+
+
+def test_what_weighs_events_is_told_and_what_was_scanned_for_it_and_is_not_used(tmp_path):
+    x = np.random.default_rng(0).normal(size=300).astype("f4")
+    weights = np.where(np.arange(300) % 2 == 0, 1, 3).astype("f4")
+    path = str(write_tree(tmp_path / "t.root", {"x": x, "y": (x > 0).astype("i4"), "w": weights}))
+    specs = scan(path, labels="y", weights="w", progress=False)
+    config = RunConfig((path,), "y", epochs=1, weights="w")
+    run = train_run(config, specs, tmp_path / "weighted")
+    parts = run.metrics["parts"].values()
+    assert (run.metrics["labels"], run.metrics["weights"]) == ("branch y", "branch w")
+    assert sum(part["sum_of_weights"] for part in parts) == weights.sum()
+    whole = sum(part["effective_events"] / part["events"] * 300 for part in parts) / len(run.metrics["parts"])
+    assert whole == pytest.approx(weights.sum() ** 2 / np.square(weights).sum(), rel=0.05)
+    with pytest.warns(DataWarning, match=r"the specs know w, which this training does not use: .* \(--weights w\)"):
+        run = train_run(dataclasses.replace(config, weights=None), specs, tmp_path / "plain")
+    assert run.metrics["weights"] is None
+    assert all(part["sum_of_weights"] == part["events"] for part in run.metrics["parts"].values())
 
 
 class OnTwo(ThreadPoolExecutor):
