@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 
 from mlaas4hep_tf.errors import shorten
@@ -26,10 +26,12 @@ TRUTH = (
     "*[tT]ruth*",
     "isSignal",
     "*[wW]eight*",
+    "Particle.*",  # of Delphes
 )
 IDENTIFYING = re.compile(  # in small letters without underscores
     "(event|evt|run)(number|num|no|nr|id)?|lumi(block|section)?|luminosityblock|lbn|mcchannelnumber|dsid"
 )
+PREDICTED = ("score", "score_*", "predicted_*")
 _APART = "; take them out by exclude= (--exclude), or as identifiers= (--identifier) if there is one an event"
 _DROP = "; specs.without_constant() (--drop-constant) leaves them out"
 _TRUTH = "; take them out by exclude= (--exclude) or as labels= and weights=, unless they are meant"
@@ -55,13 +57,15 @@ def remarks(specs: Specs, labels: str | None = None) -> list[str]:
     ):
         if names:
             found.append(f"branch{'es' * (len(names) > 1)} {what}: {shorten(names)}{remedy}")
-    return found + [*_one_class(specs, labels), *_too_wide(specs), *_unknown_identifiers(specs)]
+    return found + [*_one_class(specs, labels), *_too_wide(specs), *_predictions(specs), *_unknown_identifiers(specs)]
 
 
 def is_truth(name: str) -> bool:
     """Whether a branch is called as the experiments call what only simulation knows, or an event's weight."""
     last = name.rsplit("/", 1)[-1]
-    return any(fnmatchcase(own, pattern) for own in (last, last.partition(".")[2]) for pattern in TRUTH)
+    parts = last.split(".")
+    ends = [".".join(parts[number:]) for number in range(len(parts))]
+    return any(fnmatchcase(end, pattern) for end in ends for pattern in TRUTH)
 
 
 def identifies(name: str) -> bool:
@@ -95,6 +99,19 @@ def _too_wide(specs: Specs) -> Iterator[str]:
                     f"(--quantile {quantile})"
                 )
                 break
+
+
+def are_predictions(names: Collection[str]) -> bool:
+    """Whether branches are those that `predict` writes."""
+    return {"file", "entry"} <= {*names} and any(fnmatchcase(n, p) for n in names for p in PREDICTED)
+
+
+def _predictions(specs: Specs) -> Iterator[str]:
+    if are_predictions([*specs]):
+        yield (
+            "the files hold scores that `predict` wrote, and no events: name those that were predicted; scores are "
+            "read beside them as a friend (friends=, --friend)"
+        )
 
 
 def _unknown_identifiers(specs: Specs) -> Iterator[str]:

@@ -53,7 +53,7 @@ from mlaas4hep_tf.passed import (
     without_defined,
 )  # fmt: skip
 from mlaas4hep_tf.progress import progress_bar
-from mlaas4hep_tf.remarks import remarks
+from mlaas4hep_tf.remarks import are_predictions, remarks
 from mlaas4hep_tf.scanned_files import table_of
 from mlaas4hep_tf.specs import Specs, TargetSpec
 from mlaas4hep_tf.streaming.open_files import befriended, inspect_files, open_scanned
@@ -145,6 +145,7 @@ def scan(
     from_files = without_defined(selection, rules)
     stored = tuple(name for name in named if name not in rules.defined)
     opened = _open_all(sources, from_files, rules, (*stored, *selection.identifiers), worker_pool, skipped, progress)
+    _check_events(opened)
     given = (("targets", targets), ("weights", (weights,)), ("labels", (labels,)))
     told = {name: what for what, names in given for name in names if isinstance(name, str)}
     target_infos = [flat_branch(told[name], name, opened) for name in stored]
@@ -163,6 +164,16 @@ def scan(
     for message in near + nearly + remarks(specs, _name(labels)) + (["\n".join(lost)] if lost else []):
         warnings.warn(message, DataWarning, stacklevel=2)
     return specs
+
+
+def _check_events(files: Sequence[RootFile]) -> None:
+    """Raise InputFileError for what `predict` wrote among files of events, as in a folder that is read as a whole."""
+    scores = [file.url for file in files if are_predictions([info.name for info in file.branches])]
+    if scores and len(scores) < len(files):
+        raise InputFileError(
+            f"{shorten(scores, 3)} holds scores that `predict` wrote, and the other files events: name these alone, "
+            "for example by a pattern, or move the scores elsewhere"
+        )
 
 
 def _kinds(

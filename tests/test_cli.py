@@ -210,6 +210,7 @@ LABELS = ("--label", "*signal*=1", "--label", "*=0")
     [
         (("scan", "data/none.root"), "no such file: data/none.root"),
         (("scan", "data/*.root", "--tree", "event"), "no tree 'event' (did you mean 'events'?) in file data/bkg_QCD_1.root"),
+        (("scan", "data/*.root", "--labels", "isSignl"), "--labels names a branch, and files of one class each need none"),
         (("scan", "data/*.root", "--branches", "jet_pt"), "no branch matches 'jet_pt' (did you mean 'Jet_pt' or"),
         (("scan", "params_none.txt"), "no such file"),
         (("scan", "data/*.root", "--quantile", "2"), "must lie in (0, 1]"),
@@ -354,7 +355,9 @@ def test_mistakes_are_told_before_tensorflow_is_imported(work):
 def test_json_is_one_object_on_stdout_and_quiet_is_nothing(work):
     scanned = json.loads(cli("scan", "data/*.root", "--exclude", "isSignal", "--json", "-o", "s.json", cwd=work).stdout)
     assert (scanned["events"], scanned["branches"], scanned["columns"]) == (8522, 70, 508)
-    names = scanned["groups"]["nJet"].pop("names")
+    names, mean = (scanned["groups"]["nJet"].pop(name) for name in ("names", "mean"))
+    counts = [one["nJet"] for one in uproot.iterate(f"{work}/data/*.root:events", "nJet", library="np")]
+    assert mean == pytest.approx(np.concatenate(counts).mean())
     assert scanned["groups"]["nJet"] == {"branches": 17, "largest": 14, "kept": 14}
     assert (len(names), "Jet_pt" in names, len(scanned["flat_names"])) == (17, True, scanned["flat"])
     train = (

@@ -184,11 +184,21 @@ def test_a_group_that_few_events_make_wide_is_told_with_the_quantile_that_would_
         ("truth_pt", True), ("isSignal", True), ("mcEventWeight", True), ("Jet_pt", False), ("nMuon", False),
         ("Emc_energy", False), ("hits/hits.e", False), ("Jet_hadronFlavour", True), ("Jet_genJetIdx", True),
         ("LHE_HT", True), ("HTXS_stage_0", True), ("nlhe", False), ("Jets_generic", False),
-        ("MET_fiducialGenPt", True),
+        ("MET_fiducialGenPt", True), ("Particle/Particle.PID", True), ("Event.Info.genWeight", True),
     ],
 )  # fmt: skip
 def test_names_of_truth(name, truth):
     assert is_truth(name) == truth
+
+
+def test_scores_among_the_files_of_a_folder_are_told(tmp_path):
+    n = np.arange(3)
+    write_tree(tmp_path / "a.root", {"x": n})
+    write_tree(tmp_path / "scores.root", {"file": n, "entry": n, "score": n.astype("f4")})
+    with pytest.raises(InputFileError, match=r"scores.root holds scores that `predict` wrote"):
+        scan(tmp_path, progress=False)
+    with pytest.warns(DataWarning, match="the files hold scores that `predict` wrote, and no events"):
+        scan(tmp_path / "scores.root", progress=False)
 
 
 def test_truth_is_pointed_out_unless_it_is_asked_for(tmp_path):

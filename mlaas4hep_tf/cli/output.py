@@ -59,6 +59,7 @@ def specs_figures(specs: Specs) -> dict[str, Any]:
             "branches": len(members),
             "largest": members[0].largest,
             "kept": members[0].length,
+            "mean": _mean_multiplicity(members[0]),
             "names": [b.name for b in members],
         }
         for name, members in specs.groups.items()
@@ -79,8 +80,13 @@ def specs_figures(specs: Specs) -> dict[str, Any]:
             }
             for target in specs.targets
         },
+        "left_out": dict(specs.left_out),
         "fingerprint": specs.fingerprint,
     }  # fmt: skip
+
+
+def _mean_multiplicity(branch: BranchSpec) -> float:
+    return sum(i * n for i, n in enumerate(branch.multiplicities)) / max(sum(branch.multiplicities), 1)
 
 
 def print_specs(specs: Specs) -> None:
@@ -88,10 +94,8 @@ def print_specs(specs: Specs) -> None:
     table.add_row("(flat)", str(len(specs.flat)), "", "", "", shorten((b.name for b in specs.flat), MOST_NAMES))
     for group, members in specs.groups.items():
         first = members[0]
-        mean = sum(i * n for i, n in enumerate(first.multiplicities)) / max(sum(first.multiplicities), 1)
-        table.add_row(
-            group, str(len(members)), str(first.largest), str(first.length), f"{mean:.2f}", _names(group, members)
-        )
+        mean = f"{_mean_multiplicity(first):.2f}"
+        table.add_row(group, str(len(members)), str(first.largest), str(first.length), mean, _names(group, members))
     short = f"{len(specs.flat)} flat branches, {len(specs.groups)} groups"
     out.print(table if len(specs.groups) <= MOST_GROUPS else short)
     for target in specs.targets:

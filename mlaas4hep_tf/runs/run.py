@@ -400,7 +400,8 @@ def _classes(config: RunConfig, known: Mapping[str, TargetSpec], composition: Ma
         return config.head([*composition])
     branch = known[config.labels]
     if branch.not_finite or not branch.found:
-        held = f"{branch.not_finite} events without a number" if branch.not_finite else f"{branch.min} to {branch.max}"
+        values = " to ".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in (branch.min, branch.max))
+        held = f"{branch.not_finite} events without a number" if branch.not_finite else values
         raise LabelError(f"label branch {branch.name!r} must hold the numbers of classes, 0, 1 ...; it holds {held}")
     return config.head([value for value, _ in branch.found])
 

@@ -17,6 +17,11 @@ Labels = Mapping[str, float] | Mapping[str, str] | Sequence[float] | Sequence[st
 
 
 LabelDtype = Literal["float32", "int32", "int64"]
+_OTHERWISE = {
+    "labels": "; --labels names a branch, and files of one class each need none: train --label '*ttH*=ttH' --label "
+    "'*=rest', or labels={'*ttH*': 1, '*': 0}",
+    "weights": "; --weights names a branch with a number per event",
+}
 _SHARED = 256
 FLOAT32_INTEGERS = 2**24  # up to it float32 holds every integer
 
@@ -151,7 +156,7 @@ def flat_branch(what: str, name: str, files: Sequence[RootFile]) -> BranchInfo:
         info = next((b for b in file.branches if b.name == name), None)
         if info is None:
             close = near_misses(name, [b.name for b in file.branches])
-            raise BranchError(f"no branch {name!r}{close} for the {what} in {file.where}")
+            raise BranchError(f"no branch {name!r}{close} for the {what} in {file.where}{_OTHERWISE.get(what, '')}")
         if info.kind != "flat":
             raise BranchError(f"{what} need one number per event: {name!r} is {describe(info)} in {file.where}")
     return next(b for b in files[0].branches if b.name == name)
