@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from mlaas4hep_tf.errors import shorten
-from mlaas4hep_tf.io.branches import IDENTIFIERS
+from mlaas4hep_tf.io.branches import IDENTIFIERS, are_predictions
 from mlaas4hep_tf.specs import BranchSpec, Specs, at_quantile
 
 TRUTH = (
@@ -31,7 +31,6 @@ TRUTH = (
 IDENTIFYING = re.compile(  # in small letters without underscores
     "(event|evt|run)(number|num|no|nr|id)?|lumi(block|section)?|luminosityblock|lbn|mcchannelnumber|dsid"
 )
-PREDICTED = ("score", "score_*", "predicted_*")
 _APART = "; take them out by exclude= (--exclude), or as identifiers= (--identifier) if there is one an event"
 _DROP = "; specs.without_constant() (--drop-constant) leaves them out"
 _TRUTH = "; take them out by exclude= (--exclude) or as labels= and weights=, unless they are meant"
@@ -99,11 +98,6 @@ def _too_wide(specs: Specs) -> Iterator[str]:
                     f"(--quantile {quantile})"
                 )
                 break
-
-
-def are_predictions(names: Collection[str]) -> bool:
-    """Whether branches are those that `predict` writes."""
-    return {"file", "entry"} <= {*names} and any(fnmatchcase(n, p) for n in names for p in PREDICTED)
 
 
 def _predictions(specs: Specs) -> Iterator[str]:

@@ -33,6 +33,7 @@ from mlaas4hep_tf.io.branches import (
     BranchInfo,
     Selected,
     Selection,
+    are_predictions,
     check_schema,
     meant,
     parse_patterns,
@@ -53,7 +54,7 @@ from mlaas4hep_tf.passed import (
     without_defined,
 )  # fmt: skip
 from mlaas4hep_tf.progress import progress_bar
-from mlaas4hep_tf.remarks import are_predictions, remarks
+from mlaas4hep_tf.remarks import remarks
 from mlaas4hep_tf.scanned_files import table_of
 from mlaas4hep_tf.specs import Specs, TargetSpec
 from mlaas4hep_tf.streaming.open_files import befriended, inspect_files, open_scanned

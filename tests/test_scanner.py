@@ -14,7 +14,7 @@ import uproot
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlaas4hep_tf import MlaasError, ReadOptions, Specs, scan
+from mlaas4hep_tf import MlaasError, ReadOptions, RootDataset, Specs, scan
 from mlaas4hep_tf.errors import BranchError, DataWarning, InputFileError, PlanError, SpecsError
 from mlaas4hep_tf.remarks import identifies, is_truth
 from mlaas4hep_tf.specs import TargetSpec
@@ -197,6 +197,9 @@ def test_scores_among_the_files_of_a_folder_are_told(tmp_path):
     write_tree(tmp_path / "scores.root", {"file": n, "entry": n, "score": n.astype("f4")})
     with pytest.raises(InputFileError, match=r"scores.root holds scores that `predict` wrote"):
         scan(tmp_path, progress=False)
+    specs = quiet(tmp_path / "a.root").unbound()
+    with pytest.raises(BranchError, match=r"scores.root.* it holds scores that `predict` wrote: leave it out"):
+        RootDataset(str(tmp_path / "scores.root"), specs)
     with pytest.warns(DataWarning, match="the files hold scores that `predict` wrote, and no events"):
         scan(tmp_path / "scores.root", progress=False)
 

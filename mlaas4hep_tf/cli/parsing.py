@@ -201,7 +201,7 @@ def normalization(given: list[str] | None) -> Any:
 def label_values(by_pattern: list[str] | None, labels: str | None) -> Any:
     """Labels as for `RootDataset`, from ``--label PATTERN=NUMBER``, ``--label PATTERN=NAME`` or ``--labels``."""
     if bool(by_pattern) == bool(labels):
-        raise LabelError("labels are needed once: --label '*ttH*=ttH' --label '*QCD*=QCD', or --labels")
+        raise LabelError("labels are needed once: --label '*ttH*=ttH' --label '*QCD*=QCD', or --labels BRANCH")
     if labels:
         return _numbers_or_branch(labels)
     return dict(_pattern_label(text) for text in by_pattern or ())

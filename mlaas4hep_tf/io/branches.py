@@ -19,6 +19,7 @@ NO_FEATURES = ("nested", "other")
 _LEAVE_OUT = "exclude the branch or leave out the file"
 OTHER_FILES = "take files of the same kind as those, or scan these and train on them"
 _ALIKE = 0.9  # Jet_pt and jet_pt are, Jet_pt and Jet_px are not
+PREDICTED = ("score", "score_*", "predicted_*")
 IDENTIFIERS = ("run", "event", "luminosityBlock", "lumi")
 
 
@@ -96,6 +97,11 @@ def _asked_for(pattern: str, names: frozenset[str]) -> frozenset[str]:
 def meant(pattern: str, names: Collection[str]) -> frozenset[str]:
     """The name that a pattern is, if there is one, although it may look like a pattern; else all that it matches."""
     return frozenset({pattern} if pattern in names else (name for name in names if fnmatchcase(name, pattern)))
+
+
+def are_predictions(names: Collection[str]) -> bool:
+    """Whether branches are those that `predict` writes."""
+    return {"file", "entry"} <= {*names} and any(fnmatchcase(n, p) for n in names for p in PREDICTED)
 
 
 @dataclass(frozen=True)
@@ -183,9 +189,10 @@ def check_complete(needed: Collection[str], present: Collection[str], where: str
     if missing:
         others = [name for name in present if name not in read]
         told = shorten(f"{name!r}{near_misses(name, others, _ALIKE)}" for name in missing)
+        remedy = "it holds scores that `predict` wrote: leave it out" if are_predictions(present) else OTHER_FILES
         raise BranchError(
             f"{where} lacks {len(missing)} of the {len(needed)} branches that the specs, and models trained with them, "
-            f"read: {told}; what it has beside is {shorten(map(repr, others)) or 'nothing'}; {OTHER_FILES}"
+            f"read: {told}; what it has beside is {shorten(map(repr, others)) or 'nothing'}; {remedy}"
         )
 
 

@@ -30,7 +30,7 @@ _FORGOTTEN_S = 3600.0  # age of a half-written block whose writer is dead
 _log = logging.getLogger(__name__)
 _numbers = itertools.count()
 _written: dict[str, int] = {}  # bytes that this process wrote since it last checked the size of a folder
-_told: dict[str, socket.socket] = {}  # folders of whose faults this process has told, or leaves it to another one
+_told: dict[str, socket.socket] = {}  # faults of folders that this process has told, or leaves to another one
 _used: ContextVar[list[Path] | None] = ContextVar("_used", default=None)
 
 
@@ -89,14 +89,14 @@ class Cache:
             content = memoryview(read(path))
             digest, block = content[:_DIGEST], content[_DIGEST:]
             if xxhash.xxh3_128_digest(block) != digest:
-                _log.warning("a block of the cache is damaged and thrown away: %s", path)
+                self._tell("damaged", f"blocks of the cache {self.folder} are damaged, so they are read anew: {path}")
                 path.unlink(missing_ok=True)
                 return None
             os.utime(path)
         except FileNotFoundError:
             return None
         except OSError as error:
-            self._tell(error)
+            self._tell_unusable(error)
             return None
         return block
 
@@ -109,7 +109,7 @@ class Cache:
             beside.write_bytes(xxhash.xxh3_128_digest(block) + block)
             beside.replace(path)
         except OSError as error:
-            self._tell(error)
+            self._tell_unusable(error)
             _remove(beside)
         self._count(len(block))
 
@@ -123,10 +123,17 @@ class Cache:
         name = xxhash.xxh3_128_hexdigest(key.encode())
         return Path(self.folder, name[:2], name)
 
-    def _tell(self, error: OSError) -> None:
+    def _tell_unusable(self, error: OSError) -> None:
+        self._tell(
+            "unusable",
+            f"cannot use the cache {self.folder}, so what it lacks is read from the server each time: {error}; "
+            "make room there, or take another folder",
+        )
+
+    def _tell(self, kind: str, text: str) -> None:
         """Log a fault of the folder, such as a full disk: one line, however often and in however many processes."""
-        if _first_to_tell(self.folder):
-            _log.warning("cannot use the cache, so what it lacks is read from the server each time: %s", error)
+        if _first_to_tell(f"{kind} {self.folder}"):
+            _log.warning("%s", text)
 
     def _count(self, size: int) -> None:
         """Check the folder's size at the first block and after every 1/32 of the limit that this process writes."""
@@ -154,12 +161,12 @@ def _mapped(path: Path) -> bytes | mmap.mmap:
         return b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def _first_to_tell(folder: str) -> bool:
-    """Whether nobody told of the faults of a folder: neither this process nor another one that still runs."""
-    if folder in _told:
+def _first_to_tell(fault: str) -> bool:
+    """Whether nobody told of this fault of a folder: neither this process nor another one that still runs."""
+    if fault in _told:
         return False
-    teller = _told[folder] = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)  # open until this process ends
-    name = f"\0mlaas4hep-cache-{os.getuid()}-{xxhash.xxh3_128_hexdigest(os.fsencode(folder))}"
+    teller = _told[fault] = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)  # open until this process ends
+    name = f"\0mlaas4hep-cache-{os.getuid()}-{xxhash.xxh3_128_hexdigest(os.fsencode(fault))}"
     try:
         teller.bind(name)  # a name that is no file, and that one process has at a time
     except OSError as error:

@@ -94,4 +94,23 @@ def test_a_folder_that_takes_nothing_is_told_once_by_all_processes(port, tmp_pat
     )  # fmt: skip
     lines = [line for line in done.stderr.splitlines() if "cache" in line]
     assert len(lines) == 1, done.stderr
-    assert "cannot use the cache, so what it lacks is read from the server each time" in lines[0]
+    assert f"cannot use the cache {cache}, so what it lacks is read from the server each time" in lines[0]
+
+
+def test_damaged_blocks_are_told_once_by_all_processes(tmp_path):
+    """As after a fault of the disk; every block is asked for again, and then they are whole."""
+    write_files(tmp_path / "served", [80_000], basket=4000, compression="none")
+    cache = tmp_path / "cache"
+    with http_server(tmp_path / "served") as url:
+        scan = [sys.executable, "-m", "mlaas4hep_tf.cli", "scan", f"{url}/f000.root", "--cache", str(cache)]
+        scan += ["--workers", "3", "-o", str(tmp_path / "specs.json")]
+        subprocess.run(scan, capture_output=True, timeout=100, check=True)
+        blocks = [path for path in cache.glob("??/*") if path.stat().st_size > 1000]
+        assert len(blocks) > 10
+        for path in blocks:
+            content = bytearray(path.read_bytes())
+            content[-1] ^= 1
+            path.write_bytes(content)
+        told = [subprocess.run(scan, capture_output=True, text=True, timeout=100, check=True).stderr for _ in "12"]
+    assert [sum("cache" in line for line in text.splitlines()) for text in told] == [1, 0]
+    assert f"blocks of the cache {cache} are damaged, so they are read anew" in told[0]
