@@ -233,7 +233,8 @@ class Specs:
     def _summary(self) -> str:
         return (
             f"tree {self.tree!r}, {self.entries:,} events of {self.files.summary.count:,} files: "
-            f"{len(self.flat)} flat branches and {len(self.jagged)} in {len(self.groups)} groups, "
+            f"{len(self.flat)} flat branches and {len(self.jagged)} in {len(self.groups)} "
+            f"group{'s' * (len(self.groups) != 1)}, "
             f"{len(self.vector_names)} columns, fingerprint {self.fingerprint}"
         )
 

@@ -413,7 +413,7 @@ def _metrics(
     return {
         "task": task.to_json(),
         "labels": described(config.labels),
-        "weights": described(config.weights) if config.weights is not None else None,
+        "weights": _weights(config),
         "parts": {
             name: result.summary() | {"composition": {f"{k:g}": v for k, v in parts[name].composition().items()}}
             for name, result in results.items()
@@ -449,6 +449,13 @@ def _metrics(
         "loss_report": ds.skipped.report() if ds.skipped is not None else [],
         "versions": {p: version(p) for p in _packages(keras.backend.backend())},
     }  # fmt: skip
+
+
+def _weights(config: RunConfig) -> str | None:
+    """What events are weighed by, in words; None where each counts as one."""
+    given = [described(config.weights)] if config.weights is not None else []
+    scaled = ["cross sections x luminosity"] if config.expected is not None else []
+    return ", scaled by ".join(given + scaled) or None
 
 
 def _drawn(config: RunConfig, part: RootDataset) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ import pytest
 import uproot
 
 from mlaas4hep_tf import Cache, ReadOptions, ReadPolicy, RootDataset, Specs, export, scan
+from mlaas4hep_tf.cross_sections import CrossSections
 from mlaas4hep_tf.errors import BranchError, ConfigError, DataWarning, InputFileError
 from mlaas4hep_tf.models import build
 from mlaas4hep_tf.predict import predict_files
@@ -314,6 +315,10 @@ def test_what_weighs_events_is_told_and_what_was_scanned_for_it_and_is_not_used(
     with pytest.warns(DataWarning, match=r"the specs know w, which this training does not use: .* \(--weights w\)"):
         run = train_run(dataclasses.replace(config, weights=None), specs, tmp_path / "plain")
     assert run.metrics["weights"] is None
+    scaled = dataclasses.replace(config, expected=CrossSections({"*": 2.0}, 1.0, {"*": 600.0}))
+    assert train_run(scaled, specs, tmp_path / "scaled").metrics["weights"] == (
+        "branch w, scaled by cross sections x luminosity"
+    )
     assert all(part["sum_of_weights"] == part["events"] for part in run.metrics["parts"].values())
 
 
