@@ -201,8 +201,8 @@ def _tell_idle(config: RunConfig, specs: Specs) -> None:
     idle = [target.name for target in specs.targets if target.name not in used]
     if config.weights is None and idle:
         warnings.warn(
-            f"the specs know {shorten(idle)}, which this training does not use: its events have no weights; "
-            f"weights={idle[0]!r} (--weights {idle[0]}) weighs them by it",
+            f"the specs know {shorten(idle)}, which this training does not use: if that is their weight, take "
+            f"weights={idle[0]!r} (--weights {idle[0]})",
             DataWarning, stacklevel=4,
         )  # fmt: skip
 
