@@ -107,7 +107,10 @@ def near_misses(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
     return " (did you mean " + " or ".join(repr(folded[c]) for c in close) + "?)"
 
 
-def shorten(names: Iterable[object], most: int = 8) -> str:
+MOST_SHOWN = 8
+
+
+def shorten(names: Iterable[object], most: int = MOST_SHOWN) -> str:
     """A comma list of at most `most` names, and how many more there are."""
     listed = [str(n) for n in names]
     rest = len(listed) - most

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from mlaas4hep_tf.errors import BranchError, near_misses, shorten
+from mlaas4hep_tf.errors import MOST_SHOWN, BranchError, near_misses, shorten
 
 Kind = Literal["flat", "jagged", "array", "nested", "other"]
 
@@ -188,7 +188,8 @@ def check_complete(needed: Collection[str], present: Collection[str], where: str
     missing = [name for name in needed if name not in there]
     if missing:
         others = [name for name in present if name not in read]
-        told = shorten(f"{name!r}{near_misses(name, others, _ALIKE)}" for name in missing)
+        near = [f"{name!r}{near_misses(name, others, _ALIKE)}" for name in missing[:MOST_SHOWN]]
+        told = shorten(near + missing[MOST_SHOWN:])
         remedy = "it holds scores that `predict` wrote: leave it out" if are_predictions(present) else OTHER_FILES
         raise BranchError(
             f"{where} lacks {len(missing)} of the {len(needed)} branches that the specs, and models trained with them, "

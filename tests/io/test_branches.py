@@ -8,7 +8,7 @@ import pytest
 import uproot
 
 from mlaas4hep_tf.errors import BranchError, TreeError
-from mlaas4hep_tf.io.branches import BranchInfo, Selection, check_schema, parse_patterns, select
+from mlaas4hep_tf.io.branches import BranchInfo, Selection, check_complete, check_schema, parse_patterns, select
 from mlaas4hep_tf.io.files import Source
 from mlaas4hep_tf.io.inspection import inspect
 from mlaas4hep_tf.io.reader import read
@@ -163,3 +163,17 @@ def test_reading_says_what_it_leaves_out(real_files):
         specs = scan(real_files / "uproot-Zmumu.root", identifiers=["Run", "Event"], progress=False)
     assert any(issubclass(w.category, DataWarning) and "'Type' is left out: text" in str(w.message) for w in caught)
     assert "Type" in specs.left_out
+
+
+def test_near_names_are_looked_for_only_for_what_is_told(monkeypatch):
+    asked = []
+
+    def near(name, *_):
+        asked.append(name)
+        return ""
+
+    monkeypatch.setattr("mlaas4hep_tf.io.branches.near_misses", near)
+    needed = [f"x{n}" for n in range(1600)]
+    with pytest.raises(BranchError, match="lacks 1600 of the 1600 branches .*'x7' and 1592 more"):
+        check_complete(needed, ["y"], "file t.root")
+    assert asked == needed[:8]
