@@ -139,7 +139,8 @@ def print_run(metrics: Mapping[str, Any]) -> None:
     if metrics["mixing"] != "proportional":
         print_composition(metrics["composition"])
     print_parts(metrics["parts"])
-    out.print(_escape(f"labels: {metrics['labels']}; weights: {metrics['weights'] or 'none'}"), soft_wrap=True)
+    if "labels" in metrics:  # runs of before do not tell
+        out.print(_escape(f"labels: {metrics['labels']}; weights: {metrics['weights'] or 'none'}"), soft_wrap=True)
     for line in metrics["loss_report"]:
         note(line)
     out.print(
@@ -187,7 +188,7 @@ def print_parts(parts: Mapping[str, Mapping[str, Any]]) -> None:
 def _counted(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
     """Heading -> number of events of each part; with weights also how many without would tell as much."""
     found = {"events": [f"{part['events']:,}" for part in parts.values()]}
-    if any(part["sum_of_weights"] != part["events"] for part in parts.values()):
+    if any(part.get("sum_of_weights", part["events"]) != part["events"] for part in parts.values()):
         found["effective"] = [f"{part['effective_events']:,.0f}" for part in parts.values()]
     return found
 

@@ -14,6 +14,7 @@ import pytest
 import uproot
 
 from mlaas4hep_tf import Cache, ReadOptions, ReadPolicy, RootDataset, Specs, export, scan
+from mlaas4hep_tf.cli.output import print_run
 from mlaas4hep_tf.cross_sections import CrossSections
 from mlaas4hep_tf.errors import BranchError, ConfigError, DataWarning, InputFileError
 from mlaas4hep_tf.models import build
@@ -320,6 +321,19 @@ def test_what_weighs_events_is_told_and_what_was_scanned_for_it_and_is_not_used(
         "branch w, scaled by cross sections x luminosity"
     )
     assert all(part["sum_of_weights"] == part["events"] for part in run.metrics["parts"].values())
+
+
+def test_figures_of_a_run_that_told_no_weights_yet_are_shown(standard, capsys):
+    metrics = json.loads(json.dumps(standard[0].metrics))
+    of_before = {key: own for key, own in metrics.items() if key not in ("labels", "weights")}
+    for part in of_before["parts"].values():
+        del part["sum_of_weights"], part["effective_events"]
+    print_run(of_before)
+    before = capsys.readouterr().out
+    print_run(json.loads(json.dumps(standard[0].metrics)))
+    now = capsys.readouterr().out.splitlines()
+    assert [line for line in now if not line.startswith("labels: ")] == before.splitlines()
+    assert len(now) == len(before.splitlines()) + 1
 
 
 class OnTwo(ThreadPoolExecutor):
