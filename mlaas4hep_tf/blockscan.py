@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from mlaas4hep_tf.grouping import Agreement, Candidate, agreement, differing
 from mlaas4hep_tf.identified import NOT_SEEN, Identified, identified
 from mlaas4hep_tf.io.branches import BranchInfo
 from mlaas4hep_tf.io.buffers import keep_freed_memory
+from mlaas4hep_tf.io.columns import ColumnStream
 from mlaas4hep_tf.io.files import RootFile
 from mlaas4hep_tf.specs import FOUND
 from mlaas4hep_tf.statistics import (
@@ -140,14 +141,7 @@ def _scan_range(wanted: Wanted, task: Task) -> Scanned:
     counters = {info.counter: None for info in infos if info.counter}
     columns = stream(file, edges[0], edges[-1], names, counters=counters, hold=False)
     exemplary = infos if edges[0] == 0 else ()
-    needed = {info.name for info in (*wanted.targets, *wanted.identifiers, *exemplary)}
-    found, values = dict[str, BranchStats](), dict[str, Sequence[Array]]()
-    features = {info.name for info in infos}
-    for name, pieces in columns.values:
-        if name in features:
-            found[name] = statistics(pieces, distributed=name in wanted.distributed)
-        if name in needed:
-            values[name] = pieces
+    found, values = _taken(wanted, columns, {i.name for i in (*wanted.targets, *wanted.identifiers, *exemplary)})
     apart = differing(infos, columns.counts)
     if apart:
         infos = [replace(info, counter=None) if info.name in apart else info for info in infos]
@@ -160,6 +154,20 @@ def _scan_range(wanted: Wanted, task: Task) -> Scanned:
         example_event(infos, values, columns.counts) if exemplary else {},
         identified=identified([np.concatenate(values[info.name]) for info in wanted.identifiers]),
     )
+
+
+def _taken(
+    wanted: Wanted, columns: ColumnStream, needed: Collection[str]
+) -> tuple[dict[str, BranchStats], dict[str, Sequence[Array]]]:
+    """Statistics of each feature, without multiplicities, and the values of the branches that are needed longer."""
+    features = {info.name for info in wanted.features}
+    found, values = dict[str, BranchStats](), dict[str, Sequence[Array]]()
+    for name, pieces in columns.values:
+        if name in features:
+            found[name] = statistics(pieces, distributed=name in wanted.distributed)
+        if name in needed:
+            values[name] = pieces
+    return found, values
 
 
 def _multiplicities(info: BranchInfo, per_group: Mapping[str, Array]) -> Array:

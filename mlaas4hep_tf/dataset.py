@@ -165,7 +165,8 @@ def _fresh(kept: Kept | None) -> Kept | None:
     return None if kept is None else kept.fresh()
 
 
-_SET_BY_TENSORFLOW = ("_variant_tensor_attr", "_graph_attr", "_options_attr")  # when a tf.data.Dataset is made
+# by the constructor of tf.data.Dataset; no public names (docs/architecture.md, 14)
+_SET_BY_TENSORFLOW = ("_variant_tensor_attr", "_graph_attr", "_options_attr")
 
 
 class Fold(NamedTuple):
