@@ -19,6 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from mlaas4hep_serving.errors import ServingError
 from mlaas4hep_serving.extras import SERVE, TFAAS, need
 from mlaas4hep_serving.options import Options, listening, parse
+from mlaas4hep_serving.stopping import Stop
 
 if TYPE_CHECKING:
     from mlaas4hep_serving.server import Server
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
         options = parse(arguments)
-        stop = _stop_on_signals()
+        stop = Stop()
         need("serve", SERVE, "mlaas4hep-serve")
         if options.enable_tfaas:
             need("serve,tfaas", TFAAS, "--enable_tfaas")
@@ -51,14 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _stop_on_signals() -> threading.Event:
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
-
-
-def _serve(options: Options, stop: threading.Event) -> NoReturn:
+def _serve(options: Options, stop: Stop) -> NoReturn:
     if options.shared_folder:
         _stop_with_supervisor(options.shared_folder, stop)
     starting = _starting(options)
@@ -95,13 +89,13 @@ def _starting(options: Options) -> Future[Server]:
     return started
 
 
-def _stop_with_supervisor(folder: str, stop: threading.Event) -> None:
+def _stop_with_supervisor(folder: str, stop: Stop) -> None:
     """Stop when the other end of the pipe that is our standard input closes: the supervisor has ended, however."""
 
     def watch() -> None:
         sys.stdin.buffer.read()
         shutil.rmtree(folder, ignore_errors=True)  # of a supervisor that was killed
-        stop.set()
+        stop.ask()
 
     threading.Thread(target=watch, name="supervisor", daemon=True).start()
 

@@ -14,11 +14,12 @@ from dataclasses import replace
 
 from mlaas4hep_serving.options import Options, arguments
 from mlaas4hep_serving.scratch import Scratch
+from mlaas4hep_serving.stopping import Stop
 
 RESTART = 1.0  # seconds between deaths and restarts
 
 
-def run(options: Options, stop: threading.Event) -> int:
+def run(options: Options, stop: Stop) -> int:
     """Start the workers and wait for ``stop``; then they drain."""
     with Scratch() as folder, _Held(options) as ports:
         each = replace(options, port=ports[0], rest_api_port=ports[1], shared_folder=folder)

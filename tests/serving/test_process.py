@@ -1,6 +1,7 @@
 """The server as processes: the line it prints, SIGTERM, several on one port."""
 
 import contextlib
+import ctypes
 import fcntl
 import http.client
 import os
@@ -180,6 +181,14 @@ def test_sigterm_during_the_start_ends_it_as_asked(environment, half_plus_two, p
     process.terminate()
     output, _ = process.communicate(timeout=20)
     assert (process.returncode, output) == (0, b"")
+
+
+def test_a_signal_that_another_thread_gets_stops_the_server(environment, half_plus_two):
+    with served(environment, f"--model_base_path={half_plus_two.parent}") as (process, _, _):
+        for thread in psutil.Process(process.pid).threads():
+            if thread.id != process.pid:  # the main one
+                ctypes.CDLL(None).tgkill(process.pid, thread.id, signal.SIGTERM)
+        assert process.wait(20) == 0
 
 
 @pytest.mark.slow
