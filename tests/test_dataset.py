@@ -696,6 +696,7 @@ def end(script, sent):
         with contextlib.suppress(subprocess.TimeoutExpired):
             script.wait(5)
             return
+    script.kill()
     pytest.fail("it does not end")
 
 
