@@ -19,7 +19,7 @@ class Stop:
         os.set_blocking(self._writing, False)
         signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)  # one of Python's own, as only those write the byte
+            signal.signal(number, lambda *_: None)  # no byte is written for a signal without a handler
 
     def ask(self) -> None:
         """Ask for it, from any thread."""

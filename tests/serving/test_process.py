@@ -40,8 +40,11 @@ def served(environment, *flags):
         yield process, int(found[2]), found[1]
     finally:
         process.terminate()
-        process.wait(60)
-        process.stdout.close()
+        try:
+            process.wait(60)
+        finally:
+            process.kill()  # one that does not end is a failure, and is not left behind
+            process.stdout.close()
 
 
 def test_the_server_says_what_it_serves_and_where_and_nothing_else(environment, half_plus_two):
